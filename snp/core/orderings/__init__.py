@@ -1,0 +1,73 @@
+"""In which order should units be kept?  One file per ordering, each with ``order(statistics) -> Tensor``.
+
+Add an ordering: put ``<name>.py`` in this folder; ``prune.ordering=<name>`` and the contract tests find it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["GroupStatistics", "descending", "inverse_spectrum", "load", "names"]
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """What an ordering may look at.
+
+    Attributes:
+        gram: Gram matrix of the group's columns, a unit's b columns side by side, shape [U * b, U * b], float64.
+        outgoing: weights that read the group, shape [O, U * b], outputs of all consumers stacked.
+        columns_per_unit: b.
+        generator: the only source of randomness.
+    """
+
+    gram: Tensor
+    outgoing: Tensor
+    columns_per_unit: int
+    generator: torch.Generator
+
+    @property
+    def num_units(self) -> int:
+        """Number of units U of the group."""
+        return self.gram.shape[0] // self.columns_per_unit
+
+
+def names() -> list[str]:
+    """Names of all orderings: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> Callable[[GroupStatistics], Tensor]:
+    """The ordering of that name: a function to a permutation of the units, most important first, shape [U].
+
+    Raises:
+        ValueError: there is no such ordering.
+    """
+    if name not in names():
+        raise ValueError(f"ordering must be one of {', '.join(names())}; found {name!r}")
+    function: Callable[[GroupStatistics], Tensor] = importlib.import_module(f"{__name__}.{name}").order
+    return function
+
+
+def descending(score_U: Tensor) -> Tensor:
+    """Unit indices by falling score, ties by index, shape [U]."""
+    return torch.argsort(score_U, descending=True, stable=True)
+
+
+def inverse_spectrum(statistics: GroupStatistics, power: float) -> Tensor:
+    """Diagonal blocks of gram^power for a negative power, shape [U, b, b].
+
+    Directions without energy get the smallest eigenvalue that float64 can tell from zero, so that dead and
+    dependent units come out as explained by the others.
+    """
+    values, vectors = torch.linalg.eigh(statistics.gram)
+    floor = values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+    powered = values.clamp_min(torch.clamp_min(floor, torch.finfo(values.dtype).tiny)) ** power
+    rows = vectors.reshape(statistics.num_units, statistics.columns_per_unit, -1)
+    return torch.einsum("ubc,c,udc->ubd", rows, powered, rows)

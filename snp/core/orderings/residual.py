@@ -1,0 +1,14 @@
+"""Which units can all the others together not explain?  Leave-one-out residual variance 1 / (C^-1)_ii."""
+
+import torch
+from torch import Tensor
+
+from snp.core.orderings import GroupStatistics, descending, inverse_spectrum
+
+__all__ = ["order"]
+
+
+def order(statistics: GroupStatistics) -> Tensor:
+    """Permutation by falling residual; for units of several columns the trace of [(C^-1)_bb]^-1."""
+    blocks = inverse_spectrum(statistics, -1.0)
+    return descending(torch.linalg.inv(blocks).diagonal(dim1=1, dim2=2).sum(dim=1))

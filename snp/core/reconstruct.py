@@ -1,0 +1,106 @@
+"""Which weights of the kept units stand in best for the units that were cut?
+
+Least squares: W' = argmin ||W X - W' X_K||^2 + ridge * mean energy * ||W' - W_K||^2, so that a poorly determined
+fit decays to plain deletion, never to zero. Without ridge this is W P^T L[:, :k] (L[:k, :k])^-1 of the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snp.core.gram import Moments
+from snp.core.subspace import Subspace, columns_of
+
+__all__ = ["fold", "offset", "output_error", "transfer"]
+
+
+def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
+    """Matrix T that rebuilds all columns from the kept ones: X ~ T X_K, W' = W T.
+
+    Args:
+        gram_CC: Gram matrix (centred for an affine fit), shape [C, C], float64.
+        kept: indices of kept columns, shape [K].
+        ridge: relative to the mean energy of a kept column, >= 0.
+
+    Returns:
+        Shape [C, K], float64; rows of kept columns are rows of the identity.
+
+    Raises:
+        ValueError: ridge is negative.
+    """
+    if ridge < 0:
+        raise ValueError(f"ridge must be at least 0, found {ridge}")
+    num_columns = gram_CC.shape[0]
+    result = torch.zeros(num_columns, len(kept), dtype=torch.float64, device=gram_CC.device)
+    result[kept, torch.arange(len(kept), device=kept.device)] = 1.0
+    is_cut = torch.ones(num_columns, dtype=torch.bool, device=gram_CC.device)
+    is_cut[kept] = False
+    cut = is_cut.nonzero().flatten()
+    if len(cut) == 0 or len(kept) == 0:
+        return result
+    kept_rows = gram_CC.index_select(0, kept)
+    result[cut] = _solve(kept_rows[:, kept], kept_rows[:, cut], ridge).T
+    return result
+
+
+def _solve(gram_KK: Tensor, gram_KR: Tensor, ridge: float) -> Tensor:
+    """(G_KK + ridge * mean diagonal * I)^-1 G_KR, by pseudo-inverse where that matrix is singular."""
+    scale = gram_KK.diagonal().mean()
+    regular = gram_KK + ridge * scale * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
+    factor, info = torch.linalg.cholesky_ex(regular)
+    diagonal = factor.diagonal()
+    # A pivot at rounding level means that the triangular solves would return noise.
+    if int(info) == 0 and float(diagonal.min()) > 1e-7 * float(diagonal.max()):
+        return torch.cholesky_solve(gram_KR, factor)
+    values, vectors = torch.linalg.eigh(regular)
+    floor = values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps * 8
+    inverse = torch.where(values > floor, values.reciprocal(), torch.zeros_like(values))
+    return vectors @ (inverse[:, None] * (vectors.T @ gram_KR))
+
+
+def fold(weight: Tensor, transfer_CK: Tensor, kept: Tensor) -> Tensor:
+    """Dense-shaped weights in which cut columns are zero and kept ones have taken over their work.
+
+    Args:
+        weight: consumer's weight, shape [O, C, ...] (dimensions behind C share one transfer, as a kernel does) or
+            [O, D, ...] with D * b = C when each of D's entries owns b columns of the kernel (patch Gram).
+        transfer_CK: result of :func:`transfer`.
+        kept: the K kept columns.
+
+    Returns:
+        Same shape and dtype as ``weight``.
+    """
+    num_columns = transfer_CK.shape[0]
+    work = weight.detach().reshape(weight.shape[0], num_columns, -1).double()
+    folded = torch.zeros_like(work)
+    folded[:, kept] = torch.einsum("ocp,ck->okp", work, transfer_CK)
+    return folded.reshape(weight.shape).to(weight.dtype)
+
+
+def offset(weight_OC: Tensor, moments: Moments, transfer_CK: Tensor, kept: Tensor) -> Tensor:
+    """What an affine fit adds to the consumer's bias: W (mean - T mean_K), shape [O], float64."""
+    mean = moments.mean()
+    return weight_OC.detach().double() @ (mean - transfer_CK @ mean[kept])
+
+
+def output_error(weight_OC: Tensor, subspace: Subspace, columns_per_unit: int = 1) -> Tensor:
+    """Squared error at the consumer's output after keeping the first k units, refitted (DESIGN: output error).
+
+    W X = (W P^T L) X~ has orthogonal terms, so cutting after k costs the sum over later columns of
+    D_i ||(W P^T L)_i||^2.
+
+    Args:
+        weight_OC: consumer's weight over columns in the units' own order, shape [O, U * b].
+        subspace: from :func:`snp.core.subspace.factorize`.
+        columns_per_unit: b.
+
+    Returns:
+        Shape [U + 1], float64, decreasing to 0: entry k is the error with k units kept.
+    """
+    columns = columns_of(subspace.order, columns_per_unit)
+    projected = weight_OC.double()[:, columns] @ subspace.unit_lower
+    per_column = subspace.pivots * projected.square().sum(dim=0)
+    per_unit = per_column.reshape(-1, columns_per_unit).sum(dim=1)
+    tail = per_unit.flip(0).cumsum(0).flip(0)
+    return torch.cat([tail, tail.new_zeros(1)])

@@ -1,0 +1,102 @@
+"""What remains of each unit once the units ordered before it are known?
+
+Subspace Node Pruning (arXiv 2405.17506), section 3: P C_xx P^T = L D L^T with L unit lower triangular gives
+orthogonal rows X~ = L^-1 P X, and D_i is the energy of unit i that the units before it cannot explain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Subspace", "columns_of", "factorize", "ldl"]
+
+_PANEL = 64
+# A pivot below this fraction of its own diagonal entry is rounding error: the column is a combination of earlier ones.
+_DEPENDENT = 1e-12
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """An ordered Gram matrix, orthogonalised.
+
+    Attributes:
+        order: unit indices, most important first, shape [U], int64.
+        unit_lower: L over columns in that order, shape [U * b, U * b], float64.
+        pivots: D over columns in that order, shape [U * b], float64, >= 0.
+        residual: energy of each unit that the units ordered before it cannot explain, shape [U], float64, >= 0:
+            the trace of its block Schur complement (D itself when a unit is one column).
+    """
+
+    order: Tensor
+    unit_lower: Tensor
+    pivots: Tensor
+    residual: Tensor
+
+    def kept_variance(self) -> Tensor:
+        """Share of the summed residuals that the first k units hold, k = 1..U, shape [U], in [0, 1]."""
+        total = self.residual.sum()
+        if float(total) <= 0.0:
+            return torch.ones_like(self.residual)
+        return self.residual.cumsum(0) / total
+
+
+def columns_of(units: Tensor, columns_per_unit: int) -> Tensor:
+    """Column indices of units when each owns b neighbouring columns: [K] -> [K * b]."""
+    offsets = torch.arange(columns_per_unit, device=units.device)
+    return (units[:, None] * columns_per_unit + offsets).reshape(-1)
+
+
+def ldl(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
+    """LDL^T of a positive semidefinite matrix, of any rank.
+
+    A column that the earlier ones explain completely gets pivot 0 and no entries below its diagonal, so that
+    dead, duplicate and dependent units need no special care afterwards.
+
+    Args:
+        gram_CC: symmetric, shape [C, C]; computed in float64.
+
+    Returns:
+        L, unit lower triangular, shape [C, C], and D, shape [C], >= 0, float64, with L diag(D) L^T = gram.
+    """
+    work = gram_CC.double().clone()
+    size = work.shape[0]
+    lower = torch.eye(size, dtype=torch.float64, device=work.device)
+    pivots = torch.zeros(size, dtype=torch.float64, device=work.device)
+    smallest = gram_CC.double().diagonal() * _DEPENDENT
+    for start in range(0, size, _PANEL):
+        stop = min(start + _PANEL, size)
+        for j in range(start, stop):
+            pivot = work[j, j]
+            if float(pivot) <= float(smallest[j]):
+                continue
+            column = work[j + 1 :, j] / pivot
+            pivots[j] = pivot
+            lower[j + 1 :, j] = column
+            # Only the panel's own columns are brought up to date here; the rest wait for one matrix product.
+            work[j + 1 :, j + 1 : stop] -= torch.outer(column, work[j, j + 1 : stop])
+        panel = lower[stop:, start:stop]
+        work[stop:, stop:] -= (panel * pivots[start:stop]) @ panel.T
+    return lower, pivots
+
+
+def factorize(gram_CC: Tensor, order: Tensor, columns_per_unit: int = 1) -> Subspace:
+    """Orthogonalise units in the order given (unnormalised Gram-Schmidt on the Gram matrix).
+
+    Args:
+        gram_CC: Gram matrix of the units' columns, a unit's b columns side by side, shape [U * b, U * b].
+        order: permutation of the units, most important first, shape [U].
+        columns_per_unit: b.
+    """
+    columns = columns_of(order, columns_per_unit)
+    ordered = gram_CC.double().index_select(0, columns).index_select(1, columns)
+    lower, pivots = ldl(ordered)
+    if columns_per_unit == 1:
+        return Subspace(order, lower, pivots, pivots)
+    num_units = len(order)
+    blocks = lower.reshape(num_units, columns_per_unit, num_units, columns_per_unit)
+    diagonal_blocks = blocks.diagonal(dim1=0, dim2=2)  # [b, b, U]
+    energy = diagonal_blocks.square() * pivots.reshape(num_units, columns_per_unit).T
+    return Subspace(order, lower, pivots, energy.sum(dim=(0, 1)))

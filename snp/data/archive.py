@@ -1,0 +1,90 @@
+"""Which images lie in a folder or a plain tar file, and how is one of them read?
+
+Nothing is ever extracted: a tar file is indexed once, and an image is read from its place in the file. A reader holds
+no open file, so it works the same in any number of loading processes.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+class StoredImage(NamedTuple):
+    """Where an image is: a file `name` below the folder `root`, or `size` bytes from `offset` on of a tar file `root`."""
+
+    name: str
+    root: str
+    offset: int = 0
+    size: int | None = None
+
+
+def list_images(root: Path) -> list[StoredImage]:
+    """All images below a folder or in a tar file, sorted by path; hidden files, links and other files are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the file is not a plain (uncompressed) tar file, or a member's name points outside of it.
+    """
+    if root.is_dir():
+        found = _in_folder(root)
+    elif root.is_file():
+        found = _in_tar(root)
+    else:
+        raise FileNotFoundError(f"data.root={root}: there is no such folder or tar file; give the path of the data")
+    return sorted(image for image in found if image.name.lower().endswith(IMAGE_ENDINGS))
+
+
+def read(image: StoredImage) -> Image.Image:
+    """The image as RGB, decoded.
+
+    Raises:
+        ValueError: the bytes are not an image.
+    """
+    path = image.root if image.size is not None else os.path.join(image.root, image.name)
+    with open(path, "rb") as file:
+        file.seek(image.offset)
+        content = file.read(image.size)
+    try:
+        with Image.open(io.BytesIO(content)) as decoded:
+            return decoded.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{image.name} in {image.root} is not a readable image: {error}") from error
+
+
+def _in_folder(root: Path) -> Iterator[StoredImage]:
+    above = str(root)  # one string for all images
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield StoredImage(Path(folder, name).relative_to(root).as_posix(), above)
+
+
+def _in_tar(root: Path) -> Iterator[StoredImage]:
+    above = str(root)
+    try:
+        with tarfile.open(root, "r:") as archive:
+            for member in archive:
+                if not member.isreg() or member.issparse():
+                    continue
+                parts = _safe_parts(root, member.name)
+                if not any(part.startswith(".") for part in parts):
+                    yield StoredImage("/".join(parts), above, member.offset_data, member.size)
+    except tarfile.ReadError as error:
+        raise ValueError(
+            f"data.root={root}: not a plain tar file ({error}); compressed ones must be decompressed first"
+        ) from error
+
+
+def _safe_parts(root: Path, name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"data.root={root}: the member {name!r} points outside of the tar file; make the file anew")
+    return path.parts

@@ -1,0 +1,63 @@
+"""Which class is each image of, and is it for training or for testing, going by the names of its folders alone?"""
+
+import sys
+from typing import NamedTuple
+
+from snp.data.archive import StoredImage
+from snp.data.base import Part
+
+PART_FOLDERS: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+
+
+class ClassImage(NamedTuple):
+    """An image and the name of its class folder."""
+
+    class_name: str
+    image: StoredImage
+
+
+def parts_of(images: list[StoredImage]) -> dict[Part | None, list[ClassImage]]:
+    """Images by part of the data and by class.
+
+    Folders around everything (as a tar file of one folder has) are looked through. Then come the class folders, or the
+    folders `train` and `test` (or `val`, when there is no `test`) with class folders in them. Images in no class folder
+    are left out.
+
+    Returns:
+        Non-empty parts only: `{None: images}` when the data are not divided, else "train", "test", or both.
+    """
+    paths = [image.name.split("/") for image in images]
+    depth = _num_wrappers(paths)
+    first = {path[depth] for path in paths if len(path) > depth + 2}
+    known = {name for names in PART_FOLDERS.values() for name in names}
+    if "train" not in first and not (first and first <= known):
+        return _without_empty({None: _by_class(images, paths, depth)})
+    parts: dict[Part | None, list[ClassImage]] = {}
+    for part, names in PART_FOLDERS.items():
+        folder = next((name for name in names if name in first), None)
+        inside = [index for index, path in enumerate(paths) if path[depth] == folder]
+        parts[part] = _by_class([images[index] for index in inside], [paths[index] for index in inside], depth + 1)
+    return _without_empty(parts)
+
+
+def _num_wrappers(paths: list[list[str]]) -> int:
+    known = {name for names in PART_FOLDERS.values() for name in names}
+    depth = 0
+    while paths and all(len(path) > depth + 2 for path in paths) and len({path[depth] for path in paths}) == 1:
+        if paths[0][depth] in known:
+            break
+        depth += 1
+    return depth
+
+
+def _by_class(images: list[StoredImage], paths: list[list[str]], depth: int) -> list[ClassImage]:
+    # Interned, so that a million images share a thousand strings.
+    return [
+        ClassImage(sys.intern(path[depth]), image)
+        for image, path in zip(images, paths, strict=True)
+        if len(path) > depth + 1
+    ]
+
+
+def _without_empty(parts: dict[Part | None, list[ClassImage]]) -> dict[Part | None, list[ClassImage]]:
+    return {part: found for part, found in parts.items() if found}

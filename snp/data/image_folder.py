@@ -1,0 +1,128 @@
+"""What are the samples of a folder, or of a tar file, with one folder of images per class?"""
+
+from pathlib import Path
+
+from PIL.Image import Image
+from torch.utils.data import Dataset
+
+from snp.data.archive import StoredImage, list_images, read
+from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
+from snp.data.class_folders import PART_FOLDERS, ClassImage, parts_of
+from snp.data.splits import stratified
+from snp.data.transforms import of_photographs
+
+
+class StoredSamples(Dataset[tuple[Image, int]]):
+    """Images decoded when they are asked for: items are (RGB PIL image, int label)."""
+
+    def __init__(self, images: list[StoredImage], labels: list[int]) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        return read(self.images[index]), self.labels[index]
+
+
+class ImageFolder(ImageData):
+    """Any images with one folder per class, with or without a division into `train` and `test` (or `val`).
+
+    Args:
+        root: a folder or a plain tar file. It holds class folders, or the folders `train` and `test` (or `val`) that
+            do.
+        batch_size: images per batch and process.
+        num_workers: processes that load images.
+        image_size: height and width in pixels, None for the network's own.
+        classes: None numbers the class folders in alphabetical order; "imagenet-1k" takes folders named by WordNet ids
+            (all of ImageNet's or some) and gives them the labels of the 1000 classes, so that pretrained networks score
+            right.
+        test_fraction: part of the samples to test on, in (0, 1), where the root is not divided.
+        split_seed: same seed, same division.
+        name: how reports call the data set.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        batch_size: int = 64,
+        num_workers: int = 4,
+        image_size: int | None = None,
+        classes: str | None = None,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        name: str = "image_folder",
+    ) -> None:
+        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers, image_size=image_size)
+        if classes not in (None, "imagenet-1k"):
+            raise ValueError(f"data.classes={classes}: choose null (the folders) or imagenet-1k")
+        self.root = root
+        self.classes = classes
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        # A thousand classes cannot be learned from the images at hand when those cover only some of the classes.
+        self.trains_from_scratch = classes is None
+        self._parts: dict[Part | None, list[ClassImage]] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of class folders, or 1000; looks into the root."""
+        return len(self.class_names())
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels.
+
+        Raises:
+            FileNotFoundError: the root is not there.
+            ValueError: no root given, or no class folders in it.
+        """
+        if self.classes == "imagenet-1k":
+            from timm.data import ImageNetInfo
+
+            return tuple(ImageNetInfo("imagenet-1k").label_names())
+        parts = self.parts()
+        images = parts["train"] if "train" in parts else next(iter(parts.values()))
+        return tuple(sorted({image.class_name for image in images}))
+
+    def samples(self, part: Part) -> Samples:
+        """The images of a part, decoded when asked for.
+
+        Raises:
+            FileNotFoundError: the root is not there.
+            ValueError: no root, no class folders, a part that is missing, or a folder that is no class.
+        """
+        parts = self.parts()
+        if None in parts:
+            images, labels = self._labelled(parts[None])
+            indices = stratified(labels, self.test_fraction, self.split_seed)[0 if part == "train" else 1]
+            return StoredSamples([images[index] for index in indices], [labels[index] for index in indices])
+        if part not in parts:
+            folders = " or ".join(PART_FOLDERS[part])
+            raise ValueError(f"data.root={self.root}: it has no images in a folder {folders}; add it to the others")
+        return StoredSamples(*self._labelled(parts[part]))
+
+    def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
+        """Standard transforms for photographs."""
+        return of_photographs(image_format, training=training)
+
+    def parts(self) -> dict[Part | None, list[ClassImage]]:
+        """All images, read off the root once: `{None: images}` when the root is not divided into training and testing."""
+        if self._parts is None:
+            if self.root is None:
+                raise ValueError("data.root is not set: give the folder or tar file with the images, data.root=PATH")
+            parts = parts_of(list_images(Path(self.root).expanduser()))
+            if not parts:
+                raise ValueError(
+                    f"data.root={self.root}: it has no folders with images in them; give one folder per class"
+                )
+            self._parts = parts
+        return self._parts
+
+    def _labelled(self, images: list[ClassImage]) -> tuple[list[StoredImage], list[int]]:
+        numbers = {name: label for label, name in enumerate(self.class_names())}
+        unknown = sorted({image.class_name for image in images} - set(numbers))
+        if unknown:
+            known = "WordNet ids of imagenet-1k" if self.classes else "class folders of the training part"
+            raise ValueError(f"data.root={self.root}: the folders {', '.join(unknown[:3])} are not among the {known}")
+        return [image.image for image in images], [numbers[image.class_name] for image in images]

@@ -1,0 +1,57 @@
+"""Which samples are for training, which for testing, and which for calibration, given nothing but a seed?"""
+
+import torch
+
+
+def stratified(labels: list[int], test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split samples so that every class is divided as evenly as whole samples allow.
+
+    Samples are laid out class by class, classes and samples in random order, and every 1/test_fraction-th one is taken
+    for testing. So each class of n samples has n * test_fraction of them in the test part, to within one sample, and
+    classes of a single sample fall on either side at random.
+
+    Args:
+        labels: the class of every sample.
+        test_fraction: part of the samples to test on, in (0, 1).
+        seed: same seed, same split.
+
+    Returns:
+        Indices of the training and of the test samples, both sorted, disjoint, neither empty.
+
+    Raises:
+        ValueError: a fraction outside (0, 1), or fewer than two samples.
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"data.test_fraction={test_fraction}: choose a number between 0 and 1, both excluded")
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} samples cannot be split into a training and a test part; give at least two")
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator).tolist()
+    class_ranks = torch.randperm(max(labels) + 1, generator=generator).tolist()
+    layout = sorted(shuffled, key=lambda index: class_ranks[labels[index]])
+    num_test = min(max(round(len(labels) * test_fraction), 1), len(labels) - 1)
+    is_test = [(k + 1) * num_test // len(labels) > k * num_test // len(labels) for k in range(len(labels))]
+    train = sorted(index for index, test in zip(layout, is_test, strict=True) if not test)
+    test = sorted(index for index, test in zip(layout, is_test, strict=True) if test)
+    return train, test
+
+
+def subset(num_available: int, num_samples: int, seed: int) -> list[int]:
+    """Indices of a fixed random choice of samples, in random order so that any run of them mixes the classes.
+
+    Args:
+        num_available: how many samples there are.
+        num_samples: how many to choose, in [1, num_available].
+        seed: same seed, same choice; a larger choice begins with the smaller one.
+
+    Raises:
+        ValueError: fewer than one sample asked for, or more than there are.
+    """
+    if num_samples < 1:
+        raise ValueError(f"calibration.num_samples={num_samples}: ask for at least one sample")
+    if num_samples > num_available:
+        raise ValueError(
+            f"calibration.num_samples={num_samples}: the training part has only {num_available} samples; ask for fewer"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(num_available, generator=generator)[:num_samples].tolist()

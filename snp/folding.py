@@ -1,0 +1,42 @@
+"""Which weights take over what the cut units did?  All groups that a reader sees are fitted together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from snp.core.reconstruct import fold, transfer
+from snp.graph.readers import Reader
+from snp.plan import GroupPlan
+from snp.planners import Problem
+
+__all__ = ["folded_weights"]
+
+
+def folded_weights(problem: Problem, decisions: Sequence[GroupPlan], ridge: float) -> dict[str, Tensor]:
+    """New weight of every reader that loses columns, in dense shape with zeros in the cut columns.
+
+    Args:
+        problem: groups, weights and moments.
+        decisions: which units stay.
+        ridge: relative ridge of the fit.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, reader in problem.readers.items():
+        kept = _kept_columns(reader, decisions)
+        if len(kept) == reader.num_columns:
+            continue
+        transfer_CK = transfer(problem.moments[name].second, kept, ridge)
+        weights[name] = fold(problem.weights[name], transfer_CK, kept)
+    return weights
+
+
+def _kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:
+    is_kept = torch.ones(reader.num_columns, dtype=torch.bool)
+    for decision in decisions:
+        for member in decision.group.consumers:
+            if member.tensor == reader.weight:
+                is_kept[reader.columns(member)[decision.cut].reshape(-1)] = False
+    return is_kept.nonzero().flatten()

@@ -1,0 +1,141 @@
+"""How does a model become groups of units?  Export it, run the graph on labels, collect what was tied."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from snp.graph.collect import collect_groups
+from snp.graph.layers import RULES
+from snp.graph.operators import unknown
+from snp.graph.tracer import Parameter, Tracer
+from snp.inputs import example_of
+from snp.units import UnitGroup
+
+__all__ = ["CouplingGraph", "analyse"]
+
+_NO_EFFECT = ("_assert", "sym_constrain", "_guards")
+
+
+@dataclass(frozen=True, eq=False)
+class CouplingGraph:
+    """What the analysis found.
+
+    Attributes:
+        groups: groups of units that may be cut, in execution order of their first producer.
+        frozen: weight name -> why its rows may not be cut, for every producer outside the groups.
+        positions: multiply-accumulates per weight element and sample.
+        fixed_macs: multiply-accumulates per sample of products without weights (attention).
+        readers: names of the weights that read activations, in execution order.
+    """
+
+    groups: tuple[UnitGroup, ...]
+    frozen: dict[str, str]
+    positions: dict[str, int]
+    fixed_macs: int
+    readers: tuple[str, ...]
+
+
+def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
+    """Find the groups of a model from one example batch; nothing is computed, the model is not changed.
+
+    Args:
+        model: in evaluation mode, any module that ``torch.export`` accepts.
+        batch: an input as the model gets it; its shapes count, its values do not.
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    assert not model.training, "the analysis describes the network as it is evaluated"
+    args, kwargs = example_of(batch)
+    try:
+        program = torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        raise ValueError(
+            f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
+            "Make torch.export.export(model, example) pass first."
+        ) from error
+    tracer = Tracer()
+    _propagate(program, tracer)
+    groups, frozen = collect_groups(tracer)
+    return CouplingGraph(groups, frozen, tracer.positions, tracer.fixed_macs, tuple(tracer.readers))
+
+
+def _propagate(program: torch.export.ExportedProgram, tracer: Tracer) -> None:
+    values: dict[fx.Node, Any] = {}
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = _placeholder(tracer, node, names.get(node.name))
+        elif node.op == "output":
+            for value in fx.node.map_arg(node.args, values.get) or ():
+                tracer.freeze_inputs([value], "an output of the network")
+        elif node.op == "get_attr":
+            values[node] = None
+        else:
+            values[node] = _apply(tracer, node, values)
+
+
+def _placeholder(tracer: Tracer, node: fx.Node, name: str | None) -> Any:
+    value = node.meta.get("val")
+    if name is not None and isinstance(value, Tensor):
+        return Parameter(name, tuple(value.shape))
+    reason = "an input of the network" if name is None else f"the fixed tensor {name}"
+    return tracer.labels.constant(tuple(value.shape), reason) if isinstance(value, Tensor) else value
+
+
+def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def resolve(argument: Any) -> Any:
+        return fx.node.map_arg(argument, lambda n: _Held(values[n]))
+
+    args = [_unwrap(resolve(argument)) for argument in _positional(node)]
+    if node.target is operator.getitem:
+        return args[0][args[1]] if args[0] is not None else None
+    if any(word in str(node.target) for word in _NO_EFFECT):
+        return None
+    schema = getattr(node.target, "_schema", None)
+    rule = RULES.get(schema.name if schema is not None else "", unknown)
+    try:
+        return rule(tracer, node, args)
+    except (RuntimeError, TypeError, IndexError, KeyError):
+        # A rule that does not fit this use of the operator must not guess.
+        return unknown(tracer, node, args)
+
+
+class _Held:
+    """Keeps lists of labels whole while arguments are mapped."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _unwrap(argument: Any) -> Any:
+    if isinstance(argument, _Held):
+        return argument.value
+    if isinstance(argument, (list, tuple)):
+        return [_unwrap(entry) for entry in argument]
+    return argument
+
+
+def _positional(node: fx.Node) -> list[Any]:
+    """Arguments in the order of the operator's schema, keywords put in their places as far as they reach."""
+    schema = getattr(node.target, "_schema", None)
+    args = list(node.args)
+    if schema is None:
+        return args + list(node.kwargs.values())
+    for argument in schema.arguments[len(args) :]:
+        if argument.kwarg_only:
+            break
+        if argument.name in node.kwargs:
+            args.append(node.kwargs[argument.name])
+        elif argument.has_default_value():
+            args.append(argument.default_value)
+        else:
+            break
+    return args

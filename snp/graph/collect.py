@@ -1,0 +1,97 @@
+"""How do tied labels become groups of units?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from snp.graph.tracer import Tracer
+from snp.units import Slice, UnitGroup, module_of
+
+__all__ = ["collect_groups"]
+
+Component = dict[tuple[str, int], list[int]]  # (tensor, dim) -> indices
+
+
+def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
+    """Groups of units that may be cut, in order of their first producer, and why other producers may not."""
+    spaces = dict(tracer.dims)
+    for name, labels in tracer.elements.items():
+        dim = _sliceable_dim(tracer, labels)
+        if dim is None:
+            tracer.labels.freeze(labels, f"units do not lie along one dimension of {name}")
+        else:
+            spaces[(name, dim)] = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+    components: dict[int, Component] = defaultdict(lambda: defaultdict(list))
+    for key, labels in spaces.items():
+        for index, root in enumerate(tracer.labels.roots(labels).tolist()):
+            components[root][key].append(index)
+    open_ones = {
+        root: component for root, component in components.items() if tracer.labels.frozen_reason(root) is None
+    }
+    groups = _group(tracer, open_ones)
+    return groups, _frozen(tracer, groups)
+
+
+def _sliceable_dim(tracer: Tracer, labels: Tensor) -> int | None:
+    """The one dimension along which components change, or None."""
+    roots = tracer.labels.roots(labels)
+    for dim in range(labels.ndim):
+        rows = roots.movedim(dim, 0).reshape(labels.shape[dim], -1)
+        if labels.shape[dim] > 1 and bool((rows == rows[:, :1]).all()):
+            return dim
+    return None
+
+
+def _role(tracer: Tracer, tensor: str, dim: int) -> str:
+    if tensor in tracer.positions:
+        # A depthwise kernel passes units on: it has rows like a producer, but computes no new unit.
+        if dim == 1:
+            return "consumer"
+        return "producer" if (tensor, 1) in tracer.dims else "other"
+    # An embedding's columns are units of its own making.
+    return "producer" if dim == 1 and (tensor, 0) not in tracer.dims and tensor.endswith(".weight") else "other"
+
+
+def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup, ...]:
+    by_signature: dict[tuple[tuple[str, int, int], ...], list[int]] = defaultdict(list)
+    for root, component in components.items():
+        by_signature[tuple(sorted((*key, len(indices)) for key, indices in component.items()))].append(root)
+    groups: list[UnitGroup] = []
+    taken: dict[str, int] = defaultdict(int)
+    order = {name: position for position, name in enumerate(tracer.readers)}
+    for signature, roots in by_signature.items():
+        slices: dict[str, list[Slice]] = {"producer": [], "consumer": [], "other": []}
+        keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
+        for tensor, dim in keys:
+            index = torch.tensor([components[root][(tensor, dim)] for root in roots], dtype=torch.int64)
+            slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index))
+        if not slices["producer"] or not slices["consumer"] or len(roots) < 2:
+            reason = "has no reader inside the network" if slices["producer"] else "has no producer inside the network"
+            for root in roots:
+                tracer.labels.freeze(torch.tensor([root]), reason if len(roots) > 1 else "is a single unit")
+            continue
+        name = module_of(slices["producer"][0].tensor)
+        taken[name] += 1
+        full_name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        is_stream = any(tracer.labels.is_stream(root) for root in roots)
+        groups.append(
+            UnitGroup(full_name, len(roots), *(tuple(slices[role]) for role in ("producer", "consumer", "other")), is_stream)
+        )
+    return tuple(sorted(groups, key=lambda group: order.get(group.producers[0].tensor, -1)))
+
+
+def _frozen(tracer: Tracer, groups: tuple[UnitGroup, ...]) -> dict[str, str]:
+    """Reason per producer that has rows outside all groups."""
+    free = {member.tensor for group in groups for member in group.producers}
+    reasons = {}
+    for name in tracer.readers:
+        if name in free or (name, 0) not in tracer.dims:
+            continue
+        found = [tracer.labels.frozen_reason(int(label)) for label in tracer.dims[(name, 0)].unique()]
+        known = [reason for reason in found if reason is not None]
+        if known:
+            reasons[name] = known[0]
+    return reasons

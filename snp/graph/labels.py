@@ -1,0 +1,100 @@
+"""Which activations carry the same unit?  Integer labels, tied together as they meet (union-find).
+
+Every index of every parameter dimension that units can lie on has a label. Tying labels means: these stand or fall
+together. Freezing a label means: this unit cannot be removed, for the reason given.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["LabelSpace"]
+
+
+class LabelSpace:
+    """Union-find over integer labels with reasons for what is frozen."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._constants: dict[int, str] = {}
+        self._frozen: dict[int, str] = {}
+        self._streams: set[int] = set()
+
+    def new(self, count: int) -> Tensor:
+        """Fresh labels, shape [count], int64."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return torch.arange(start, start + count)
+
+    def constant(self, shape: tuple[int, ...], reason: str) -> Tensor:
+        """A tensor of one label that freezes whatever is tied to it (it never joins a component)."""
+        label = int(self.new(1))
+        self._constants[label] = reason
+        return torch.full(shape, label, dtype=torch.int64)
+
+    def find(self, label: int) -> int:
+        """Representative of a label's component."""
+        root = label
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[label] != root:
+            self._parent[label], label = root, self._parent[label]
+        return root
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """Representatives of all labels, same shape."""
+        unique, inverse = labels.unique(return_inverse=True)
+        return torch.tensor([self.find(label) for label in unique.tolist()], dtype=torch.int64)[inverse]
+
+    def tie(self, first: Tensor, second: Tensor, *, stream: bool = False) -> None:
+        """Join the components of labels at equal positions (same shapes).
+
+        Args:
+            first: labels.
+            second: labels, same shape.
+            stream: the two are added up: mark components that were separate as parts of a residual stream.
+        """
+        differs = first != second
+        if not bool(differs.any()):
+            return
+        size = len(self._parent)
+        pairs = (first[differs] * size + second[differs]).unique()
+        for one, other in zip((pairs // size).tolist(), (pairs % size).tolist(), strict=True):
+            self._join(one, other, stream)
+
+    def _join(self, one: int, other: int, stream: bool) -> None:
+        for constant, label in ((one, other), (other, one)):
+            if constant in self._constants:
+                if label not in self._constants:
+                    self._frozen.setdefault(self.find(label), self._constants[constant])
+                return
+        root, child = self.find(one), self.find(other)
+        if root == child:
+            return
+        self._parent[child] = root
+        if child in self._frozen:
+            self._frozen.setdefault(root, self._frozen.pop(child))
+        if stream or child in self._streams:
+            self._streams.add(root)
+
+    def tie_all(self, labels: Tensor) -> None:
+        """Join all labels of a tensor into one component."""
+        flat = labels.reshape(-1).unique()
+        self.tie(flat[:-1], flat[1:])
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Keep the components of these labels from being cut; the first reason given stays."""
+        for label in labels.unique().tolist():
+            if label not in self._constants:
+                self._frozen.setdefault(self.find(label), reason)
+
+    def frozen_reason(self, label: int) -> str | None:
+        """Why the label's component cannot be cut, or None."""
+        if label in self._constants:
+            return self._constants[label]
+        return self._frozen.get(self.find(label))
+
+    def is_stream(self, label: int) -> bool:
+        """Was the label's component made by adding up separate components?"""
+        return self.find(label) in self._streams

@@ -1,0 +1,117 @@
+"""What do layers with parameters do to units?  Rules for convolutions, linear layers, normalisation, embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from snp.graph.operators import RULES, unknown
+from snp.graph.tracer import Parameter, Tracer
+
+__all__ = ["RULES"]
+
+
+def _emit(tracer: Tracer, weight: Parameter, bias: Any) -> Tensor:
+    """Labels of the units that a weight's rows produce, the bias tied to them, shape [O]."""
+    rows = tracer.along(weight, 0)
+    if isinstance(bias, Parameter):
+        tracer.labels.tie(rows, tracer.along(bias, 0))
+    return rows
+
+
+def _linear(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
+    if shadow is None or not isinstance(weight, Parameter):
+        return unknown(tracer, node, args)
+    columns = tracer.along(weight, 1)
+    tracer.labels.tie(tracer.per_index(shadow, -1), columns)
+    if not tracer.is_own_module(weight, node):
+        tracer.labels.freeze(columns, f"{weight.name} is read outside the module that owns it")
+    tracer.read(weight, node, weight.shape[0])
+    return _emit(tracer, weight, bias).expand(node.meta["val"].shape)
+
+
+def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
+    groups = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
+    result = node.meta["val"]
+    if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
+        return unknown(tracer, node, args)
+    channels = tracer.per_index(shadow, 1)
+    tracer.read(weight, node, weight.shape[0])
+    rows = _emit(tracer, weight, bias)
+    if groups == len(channels):
+        # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
+        tracer.labels.tie(channels.repeat_interleave(len(rows) // groups), rows)
+    elif groups > 1:
+        tracer.labels.freeze(channels, f"read by the grouped convolution {weight.name}")
+        tracer.labels.freeze(rows, f"produced by the grouped convolution {weight.name}")
+    else:
+        tracer.labels.tie(channels, tracer.along(weight, 1))
+        if not tracer.is_own_module(weight, node):
+            tracer.labels.freeze(channels, f"{weight.name} is read outside the module that owns it")
+    return rows.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+
+
+def _batch_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    shadow, result = tracer.shadow(args[0]), node.meta["val"]
+    if shadow is None:
+        return unknown(tracer, node, args)
+    channels = tracer.per_index(shadow, 1)
+    for parameter in args[1:5]:
+        if isinstance(parameter, Parameter):
+            tracer.labels.tie(channels, tracer.along(parameter, 0))
+        elif isinstance(parameter, Tensor):
+            return unknown(tracer, node, args)
+    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+
+
+def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """LayerNorm, RMSNorm, GroupNorm: each unit's value depends on which others are there."""
+    shadow = tracer.shadow(args[0])
+    if shadow is None:
+        return unknown(tracer, node, args)
+    tracer.labels.freeze(shadow, f"normalised together with other units by {node.target}")
+    return shadow
+
+
+def _embedding(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    if not isinstance(args[0], Parameter):
+        return unknown(tracer, node, args)
+    return tracer.along(args[0], 1).expand(node.meta["val"].shape)
+
+
+def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    tracer.freeze_inputs(args, "head dimension of an attention layer")
+    tracer.fixed_macs += _attention_macs(args)
+    return tracer.constant_like(node, "head dimension of an attention layer")
+
+
+def _attention_macs(args: list[Any]) -> int:
+    """Multiply-accumulates of both products of one attention call, per sample."""
+    query, key, value = (tuple(arg.shape) for arg in args[:3])
+    heads = query[1] if len(query) == 4 else 1
+    return int(heads * query[-2] * key[-2] * (query[-1] + value[-1]))
+
+
+def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A product of two activations: frozen on both sides, counted in the fixed cost."""
+    shapes = [tuple(arg.shape) for arg in args[:2] if isinstance(arg, Tensor)]
+    if len(shapes) == 2 and node.meta["val"].ndim > 2:
+        result = node.meta["val"]
+        tracer.fixed_macs += result.numel() * shapes[0][-1] // result.shape[0]
+    tracer.freeze_inputs(args, f"enters the product {node.target}")
+    return tracer.constant_like(node, f"comes out of the product {node.target}")
+
+
+RULES |= {
+    "aten::linear": _linear,
+    **dict.fromkeys(("aten::conv1d", "aten::conv2d", "aten::conv3d"), _convolution),
+    **dict.fromkeys((f"aten::conv{n}d.padding" for n in (1, 2, 3)), _convolution),
+    **dict.fromkeys(("aten::batch_norm", "aten::_native_batch_norm_legit_no_training"), _batch_norm),
+    **dict.fromkeys(("aten::layer_norm", "aten::rms_norm", "aten::group_norm"), _norm_over_units),
+    "aten::embedding": _embedding,
+    "aten::scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("aten::matmul", "aten::bmm", "aten::baddbmm"), _product),
+}

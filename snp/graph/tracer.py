@@ -1,0 +1,117 @@
+"""What does the exported graph look like to an operator's rule?  Parameters, shapes and the labels so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from snp.graph.labels import LabelSpace
+from snp.units import module_of
+
+__all__ = ["Parameter", "Rule", "Tracer"]
+
+
+class Parameter:
+    """A parameter or buffer of the exported program; its labels come into being when a rule asks for them."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name = name
+        self.shape = shape
+
+
+Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
+
+
+class Tracer:
+    """State of one analysis.
+
+    Attributes:
+        labels: the label space.
+        dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
+        elements: labels of every element of tensors that meet activations element by element.
+        positions: multiply-accumulates per weight element and sample, for every weight read.
+        readers: names of the weights that read activations, in execution order.
+    """
+
+    def __init__(self) -> None:
+        self.labels = LabelSpace()
+        self.dims: dict[tuple[str, int], Tensor] = {}
+        self.elements: dict[str, Tensor] = {}
+        self.positions: dict[str, int] = {}
+        self.readers: list[str] = []
+        self.fixed_macs = 0
+
+    def along(self, parameter: Parameter, dim: int) -> Tensor:
+        """Labels of the indices of one dimension, shape [size], the same at every request."""
+        key = (parameter.name, dim)
+        if key not in self.dims:
+            self.dims[key] = self.labels.new(parameter.shape[dim])
+        return self.dims[key]
+
+    def shadow(self, value: Any) -> Tensor | None:
+        """Labels of an argument: activations as they are, parameters element by element, None for scalars."""
+        if isinstance(value, Parameter):
+            return self._elements_of(value)
+        return value if isinstance(value, Tensor) and value.ndim > 0 else None
+
+    def _elements_of(self, parameter: Parameter) -> Tensor | None:
+        size = torch.Size(parameter.shape).numel()
+        if size <= 1:
+            return None
+        if parameter.name not in self.elements:
+            self.elements[parameter.name] = self.labels.new(size).reshape(parameter.shape)
+        return self.elements[parameter.name]
+
+    def per_index(self, shadow: Tensor, dim: int) -> Tensor:
+        """Labels along one dimension after tying all positions of the others, shape [size of dim]."""
+        rows = shadow.movedim(dim, 0).reshape(shadow.shape[dim], -1)
+        first = rows[:, :1]
+        self.labels.tie(first.expand_as(rows), rows)
+        return first[:, 0].clone()
+
+    def freeze_inputs(self, args: list[Any], reason: str) -> None:
+        """Freeze every tensor among the arguments, nested lists included."""
+        for value in args:
+            if isinstance(value, (list, tuple)):
+                self.freeze_inputs(list(value), reason)
+            elif isinstance(value, Parameter):
+                for (name, _), labels in list(self.dims.items()):
+                    if name == value.name:
+                        self.labels.freeze(labels, reason)
+                shadow = self._elements_of(value)
+                if shadow is not None:
+                    self.labels.freeze(shadow, reason)
+            elif isinstance(value, Tensor):
+                self.labels.freeze(value, reason)
+
+    def constant_like(self, node: fx.Node, reason: str) -> Any:
+        """Frozen labels in the shape of a node's result (a list of them for several results)."""
+        return self._constant(node.meta.get("val"), reason)
+
+    def _constant(self, value: Any, reason: str) -> Any:
+        if isinstance(value, Tensor):
+            return self.labels.constant(tuple(value.shape), reason)
+        if isinstance(value, (list, tuple)):
+            return [self._constant(entry, reason) for entry in value]
+        return None
+
+    def read(self, weight: Parameter, node: fx.Node, num_outputs: int) -> None:
+        """Note that a weight reads activations, and at how many positions per sample."""
+        result = node.meta["val"]
+        self.positions[weight.name] = self.positions.get(weight.name, 0) + result.numel() // (
+            result.shape[0] * num_outputs
+        )
+        if weight.name not in self.readers:
+            self.readers.append(weight.name)
+
+    @staticmethod
+    def is_own_module(weight: Parameter, node: fx.Node) -> bool:
+        """Does the module that owns the weight do the reading, so that a hook on it sees the activations?"""
+        stack = node.meta.get("nn_module_stack") or {}
+        if not stack:
+            return False
+        innermost = list(stack.values())[-1][0]
+        return str(innermost).split("@")[0] == module_of(weight.name) and weight.name.endswith(".weight")

@@ -1,0 +1,62 @@
+"""How is a batch handed to a model?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["call", "example_of", "first_samples", "num_samples", "to_device"]
+
+
+def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments for the model in a batch.
+
+    A tensor is the model's input; of a tuple or list the first entry is (the rest are labels); a mapping holds
+    keyword arguments, without ``labels``.
+
+    Raises:
+        ValueError: the batch is something else.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        return (), {key: value for key, value in batch.items() if key != "labels"}
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, Mapping)):
+        return example_of(batch[0])
+    raise ValueError(
+        f"batches must yield tensors, (inputs, labels) pairs or mappings of keyword arguments; found {type(batch).__name__}"
+    )
+
+
+def to_device(value: Any, device: torch.device | str) -> Any:
+    """The same nest of tuples, lists and mappings with its tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: to_device(entry, device) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(entry, device) for entry in value)
+    return value
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The model's output for the inputs of a batch."""
+    args, kwargs = example_of(batch)
+    return model(*args, **kwargs)
+
+
+def num_samples(batch: Any) -> int:
+    """Size of the batch dimension."""
+    args, kwargs = example_of(batch)
+    return next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def first_samples(batch: Any, count: int) -> Any:
+    """The inputs of a batch (no labels) cut to its first ``count`` samples."""
+    args, kwargs = example_of(batch)
+    if args:
+        return args[0][:count]
+    return {key: value[:count] if isinstance(value, Tensor) else value for key, value in kwargs.items()}

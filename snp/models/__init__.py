@@ -1,0 +1,171 @@
+"""Which network is it, where do its weights come from, and what must be known to build it again?
+
+A family is one file in this folder: it has `build(*, num_classes, image_size, **arguments)` and `preprocessing(model,
+image_size)`, and `load_pretrained` if there are weights to fetch. `ModelSpec` is what a file in conf/model says;
+`prepare` makes the network of it.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from snp.models import _checkpoint
+from snp.models._hub import WeightsNotFoundError
+
+__all__ = ["ModelSpec", "PreparedModel", "WeightsNotFoundError", "build", "families"]
+
+TRAINED_FIRST = "the dense network is trained first"
+
+
+def families() -> tuple[str, ...]:
+    """Names of the families: the files of this folder that do not start with an underscore."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))
+
+
+def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
+    """A network of a family with random weights, the same for the same torch seed, without network access.
+
+    Args:
+        family: one of `families()`.
+        arguments: given to the family's `build`, as one mapping, the way a recipe holds them: `build(**recipe)`.
+        **more_arguments: the same, as keywords; they win.
+
+    Raises:
+        ValueError: no such family, or the family refuses an argument.
+    """
+    module = _family(family)
+    return module.build(**{**(arguments or {}), **more_arguments})
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A network ready for the pipeline, and what the pipeline must know of it.
+
+    Attributes:
+        model: the network, on the CPU, in training mode as built.
+        recipe: JSON-able; `build(**recipe)` is the same architecture with random weights.
+        weights: "checkpoint" or "pretrained" when it can be scored as it is; "backbone" (new head) or "random" when it
+            must be trained first.
+        reason: one sentence for the user: which weights, or why training must come first.
+        image_size: height and width of the images in pixels.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        interpolation: "bilinear", "bicubic", ...: how images are resized for evaluation.
+        crop_fraction: part of the resized image that the centre crop keeps, in (0, 1].
+    """
+
+    model: nn.Module
+    recipe: dict[str, Any]
+    weights: str
+    reason: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_fraction: float
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which network to use and where its weights are.
+
+    Attributes:
+        family: one of `families()`.
+        name: how reports call it.
+        arguments: given to the family's `build`, beside `num_classes` and `image_size`.
+        pretrained: fetch the family's pretrained weights.
+        checkpoint: a safetensors file with the family's keys; wins over `pretrained`.
+        normalize: `{"mean": [3 numbers], "std": [3 numbers]}` for weights trained with other statistics than the
+            family's own.
+    """
+
+    family: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    normalize: Mapping[str, Any] | None = None
+
+    def prepare(self, num_classes: int, image_size: int | None, *, trains_from_scratch: bool) -> PreparedModel:
+        """Build the network and give it its weights: the checkpoint, else pretrained ones, else random ones.
+
+        Args:
+            num_classes: classes of the data.
+            image_size: height and width of the data's images in pixels; None for the network's own.
+            trains_from_scratch: whether random weights are a fair start on this data, when pretrained ones cannot be
+                had.
+
+        Raises:
+            FileNotFoundError: the checkpoint is not there.
+            ValueError: unknown family or arguments, a checkpoint that does not fit, or pretrained weights that cannot
+                be had for data that is too big to train on from scratch.
+        """
+        module = _family(self.family)
+        arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
+        if self.checkpoint is not None:
+            model, weights, reason = self._from_checkpoint(module, arguments)
+        elif self.pretrained:
+            model, weights, reason = self._from_pretrained(module, arguments, trains_from_scratch)
+        else:
+            model, weights = module.build(**arguments), "random"
+            reason = f"{self.name} starts from random weights (model.pretrained=false), so {TRAINED_FIRST}"
+        facts = {**module.preprocessing(model, image_size), **self._normalization()}
+        recipe = {"family": self.family, "arguments": {**arguments, "image_size": facts["image_size"]}}
+        return PreparedModel(model=model, recipe=recipe, weights=weights, reason=reason, **facts)
+
+    def _from_checkpoint(self, module: ModuleType, arguments: dict[str, Any]) -> tuple[nn.Module, str, str]:
+        assert self.checkpoint is not None
+        model = module.build(**arguments)
+        _checkpoint.load(model, self.checkpoint, arguments["num_classes"])
+        return model, "checkpoint", f"{self.name} has the weights of {self.checkpoint}"
+
+    def _from_pretrained(
+        self, module: ModuleType, arguments: dict[str, Any], trains_from_scratch: bool
+    ) -> tuple[nn.Module, str, str]:
+        if not hasattr(module, "load_pretrained"):
+            raise ValueError(
+                f"model.pretrained=true: the family {self.family} has no weights to fetch; set model.checkpoint=PATH "
+                "or model.pretrained=false"
+            )
+        try:
+            model, source, whole = module.load_pretrained(**arguments)
+        except WeightsNotFoundError as error:
+            return self._without_pretrained(module, arguments, error, trains_from_scratch)
+        if whole:
+            return model, "pretrained", f"{self.name} has the pretrained weights of {source}"
+        head = f"a new head of {arguments['num_classes']} classes"
+        return model, "backbone", f"{self.name} has the pretrained weights of {source} with {head}, so {TRAINED_FIRST}"
+
+    def _without_pretrained(
+        self, module: ModuleType, arguments: dict[str, Any], error: WeightsNotFoundError, trains_from_scratch: bool
+    ) -> tuple[nn.Module, str, str]:
+        from huggingface_hub import constants
+
+        if not trains_from_scratch:
+            raise ValueError(
+                f"no pretrained weights for {self.name}: {error} (cache: {constants.HF_HUB_CACHE}); set "
+                "model.checkpoint=PATH to a safetensors file, connect once so that the cache is filled, or set model.pretrained=false"
+            ) from error
+        reason = f"{self.name} starts from random weights ({error}), so {TRAINED_FIRST}"
+        return module.build(**arguments), "random", reason
+
+    def _normalization(self) -> dict[str, tuple[float, ...]]:
+        if self.normalize is None:
+            return {}
+        if set(self.normalize) != {"mean", "std"} or any(len(self.normalize[key]) != 3 for key in ("mean", "std")):
+            raise ValueError(
+                f"model.normalize={dict(self.normalize)}: give three numbers each for mean and std, or null for the "
+                "model's own"
+            )
+        return {key: tuple(float(value) for value in self.normalize[key]) for key in ("mean", "std")}
+
+
+def _family(family: str) -> ModuleType:
+    if family not in families():
+        raise ValueError(f"model.family={family}: there is no such family; choose one of {', '.join(families())}")
+    return importlib.import_module(f"snp.models.{family}")

@@ -1,0 +1,83 @@
+"""Moments, weights and a budget: which units stay?  One file per method, each with ``choose(problem, settings)``.
+
+Add a planner: put ``<name>.py`` in this folder; ``prune.planner=<name>`` and the contract tests find it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snp.core.gram import Moments
+from snp.costs import CostModel
+from snp.graph.readers import Reader
+from snp.settings import PruneSettings
+from snp.units import UnitGroup
+
+__all__ = ["Choice", "Planner", "Problem", "Selection", "load", "names"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a planner may look at.
+
+    Attributes:
+        groups: groups that may be cut.
+        weights: state-dict name -> weight of every producer and consumer of the groups.
+        readers: weight name -> what was measured there.
+        moments: weight name -> moments of the reader's inputs.
+        costs: the cost of any choice.
+    """
+
+    groups: tuple[UnitGroup, ...]
+    weights: Mapping[str, Tensor]
+    readers: Mapping[str, Reader]
+    moments: Mapping[str, Moments]
+    costs: CostModel
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The units of one group in order of keeping, and how many stay.
+
+    Attributes:
+        order: most important first, shape [U].
+        num_kept: in 1..U.
+        kept_variance: cumulative share of variance after each unit of the order, shape [U]; None if not measured.
+    """
+
+    order: Tensor
+    num_kept: int
+    kept_variance: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Choices for all groups and the level that gave them."""
+
+    choices: tuple[Choice, ...]
+    level: float
+
+
+Planner = Callable[[Problem, PruneSettings], Selection]
+
+
+def names() -> list[str]:
+    """Names of all planners: the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> Planner:
+    """The planner of that name.
+
+    Raises:
+        ValueError: there is no such planner.
+    """
+    if name not in names():
+        raise ValueError(f"prune.planner must be one of {', '.join(names())}; found {name!r}")
+    planner: Planner = importlib.import_module(f"{__name__}.{name}").choose
+    return planner

@@ -1,0 +1,53 @@
+"""Which level meets the target, and how many units does it keep in each group?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from snp.core.budget import BudgetError, bisect_level
+from snp.planners import Problem
+from snp.settings import PruneSettings
+
+__all__ = ["kept_at_level", "level_for", "rounded"]
+
+
+def rounded(num_kept: int, num_units: int, round_to: int) -> int:
+    """Kept units rounded up to a multiple where the group is at least 16 multiples wide."""
+    if num_units < 16 * round_to:
+        return num_kept
+    return min(num_units, -(-num_kept // round_to) * round_to)
+
+
+def kept_at_level(
+    problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int], level: float
+) -> list[int]:
+    """Kept units per group at a level; ``num_kept(group, level)`` is the cut."""
+    return [
+        rounded(num_kept(number, level), group.num_units, settings.round_to)
+        for number, group in enumerate(problem.groups)
+    ]
+
+
+def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int]) -> float:
+    """The level that the target asks for, by bisection where it is a budget.
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    name, value = settings.target
+    if name in ("var", "units"):
+        return value
+    cost: Callable[[Sequence[int]], int] = getattr(problem.costs, name)
+    dense = cost(problem.costs.dense)
+
+    def fraction(level: float) -> float:
+        return cost(kept_at_level(problem, settings, num_kept, level)) / dense
+
+    try:
+        return bisect_level(fraction, value)
+    except BudgetError as error:
+        raise ValueError(
+            f"prune.target_{name}={value:g} cannot be reached: with every group at its smallest, {error.reached:.3f} of "
+            f"the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
+            "shorten prune.ignore."
+        ) from error

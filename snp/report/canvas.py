@@ -1,0 +1,54 @@
+"""How does every figure of the report look, and how do its numbers go beside it?"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Two hues that stay apart for colour-blind readers and on grey printers; greys carry what is only context.
+KEPT, CUT, CONTEXT, TEXT = "#2a6f97", "#c8553d", "#d9dee3", "#333333"
+
+
+def panels(num_rows: int, num_columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of equal panels; width and height are those of one panel in inches."""
+    # Figure instead of pyplot: no global state and no display.
+    figure = Figure(figsize=(width * num_columns, height * num_rows + 0.4), layout="constrained")
+    axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=7.5, colors=TEXT)
+    return figure, axes
+
+
+def save(figure: Figure, path: str | Path, title: str) -> Path:
+    """Write a figure as PNG under its title, with its folder; return the path."""
+    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", color=TEXT)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write the numbers of a figure to the CSV file of the same name."""
+    table = Path(path).with_suffix(".csv")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def evenly_spaced(names: Sequence[str], count: int) -> list[str]:
+    """Return `count` of the names, the first and the last among them, or all where there are no more."""
+    if len(names) <= count:
+        return list(names)
+    return [names[round(index * (len(names) - 1) / (count - 1))] for index in range(count)]
+
+
+def shorten(name: str, length: int) -> str:
+    """Cut the front of a long module path: its end tells neighbours apart."""
+    return name if len(name) <= length else "…" + name[-(length - 1) :]

@@ -1,0 +1,100 @@
+"""How large and how fast is a network?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.utils.benchmark
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass.
+
+    Attributes:
+        median_ms: Median over the measured passes, milliseconds, above 0.
+        iqr_ms: Spread: distance between the quartiles, milliseconds, 0 or more.
+        num_threads: CPU threads used inside operations.
+        batch_size: Samples per pass.
+        is_noisy: Whether the spread is so wide that small differences mean nothing.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    num_threads: int
+    batch_size: int
+    is_noisy: bool
+
+
+def macs(model: nn.Module, example: Tensor) -> int:
+    """Count the multiply-accumulates of one sample (one MAC is two FLOPs).
+
+    Convolutions, matrix products and attention count; norms, activations and additions do not.
+
+    Args:
+        model: Any module that takes the example; left in the mode (train or eval) it came in.
+        example: One batch (N, ...) on the model's device; only the first sample is used.
+
+    Raises:
+        ValueError: The example holds no sample.
+    """
+    _require_samples(example)
+    # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
+    with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(example[:1])
+    return int(counter.get_total_flops()) // 2
+
+
+def num_params(model: nn.Module) -> int:
+    """Count the elements of all parameters, shared ones once; buffers are left out."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def latency(
+    model: nn.Module, example: Tensor, *, num_threads: int | None = None, min_run_time_s: float = 1.0
+) -> Latency:
+    """Time the forward pass in evaluation mode; the first passes warm up and do not count.
+
+    Args:
+        model: Any module that takes the example; left in the mode (train or eval) it came in.
+        example: The batch (N, ...) to time, on the model's device.
+        num_threads: CPU threads, 1 or more; None takes what PyTorch uses now.
+        min_run_time_s: Seconds to keep measuring, above 0.
+
+    Raises:
+        ValueError: The example holds no sample, or a number is out of range.
+    """
+    _require_samples(example)
+    num_threads = torch.get_num_threads() if num_threads is None else num_threads
+    if num_threads < 1 or not min_run_time_s > 0:
+        found = f"{num_threads} and {min_run_time_s}"
+        raise ValueError(f"num_threads must be at least 1 and min_run_time_s above 0, found {found}.")
+    with _evaluating(model):
+        timer = torch.utils.benchmark.Timer(
+            "model(example)", globals={"model": model, "example": example}, num_threads=num_threads
+        )
+        timer.timeit(3)
+        measured = timer.blocked_autorange(min_run_time=min_run_time_s)
+    return Latency(1e3 * measured.median, 1e3 * measured.iqr, num_threads, len(example), measured.has_warnings)
+
+
+def _require_samples(example: Tensor) -> None:
+    if example.ndim < 1 or len(example) < 1:
+        raise ValueError(f"example must be a batch of at least one sample, found shape {tuple(example.shape)}.")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; puts back the training flag of every submodule."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

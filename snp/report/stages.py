@@ -1,0 +1,119 @@
+"""Which stages did a run reach, and how are their numbers written for people?"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("dense", "pruned", "finetuned")
+# Key in metrics.json, and the word for people.
+MEASURES = {
+    "acc1_percent": "Accuracy (top-1, %)",
+    "macs": "MACs",
+    "params": "Parameters",
+    "latency_ms": "Latency (ms)",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One state of the network and what was measured of it; None stands for "not measured".
+
+    Attributes:
+        name: "dense", "pruned" or "finetuned".
+        acc1_percent: Top-1 accuracy on the test part, percent.
+        macs: Multiply-accumulates per sample.
+        params: Number of parameters.
+        latency_ms: Median time of a forward pass, milliseconds.
+    """
+
+    name: str
+    acc1_percent: float | None
+    macs: float | None
+    params: float | None
+    latency_ms: float | None
+
+
+def read_stages(metrics: Mapping[str, Any]) -> list[Stage]:
+    """Return the stages with at least one number, in the order of `STAGES`.
+
+    Args:
+        metrics: The flat content of `metrics.json`; absent, null and non-finite values all mean "not measured".
+    """
+    stages = [Stage(name, *(number(metrics, f"{name}/{measure}") for measure in MEASURES)) for name in STAGES]
+    return [stage for stage in stages if any(getattr(stage, measure) is not None for measure in MEASURES)]
+
+
+def number(metrics: Mapping[str, Any], name: str) -> float | None:
+    """Return a finite number of the metrics, or None where there is none under this name."""
+    value = metrics.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
+
+
+def comparison_rows(stages: list[Stage]) -> list[list[str]]:
+    """Return one row per measure: its name, then one cell per stage, each compared with the dense network."""
+    dense = next((stage for stage in stages if stage.name == "dense"), None)
+    return [
+        [title, *(_cell(measure, getattr(stage, measure), getattr(dense, measure, None), stage) for stage in stages)]
+        for measure, title in MEASURES.items()
+        if any(getattr(stage, measure) is not None for stage in stages)
+    ]
+
+
+def _cell(measure: str, value: float | None, dense: float | None, stage: Stage) -> str:
+    if value is None:
+        return "-"
+    text = format_measure(measure, value)
+    if stage.name == "dense" or not dense:
+        return text
+    if measure == "acc1_percent":
+        return f"{text} ({value - dense:+.2f})"
+    return f"{text} ({100 * value / dense:.0f} %)"
+
+
+def format_measure(measure: str, value: float) -> str:
+    """Write a number of `MEASURES` with three or four significant digits and its SI prefix."""
+    if measure == "acc1_percent":
+        return f"{value:.2f}"
+    if measure == "latency_ms":
+        return f"{value:#.3g}" if value < 100 else f"{value:.0f}"
+    return format_count(value)
+
+
+def format_count(value: float) -> str:
+    """Write a count with an SI prefix, as 4.09 G, 25.6 M or 812."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999,950 would otherwise come out as 1000.0 k.
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:#.3g} {prefix}".replace(". ", " ")
+    return f"{value:.0f}"
+
+
+def format_seconds(value: float) -> str:
+    """Write a duration as 0.42 s, 12.3 s or 3 min 20 s."""
+    if value < 10:
+        return f"{value:.2f} s"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one where the file is missing.
+
+    Raises:
+        ValueError: The file is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); rerun the stage that writes it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, found a {type(content).__name__}.")
+    return content

@@ -1,0 +1,38 @@
+"""What does the user see when a run has ended?"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from snp.report.stages import comparison_rows, read_stages
+
+
+def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO | None = None) -> None:
+    """Print a table of the stages side by side and, as the last line, the run folder.
+
+    Args:
+        metrics: The flat content of `metrics.json`; missing numbers show as "-".
+        run_dir: The run folder.
+        file: Where to print, standard output when None. Without a terminal the table is plain ASCII without colours.
+    """
+    out = sys.stdout if file is None else file
+    # Without a terminal Rich assumes 80 columns and would cut the table of a log file.
+    console = Console(file=out, highlight=False, width=None if out.isatty() else 200)
+    stages = read_stages(metrics)
+    if stages:
+        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII_DOUBLE_HEAD, title_justify="left")
+        table.add_column("", no_wrap=True)
+        for stage in stages:
+            table.add_column(stage.name, justify="right", no_wrap=True)
+        for row in comparison_rows(stages):
+            table.add_row(*row)
+        console.print(table)
+    else:
+        print("Nothing was measured in this run.", file=out)
+    # Rich would break a long path into lines that cannot be copied.
+    print(f"Run folder: {run_dir}", file=out, flush=True)

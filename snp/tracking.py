@@ -1,0 +1,163 @@
+"""Where do a run's numbers go, and what do the libraries print meanwhile?
+
+The only module that knows Weights & Biases. A W&B run without an account is written to the run folder and can be
+uploaded later with `wandb sync`; no account, key or network is ever needed.
+"""
+
+import logging
+import netrc
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+MODES = ("auto", "online", "offline", "disabled")
+# What W&B itself accepts in the WANDB_MODE variable, and what it means here.
+_ENVIRONMENT_MODES = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+def build_loggers(
+    csv: bool,
+    wandb: str,
+    project: str,
+    group: str | None,
+    tags: Sequence[str],
+    run_dir: str | Path,
+    config: dict[str, Any],
+) -> list[Logger]:
+    """Return the Lightning loggers of one run.
+
+    Args:
+        csv: Whether to write `training/version_<n>/metrics.csv` under the run folder.
+        wandb: "auto" (online with a key, else offline), "online", "offline" or "disabled". The environment variable
+            WANDB_MODE wins over the first three; a run that does not use W&B stays without it.
+        project: W&B project name.
+        group: W&B group that collects related runs, or None.
+        tags: W&B tags.
+        run_dir: The run folder; created when missing.
+        config: Plain nested settings to show beside the W&B run.
+
+    Returns:
+        Zero, one or two loggers, for `Trainer(logger=...)`.
+
+    Raises:
+        ValueError: A mode is unknown, online was asked for without a key, or `project` is empty.
+    """
+    folder = Path(run_dir)
+    loggers: list[Logger] = []
+    if csv:
+        loggers.append(CSVLogger(folder, name="training"))
+    mode = resolve_mode(wandb)
+    if mode != "disabled":
+        if not project:
+            raise ValueError("logger.project must be a W&B project name, found an empty one.")
+        folder.mkdir(parents=True, exist_ok=True)
+        # `mode` instead of Lightning's `offline`: the latter writes WANDB_MODE into this process for good.
+        run = WandbLogger(
+            project=project, save_dir=folder, config=config, group=group, tags=list(tags), name=folder.name, mode=mode
+        )
+        loggers.append(run)
+    return loggers
+
+
+def resolve_mode(wandb: str) -> str:
+    """Return "online", "offline" or "disabled" for a `logger.wandb` setting.
+
+    Args:
+        wandb: The setting, one of `MODES`; WANDB_MODE in the environment wins over all but "disabled".
+
+    Raises:
+        ValueError: The setting or WANDB_MODE is unknown, or online was asked for without a key.
+    """
+    if wandb not in MODES:
+        raise ValueError(f"logger.wandb must be one of {', '.join(MODES)}, found {wandb!r}.")
+    from_environment = os.environ.get("WANDB_MODE")
+    if from_environment and wandb != "disabled":
+        if from_environment not in _ENVIRONMENT_MODES:
+            choices = ", ".join(_ENVIRONMENT_MODES)
+            raise ValueError(
+                f"The environment variable WANDB_MODE must be one of {choices}, found {from_environment!r}."
+            )
+        return _ENVIRONMENT_MODES[from_environment]
+    if wandb == "auto":
+        if _has_key():
+            return "online"
+        _say("W&B: no API key found, so this run is recorded offline; upload it later with `wandb sync`.")
+        return "offline"
+    if wandb == "online" and not _has_key():
+        raise ValueError("logger.wandb=online needs an API key: run `wandb login`, set WANDB_API_KEY, or use offline.")
+    return wandb
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key without asking: WANDB_API_KEY, or the netrc entry of its server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for path in (Path(candidate).expanduser() for candidate in candidates):
+        try:
+            return netrc.netrc(path).hosts.get(host) is not None
+        except FileNotFoundError:
+            continue
+        except (OSError, netrc.NetrcParseError):
+            return False
+    return False
+
+
+@rank_zero_only
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+@rank_zero_only
+def log_results(loggers: Sequence[Logger], metrics: Mapping[str, float | None], figures: Sequence[Path] = ()) -> None:
+    """Send a run's final numbers and figures to every logger; W&B keeps the numbers in its run summary.
+
+    Args:
+        loggers: What `build_loggers` returned.
+        metrics: Flat names to numbers, as in `metrics.json`; None values are left out.
+        figures: PNG files, shown in W&B under `figures/<stem>`.
+    """
+    numbers = {name: float(value) for name, value in metrics.items() if value is not None}
+    for logger in loggers:
+        logger.log_metrics(numbers)
+        logger.save()
+        if isinstance(logger, WandbLogger):
+            for figure in figures:
+                logger.log_image(f"figures/{figure.stem}", [str(figure)])
+
+
+@rank_zero_only
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """Finish the W&B run, so that the next run in this process gets its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def quiet_libraries() -> None:
+    """Silence what the user can do nothing about: advertisements, device listings and hints on tiny data sets.
+
+    Errors and all other warnings still come through.
+    """
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*ModelCheckpoint.*not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,85 @@
+"""Which slices of which tensors belong to a unit, so that they stand or fall together?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Slice", "UnitGroup", "module_of"]
+
+
+def module_of(tensor_name: str) -> str:
+    """Name of the module that owns a parameter or buffer: ``layer1.0.conv1.weight`` -> ``layer1.0.conv1``."""
+    return tensor_name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """What each unit of a group owns of one tensor.
+
+    Attributes:
+        tensor: state-dict name.
+        dim: dimension along which units lie.
+        index: indices along ``dim``, shape [U, m], int64: row u belongs to unit u.
+    """
+
+    tensor: str
+    dim: int
+    index: Tensor
+
+    @property
+    def width(self) -> int:
+        """Number of indices m that each unit owns."""
+        return self.index.shape[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Readable form; regular index patterns are written as start, stride and width."""
+        plain: dict[str, Any] = {"tensor": self.tensor, "dim": self.dim}
+        start, width = int(self.index[0, 0]), self.width
+        stride = int(self.index[1, 0]) - start if len(self.index) > 1 else width
+        regular = _regular(start, stride, width, len(self.index))
+        if torch.equal(regular, self.index):
+            return plain | {"start": start, "stride": stride, "width": width}
+        return plain | {"index": self.index.tolist()}
+
+    @staticmethod
+    def from_json(plain: dict[str, Any], num_units: int) -> Slice:
+        """Inverse of :meth:`to_json`."""
+        if "index" in plain:
+            index = torch.tensor(plain["index"], dtype=torch.int64)
+        else:
+            index = _regular(plain["start"], plain["stride"], plain["width"], num_units)
+        return Slice(plain["tensor"], plain["dim"], index)
+
+
+def _regular(start: int, stride: int, width: int, num_units: int) -> Tensor:
+    return start + stride * torch.arange(num_units)[:, None] + torch.arange(width)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGroup:
+    """Units that share producers and consumers: one cut decides how many of them stay.
+
+    Attributes:
+        name: module name of the first producer (with a suffix where that is taken).
+        num_units: U.
+        producers: rows of weights that compute the units (convolutions, linear layers, embeddings).
+        consumers: columns of weights that read the units.
+        others: everything else a unit owns: biases, normalisation parameters and statistics, layer scales, tokens.
+        is_stream: the units are a sum of several layers' outputs (a residual stream).
+    """
+
+    name: str
+    num_units: int
+    producers: tuple[Slice, ...]
+    consumers: tuple[Slice, ...]
+    others: tuple[Slice, ...]
+    is_stream: bool = False
+
+    @property
+    def members(self) -> tuple[Slice, ...]:
+        """All slices of the group."""
+        return self.producers + self.consumers + self.others
