@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from snp.training_recipe import TrainingRecipe, learning_rate_factor
@@ -53,6 +53,29 @@ class PercentAccuracy(MulticlassAccuracy):
         return 100 * super().compute()
 
 
+class MeanLoss(Metric):
+    """Mean loss per sample; processes are summed.
+
+    torchmetrics' own MeanMetric either drops NaN, which hides a run that diverged, or forgets its weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.count: Tensor
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, mean_loss: Tensor, num_samples: int) -> None:
+        """Add one batch, given its mean loss (scalar) and its size."""
+        self.total += mean_loss * num_samples
+        self.count += num_samples
+
+    def compute(self) -> Tensor:
+        """Return the mean over all samples, a float scalar; NaN stays NaN."""
+        return self.total / self.count
+
+
 class Classifier(LightningModule):
     """Trains and scores an image classifier as its recipe says.
 
@@ -74,9 +97,12 @@ class Classifier(LightningModule):
         # Top-5 says nothing about five classes or fewer.
         top_ks = (1, 5) if num_classes > 5 else (1,)
         metrics = nn.ModuleDict({f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks})
-        # The mean's default drops NaN losses with a warning; a run that diverged has to be seen.
-        metrics["loss"] = MeanMetric(nan_strategy="disable")
+        metrics["loss"] = MeanLoss()
         self.train_metrics, self.val_metrics, self.test_metrics = metrics, deepcopy(metrics), deepcopy(metrics)
+
+    def on_fit_start(self) -> None:
+        """Train in training mode: Lightning leaves a network that was scored before in evaluation mode."""
+        self.train()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, num_classes) of images (N, channels, height, width)."""
@@ -118,7 +144,7 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop a run whose loss is no longer finite: nothing good can come of it."""
         mean_loss = self.train_metrics["loss"]
-        assert isinstance(mean_loss, MeanMetric)
+        assert isinstance(mean_loss, MeanLoss)
         if not torch.isfinite(mean_loss.compute()):
             where, rate = self.recipe.where, self.recipe.learning_rate
             raise ValueError(

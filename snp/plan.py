@@ -89,7 +89,8 @@ class PruningPlan:
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
         }
         text = json.dumps(plain, indent=1)
-        return re.sub(r"\[[\d\s,]*\]", lambda match: re.sub(r"\s+", " ", match.group()).replace("[ ", "["), text) + "\n"
+        # Only lists that json.dumps broke over lines: strings hold no raw line breaks, so they stay as they are.
+        return re.sub(r"\[\n[\d\s,]*\]", lambda match: "[" + " ".join(match.group()[1:-1].split()) + "]", text) + "\n"
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
@@ -107,7 +108,7 @@ class PruningPlan:
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
 
     def save(self, path: Path) -> None:
@@ -148,4 +149,8 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
         for role in ("producers", "consumers", "others")
     }
     group = UnitGroup(plain["name"], num_units, is_stream=plain["is_stream"], **roles)
-    return GroupPlan(group, torch.tensor(plain["kept"], dtype=torch.int64), plain["kept_variance"])
+    kept = torch.tensor(plain["kept"], dtype=torch.int64)
+    fits = kept.ndim == 1 and len(kept) > 0 and 0 <= int(kept[0]) and int(kept[-1]) < num_units
+    if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):
+        raise ValueError(f"plan.json is damaged: the units of {group.name} do not fit their number {num_units}")
+    return GroupPlan(group, kept, plain["kept_variance"])

@@ -26,6 +26,13 @@ _ENVIRONMENT_MODES = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+# Hints on small data sets, on forward passes run for their hooks, and a deprecated call inside Lightning.
+_HARMLESS_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*predict returned None.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+)
 
 
 def build_loggers(
@@ -68,6 +75,8 @@ def build_loggers(
         run = WandbLogger(
             project=project, save_dir=folder, config=config, group=group, tags=list(tags), name=folder.name, mode=mode
         )
+        # Lightning always passes this deprecated setting on, and W&B then warns the user, who cannot change it.
+        run._wandb_init.pop("anonymous", None)
         loggers.append(run)
     return loggers
 
@@ -87,9 +96,7 @@ def resolve_mode(wandb: str) -> str:
     if from_environment and wandb != "disabled":
         if from_environment not in _ENVIRONMENT_MODES:
             choices = ", ".join(_ENVIRONMENT_MODES)
-            raise ValueError(
-                f"The environment variable WANDB_MODE must be one of {choices}, found {from_environment!r}."
-            )
+            raise ValueError(f"WANDB_MODE in the environment must be one of {choices}, found {from_environment!r}.")
         return _ENVIRONMENT_MODES[from_environment]
     if wandb == "auto":
         if _has_key():
@@ -124,18 +131,17 @@ def _say(sentence: str) -> None:
 
 @rank_zero_only
 def log_results(loggers: Sequence[Logger], metrics: Mapping[str, float | None], figures: Sequence[Path] = ()) -> None:
-    """Send a run's final numbers and figures to every logger; W&B keeps the numbers in its run summary.
+    """Send a run's final numbers and figures to W&B, where they show in the run's summary; without W&B do nothing.
 
     Args:
         loggers: What `build_loggers` returned.
         metrics: Flat names to numbers, as in `metrics.json`; None values are left out.
-        figures: PNG files, shown in W&B under `figures/<stem>`.
+        figures: PNG files, shown under `figures/<stem>`.
     """
-    numbers = {name: float(value) for name, value in metrics.items() if value is not None}
+    numbers = {name: value for name, value in metrics.items() if value is not None}
     for logger in loggers:
-        logger.log_metrics(numbers)
-        logger.save()
         if isinstance(logger, WandbLogger):
+            logger.log_metrics(numbers)
             for figure in figures:
                 logger.log_image(f"figures/{figure.stem}", [str(figure)])
 
@@ -155,9 +161,5 @@ def quiet_libraries() -> None:
     """
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*ModelCheckpoint.*not empty.*",
-    ):
+    for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -17,7 +17,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tif
 
 
 class StoredImage(NamedTuple):
-    """Where an image is: a file `name` below the folder `root`, or `size` bytes from `offset` on of a tar file `root`."""
+    """Where an image is: file `name` below the folder `root`, or `size` bytes from `offset` on in the tar file."""
 
     name: str
     root: str

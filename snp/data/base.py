@@ -20,8 +20,8 @@ from snp.data.splits import subset
 
 Part = Literal["train", "test"]
 Transform = Callable[[Any], torch.Tensor]
-Samples = Dataset[tuple[Any, int]]
-Batches = DataLoader[tuple[torch.Tensor, torch.Tensor]]
+Samples = Dataset[Any]
+Batches = DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ImageData(LightningDataModule):
             self.test_set = self._seen("test", training=False)
 
     def train_dataloader(self) -> Batches:
-        """Training samples, shuffled, with training transforms; a small last batch is left out unless it is the only one."""
+        """Training samples, shuffled, with training transforms; a small last batch is left out if there is another."""
         self.setup("fit")
         assert self.train_set is not None
         drop_last = len(self.train_set) // _num_processes() > self.batch_size

@@ -53,8 +53,8 @@ class Cifar10(ImageData):
         if (root / CIFAR10.base_folder).is_dir():
             return _from_original(root, part)
         raise ValueError(
-            f"data.root={root}: it has neither {part}.tar nor {CIFAR10.base_folder}; give the folder with train.tar and "
-            "test.tar, or the one above the original python files"
+            f"data.root={root}: it has neither {part}.tar nor {CIFAR10.base_folder}; give the folder with train.tar "
+            "and test.tar, or the one above the original python files"
         )
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
@@ -69,10 +69,16 @@ def _from_tar(path: Path) -> TensorDataset:
     unknown = sorted({_class_of(image) for image in stored} - set(CLASSES))
     if unknown:
         raise ValueError(f"data.root: {path} has folders that are no class of CIFAR-10: {', '.join(unknown[:3])}")
-    images = torch.stack([functional.pil_to_tensor(read(image)) for image in stored])
-    if images.shape[1:] != (3, SIZE, SIZE):
-        raise ValueError(f"data.root: {path} has images of {tuple(images.shape[2:])} pixels, not 32 x 32")
+    images = torch.stack([_pixels(image) for image in stored])
     return TensorDataset(images, torch.tensor([CLASSES.index(_class_of(image)) for image in stored]))
+
+
+def _pixels(image: StoredImage) -> torch.Tensor:
+    pixels: torch.Tensor = functional.pil_to_tensor(read(image))
+    if pixels.shape != (3, SIZE, SIZE):
+        width, height = pixels.shape[2], pixels.shape[1]
+        raise ValueError(f"data.root: {image.name} in {image.root} has {width} x {height} pixels, not {SIZE} x {SIZE}")
+    return pixels
 
 
 def _class_of(image: StoredImage) -> str:

@@ -107,7 +107,7 @@ class ImageFolder(ImageData):
         return of_photographs(image_format, training=training)
 
     def parts(self) -> dict[Part | None, list[ClassImage]]:
-        """All images, read off the root once: `{None: images}` when the root is not divided into training and testing."""
+        """All images, read off the root once: `{None: images}` when it is not divided into training and testing."""
         if self._parts is None:
             if self.root is None:
                 raise ValueError("data.root is not set: give the folder or tar file with the images, data.root=PATH")

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 
-class ExactlyOnceSampler(DistributedSampler):
+class ExactlyOnceSampler(DistributedSampler[Any]):
     """Gives rank r the samples r, r + world, r + 2 world, ...: nothing repeated, nothing left out, nothing shuffled.
 
     The stock sampler repeats samples until all ranks have the same number, which counts those samples twice in
@@ -20,7 +20,7 @@ class ExactlyOnceSampler(DistributedSampler):
         rank: this process, in [0, num_replicas); None for that of the default process group.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(self, dataset: Dataset[Any], num_replicas: int | None = None, rank: int | None = None) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
 
     def __iter__(self) -> Iterator[Any]:

@@ -1,12 +1,9 @@
 """How do raw images become what the network was trained on?"""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from snp.data.base import ImageFormat
+from snp.data.base import ImageFormat, Transform
 
 
 def interpolation_of_tensors(name: str) -> InterpolationMode:
@@ -15,7 +12,7 @@ def interpolation_of_tensors(name: str) -> InterpolationMode:
     return known.get(name, InterpolationMode.BICUBIC)
 
 
-def of_small_images(image_format: ImageFormat, *, shift: int, flip: bool) -> v2.Transform:
+def of_small_images(image_format: ImageFormat, *, shift: int, flip: bool) -> Transform:
     """For uint8 tensors (3, H, W) that show the object whole, such as CIFAR: no centre crop.
 
     Args:
@@ -29,7 +26,8 @@ def of_small_images(image_format: ImageFormat, *, shift: int, flip: bool) -> v2.
         steps.append(RandomShift(shift))
     steps.append(v2.Resize(size, interpolation=interpolation_of_tensors(image_format.interpolation), antialias=True))
     steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(image_format.mean), list(image_format.std))]
-    return v2.Compose(steps)
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 class RandomShift(torch.nn.Module):
@@ -47,14 +45,14 @@ class RandomShift(torch.nn.Module):
         return padded[:, top : top + height, left : left + width]
 
 
-def of_photographs(image_format: ImageFormat, *, training: bool) -> Callable[[Any], torch.Tensor]:
+def of_photographs(image_format: ImageFormat, *, training: bool) -> Transform:
     """For PIL images of any size: timm's standard ones.
 
     Training: a random part of the image (8 to 100 %), resized, mirrored at random. Evaluation: resized, centre crop.
     """
     from timm.data import create_transform
 
-    return create_transform(
+    transform: Transform = create_transform(
         input_size=image_format.image_size,
         is_training=training,
         color_jitter=0.0,
@@ -63,3 +61,4 @@ def of_photographs(image_format: ImageFormat, *, training: bool) -> Callable[[An
         std=image_format.std,
         crop_pct=image_format.crop_fraction,
     )
+    return transform

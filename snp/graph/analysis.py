@@ -13,7 +13,7 @@ from snp.graph.collect import collect_groups
 from snp.graph.layers import RULES
 from snp.graph.operators import unknown
 from snp.graph.tracer import Parameter, Tracer
-from snp.inputs import example_of
+from snp.inputs import example_of, num_samples
 from snp.units import UnitGroup
 
 __all__ = ["CouplingGraph", "analyse"]
@@ -60,10 +60,10 @@ def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
             "Make torch.export.export(model, example) pass first."
         ) from error
-    tracer = Tracer()
+    tracer = Tracer(num_samples(batch))
     _propagate(program, tracer)
     groups, frozen = collect_groups(tracer)
-    return CouplingGraph(groups, frozen, tracer.positions, tracer.fixed_macs, tuple(tracer.readers))
+    return CouplingGraph(groups, frozen, tracer.positions, tracer.fixed_macs // tracer.num_samples, tuple(tracer.readers))
 
 
 def _propagate(program: torch.export.ExportedProgram, tracer: Tracer) -> None:
@@ -102,10 +102,20 @@ def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     schema = getattr(node.target, "_schema", None)
     rule = RULES.get(schema.name if schema is not None else "", unknown)
     try:
-        return rule(tracer, node, args)
-    except (RuntimeError, TypeError, IndexError, KeyError):
+        labels = rule(tracer, node, args)
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
         # A rule that does not fit this use of the operator must not guess.
         return unknown(tracer, node, args)
+    return labels if _fits(labels, node.meta.get("val")) else unknown(tracer, node, args)
+
+
+def _fits(labels: Any, value: Any) -> bool:
+    """Do the labels have the shape of the result?"""
+    if isinstance(value, (list, tuple)):
+        return isinstance(labels, (list, tuple)) and len(labels) == len(value) and all(map(_fits, labels, value))
+    if not isinstance(value, Tensor):
+        return True
+    return isinstance(labels, Tensor) and labels.shape == value.shape and labels.dtype == torch.int64
 
 
 class _Held:

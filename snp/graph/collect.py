@@ -17,6 +17,7 @@ Component = dict[tuple[str, int], list[int]]  # (tensor, dim) -> indices
 
 def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Groups of units that may be cut, in order of their first producer, and why other producers may not."""
+    _freeze_double_uses(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
         dim = _sliceable_dim(tracer, labels)
@@ -33,6 +34,18 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     }
     groups = _group(tracer, open_ones)
     return groups, _frozen(tracer, groups)
+
+
+def _freeze_double_uses(tracer: Tracer) -> None:
+    """Freeze tensors that are used in two ways whose labels, or whose fitted weights, would contradict each other."""
+    for (name, dim), labels in list(tracer.dims.items()):
+        if name in tracer.elements:
+            reason = f"{name} is used by a layer and as a plain tensor"
+            tracer.labels.freeze(tracer.elements[name], reason)
+            tracer.labels.freeze(labels, reason)
+        elif dim == 1 and name in tracer.embeddings and name in tracer.positions:
+            # Folding changes the columns that a reader sees, and would change the embedding with them.
+            tracer.labels.freeze(labels, f"{name} is an embedding and a reader at once")
 
 
 def _sliceable_dim(tracer: Tracer, labels: Tensor) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from snp.graph.operators import RULES, unknown
@@ -23,7 +25,7 @@ def _emit(tracer: Tracer, weight: Parameter, bias: Any) -> Tensor:
 def _linear(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
     if shadow is None or not isinstance(weight, Parameter):
-        return unknown(tracer, node, args)
+        return _uncut_weight(tracer, node, args)
     columns = tracer.along(weight, 1)
     tracer.labels.tie(tracer.per_index(shadow, -1), columns)
     if not tracer.is_own_module(weight, node):
@@ -37,11 +39,11 @@ def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     groups = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
     result = node.meta["val"]
     if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
-        return unknown(tracer, node, args)
+        return _uncut_weight(tracer, node, args)
     channels = tracer.per_index(shadow, 1)
     tracer.read(weight, node, weight.shape[0])
     rows = _emit(tracer, weight, bias)
-    if groups == len(channels):
+    if groups == len(channels) > 1:
         # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
         tracer.labels.tie(channels.repeat_interleave(len(rows) // groups), rows)
     elif groups > 1:
@@ -52,6 +54,17 @@ def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         if not tracer.is_own_module(weight, node):
             tracer.labels.freeze(channels, f"{weight.name} is read outside the module that owns it")
     return rows.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+
+
+def _uncut_weight(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A layer whose weight is computed on the way: frozen on both sides, counted in the fixed cost."""
+    tracer.fixed_macs += node.meta["val"].numel() * torch.Size(args[1].shape[1:]).numel()
+    return unknown(tracer, node, args)
+
+
+def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    tracer.fixed_macs += torch.Size(args[0].shape).numel() * torch.Size(args[1].shape[1:]).numel()
+    return unknown(tracer, node, args)
 
 
 def _batch_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
@@ -79,6 +92,7 @@ def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 def _embedding(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if not isinstance(args[0], Parameter):
         return unknown(tracer, node, args)
+    tracer.embeddings.add(args[0].name)
     return tracer.along(args[0], 1).expand(node.meta["val"].shape)
 
 
@@ -89,18 +103,16 @@ def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 
 
 def _attention_macs(args: list[Any]) -> int:
-    """Multiply-accumulates of both products of one attention call, per sample."""
+    """Multiply-accumulates of both products of one attention call."""
     query, key, value = (tuple(arg.shape) for arg in args[:3])
-    heads = query[1] if len(query) == 4 else 1
-    return int(heads * query[-2] * key[-2] * (query[-1] + value[-1]))
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """A product of two activations: frozen on both sides, counted in the fixed cost."""
-    shapes = [tuple(arg.shape) for arg in args[:2] if isinstance(arg, Tensor)]
-    if len(shapes) == 2 and node.meta["val"].ndim > 2:
-        result = node.meta["val"]
-        tracer.fixed_macs += result.numel() * shapes[0][-1] // result.shape[0]
+    # addmm and baddbmm have a summand in front of the two factors; both end in the factor's columns.
+    left = args[1] if len(args) > 2 else args[0]
+    tracer.fixed_macs += node.meta["val"].numel() * left.shape[-1]
     tracer.freeze_inputs(args, f"enters the product {node.target}")
     return tracer.constant_like(node, f"comes out of the product {node.target}")
 
@@ -113,5 +125,6 @@ RULES |= {
     **dict.fromkeys(("aten::layer_norm", "aten::rms_norm", "aten::group_norm"), _norm_over_units),
     "aten::embedding": _embedding,
     "aten::scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("aten::matmul", "aten::bmm", "aten::baddbmm"), _product),
+    **dict.fromkeys((f"aten::{name}" for name in "matmul mm bmm addmm baddbmm mv".split()), _product),
+    **dict.fromkeys((f"aten::conv_transpose{n}d" for n in (1, 2, 3)), _transposed_convolution),
 }

@@ -29,19 +29,24 @@ class Tracer:
     """State of one analysis.
 
     Attributes:
+        num_samples: size of the example batch.
         labels: the label space.
         dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
         elements: labels of every element of tensors that meet activations element by element.
         positions: multiply-accumulates per weight element and sample, for every weight read.
         readers: names of the weights that read activations, in execution order.
+        embeddings: names of the weights that are looked up.
+        fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
         self.labels = LabelSpace()
         self.dims: dict[tuple[str, int], Tensor] = {}
         self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
+        self.embeddings: set[str] = set()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int) -> Tensor:
@@ -100,10 +105,9 @@ class Tracer:
 
     def read(self, weight: Parameter, node: fx.Node, num_outputs: int) -> None:
         """Note that a weight reads activations, and at how many positions per sample."""
-        result = node.meta["val"]
-        self.positions[weight.name] = self.positions.get(weight.name, 0) + result.numel() // (
-            result.shape[0] * num_outputs
-        )
+        # Not the result's first dimension: windows and tokens may be folded into it.
+        positions = node.meta["val"].numel() // (self.num_samples * num_outputs)
+        self.positions[weight.name] = self.positions.get(weight.name, 0) + positions
         if weight.name not in self.readers:
             self.readers.append(weight.name)
 

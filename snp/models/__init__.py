@@ -39,7 +39,8 @@ def build(family: str, arguments: Mapping[str, Any] | None = None, **more_argume
         ValueError: no such family, or the family refuses an argument.
     """
     module = _family(family)
-    return module.build(**{**(arguments or {}), **more_arguments})
+    model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
+    return model
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class ModelSpec:
         arguments: given to the family's `build`, beside `num_classes` and `image_size`.
         pretrained: fetch the family's pretrained weights.
         checkpoint: a safetensors file with the family's keys; wins over `pretrained`.
+        smallest_image: height and width in pixels at which tiny images are shown to it, where a data set asks for that.
         normalize: `{"mean": [3 numbers], "std": [3 numbers]}` for weights trained with other statistics than the
             family's own.
     """
@@ -90,6 +92,7 @@ class ModelSpec:
     pretrained: bool = False
     checkpoint: str | None = None
     normalize: Mapping[str, Any] | None = None
+    smallest_image: int = 32
 
     def prepare(self, num_classes: int, image_size: int | None, *, trains_from_scratch: bool) -> PreparedModel:
         """Build the network and give it its weights: the checkpoint, else pretrained ones, else random ones.
@@ -144,12 +147,10 @@ class ModelSpec:
     def _without_pretrained(
         self, module: ModuleType, arguments: dict[str, Any], error: WeightsNotFoundError, trains_from_scratch: bool
     ) -> tuple[nn.Module, str, str]:
-        from huggingface_hub import constants
-
         if not trains_from_scratch:
             raise ValueError(
-                f"no pretrained weights for {self.name}: {error} (cache: {constants.HF_HUB_CACHE}); set "
-                "model.checkpoint=PATH to a safetensors file, connect once so that the cache is filled, or set model.pretrained=false"
+                f"no pretrained weights for {self.name}: {error}; set model.checkpoint=PATH to a safetensors file, "
+                "connect once so that the cache is filled, or set model.pretrained=false"
             ) from error
         reason = f"{self.name} starts from random weights ({error}), so {TRAINED_FIRST}"
         return module.build(**arguments), "random", reason

@@ -78,6 +78,6 @@ def _check_shapes(
         )
     wrong = [f"{key} is {seen}, not {wanted}" for key, (seen, wanted) in shapes.items()]
     raise ValueError(
-        f"model.checkpoint={path}: {len(wrong)} tensors have other shapes than this model: {_first(wrong)}; choose the "
-        "architecture and image size the file was saved from"
+        f"model.checkpoint={path}: tensors of other shapes than this model's, {len(wrong)} in all: {_first(wrong)}; "
+        "choose the architecture and image size the file was saved from"
     )

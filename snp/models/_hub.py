@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # there in every version, listed in few
 
 FILE_NAME = "model.safetensors"
 PATIENCE_SECONDS = 3.0
@@ -30,10 +31,11 @@ def fetch(repository: str) -> Path:
     cached = huggingface_hub.try_to_load_from_cache(repository, FILE_NAME)
     if isinstance(cached, str):
         return Path(cached)
+    missing = f"{repository} is not in the cache ({constants.HF_HUB_CACHE})"
     if constants.HF_HUB_OFFLINE:
-        raise WeightsNotFoundError(f"{repository} is not in the cache and HF_HUB_OFFLINE is set")
+        raise WeightsNotFoundError(f"{missing} and HF_HUB_OFFLINE is set")
     if not answers(constants.ENDPOINT):
-        raise WeightsNotFoundError(f"{repository} is not in the cache and {constants.ENDPOINT} does not answer")
+        raise WeightsNotFoundError(f"{missing} and {constants.ENDPOINT} does not answer")
     try:
         return Path(huggingface_hub.hf_hub_download(repository, FILE_NAME))
     except (OSError, HfHubHTTPError) as error:
@@ -50,7 +52,7 @@ def answers(endpoint: str, patience_seconds: float = PATIENCE_SECONDS) -> bool:
 
     def ask() -> None:
         try:
-            huggingface_hub.get_session().head(endpoint, timeout=patience_seconds)
+            get_session().head(endpoint, timeout=patience_seconds)
         except Exception:  # the session's library differs between versions of the hub client; any failure is a "no"
             return
         answered.set()

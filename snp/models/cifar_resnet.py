@@ -5,6 +5,8 @@ takes every second pixel and pads the new channels with zeros. Parameter names: 
 layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -59,7 +61,8 @@ class CifarResNet(nn.Module):
         """Images in, logits out; see the class for shapes."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean(dim=(2, 3)))
+        logits: torch.Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits
 
 
 def build(*, depth: int, num_classes: int, image_size: int | None = None) -> nn.Module:
@@ -78,7 +81,7 @@ def build(*, depth: int, num_classes: int, image_size: int | None = None) -> nn.
     return CifarResNet(depth, num_classes)
 
 
-def preprocessing(model: nn.Module, image_size: int | None) -> dict:
+def preprocessing(model: nn.Module, image_size: int | None) -> dict[str, Any]:
     """Size, mean, std, interpolation and crop of the images the family is made for: 32 x 32, CIFAR-10's statistics."""
     return {
         "image_size": image_size or 32,

@@ -61,7 +61,7 @@ def load_pretrained(
     return model, f"{source.hf_hub_id} ({path})", source.num_classes == num_classes
 
 
-def preprocessing(model: nn.Module, image_size: int | None) -> dict:
+def preprocessing(model: nn.Module, image_size: int | None) -> dict[str, Any]:
     """Size, mean, std, interpolation and crop that timm records for the network; `image_size` wins over its size."""
     config = resolve_model_data_config(model)
     return {
@@ -91,10 +91,11 @@ def _check_name(model_name: str) -> None:
 
 def _create(model_name: str, **arguments: Any) -> nn.Module:
     try:
-        return timm.create_model(model_name, **arguments)
+        model: nn.Module = timm.create_model(model_name, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         given = {key: value for key, value in arguments.items() if not key.startswith("pretrained")}
         raise ValueError(f"timm cannot build {model_name} with {given}: {error}") from error
+    return model
 
 
 def _size_argument(model_name: str, image_size: int | None) -> dict[str, int]:

@@ -20,7 +20,7 @@ STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "finetuned": KEPT}
 LABEL_SIDES = {"dense": 0, "pruned": -1, "finetuned": 1}
 BARS_PER_COLUMN = 30
 MAX_BARS = 120
-MAX_CURVES = 24
+MAX_CURVES = 30
 
 
 def kept_units(plan: Mapping[str, Any], path: str | Path) -> Path:
@@ -67,7 +67,7 @@ def _draw_bars(axis: Axes, rows: Sequence[tuple[Any, ...]], num_places: int) -> 
     axis.set_xlabel("kept units", fontsize=8.5)
 
 
-def cumulative_variance(table: str | Path, plan: Mapping[str, Any], path: str | Path) -> Path:
+def cumulative_variance(table: str | Path, plan: Mapping[str, Any], path: str | Path) -> Path | None:
     """Draw, per group, the variance held by the first k units in the plan's order, and where the cut fell.
 
     Args:
@@ -76,12 +76,14 @@ def cumulative_variance(table: str | Path, plan: Mapping[str, Any], path: str | 
         path: Where to write the PNG; `<stem>.csv` (the table with the number of kept units) beside it.
 
     Returns:
-        The path of the PNG.
+        The path of the PNG, or None (and no files) when the table has no rows: not every planner orders by variance.
 
     Raises:
-        ValueError: The table lacks a column or a row.
+        ValueError: The table lacks a column.
     """
     curves = _read_curves(Path(table))
+    if not curves:
+        return None
     num_kept = {group["name"]: len(group["kept"]) for group in plan.get("groups", [])}
     rows = [
         (name, rank, len(curve), num_kept.get(name), share) for name, curve in curves.items() for rank, share in curve
@@ -102,7 +104,7 @@ def cumulative_variance(table: str | Path, plan: Mapping[str, Any], path: str | 
     figure.supxlabel("number of units, most important first", fontsize=9)
     figure.supylabel("cumulative variance", fontsize=9)
     note = f"; {MAX_CURVES} of {len(names)} groups, all in the CSV file" if len(names) > MAX_CURVES else ""
-    marks = "red: the cut" if level is None else "red: the cut, dashed: the level asked for"
+    marks = "red: the cut" if level is None else "red: the cut, dashed: the level of all groups"
     return save(figure, path, f"Variance held by the first units ({marks}{note})")
 
 
@@ -115,8 +117,6 @@ def _read_curves(table: Path) -> dict[str, list[tuple[int, float]]]:
             raise ValueError(f"{table} lacks the columns {', '.join(sorted(missing))}; rerun the plan stage.")
         for row in reader:
             curves.setdefault(row["group"], []).append((int(row["rank"]), float(row["cumulative_variance"])))
-    if not curves:
-        raise ValueError(f"{table} has no rows; rerun the plan stage.")
     return {name: sorted(curve) for name, curve in curves.items()}
 
 

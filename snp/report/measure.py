@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+MIN_BLOCKS = 5
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -20,14 +22,17 @@ class Latency:
         iqr_ms: Spread: distance between the quartiles, milliseconds, 0 or more.
         num_threads: CPU threads used inside operations.
         batch_size: Samples per pass.
-        is_noisy: Whether the spread is so wide that small differences mean nothing.
     """
 
     median_ms: float
     iqr_ms: float
     num_threads: int
     batch_size: int
-    is_noisy: bool
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the spread is above a tenth of the median: small differences then mean nothing."""
+        return self.iqr_ms > 0.1 * self.median_ms
 
 
 def macs(model: nn.Module, example: Tensor) -> int:
@@ -54,22 +59,20 @@ def num_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def latency(
-    model: nn.Module, example: Tensor, *, num_threads: int | None = None, min_run_time_s: float = 1.0
-) -> Latency:
+def latency(model: nn.Module, example: Tensor, *, num_threads: int = 1, min_run_time_s: float = 1.0) -> Latency:
     """Time the forward pass in evaluation mode; the first passes warm up and do not count.
 
     Args:
         model: Any module that takes the example; left in the mode (train or eval) it came in.
         example: The batch (N, ...) to time, on the model's device.
-        num_threads: CPU threads, 1 or more; None takes what PyTorch uses now.
-        min_run_time_s: Seconds to keep measuring, above 0.
+        num_threads: CPU threads, 1 or more. On a machine that does other work too, several threads wait for each other
+            and can take forty times as long as one.
+        min_run_time_s: Seconds to keep measuring, above 0; a slow network takes longer, for five measurements at least.
 
     Raises:
         ValueError: The example holds no sample, or a number is out of range.
     """
     _require_samples(example)
-    num_threads = torch.get_num_threads() if num_threads is None else num_threads
     if num_threads < 1 or not min_run_time_s > 0:
         found = f"{num_threads} and {min_run_time_s}"
         raise ValueError(f"num_threads must be at least 1 and min_run_time_s above 0, found {found}.")
@@ -77,9 +80,14 @@ def latency(
         timer = torch.utils.benchmark.Timer(
             "model(example)", globals={"model": model, "example": example}, num_threads=num_threads
         )
-        timer.timeit(3)
         measured = timer.blocked_autorange(min_run_time=min_run_time_s)
-    return Latency(1e3 * measured.median, 1e3 * measured.iqr, num_threads, len(example), measured.has_warnings)
+        times = list(measured.times)
+        # One or two long blocks have no spread: add shorter ones.
+        while len(times) < MIN_BLOCKS:
+            times += timer.timeit(max(measured.number_per_run // 10, 1)).times
+    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, median, high = (1e3 * torch.tensor(times, dtype=torch.float64).quantile(quartiles)).tolist()
+    return Latency(median, high - low, num_threads, len(example))
 
 
 def _require_samples(example: Tensor) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.figures import accuracy_against_macs, cumulative_variance, kept_units
-from snp.report.stages import comparison_rows, format_seconds, number, read_json, read_stages
+from snp.report.stages import STAGES, comparison_rows, format_seconds, number, read_json, read_stages
 
 TIMES = {
     "calibrate": "calibrate",
-    "forward": "of it in the network",
+    "forward": "the same pass without measuring",
     "plan": "plan",
     "prune": "prune",
     "finetune": "fine-tune",
@@ -73,8 +73,7 @@ def _draw_figures(folder: Path, metrics: Mapping[str, Any], plan: Mapping[str, A
     if plan.get("groups"):
         kept_units(plan, figures / "kept_units.png")
         shown["kept_units"] = ["![Units kept in each group](figures/kept_units.png)"]
-        if variance.exists():
-            cumulative_variance(variance, plan, figures / "cumulative_variance.png")
+        if variance.exists() and cumulative_variance(variance, plan, figures / "cumulative_variance.png"):
             shown["cumulative_variance"] = ["![Cumulative variance and cut](figures/cumulative_variance.png)"]
     return shown
 
@@ -109,8 +108,19 @@ def _comparison(metrics: Mapping[str, Any]) -> list[str]:
     if not stages:
         return ["Nothing was measured in this run."]
     table = _table(["", *(stage.name for stage in stages)], comparison_rows(stages))
-    notes = ["One MAC is two FLOPs. Percentages compare with the dense network."]
-    return ["## Dense, pruned, fine-tuned", "", *table, "", *notes]
+    note = "One MAC is two FLOPs. Percentages compare with the dense network."
+    return ["## Dense, pruned, fine-tuned", "", *table, "", note + _latency_note(metrics)]
+
+
+def _latency_note(metrics: Mapping[str, Any]) -> str:
+    """Say how the latency was measured and how far it scatters, as far as the run recorded it."""
+    batch, threads = (number(metrics, f"dense/latency_{name}") for name in ("batch", "threads"))
+    if batch is None or threads is None:
+        return ""
+    note = f" Latency is the median time of one pass over a batch of {batch:.0f} (CPU threads: {threads:.0f})"
+    spreads = [(name, number(metrics, f"{name}/latency_iqr_ms")) for name in STAGES]
+    measured = [f"{spread:.2g} ms ({name})" for name, spread in spreads if spread is not None]
+    return f"{note}; its quartiles lie {', '.join(measured)} apart." if measured else f"{note}."
 
 
 def _groups(plan: Mapping[str, Any], figures: Mapping[str, list[str]]) -> list[str]:

@@ -11,6 +11,7 @@ STAGES = ("dense", "pruned", "finetuned")
 # Key in metrics.json, and the word for people.
 MEASURES = {
     "acc1_percent": "Accuracy (top-1, %)",
+    "acc5_percent": "Accuracy (top-5, %)",
     "macs": "MACs",
     "params": "Parameters",
     "latency_ms": "Latency (ms)",
@@ -24,6 +25,7 @@ class Stage:
     Attributes:
         name: "dense", "pruned" or "finetuned".
         acc1_percent: Top-1 accuracy on the test part, percent.
+        acc5_percent: Top-5 accuracy, percent; only measured with more than five classes.
         macs: Multiply-accumulates per sample.
         params: Number of parameters.
         latency_ms: Median time of a forward pass, milliseconds.
@@ -31,6 +33,7 @@ class Stage:
 
     name: str
     acc1_percent: float | None
+    acc5_percent: float | None
     macs: float | None
     params: float | None
     latency_ms: float | None
@@ -69,14 +72,14 @@ def _cell(measure: str, value: float | None, dense: float | None, stage: Stage) 
     text = format_measure(measure, value)
     if stage.name == "dense" or not dense:
         return text
-    if measure == "acc1_percent":
+    if measure.startswith("acc"):
         return f"{text} ({value - dense:+.2f})"
     return f"{text} ({100 * value / dense:.0f} %)"
 
 
 def format_measure(measure: str, value: float) -> str:
     """Write a number of `MEASURES` with three or four significant digits and its SI prefix."""
-    if measure == "acc1_percent":
+    if measure.startswith("acc"):
         return f"{value:.2f}"
     if measure == "latency_ms":
         return f"{value:#.3g}" if value < 100 else f"{value:.0f}"

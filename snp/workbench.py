@@ -1,0 +1,103 @@
+"""How is a network trained, scored and run over samples inside a run, on whatever devices the trainer has?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from snp.calibrate import ForwardPass
+from snp.data.base import ImageData
+from snp.finetune import Classifier
+from snp.report import measure
+from snp.runfolder import RunFolder, say
+from snp.training_recipe import TrainingRecipe
+
+__all__ = ["Workbench"]
+
+_LATENCY_BATCH = 8
+
+
+class _CalibrationSamples(LightningDataModule):
+    """Makes the calibration loader when Lightning asks, after the processes have found each other."""
+
+    def __init__(self, data: ImageData, samples: int, seed: int) -> None:
+        super().__init__()
+        self._arguments = (samples, seed)
+        self._data = data
+
+    def predict_dataloader(self) -> Any:
+        """The fixed calibration samples, each on exactly one process."""
+        return self._data.calibration_dataloader(*self._arguments)
+
+
+class Workbench:
+    """A run's data, trainer, loggers and folder, used together.
+
+    Args:
+        data: configured for the network before the first use.
+        trainer: makes a Lightning trainer from further keywords.
+        loggers: get what training logs.
+        folder: gets the scores.
+    """
+
+    def __init__(
+        self, data: ImageData, trainer: Callable[..., Trainer], loggers: list[Logger], folder: RunFolder
+    ) -> None:
+        self._data = data
+        self._trainer = trainer
+        self._loggers = loggers
+        self._folder = folder
+
+    def trainer(self, **keywords: Any) -> Trainer:
+        """A trainer that leaves no files of its own and logs nothing unless told to."""
+        defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
+        return self._trainer(**{**defaults, **keywords})
+
+    def fit(self, model: nn.Module, recipe: TrainingRecipe) -> None:
+        """Train a network in place; it ends on the CPU."""
+        say(f"{recipe.where} training: {recipe.epochs} epochs")
+        trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
+        trainer.fit(Classifier(model, self._data.num_classes, recipe), datamodule=self._data)
+        model.to("cpu")
+
+    def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
+        """Show the calibration samples to a network, each once over all processes."""
+        trainer = self.trainer(callbacks=[callback])
+        calibration = _CalibrationSamples(self._data, samples, seed)
+        trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
+        model.to("cpu")
+
+    def score(self, stage: str, model: nn.Module) -> None:
+        """Accuracy on the whole test part, cost and latency, recorded as ``<stage>/...``."""
+        trainer = self.trainer()
+        recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
+        module = Classifier(model, self._data.num_classes, recipe)
+        results = trainer.test(module, datamodule=self._data, verbose=False)[0]
+        images = self.example(_LATENCY_BATCH).to(trainer.strategy.root_device)
+        model.to(images.device).eval()
+        timing = measure.latency(model, images)
+        numbers = {
+            "acc1_percent": results["test/acc1_percent"],
+            "acc5_percent": results.get("test/acc5_percent"),
+            "macs": measure.macs(model, images),
+            "params": measure.num_params(model),
+            "latency_ms": timing.median_ms,
+            "latency_iqr_ms": timing.iqr_ms,
+            "latency_batch": timing.batch_size,
+            "latency_threads": timing.num_threads,
+        }
+        model.to("cpu")
+        self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
+        say(f"{stage}: {numbers['acc1_percent']:.2f} % top-1, {numbers['macs'] / 1e6:.1f} M MACs")
+
+    def example(self, count: int) -> Tensor:
+        """The first test images as the network gets them, shape [count, 3, H, W]; fewer where there are fewer."""
+        self._data.setup("test")
+        assert self._data.test_set is not None
+        size = min(count, len(self._data.test_set))
+        return torch.stack([self._data.test_set[index][0] for index in range(size)])
