@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from snp.door import guarded
 
-OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True)
+OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

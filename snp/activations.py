@@ -66,7 +66,9 @@ class MomentCollector:
         if self._latest is not None:
             seen, shared, moments = self._latest
             # The held reference keeps the memory alive, so identity of the storage means identity of the values.
-            same = seen.data_ptr() == inputs.data_ptr() and seen.shape == inputs.shape and seen._version == inputs._version
+            same = (
+                seen.data_ptr() == inputs.data_ptr() and seen.shape == inputs.shape and seen._version == inputs._version
+            )
             if same and shared == reader.shared:
                 return moments
         moments = Moments.of(reader.samples(inputs), self._product_dtype)

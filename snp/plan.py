@@ -138,7 +138,9 @@ def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
         "kept_variance": None if decision.kept_variance is None else round(decision.kept_variance, 6),
         "kept": decision.kept.tolist(),
         "is_stream": group.is_stream,
-        **{role: [member.to_json() for member in getattr(group, role)] for role in ("producers", "consumers", "others")},
+        **{
+            role: [member.to_json() for member in getattr(group, role)] for role in ("producers", "consumers", "others")
+        },
     }
 
 

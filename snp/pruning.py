@@ -108,7 +108,9 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         **provenance: JSON values that the plan keeps beside the settings (``samples``, ...).
     """
     selection = planners.load(settings.planner)(problem, settings)
-    decisions = tuple(_group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True))
+    decisions = tuple(
+        _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
+    )
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
@@ -137,9 +139,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def realise(
-    subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings
-) -> tuple[nn.Module, float]:
+def realise(subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings) -> tuple[nn.Module, float]:
     """The small network of a plan, and the result of its self-check.
 
     Raises:

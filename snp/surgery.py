@@ -164,9 +164,7 @@ def _difference(want: Tensor, have: Tensor) -> float:
     return float((want - have).abs().max()) / (float(want.abs().max()) or 1.0)
 
 
-def confirm(
-    model: nn.Module, groups: Sequence[UnitGroup], batch: Any
-) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
+def confirm(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Try cuts of every group; drop the groups whose cut the model's own code does not bear.
 
     Label propagation knows which tensors belong together, not whether ``forward`` computes with sizes fixed at

@@ -37,23 +37,26 @@ KINDS = [
 
 
 def gram_schmidt(columns_NC: Tensor) -> Tensor:
-    """What of each column the earlier ones cannot explain, by projecting the data, shape [N, C]."""
-    rest = []
-    for j in range(columns_NC.shape[1]):
-        rest.append(remainder(columns_NC[:, j : j + 1], columns_NC[:, :j])[:, 0])
+    """What of each column the earlier ones cannot explain, by projecting the data twice, shape [N, C]."""
+    basis, rest = columns_NC.new_zeros(len(columns_NC), 0), []
+    for column in columns_NC.T:
+        left = column - basis @ (basis.T @ column)
+        left = left - basis @ (basis.T @ left)
+        rest.append(left)
+        if float(left.norm()) > 1e-7 * float(column.norm()):
+            basis = torch.cat([basis, (left / left.norm())[:, None]], dim=1)
     return torch.stack(rest, dim=1)
 
 
-def remainder(targets_NM: Tensor, known_NK: Tensor) -> Tensor:
-    """Targets minus their least-squares fit by the known columns, through an orthonormal basis of these."""
-    if known_NK.shape[1] == 0:
-        return targets_NM
-    norms = known_NK.norm(dim=0)
-    alive = known_NK[:, norms > 0] / norms[norms > 0]
-    basis, values, _ = torch.linalg.svd(alive, full_matrices=False)
-    basis = basis[:, values > 1e-9 * values.max()] if len(values) else basis
-    once = targets_NM - basis @ (basis.T @ targets_NM)
-    return once - basis @ (basis.T @ once)
+def gram_schmidt_block(columns_NC: Tensor, start: int, width: int) -> Tensor:
+    """What the columns before ``start`` leave of the block behind them, all its columns projected alike."""
+    if start == 0:
+        return columns_NC[:, :width]
+    left = gram_schmidt(columns_NC[:, :start])
+    alive = left.norm(dim=0) > 1e-7 * columns_NC[:, :start].norm(dim=0)
+    basis = left[:, alive] / left[:, alive].norm(dim=0)
+    block = columns_NC[:, start : start + width]
+    return block - basis @ (basis.T @ block)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,8 +111,7 @@ def test_block_residual_is_the_trace_of_the_projected_block(width: int, case: st
     found = factorize(columns.T @ columns, order, width).residual
     ordered = columns[:, columns_of(order, width)]
     for position in range(num_units):
-        block = ordered[:, position * width : (position + 1) * width]
-        left = remainder(block, ordered[:, : position * width]).square().sum()
+        left = gram_schmidt_block(ordered, position * width, width).square().sum()
         assert abs(float(found[position] - left)) < 1e-9 * float(columns.square().sum()), position
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -61,15 +63,29 @@ def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
             "Make torch.export.export(model, example) pass first."
         ) from error
     tracer = Tracer(num_samples(batch))
-    _propagate(program, tracer)
+    _propagate(program, tracer, _first_names(model))
     groups, frozen = collect_groups(tracer)
-    return CouplingGraph(groups, frozen, tracer.positions, tracer.fixed_macs // tracer.num_samples, tuple(tracer.readers))
+    return CouplingGraph(
+        groups, frozen, tracer.positions, tracer.fixed_macs // tracer.num_samples, tuple(tracer.readers)
+    )
 
 
-def _propagate(program: torch.export.ExportedProgram, tracer: Tracer) -> None:
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a tensor -> the one under which ``named_parameters`` lists it; tied tensors have several."""
+    first: dict[int, str] = {}
+    names = {}
+    for name, tensor in chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    ):
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def _propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names: Mapping[str, str]) -> None:
     values: dict[fx.Node, Any] = {}
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = {node: first_names.get(name, name) for node, name in names.items()}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _placeholder(tracer, node, names.get(node.name))

@@ -29,9 +29,7 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     for key, labels in spaces.items():
         for index, root in enumerate(tracer.labels.roots(labels).tolist()):
             components[root][key].append(index)
-    open_ones = {
-        root: component for root, component in components.items() if tracer.labels.frozen_reason(root) is None
-    }
+    open_ones = {root: component for root, component in components.items() if tracer.labels.frozen_reason(root) is None}
     groups = _group(tracer, open_ones)
     return groups, _frozen(tracer, groups)
 
@@ -91,7 +89,9 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
         full_name = name if taken[name] == 1 else f"{name}#{taken[name]}"
         is_stream = any(tracer.labels.is_stream(root) for root in roots)
         groups.append(
-            UnitGroup(full_name, len(roots), *(tuple(slices[role]) for role in ("producer", "consumer", "other")), is_stream)
+            UnitGroup(
+                full_name, len(roots), *(tuple(slices[role]) for role in ("producer", "consumer", "other")), is_stream
+            )
         )
     return tuple(sorted(groups, key=lambda group: order.get(group.producers[0].tensor, -1)))
 

@@ -32,8 +32,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     level = level_for(problem, settings, num_kept)
     kept = kept_at_level(problem, settings, num_kept, level)
     choices = (
-        Choice(subspace.order, count, subspace.kept_variance())
-        for subspace, count in zip(subspaces, kept, strict=True)
+        Choice(subspace.order, count, subspace.kept_variance()) for subspace, count in zip(subspaces, kept, strict=True)
     )
     return Selection(tuple(choices), level)
 
