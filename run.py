@@ -4,10 +4,11 @@ import secrets
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snp.door import guarded
+from snp.door import command_line, guarded
 
 OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -18,8 +19,9 @@ def main(config: DictConfig) -> float | None:
     """Run the composed configuration; the root's target is ``snp.pipeline.run``."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    return hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)["pruned/acc1_percent"]
+    return hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun).get("pruned/acc1_percent")
 
 
 if __name__ == "__main__":
-    main()
+    with command_line(HydraException):
+        main()

@@ -6,12 +6,13 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-__all__ = ["guarded"]
+__all__ = ["command_line", "guarded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +31,7 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            mistake = next((cause for cause in _causes(error) if isinstance(cause, _USER_MISTAKES)), None)
+            mistake = next((cause for cause in _causes(error) if _is_mistake(cause)), None)
             if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             sys.stdout.flush()
@@ -38,6 +39,30 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
             sys.exit(2)
 
     return inner
+
+
+@contextmanager
+def command_line(refusal: type[Exception]) -> Iterator[None]:
+    """Exit status 2 for options that Hydra refuses, too; it has said why by then, but exits with 1.
+
+    Args:
+        refusal: base class of what Hydra raises.
+    """
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code == 1 and isinstance(ending.__context__, refusal):
+            sys.exit(2)
+        raise
+
+
+def _is_mistake(error: BaseException) -> bool:
+    # A value of a wrong type ends in a TypeError inside a constructor, and this wrapper names the group of options.
+    return isinstance(error, _USER_MISTAKES) or _wraps_type_error(error)
+
+
+def _wraps_type_error(error: BaseException) -> bool:
+    return type(error).__name__ == "InstantiationException" and isinstance(error.__cause__, TypeError)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -50,4 +75,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set: give {error.full_key}=..."
     return " ".join(str(error).split())

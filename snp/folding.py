@@ -12,7 +12,7 @@ from snp.graph.readers import Reader
 from snp.plan import GroupPlan
 from snp.planners import Problem
 
-__all__ = ["folded_weights"]
+__all__ = ["folded_weights", "kept_columns"]
 
 
 def folded_weights(problem: Problem, decisions: Sequence[GroupPlan], ridge: float) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ def folded_weights(problem: Problem, decisions: Sequence[GroupPlan], ridge: floa
     """
     weights: dict[str, Tensor] = {}
     for name, reader in problem.readers.items():
-        kept = _kept_columns(reader, decisions)
+        kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
         transfer_CK = transfer(problem.moments[name].second, kept, ridge)
@@ -33,7 +33,8 @@ def folded_weights(problem: Problem, decisions: Sequence[GroupPlan], ridge: floa
     return weights
 
 
-def _kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:
+def kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:
+    """Gram columns of a reader that stay, ascending, all groups together, shape [K]."""
     is_kept = torch.ones(reader.num_columns, dtype=torch.bool)
     for decision in decisions:
         for member in decision.group.consumers:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["call", "example_of", "first_samples", "num_samples", "to_device"]
+__all__ = ["call", "example_of", "first_samples", "inputs_of", "num_samples", "to_device"]
 
 
 def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -27,7 +27,8 @@ def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, Mapping)):
         return example_of(batch[0])
     raise ValueError(
-        f"batches must yield tensors, (inputs, labels) pairs or mappings of keyword arguments; found {type(batch).__name__}"
+        "batches must yield tensors, (inputs, labels) pairs or mappings of keyword arguments; "
+        f"found {type(batch).__name__}"
     )
 
 
@@ -52,6 +53,12 @@ def num_samples(batch: Any) -> int:
     """Size of the batch dimension."""
     args, kwargs = example_of(batch)
     return next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def inputs_of(batch: Any) -> Any:
+    """A batch without its labels: the input tensor, or the mapping of keyword arguments."""
+    args, kwargs = example_of(batch)
+    return args[0] if args else kwargs
 
 
 def first_samples(batch: Any, count: int) -> Any:

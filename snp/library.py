@@ -14,10 +14,10 @@ from torch import nn
 
 from snp.activations import MomentCollector
 from snp.core.gram import Moments
-from snp.inputs import call, first_samples, num_samples, to_device
+from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
 from snp.plan import PruningPlan
 from snp.planners import Selection
-from snp.pruning import Subject, decide, problem_of, realise, subject_of
+from snp.pruning import Subject, decide, problem_of, realise, sensitivity_of, subject_of
 from snp.settings import PruneSettings
 from snp.surgery import cut
 from snp.weights import read_weights, write_weights
@@ -71,11 +71,13 @@ def prune(
         raise ValueError("batches is empty: give at least one batch of inputs") from None
     device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
     subject = subject_of(dense, to_device(first_samples(first, 2), device), settings)
-    moments, samples = _measure(subject, chain([first], iterator), device)
-    problem = problem_of(subject, moments)
+    keeps_inputs = settings.is_sequential or settings.needs_sensitivity
+    moments, samples, inputs = _measure(subject, chain([first], iterator), device, keeps_inputs)
+    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else None
+    problem = problem_of(subject, moments, sensitivity)
     decision = decide(subject, problem, settings, samples=samples)
-    small, check = realise(subject, problem, decision.plan, settings)
-    return PruneResult(small.train(model.training), decision.plan, decision.selection, check)
+    result = realise(subject, problem, decision.plan, settings, inputs)
+    return PruneResult(result.model.train(model.training), decision.plan, decision.selection, result.check)
 
 
 def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
@@ -86,13 +88,19 @@ def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> Pru
     return replace(settings or PruneSettings(), **options)
 
 
-def _measure(subject: Subject, batches: Iterable[Any], device: torch.device) -> tuple[dict[str, Moments], int]:
-    samples = 0
+def _measure(
+    subject: Subject, batches: Iterable[Any], device: torch.device, keeps_inputs: bool
+) -> tuple[dict[str, Moments], int, list[Any]]:
+    """Moments, number of samples, and the inputs themselves where they are needed again."""
+    samples, inputs = 0, []
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in batches:
-            call(subject.model, to_device(batch, device))
+            on_device = to_device(inputs_of(batch), device)
+            call(subject.model, on_device)
             samples += num_samples(batch)
-    return collector.moments, samples
+            if keeps_inputs:
+                inputs.append(on_device)
+    return collector.moments, samples, inputs
 
 
 def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:

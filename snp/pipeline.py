@@ -6,29 +6,30 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
-from snp.calibrate import CalibrationCallback, CalibrationSettings, read_moments, write_moments
+from snp.cache import Cache
+from snp.calibrate import CalibrationCallback, CalibrationSettings
 from snp.core.gram import Moments
 from snp.data.base import ImageData
 from snp.models import ModelSpec, PreparedModel
 from snp.plan import PruningPlan
 from snp.planners import Problem
-from snp.pruning import Subject, decide, problem_of, realise, subject_of
+from snp.processes import copy_from_first, from_first, summed
+from snp.pruning import Subject, decide, problem_of, realise, sensitivity_of, subject_of
+from snp.refusals import refuse_processes, refuse_seed, refuse_unknown_names
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
-from snp.runfolder import RunFolder, say
+from snp.runfolder import RunFolder, folder_at, say
 from snp.settings import PruneSettings
 from snp.tracking import close_loggers, log_results, quiet_libraries
 from snp.training_recipe import TrainingRecipe
-from snp.weights import fingerprint, read_metadata, read_weights, write_weights
+from snp.weights import write_weights
 from snp.workbench import Workbench
 
 __all__ = ["Run", "run"]
@@ -40,13 +41,18 @@ def run(**settings: Any) -> dict[str, Any]:
     Returns:
         The content of ``metrics.json``.
     """
+    unknown = sorted(settings.keys() - Run.__dataclass_fields__.keys())
+    if unknown:
+        raise ValueError(f"there is no option {', '.join(unknown)}; --help shows which there are")
     quiet_libraries()
     job = Run(**settings)
     prepared = job.dense_network()
     subject = job.analyse(prepared)
-    problem = problem_of(subject, job.calibrate(subject))
+    moments = job.calibrate(subject)
+    inputs = job.inputs_again(subject)
+    problem = problem_of(subject, moments, job.sensitivity(subject, inputs))
     plan = job.plan(subject, problem, prepared)
-    small = job.small_network(subject, problem, plan)
+    small = job.small_network(subject, problem, plan, inputs)
     job.fine_tune(small)
     job.report()
     return job.folder.metrics
@@ -87,18 +93,15 @@ class Run:
     is_multirun: bool = False
 
     def __post_init__(self) -> None:
+        refuse_seed(self.seed)
+        refuse_unknown_names(self.prune)
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
-        self.cache = Path(self.cache_dir) if self.cache_dir else self.folder.path
-        self.cache.mkdir(parents=True, exist_ok=True)
+        cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.bench = Workbench(self.data, self.trainer, self.loggers, self.folder)
-        num_processes = self.bench.trainer().world_size
-        if self.is_multirun and num_processes > 1:
-            raise ValueError(
-                f"trainer: {num_processes} processes do not work inside a multirun (-m), where every process would start "
-                "the whole sweep again; use trainer=auto, or start every run as a command of its own"
-            )
+        refuse_processes(self.bench.trainer().world_size, self.calibration.samples, self.is_multirun)
 
     def dense_network(self) -> PreparedModel:
         """The dense network with fitting weights, trained first where there are none, and its score."""
@@ -109,26 +112,13 @@ class Run:
         self.data.configure(
             prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction
         )
+        self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
         if prepared.weights in ("random", "backbone"):
-            self._train_dense(prepared.model)
+            model = prepared.model
+            self.cache.dense_weights(model, self.dense, lambda: self.bench.fit(model, self.dense))
         prepared.model.eval()
         self.bench.score("dense", prepared.model)
         return prepared
-
-    def _train_dense(self, model: nn.Module) -> None:
-        path = self.cache / "dense.safetensors"
-        mark = fingerprint(model, self.dense, self._data_identity(), self.seed)
-        if read_metadata(path).get("fingerprint") == mark:
-            say(f"the dense weights of an earlier run are used: {path}")
-            read_weights(model, path)
-        elif self.dense.epochs == 0:
-            say("dense.epochs=0: the dense network stays untrained")
-        else:
-            self.bench.fit(model, self.dense)
-            rank_zero_only(write_weights)(model, path, {"fingerprint": mark})
-
-    def _data_identity(self) -> str:
-        return repr((type(self.data).__name__, self.config.get("data"), self.data.format))
 
     def analyse(self, prepared: PreparedModel) -> Subject:
         """Find the groups of the dense network."""
@@ -139,24 +129,13 @@ class Run:
 
     def calibrate(self, subject: Subject) -> dict[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
-        path = self.cache / "moments.safetensors"
-        mark = fingerprint(
-            subject.model, self._data_identity(), self.calibration, self.seed, tuple(sorted(subject.readers))
-        )
-        found = read_moments(path, mark)
-        if found is None:
-            moments, facts = self._measure(subject)
-            metadata = {name: str(value) for name, value in facts.items()} | {"fingerprint": mark}
-            rank_zero_only(write_moments)(moments, path, metadata)
-        else:
-            say(f"the moments of an earlier run are used: {path}")
-            moments, facts = found
+        moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
         self.folder.record(
             {
                 "time/calibrate_s": float(facts["calibrate_s"]),
                 "time/forward_s": float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
-                "calibration/reused": found is not None,
+                "calibration/reused": facts["reused"],
             }
         )
         return moments
@@ -168,19 +147,27 @@ class Run:
             self.bench.forward(subject.model, self.calibration.samples, self.seed, callback)
         return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
 
+    def inputs_again(self, subject: Subject) -> list[Tensor]:
+        """The calibration inputs for stages that look at more than moments, with the model on their device."""
+        if not (self.prune.is_sequential or self.prune.needs_sensitivity):
+            return []
+        inputs = self.bench.calibration_inputs(self.calibration.samples, self.seed)
+        subject.model.to(inputs[0].device)
+        return inputs
+
+    def sensitivity(self, subject: Subject, inputs: list[Tensor]) -> dict[str, Tensor]:
+        """How much the output moves with an error at each layer, where the choice of units asks for it."""
+        if not self.prune.needs_sensitivity:
+            return {}
+        started = time.perf_counter()
+        found = sensitivity_of(subject, inputs, self.prune, summed)
+        self.folder.record({"time/sensitivity_s": time.perf_counter() - started})
+        return {name: matrix.cpu() for name, matrix in found.items()}
+
     def plan(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> PruningPlan:
-        """Decide on the first process and tell the others: last bits of a factorisation may differ between them."""
-        started, text = time.perf_counter(), ""
-        if rank_zero_only.rank == 0:
-            decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
-            decision.plan.with_recipe(prepared.recipe).save(self.folder.path / "plan.json")
-            self.folder.write_variance(subject.groups, decision.selection)
-            text = decision.plan.to_json()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            box = [text]
-            torch.distributed.broadcast_object_list(box, src=0)
-            text = box[0]
-        plan = PruningPlan.from_json(text)
+        """Which units stay, the same on all processes; results of an earlier run in this folder go."""
+        started = time.perf_counter()
+        plan = PruningPlan.from_json(from_first(lambda: self._decide(subject, problem, prepared)))
         self.folder.record(
             {
                 "time/plan_s": time.perf_counter() - started,
@@ -190,11 +177,27 @@ class Run:
         )
         return plan
 
-    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan) -> nn.Module:
-        """Surgery with the self-check at its end, and the score of the small network."""
+    def _decide(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> str:
+        decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
+        self.folder.begin_results()
+        plan = decision.plan.with_recipe(prepared.recipe)
+        plan.save(self.folder.path / "plan.json")
+        self.folder.write_variance(subject.groups, decision.selection)
+        return plan.to_json()
+
+    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Tensor]) -> nn.Module:
+        """Fit and surgery with the self-check at their end, and the score of the small network."""
         started = time.perf_counter()
-        small, check = realise(subject, problem, plan, self.prune)
-        self.folder.record({"time/prune_s": time.perf_counter() - started, "prune/self_check": check})
+        result = realise(subject, problem, plan, self.prune, inputs, summed)
+        small = result.model.to("cpu")
+        copy_from_first(small)
+        self.folder.record(
+            {
+                "time/prune_s": time.perf_counter() - started,
+                "prune/self_check": result.check,
+                "prune/fitted_samples": result.fitted_samples,
+            }
+        )
         rank_zero_only(write_weights)(small, self.folder.path / "pruned.safetensors")
         self.bench.score("pruned", small)
         return small
@@ -203,6 +206,8 @@ class Run:
         """Train the small network; ``finetune.epochs=0`` skips it."""
         if self.finetune.epochs == 0:
             return
+        # Seeded again, so that it goes the same way whether dense weights were trained or found.
+        seed_everything(self.seed, workers=True, verbose=False)
         started, tuned = time.perf_counter(), copy.deepcopy(small)
         self.bench.fit(tuned, self.finetune)
         self.folder.record({"time/finetune_s": time.perf_counter() - started})

@@ -102,13 +102,13 @@ class PruningPlan:
         try:
             plain = json.loads(text)
             if plain["format"] != FORMAT:
-                raise ValueError(f"plan.json has format {plain['format']}, this version of snp reads {FORMAT}")
+                raise ValueError(f"its format is {plain['format']}, this version of snp reads {FORMAT}")
             return PruningPlan(
                 groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
 
     def save(self, path: Path) -> None:
@@ -152,7 +152,7 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
     }
     group = UnitGroup(plain["name"], num_units, is_stream=plain["is_stream"], **roles)
     kept = torch.tensor(plain["kept"], dtype=torch.int64)
-    fits = kept.ndim == 1 and len(kept) > 0 and 0 <= int(kept[0]) and int(kept[-1]) < num_units
+    fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units
     if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):
-        raise ValueError(f"plan.json is damaged: the units of {group.name} do not fit their number {num_units}")
+        raise ValueError(f"the units of {group.name} do not fit their number {num_units}")
     return GroupPlan(group, kept, plain["kept_variance"])

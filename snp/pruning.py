@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snp import planners
 from snp.core.gram import Moments
 from snp.costs import CostModel
-from snp.folding import folded_weights
+from snp.folding import folded_weights, kept_columns
 from snp.graph import CouplingGraph, analyse
-from snp.graph.readers import Reader, readers_of
+from snp.graph.readers import Reader, other_readers, readers_of
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, Problem, Selection
+from snp.sensitivity import measure_sensitivity
+from snp.sequential import FitSettings, fit_in_sequence
 from snp.settings import PruneSettings
 from snp.surgery import confirm, cut, masked_weights, self_check, with_weights
 from snp.units import UnitGroup
 
-__all__ = ["Decision", "Subject", "decide", "problem_of", "realise", "subject_of"]
+__all__ = ["Decision", "Realised", "Subject", "decide", "problem_of", "realise", "sensitivity_of", "subject_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,21 @@ class Decision:
     selection: Selection
 
 
+@dataclass(frozen=True, eq=False)
+class Realised:
+    """A small network.
+
+    Attributes:
+        model: in evaluation mode.
+        check: largest relative difference to the masked dense network on one batch.
+        fitted_samples: samples on this process that the sequential fit had memory for; 0 without one.
+    """
+
+    model: nn.Module
+    check: float
+    fitted_samples: int
+
+
 def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
     """Analyse a network and select the groups that take part.
 
@@ -80,22 +98,38 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    return Subject(model, graph, groups, frozen, readers_of(model, groups), example)
+    return Subject(model, graph, groups, frozen, readers_of(model, graph, groups, settings.conv_gram), example)
 
 
-def problem_of(subject: Subject, moments: Mapping[str, Moments]) -> Problem:
-    """What planners look at.
+def problem_of(
+    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None
+) -> Problem:
+    """What planners look at, in main memory.
 
     Raises:
         ValueError: a reader saw no activations.
     """
     names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
-    weights = {name: subject.model.get_parameter(name).detach() for name in sorted(names)}
+    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
     for name, reader in subject.readers.items():
         if name not in moments or moments[name].count == 0:
             raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
     costs = CostModel(subject.model, subject.graph, subject.groups)
-    return Problem(subject.groups, weights, subject.readers, dict(moments), costs)
+    in_memory = {name: entry.cpu() for name, entry in moments.items()}
+    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
+    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher)
+
+
+def sensitivity_of(
+    subject: Subject,
+    inputs: Sequence[Any],
+    settings: PruneSettings,
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> dict[str, Tensor]:
+    """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
+    few = inputs[: max(1, (len(inputs) + 1) // 2)]
+    generator = torch.Generator().manual_seed(settings.seed)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, reduce)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -139,16 +173,46 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def realise(subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings) -> tuple[nn.Module, float]:
-    """The small network of a plan, and the result of its self-check.
+def realise(
+    subject: Subject,
+    problem: Problem,
+    plan: PruningPlan,
+    settings: PruneSettings,
+    inputs: Sequence[Any] = (),
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Realised:
+    """The small network of a plan.
+
+    Args:
+        subject: the dense network.
+        problem: its moments.
+        plan: the units that stay.
+        settings: how weights are fitted.
+        inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
+        reduce: adds a tensor up over processes.
 
     Raises:
         SelfCheckError: the small network differs from the dense one with the same units masked.
     """
-    if settings.reconstruct:
-        weights: Mapping[str, Tensor] = folded_weights(problem, plan.groups, settings.ridge)
+    fitted = 0
+    if not settings.reconstruct:
+        weights: Mapping[str, Tensor] = masked_weights(subject.model, plan)
     else:
-        weights = masked_weights(subject.model, plan)
+        weights = folded_weights(problem, plan.groups, settings.ridge)
+        if settings.is_sequential:
+            readers = dict(problem.readers)
+            if settings.refit_all:
+                readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
+            kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
+            fit = FitSettings(
+                settings.ridge,
+                settings.intercept,
+                settings.repair,
+                settings.batch_norm == "reestimate",
+                settings.memory_gib,
+            )
+            fits = fit_in_sequence(subject.model, inputs, readers, kept, weights, fit, reduce)
+            weights, fitted = fits.tensors, fits.samples
     masked = with_weights(subject.model, weights)
     small = cut(masked, plan)
-    return small, self_check(masked, small, subject.example)
+    return Realised(small, self_check(masked, small, subject.example), fitted)

@@ -14,13 +14,35 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.planners import Selection
 from snp.units import UnitGroup
 
-__all__ = ["RunFolder", "say"]
+__all__ = ["RunFolder", "folder_at", "is_first_process", "say"]
+
+# What is made from a plan, and does not fit another one.
+_RESULTS = ("pruned.safetensors", "finetuned.safetensors", "variance.csv", "report.md", "figures/*")
+
+
+def is_first_process() -> bool:
+    """Is this the one process that writes files and decides for the others?"""
+    return bool(rank_zero_only(lambda: True)())
 
 
 @rank_zero_only
 def say(message: str) -> None:
     """One line on the terminal of the first process."""
     print(f"[snp] {message}", flush=True)
+
+
+def folder_at(path: str | Path, argument: str) -> Path:
+    """The folder of that path, made if it is not there.
+
+    Raises:
+        ValueError: it cannot be made; the message names ``argument``.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{argument}={path} is not a folder that can be written to: {error.strerror}") from error
+    return folder
 
 
 class RunFolder:
@@ -32,15 +54,24 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = folder_at(path, "run_dir")
         self.metrics: dict[str, Any] = {}
+        self._keeps_earlier = (self.path / "metrics.json").exists()
 
     def record(self, numbers: dict[str, Any]) -> None:
         """Add numbers and write them all; NaN is written as null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
         self.metrics |= finite
-        self._write()
+        if not self._keeps_earlier:
+            self._write()
+
+    @rank_zero_only
+    def begin_results(self) -> None:
+        """Remove what an earlier run in this folder made from its plan; until here a mistake leaves it as it was."""
+        for pattern in _RESULTS:
+            for path in self.path.glob(pattern):
+                path.unlink()
+        self._keeps_earlier = False
 
     @rank_zero_only
     def _write(self) -> None:

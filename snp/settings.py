@@ -8,7 +8,13 @@ from typing import Any
 
 __all__ = ["PruneSettings"]
 
+_CHOICES = {
+    "calibration": ("sequential", "joint"),
+    "conv_gram": ("patch", "channel"),
+    "batch_norm": ("keep", "reestimate"),
+}
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params")
+_CUT_OF_TARGET = {"target_var": "variance", "target_units": "uniform"}
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,20 @@ class PruneSettings:
         target_macs: share of the dense network's multiply-accumulates that is left, in (0, 1].
         target_params: share of the dense network's parameters that is left, in (0, 1].
         planner: name of a file in ``snp/planners``.
-        ordering: name of a file in ``snp/core/orderings``.
-        cut: name of a file in ``snp/core/cuts``.
+        ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
+            variance cut and ``output`` elsewhere.
+        cut: name of a file in ``snp/core/cuts``; ``"auto"`` is what the target goes with, ``output`` for budgets.
         reconstruct: fold the cut units into the weights that stay (False: plain deletion).
+        calibration: ``"joint"`` fits every layer on the dense network's activations; ``"sequential"`` fits them in
+            execution order on what the pruned network feeds them.
+        conv_gram: ``"patch"`` fits every kernel element of a convolution, ``"channel"`` one transfer per kernel.
+        intercept: fit an offset into biases, too (sequential only).
+        repair: let layers that add to a residual stream make up for its error so far (sequential only).
+        refit_all: fit layers that lose no inputs, too, once their inputs have moved (sequential only).
+        batch_norm: ``"keep"`` normalisation statistics or ``"reestimate"`` them on the pruned network's activations
+            (sequential only).
         ridge: of the least-squares fit, relative to the mean energy of a kept column, >= 0.
+        memory_gib: what the activations of the sequential fit may take; it uses fewer samples beyond, > 0.
         ignore: shell patterns of group names that are left alone.
         streams: cut residual streams, too, not only units inside blocks.
         round_to: kept units are a multiple of this in groups of at least 16 times as many units; 1 switches it off.
@@ -36,16 +52,43 @@ class PruneSettings:
     target_macs: float | None = None
     target_params: float | None = None
     planner: str = "snp"
-    ordering: str = "zca"
-    cut: str = "variance"
+    ordering: str = "auto"
+    cut: str = "auto"
     reconstruct: bool = True
+    calibration: str = "sequential"
+    conv_gram: str = "patch"
+    intercept: bool = True
+    repair: bool = True
+    refit_all: bool = True
+    batch_norm: str = "keep"
     ridge: float = 1e-4
+    memory_gib: float = 8.0
     ignore: tuple[str, ...] = ()
     streams: bool = False
     round_to: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_target()
+        if not _is_number(self.ridge) or self.ridge < 0:
+            raise ValueError(f"prune.ridge must be a number of at least 0, found {self.ridge!r}")
+        if not _is_number(self.memory_gib) or self.memory_gib <= 0:
+            raise ValueError(f"prune.memory_gib must be a number above 0, found {self.memory_gib!r}")
+        for name, least in (("round_to", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+                raise ValueError(f"prune.{name} must be a whole number of at least {least}, found {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
+        for name in ("reconstruct", "streams", "intercept", "repair", "refit_all"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
+        if isinstance(self.ignore, str) or not all(isinstance(pattern, str) for pattern in self.ignore):
+            raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {self.ignore!r}")
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+
+    def _check_target(self) -> None:
         given = [name for name in _TARGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"prune.{' and prune.'.join(given)} exclude each other: give one of them")
@@ -53,24 +96,12 @@ class PruneSettings:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value <= 1:
                 raise ValueError(f"prune.{name} must be a number in (0, 1], found {value!r}")
-        wanted_cut = {"target_var": "variance", "target_units": "uniform"}.get(given[0] if given else "")
-        if wanted_cut is not None and self.cut != wanted_cut:
-            raise ValueError(
-                f"prune.{given[0]} goes with prune.cut={wanted_cut}, found prune.cut={self.cut!r}: change the cut, or "
-                "give prune.target_macs or prune.target_params, which go with every cut"
-            )
-        if not _is_number(self.ridge) or self.ridge < 0:
-            raise ValueError(f"prune.ridge must be a number of at least 0, found {self.ridge!r}")
-        if not isinstance(self.round_to, int) or self.round_to < 1:
-            raise ValueError(f"prune.round_to must be a whole number of at least 1, found {self.round_to!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be a whole number of at least 0, found {self.seed!r}")
-        for name in ("reconstruct", "streams"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
-        if isinstance(self.ignore, str) or not all(isinstance(pattern, str) for pattern in self.ignore):
-            raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {self.ignore!r}")
-        object.__setattr__(self, "ignore", tuple(self.ignore))
+            wanted = _CUT_OF_TARGET.get(name)
+            if wanted is not None and self.cut not in ("auto", wanted):
+                raise ValueError(
+                    f"prune.{name} goes with prune.cut={wanted}, found prune.cut={self.cut!r}: change the cut, or give "
+                    "prune.target_macs or prune.target_params, which go with every cut"
+                )
 
     @property
     def target(self) -> tuple[str, float]:
@@ -80,9 +111,31 @@ class PruneSettings:
                 return name.removeprefix("target_"), float(getattr(self, name))
         return "macs", 0.5
 
+    @property
+    def cut_name(self) -> str:
+        """The cut, with ``"auto"`` decided by the target."""
+        return _CUT_OF_TARGET.get(f"target_{self.target[0]}", "output") if self.cut == "auto" else self.cut
+
+    @property
+    def ordering_name(self) -> str:
+        """The ordering, with ``"auto"`` decided by the cut."""
+        if self.ordering != "auto":
+            return self.ordering
+        return "zca" if self.cut_name == "variance" else "output"
+
+    @property
+    def needs_sensitivity(self) -> bool:
+        """Does the choice of units look at how much the network's output moves?"""
+        return self.planner == "snp" and "output" in (self.cut_name, self.ordering_name)
+
+    @property
+    def is_sequential(self) -> bool:
+        """Are layers fitted in execution order?"""
+        return self.reconstruct and self.calibration == "sequential"
+
     def to_json(self) -> dict[str, Any]:
         """All options as JSON values."""
-        plain = asdict(self) | {"ignore": list(self.ignore)}
+        plain = asdict(self) | {"ignore": list(self.ignore), "cut": self.cut_name, "ordering": self.ordering_name}
         return {key: value for key, value in plain.items() if key not in _TARGETS} | {"target": dict([self.target])}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,9 @@ __all__ = ["fingerprint", "read_metadata", "read_weights", "write_tensors", "wri
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors; a half-written file never takes the place of a whole one."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # runs may share a folder
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, partial, dict(metadata or {}))
     partial.replace(path)
 
 

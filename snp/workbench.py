@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from snp.calibrate import ForwardPass
 from snp.data.base import ImageData
 from snp.finetune import Classifier
+from snp.processes import copy_from_first
 from snp.report import measure
-from snp.runfolder import RunFolder, say
+from snp.runfolder import RunFolder, is_first_process, say
 from snp.training_recipe import TrainingRecipe
 
 __all__ = ["Workbench"]
@@ -54,16 +55,24 @@ class Workbench:
         self._folder = folder
 
     def trainer(self, **keywords: Any) -> Trainer:
-        """A trainer that leaves no files of its own and logs nothing unless told to."""
+        """A trainer that leaves no files of its own and logs nothing unless told to.
+
+        Raises:
+            ValueError: Lightning refuses the settings.
+        """
         defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
-        return self._trainer(**{**defaults, **keywords})
+        try:
+            return self._trainer(**{**defaults, **keywords})
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
 
     def fit(self, model: nn.Module, recipe: TrainingRecipe) -> None:
-        """Train a network in place; it ends on the CPU."""
+        """Train a network in place; it ends on the CPU, and the same on every process."""
         say(f"{recipe.where} training: {recipe.epochs} epochs")
         trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
         trainer.fit(Classifier(model, self._data.num_classes, recipe), datamodule=self._data)
         model.to("cpu")
+        copy_from_first(model)
 
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
         """Show the calibration samples to a network, each once over all processes."""
@@ -72,16 +81,28 @@ class Workbench:
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
 
+    def calibration_inputs(self, samples: int, seed: int) -> list[Tensor]:
+        """This process's share of the calibration images, on its device; each image on exactly one process."""
+        device = self.trainer().strategy.root_device
+        return [images.to(device) for images, _ in self._data.calibration_dataloader(samples, seed)]
+
     def score(self, stage: str, model: nn.Module) -> None:
         """Accuracy on the whole test part, cost and latency, recorded as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
         module = Classifier(model, self._data.num_classes, recipe)
         results = trainer.test(module, datamodule=self._data, verbose=False)[0]
-        images = self.example(_LATENCY_BATCH).to(trainer.strategy.root_device)
-        model.to(images.device).eval()
+        if is_first_process():
+            self._measure(stage, model, trainer.strategy.root_device, results)
+        # On shared cores other processes would slow down what is being timed.
+        trainer.strategy.barrier()
+        model.to("cpu")
+
+    def _measure(self, stage: str, model: nn.Module, device: torch.device, results: Mapping[str, float]) -> None:
+        images = self.example(_LATENCY_BATCH).to(device)
+        model.to(device).eval()
         timing = measure.latency(model, images)
-        numbers = {
+        numbers: dict[str, Any] = {
             "acc1_percent": results["test/acc1_percent"],
             "acc5_percent": results.get("test/acc5_percent"),
             "macs": measure.macs(model, images),
@@ -91,7 +112,6 @@ class Workbench:
             "latency_batch": timing.batch_size,
             "latency_threads": timing.num_threads,
         }
-        model.to("cpu")
         self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
         say(f"{stage}: {numbers['acc1_percent']:.2f} % top-1, {numbers['macs'] / 1e6:.1f} M MACs")
 

@@ -22,10 +22,10 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point() or tensor.ndim == 0 and not isinstance(tensor, nn.Parameter):
+            if not tensor.is_floating_point() or (tensor.ndim == 0 and not isinstance(tensor, nn.Parameter)):
                 continue
             noise = torch.rand(tensor.shape, generator=generator).to(tensor.dtype)
-            if name.endswith(("running_var", "gamma")) or tensor.ndim == 1 and name.endswith("weight"):
+            if name.endswith(("running_var", "gamma")) or (tensor.ndim == 1 and name.endswith("weight")):
                 tensor.copy_(0.5 + noise)
             elif tensor.ndim <= 1:
                 tensor.copy_(noise - 0.5)

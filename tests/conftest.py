@@ -1,4 +1,4 @@
-"""What do all tests share?  An offline environment, two threads, seeds, and the folder of real data where there is one."""
+"""What do all tests share?  An offline environment, one thread, seeds, the folder of real data, and a finished run."""
 
 import os
 
@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.command_line import Ended, run
+
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    # The operations here are small: on a busy machine two threads wait for each other a hundred times longer than
+    # one computes.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +39,12 @@ def data_dir() -> Path:
     if not Path(named).is_dir():
         pytest.skip(f"SNP_DATA_DIR={named} is not a folder")
     return Path(named)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """One whole tiny run by the command line: its folder, which nobody changes, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    ended = run("hydra.run.dir=finished", cwd=home)
+    assert ended.status == 0, ended.stderr
+    return home / "finished", ended

@@ -192,7 +192,9 @@ def shuffled(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shuffle", [shuffled, lambda x: F.channel_shuffle(x, 2)], ids=["reshape", "operator"])
 def test_channel_shuffle_is_refused(shuffle: Callable[[Tensor], Tensor]) -> None:
     """A shuffle permutes by position: irregular cuts change who is who, and the trial cuts irregularly."""
-    model = randomise(Net(lambda m, x: m.head(shuffle(m.first(x)).mean((2, 3))), first=conv(3, 16), head=nn.Linear(16, 4)))
+    model = randomise(
+        Net(lambda m, x: m.head(shuffle(m.first(x)).mean((2, 3))), first=conv(3, 16), head=nn.Linear(16, 4))
+    )
     graph = analyse(model, IMAGES)
     if graph.groups:
         order = graph.groups[0].consumers[0].index.flatten()
@@ -204,7 +206,9 @@ def test_channel_shuffle_is_refused(shuffle: Callable[[Tensor], Tensor]) -> None
 def test_positions_among_channels_never_give_a_wrong_cut(read: Callable[[Tensor], Tensor]) -> None:
     """Slices and rolls by position are either tied as they fall or refused; no group that passes fails later."""
     width = read(torch.zeros(1, 12)).shape[1]
-    model = randomise(Net(lambda m, x: m.head(read(m.first(x)).mean((2, 3))), first=conv(3, 12), head=nn.Linear(width, 4)))
+    model = randomise(
+        Net(lambda m, x: m.head(read(m.first(x)).mean((2, 3))), first=conv(3, 12), head=nn.Linear(width, 4))
+    )
     for group in confirm(model, analyse(model, IMAGES).groups, IMAGES)[0]:
         for seed in range(20):
             assert_cut_is_right(model, group, IMAGES, seed)

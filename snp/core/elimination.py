@@ -1,0 +1,79 @@
+"""Which unit can go next at the least cost at the consumers' outputs, when the rest is refitted every time?
+
+Greedy backward elimination (the optimal brain surgeon step for whole units): removing unit p and refitting costs
+tr(W_p S_p W_p^T) with S_p = [(C^-1)_pp]^-1; then W and C^-1 are downdated and the next unit is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Eliminator", "eliminate"]
+
+# Keeps the inverse of a rank-deficient Gram matrix finite; relative to its mean diagonal.
+_RIDGE = 1e-5
+
+
+class Eliminator:
+    """One consumer during elimination: the inverse Gram matrix of the units still there, and its folded weights.
+
+    Args:
+        gram: shape [U * b, U * b], float64.
+        weighted: shape [O, U * b], float64.
+        columns_per_unit: b.
+    """
+
+    def __init__(self, gram: Tensor, weighted: Tensor, columns_per_unit: int) -> None:
+        self._width = columns_per_unit
+        scale = gram.diagonal().mean() * _RIDGE
+        tiny = torch.finfo(gram.dtype).tiny
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        self._inverse = torch.linalg.inv(gram.double() + torch.clamp_min(scale, tiny) * eye)
+        self._weight = weighted.double().clone()
+
+    def costs(self) -> Tensor:
+        """Squared output error that each removal would add, shape [U]; meaningless for removed units."""
+        num_units, width = len(self._inverse) // self._width, self._width
+        blocks = self._inverse.reshape(num_units, width, num_units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        weight = self._weight.reshape(-1, num_units, width).permute(1, 0, 2)
+        return torch.einsum("uob,ubc,uoc->u", weight, torch.linalg.inv(blocks), weight)
+
+    def remove(self, unit: int) -> None:
+        """Take one unit out and fold it into the others."""
+        own = slice(unit * self._width, (unit + 1) * self._width)
+        gain = torch.linalg.solve(self._inverse[own, own], self._inverse[own])
+        self._weight -= self._weight[:, own] @ gain
+        self._inverse -= self._inverse[:, own] @ gain
+        # A removed unit is made independent of the others, so that batched inverses stay defined.
+        self._inverse[own], self._inverse[:, own] = 0.0, 0.0
+        self._inverse[own, own] = torch.eye(self._width, dtype=gain.dtype, device=gain.device)
+
+
+def eliminate(consumers: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Remove one unit after the other, the cheapest first.
+
+    Args:
+        consumers: per consumer of the same U units: Gram matrix, weighted weights, columns per unit.
+
+    Returns:
+        The order of keeping (the last removed first), shape [U], and the squared output error with the first k units
+        of it kept, k = 0..U, shape [U + 1], float64, decreasing to 0.
+    """
+    eliminators = [Eliminator(*consumer) for consumer in consumers]
+    num_units = consumers[0][0].shape[0] // consumers[0][2]
+    is_open = torch.ones(num_units, dtype=torch.bool, device=consumers[0][0].device)
+    removed: list[int] = []
+    error = [0.0]
+    for _ in range(num_units):
+        costs = torch.stack([eliminator.costs() for eliminator in eliminators]).sum(dim=0)
+        unit = int(torch.where(is_open, costs, torch.inf).argmin())
+        error.append(error[-1] + max(0.0, float(costs[unit])))
+        for eliminator in eliminators:
+            eliminator.remove(unit)
+        is_open[unit] = False
+        removed.append(unit)
+    order = torch.tensor(removed[::-1], dtype=torch.int64, device=is_open.device)
+    return order, torch.tensor(error[::-1], dtype=torch.float64)

@@ -1,0 +1,16 @@
+"""Which units do the consumers' outputs miss most?  Greedy backward elimination with a refit after every removal."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from snp.core.elimination import eliminate
+from snp.core.orderings import GroupStatistics
+
+__all__ = ["order"]
+
+
+def order(statistics: GroupStatistics) -> Tensor:
+    """Permutation in which the unit whose removal costs least at the outputs of all consumers goes last."""
+    consumers = [(reader.gram, reader.weighted, reader.columns_per_unit) for reader in statistics.readers]
+    return eliminate(consumers)[0]

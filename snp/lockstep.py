@@ -1,0 +1,188 @@
+"""How do the dense network and the one that is being changed run side by side, layer by layer?
+
+Every node of the exported graph is computed for all batches before the next one, once with the dense tensors and once
+with the changed ones, so that a layer can be fitted on what the changed network really feeds it. Where the two do not
+differ yet they share their values. Values are dropped after their last use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from snp.inputs import example_of
+
+__all__ = ["Lockstep", "equal_batches"]
+
+Visit = Callable[["Lockstep", fx.Node], None]
+
+
+class Lockstep:
+    """Two networks of one architecture on the same batches.
+
+    Args:
+        model: the dense network in evaluation mode.
+        batches: inputs, all of one shape, on the model's device.
+        visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
+            :attr:`tensors`.
+
+    Attributes:
+        dense: node -> its value in the dense network, per batch.
+        current: the same in the network that is being changed; the very same list where nothing differs yet.
+        tensors: name -> parameter or buffer of the network that is being changed.
+        changed: names of tensors that differ from the dense network's.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Any], visit: Visit) -> None:
+        args, kwargs = example_of(batches[0])
+        program = torch.export.export(model, args, kwargs, strict=False)
+        signature = program.graph_signature
+        self.graph = program.graph
+        self._names: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._constants: dict[str, Any] = {
+            name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
+        }
+        self._inputs = [pytree.tree_leaves(example_of(batch)) for batch in batches]
+        self._user_inputs = list(signature.user_inputs)
+        self._visit = visit
+        self._dense_tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name in signature.inputs_to_buffers.values():
+            self._dense_tensors.setdefault(name, model.get_buffer(name))
+        self._dense_tensors = {name: tensor.detach() for name, tensor in self._dense_tensors.items()}
+        self.tensors = dict(self._dense_tensors)
+        self.changed: set[str] = set()
+        self.dense: dict[fx.Node, list[Any]] = {}
+        self.current: dict[fx.Node, list[Any]] = {}
+        self._done: set[fx.Node] = set()
+        self._uses = {node: len(node.users) for node in self.graph.nodes}
+
+    def limit(self, num_bytes: int) -> int:
+        """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
+        per_batch = 2 * _footprint(self.graph)
+        del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
+        return sum(len(leaves[0]) for leaves in self._inputs)
+
+    def run(self) -> None:
+        """Compute all nodes in order."""
+        with torch.no_grad():
+            for node in self.graph.nodes:
+                if node.op != "output":
+                    self.compute(node)
+
+    def name_of(self, node: Any) -> str | None:
+        """Name of the parameter or buffer that a node stands for, else None."""
+        return self._names.get(node.name) if isinstance(node, fx.Node) else None
+
+    def differs(self, node: fx.Node) -> bool:
+        """Has the value of a computed node moved away from the dense network's?"""
+        return self.current[node] is not self.dense[node]
+
+    def change(self, name: str, value: Tensor) -> None:
+        """Give the changed network another tensor from here on."""
+        self.tensors[name] = value.to(self._dense_tensors[name])
+        self.changed.add(name)
+
+    def compute(self, node: fx.Node) -> None:
+        """Compute a node, and first what it needs, unless that was done before."""
+        if node in self._done:
+            return
+        self._done.add(node)
+        if node.op == "placeholder":
+            if node.name not in self._names:
+                values = self._placeholder(node)
+                self.dense[node] = self.current[node] = values
+            return
+        for argument in node.all_input_nodes:
+            self.compute(argument)
+        self._visit(self, node)
+        if node.op == "call_function":
+            self._call(node)
+        for argument in node.all_input_nodes:
+            self._uses[argument] -= 1
+            if self._uses[argument] == 0:
+                self.dense.pop(argument, None)
+                self.current.pop(argument, None)
+
+    def _placeholder(self, node: fx.Node) -> list[Any]:
+        if node.name in self._constants:
+            return [self._constants[node.name]] * len(self._inputs)
+        position = self._user_inputs.index(node.name)
+        return [leaves[position] for leaves in self._inputs]
+
+    def dense_values(self, node: fx.Node) -> list[Any]:
+        """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
+        if node not in self.dense:
+            self.dense[node] = self._values(node, self.dense, self._dense_tensors)
+        return self.dense[node]
+
+    def _call(self, node: fx.Node) -> None:
+        self.dense_values(node)
+        inputs = [argument for argument in node.all_input_nodes if argument in self.dense]
+        names = {self._names[argument.name] for argument in node.all_input_nodes if argument.name in self._names}
+        if names & self.changed or any(self.differs(argument) for argument in inputs):
+            self.current[node] = self._values(node, self.current, self.tensors)
+        else:
+            self.current[node] = self.dense[node]
+
+    def _values(self, node: fx.Node, store: dict[fx.Node, list[Any]], tensors: dict[str, Tensor]) -> list[Any]:
+        target = node.target
+        assert callable(target)
+        is_inplace = str(target).split(".")[-2:-1] != [] and str(target).split(".")[-2].endswith("_")
+        results = []
+        for batch in range(len(self._inputs)):
+
+            def value(argument: fx.Node, batch: int = batch) -> Any:
+                name = self._names.get(argument.name)
+                return tensors[name] if name is not None else store[argument][batch]
+
+            args = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            kwargs = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            if is_inplace:
+                # The value that is written over may still be needed under its old name.
+                args = (args[0].clone(), *args[1:])
+            results.append(target(*args, **kwargs))
+        return results
+
+
+def equal_batches(batches: Sequence[Any], largest: int) -> list[Any]:
+    """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
+
+    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
+    """
+    leaves = [pytree.tree_flatten(example_of(batch)) for batch in batches]
+    joined = [torch.cat(parts) for parts in zip(*(flat for flat, _ in leaves), strict=True)]
+    spec, total = leaves[0][1], len(joined[0])
+    size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
+    if size * 4 < min(largest, total):
+        size = min(largest, total)
+    result = []
+    for start in range(0, total - size + 1, size):
+        args, kwargs = pytree.tree_unflatten([part[start : start + size] for part in joined], spec)
+        result.append(args[0] if args else kwargs)
+    return result
+
+
+def _footprint(graph: fx.Graph) -> int:
+    """Bytes of the values that are alive at once at most, for one batch of the exported size and one network."""
+    uses = {node: len(node.users) for node in graph.nodes}
+    alive = most = 0
+    for node in graph.nodes:
+        alive += _num_bytes(node)
+        most = max(most, alive)
+        for argument in node.all_input_nodes:
+            uses[argument] -= 1
+            if uses[argument] == 0:
+                alive -= _num_bytes(argument)
+    return most
+
+
+def _num_bytes(node: fx.Node) -> int:
+    if node.op != "call_function":
+        return 0
+    values = pytree.tree_leaves(node.meta.get("val"))
+    return sum(math.prod(v.shape) * v.element_size() for v in values if isinstance(v, Tensor))

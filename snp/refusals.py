@@ -1,0 +1,57 @@
+"""What can be refused before any work is done?  What otherwise would come to light after hours of training."""
+
+from __future__ import annotations
+
+from snp import planners
+from snp.core import cuts, orderings
+from snp.settings import PruneSettings
+
+__all__ = ["refuse_processes", "refuse_seed", "refuse_unknown_names"]
+
+_LARGEST_SEED = 2**32 - 1  # of numpy
+
+
+def refuse_unknown_names(prune: PruneSettings) -> None:
+    """Planner, ordering and cut are files in their folders.
+
+    Raises:
+        ValueError: one of them is not; the message says which there are.
+    """
+    planners.load(prune.planner)
+    try:
+        orderings.load(prune.ordering_name)
+        cuts.load(prune.cut_name)
+    except ValueError as error:
+        raise ValueError(f"prune.{error}") from error
+
+
+def refuse_seed(seed: int) -> None:
+    """Every library takes the seed.
+
+    Raises:
+        ValueError: one of them does not.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number from 0 to {_LARGEST_SEED}, found {seed!r}")
+
+
+def refuse_processes(num_processes: int, num_samples: int, is_multirun: bool) -> None:
+    """Several processes work in a run of their own, each with samples to calibrate on.
+
+    Args:
+        num_processes: of the trainer.
+        num_samples: calibration samples over all of them.
+        is_multirun: this run is one of several in one process.
+
+    Raises:
+        ValueError: the processes do not work here.
+    """
+    if is_multirun and num_processes > 1:
+        raise ValueError(
+            f"trainer: {num_processes} processes do not work inside a multirun (-m), where every process would start "
+            "the whole sweep again; use trainer=auto, or start every run as a command of its own"
+        )
+    if num_samples < num_processes:
+        raise ValueError(
+            f"calibration.samples={num_samples}: each of the {num_processes} processes of the trainer needs a sample"
+        )

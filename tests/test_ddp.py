@@ -1,0 +1,98 @@
+"""Do two processes give what one gives: the same moments, plans and accuracies, each sample counted once?"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.command_line import ROOT, Ended, environment, run
+from tests.two_processes import SAMPLES, measure
+
+pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
+
+
+def assert_same_moments(path: Path, expected: Path) -> None:
+    """Sums over the same samples, added up in another order: equal to 1e-10 of the largest entry."""
+    found, wanted = load_file(path), load_file(expected)
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        difference = (found[name] - tensor).abs().max().double()
+        assert difference <= 1e-10 * tensor.abs().max().double(), name
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes left, started as a script starts them."""
+    folder = tmp_path_factory.mktemp("together")
+    command = [sys.executable, "-m", "tests.two_processes", str(folder)]
+    variables = {**environment(folder), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that one process left."""
+    folder = tmp_path_factory.mktemp("alone")
+    measure(folder, 1, 0)
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_moments_of_an_odd_number_of_samples(rank: int, together: Path, alone: Path) -> None:
+    """Each process ends with the sums over all samples, none repeated and none left out."""
+    assert_same_moments(together / f"moments{rank}.safetensors", alone / "moments0.safetensors")
+    assert json.loads((together / f"found{rank}.json").read_text())["samples"] == SAMPLES
+
+
+def test_accuracy_counts_each_sample_once(together: Path, alone: Path) -> None:
+    """The accuracy on an odd number of test images is that of one process, on both."""
+    wanted = json.loads((alone / "found0.json").read_text())["accuracy"]
+    assert wanted * 359 / 100 == pytest.approx(round(wanted * 359 / 100), abs=1e-3)
+    for rank in range(2):
+        assert json.loads((together / f"found{rank}.json").read_text())["accuracy"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_processes_go_on_with_the_same(together: Path) -> None:
+    """The first process decides for both, and trained networks agree to the last bit, statistics of norms included."""
+    first, second = (json.loads((together / f"found{rank}.json").read_text()) for rank in range(2))
+    assert first["decided_by"] == second["decided_by"] == "process 0"
+    assert first["trained"] == second["trained"]
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """With the same dense weights, `trainer=ddp_cpu` gives the moments, the plan and the accuracies of one process."""
+    (tmp_path / "cache").mkdir()
+    shutil.copy(finished_run[0] / "dense.safetensors", tmp_path / "cache")
+    options = ("trainer=ddp_cpu", "trainer.enable_progress_bar=false", "hydra.run.dir=run", "cache_dir=cache")
+    ended = run(*options, "finetune.epochs=1", cwd=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"Run folder: {tmp_path / 'run'}"
+    assert "the dense weights of an earlier run are used" in ended.stdout
+    assert_same_moments(tmp_path / "cache" / "moments.safetensors", finished_run[0] / "moments.safetensors")
+    plans = [json.loads((folder / "plan.json").read_text()) for folder in (tmp_path / "run", finished_run[0])]
+    assert [group["kept"] for group in plans[0]["groups"]] == [group["kept"] for group in plans[1]["groups"]]
+    numbers = [json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", finished_run[0])]
+    for name in ("dense/acc1_percent", "pruned/acc1_percent", "pruned/macs", "calibration/samples"):
+        assert numbers[0][name] == pytest.approx(numbers[1][name], abs=1e-4), name
+    assert not list(tmp_path.glob("outputs"))
+
+
+@pytest.mark.slow
+def test_a_refusal_on_two_processes(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """A budget that cannot be met ends both processes, with one message and status 2."""
+    (tmp_path / "cache").mkdir()
+    for name in ("dense.safetensors", "moments.safetensors"):
+        shutil.copy(finished_run[0] / name, tmp_path / "cache")
+    options = ("trainer=ddp_cpu", "trainer.enable_progress_bar=false", "cache_dir=cache", "logger=none")
+    ended = run(*options, "prune.target_macs=0.0001", cwd=tmp_path)
+    assert ended.status == 2
+    assert ended.stderr.count("error: ") == 1
+    assert "prune.target_macs=0.0001 cannot be reached" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,233 @@
+"""Does the command line keep its promises: artefacts, last words, exit status, and no harm done by mistakes?"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import snp
+from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
+
+# The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
+pytestmark = pytest.mark.filterwarnings("default")
+
+STAGES = ("dense", "pruned", "finetuned")
+NUMBERS = ("acc1_percent", "macs", "params", "latency_ms")
+OTHERS = (
+    "time/calibrate_s",
+    "time/forward_s",
+    "time/plan_s",
+    "time/prune_s",
+    "time/finetune_s",
+    "calibration/samples",
+    "prune/target_var",
+    "prune/threshold",
+)
+# What libraries say of themselves without being asked.
+CHATTER = ("wandb:", "No CUDA runtime is found")
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder but Hydra's own notes."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != "run.log"}
+
+
+def assert_refused(ended: Ended, *words: str) -> None:
+    assert ended.status == 2, ended
+    lines = [line for line in ended.stderr.splitlines() if not any(noise in line for noise in CHATTER)]
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in ended.stdout + ended.stderr
+    for word in words:
+        assert word in lines[0], (word, lines[0])
+
+
+def test_a_run_leaves_all_artefacts(finished_run: tuple[Path, Ended]) -> None:
+    """The run folder holds moments, plan, weights, numbers, and a report whose figures are there."""
+    folder, _ = finished_run
+    for name in ARTEFACTS:
+        assert (folder / name).stat().st_size > 0, name
+    figures = re.findall(r"\]\((figures/[^)]+\.png)\)", (folder / "report.md").read_text())
+    assert len(figures) == 3
+    assert all((folder / figure).stat().st_size > 1000 for figure in figures)
+    assert not list(folder.glob("*.part*"))
+
+
+def test_the_numbers_of_a_run(finished_run: tuple[Path, Ended]) -> None:
+    """metrics.json is flat, has every promised name, and the small network meets its budget."""
+    metrics = metrics_of(finished_run[0])
+    for name in (*(f"{stage}/{number}" for stage in STAGES for number in NUMBERS), *OTHERS):
+        assert name in metrics
+        assert metrics[name] is None or isinstance(metrics[name], int | float), name
+    assert metrics["prune/target_var"] is None
+    assert metrics["calibration/samples"] == 65
+    assert metrics["pruned/macs"] <= 0.5 * metrics["dense/macs"]
+    assert metrics["finetuned/macs"] == metrics["pruned/macs"]
+    assert metrics["finetuned/acc1_percent"] > 20
+    assert all(value >= 0 for name, value in metrics.items() if name.startswith("time/"))
+
+
+def test_the_last_words_of_a_run(finished_run: tuple[Path, Ended]) -> None:
+    """Standard output ends with the table of the stages and the run folder; nothing warns the user."""
+    folder, ended = finished_run
+    lines = ended.stdout.splitlines()
+    assert lines[-1] == f"Run folder: {folder}"
+    table = "\n".join(lines[-9:-1])
+    assert all(word in table for word in ("dense", "pruned", "finetuned", "MACs", "Latency", "Accuracy"))
+    noise = [line for line in ended.stderr.splitlines() if not any(known in line for known in CHATTER)]
+    assert noise == []
+
+
+def test_a_run_without_an_account(finished_run: tuple[Path, Ended]) -> None:
+    """W&B needs no account: one printed line says that the run is recorded offline, and it is."""
+    folder, ended = finished_run
+    assert len([line for line in ended.stdout.splitlines() if "offline" in line]) == 1
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
+def test_the_networks_come_back(finished_run: tuple[Path, Ended]) -> None:
+    """snp.load gives the pruned and the fine-tuned network: of the reported size, and different from each other."""
+    folder, _ = finished_run
+    pruned, finetuned = snp.load(folder), snp.load(folder, weights="finetuned")
+    images = torch.randn(2, 3, 8, 8)
+    assert pruned(images).shape == (2, 10)
+    assert not torch.equal(pruned(images), finetuned(images))
+    size = sum(parameter.numel() for parameter in pruned.parameters())
+    assert size == metrics_of(folder)["pruned/params"] < metrics_of(folder)["dense/params"]
+
+
+def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """Dense weights and moments are used again, and nothing that belongs to the first plan stays."""
+    again = tmp_path / "again"
+    shutil.copytree(finished_run[0], again)
+    before = contents(again)
+    ended = run("hydra.run.dir=again", "prune.target_macs=0.8", "finetune.epochs=0", "logger=none", cwd=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert "training" not in ended.stdout.replace("dense network is trained", "")
+    after, metrics = contents(again), metrics_of(again)
+    assert after["moments.safetensors"] == before["moments.safetensors"]
+    assert after["dense.safetensors"] == before["dense.safetensors"]
+    assert after["plan.json"] != before["plan.json"]
+    assert metrics["calibration/reused"] is True
+    assert metrics["dense/acc1_percent"] == metrics_of(finished_run[0])["dense/acc1_percent"]
+    assert "finetuned.safetensors" not in after
+    assert not any(name.startswith("finetuned/") or name == "time/finetune_s" for name in metrics)
+    assert snp.load(again)(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+
+
+def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """Runs started together get folders of their own, and a seed repeats the plan exactly, from training on."""
+    processes = [start("finetune.epochs=0", "logger=none", cwd=tmp_path) for _ in range(2)]
+    assert [wait(process).status for process in processes] == [0, 0]
+    plans = sorted((tmp_path / "outputs").rglob("plan.json"))
+    assert len(plans) == 2
+    suffixes = {re.fullmatch(r"\d\d-\d\d-\d\d-([0-9a-f]{6})", path.parent.name)[1] for path in plans}  # type: ignore[index]
+    assert len(suffixes) == 2
+    texts = {path.read_text() for path in (*plans, finished_run[0] / "plan.json")}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["prune.ordering=zcaa"], "prune.ordering must be one of"),
+        (["prune.target_macs=0.0001"], "prune.target_macs=0.0001 cannot be reached"),
+    ],
+)
+def test_mistakes_leave_a_finished_run_alone(
+    options: list[str], said: str, finished_run: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    """A mistake in a second run, found early or late, changes no file of the first."""
+    again = tmp_path / "again"
+    shutil.copytree(finished_run[0], again)
+    before = contents(again)
+    ended = run("hydra.run.dir=again", "logger=none", *options, cwd=tmp_path)
+    assert_refused(ended, said)
+    assert contents(again) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("model=timm", ["model.name"]),
+        ("model=timm model.name=resnett18", ["resnett18", "resnet18"]),
+        ("model=resnet50 data=imagenet data.root=/nowhere", ["model.checkpoint=PATH"]),
+        ("model.checkpoint=/nowhere.safetensors", ["model.checkpoint=/nowhere.safetensors"]),
+        ("model.arguments.depth=21", ["model.arguments.depth=21"]),
+        ("data=cifar10", ["data.root"]),
+        ("data=cifar10 data.root=/nowhere", ["data.root=/nowhere"]),
+        ("data.batch_size=many", ["data"]),
+        ("+nope=1", ["nope"]),
+        ("+prune.nope=1", ["nope"]),
+        ("calibration.samples=0", ["calibration.samples"]),
+        ("calibration.samples=1000000", ["calibration", "1000000", "1438"]),
+        ("calibration.products=float16", ["calibration.products"]),
+        ("prune.target_macs=0.5 prune.target_var=0.9", ["prune.target_macs", "prune.target_var"]),
+        ("prune.target_macs=1.5", ["prune.target_macs", "1.5"]),
+        ("prune.target_units=0.5", ["prune.target_units", "prune.cut=uniform"]),
+        ("prune.ordering=nope", ["prune.ordering", "zca"]),
+        ("prune.cut=nope", ["prune.cut", "variance"]),
+        ("prune.planner=nope", ["prune.planner", "snp"]),
+        ("dense.optimizer=lion", ["dense.optimizer"]),
+        ("finetune.epochs=-1", ["finetune.epochs"]),
+        ("seed=5000000000", ["seed"]),
+        ("trainer.devices=all", ["devices"]),
+        ("trainer.accelerator=abacus", ["abacus"]),
+        ("trainer=ddp_cpu calibration.samples=1", ["calibration.samples=1", "2 processes"]),
+        ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
+        ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
+        ("run_dir=/dev/null", ["run_dir=/dev/null"]),
+        ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
+    ],
+)
+def test_mistakes_are_explained_at_once(options: str, words: list[str], tmp_path: Path) -> None:
+    """One line on standard error names the argument, the exit status is 2, and nothing was trained before."""
+    ended = run_here(*options.split(), folder=tmp_path)
+    assert_refused(ended, *words)
+    assert "training" not in ended.stdout
+
+
+@pytest.mark.parametrize("option", ["prune.target_vr=0.9", "model=nope", "prune.ordering=a,b"])
+def test_options_that_hydra_refuses(option: str, tmp_path: Path) -> None:
+    """Hydra's own refusals name the option and end with the same status."""
+    ended = run_here(option, folder=tmp_path)
+    assert ended.status == 2
+    assert "Traceback" not in ended.stderr
+    assert option.split("=")[0] in ended.stderr
+
+
+def test_a_misspelt_option_of_a_real_process(tmp_path: Path) -> None:
+    """The exit status reaches the shell."""
+    ended = run("prune.target_vr=0.9", cwd=tmp_path)
+    assert ended.status == 2
+    assert "prune.target_vr" in ended.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_activations_that_are_not_finite(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """Weights that overflow are found during calibration, and the layer is named."""
+    weights = load_file(finished_run[0] / "dense.safetensors")
+    weights["layer2.0.bn1.weight"].fill_(float("inf"))
+    save_file(weights, tmp_path / "broken.safetensors")
+    ended = run_here(f"model.checkpoint={tmp_path}/broken.safetensors", "finetune.epochs=0", folder=tmp_path)
+    assert_refused(ended, "layer2.0.conv2")
+
+
+def test_help_and_composed_options(tmp_path: Path) -> None:
+    """--help lists the choices, --cfg prints all options as composed."""
+    listed = run_here("--help", folder=tmp_path)
+    assert listed.status == 0
+    for stem in (path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")):
+        assert stem in listed.stdout
+    composed = run_here("--cfg", "job", folder=tmp_path)
+    assert composed.status == 0
+    assert "target_macs: null" in composed.stdout

@@ -1,0 +1,108 @@
+"""Do the sweeps run, by W&B's own sweep and agent commands and without them?
+
+The agent talks to a stand-in for W&B's server on this machine (`agent_protocol`): search on the server, upload and the
+web pages are not tested here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.agent_protocol import serving
+from tests.command_line import ROOT, TINY, environment, run
+
+pytestmark = pytest.mark.slow
+
+# Two points of each grid: the first measures, the second takes what the first left.
+TWO_POINTS: dict[str, dict[str, Any]] = {
+    "ratios": {"prune.target_macs": {"values": [0.8, 0.5]}, "prune.ordering": {"value": "zca"}},
+    "orderings": {
+        "prune.ordering": {"values": ["zca", "random"]},
+        "prune.cut": {"value": "uniform"},
+        "prune.reconstruct": {"value": False},
+    },
+}
+
+
+def tiny_sweep(name: str, folder: Path) -> Path:
+    """A sweep file cut down to two points and tiny settings; all else is as it is in sweeps/."""
+    file = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
+    tiny = dict(option.split("=", 1) for option in TINY)
+    file["program"] = str(ROOT / file["program"])
+    file["parameters"] |= {option: {"value": value} for option, value in tiny.items()} | TWO_POINTS[name]
+    file["parameters"]["finetune.epochs"] = {"value": 0}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(file))
+    return path
+
+
+def wandb(*arguments: str, cwd: Path, variables: dict[str, str]) -> str:
+    """Run a command of the real W&B client."""
+    # The agent starts `python`, and means that of the active environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = [str(Path(sys.executable).with_name("wandb")), *arguments]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**environment(cwd), "PATH": path, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """What W&B's own reader finds in the offline run of a run folder."""
+    (offline,) = run_dir.glob("wandb/offline-run-*")
+    found: dict[str, Any] = json.loads(
+        wandb("leet", "inspect", "--summary", "--json", str(offline), cwd=run_dir, variables={})
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(TWO_POINTS))
+def test_an_agent_runs_a_sweep(name: str, tmp_path: Path) -> None:
+    """`wandb sweep` accepts the file, `wandb agent` runs its points, and each run has the number that is watched."""
+    with serving() as server:
+        variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "local-" + 40 * "a", "WANDB_MODE": "offline"}
+        wandb("sweep", str(tiny_sweep(name, tmp_path)), cwd=tmp_path, variables=variables)
+        said = wandb("agent", "tester/snp/sweep0", cwd=tmp_path, variables=variables)
+        assert server.started == ["run0", "run1"], said
+    folders = [next((tmp_path / "outputs").glob(f"*/*-{run_id}")) for run_id in server.started]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert [entry["calibration/reused"] for entry in metrics] == [False, True]
+    assert metrics[0]["dense/acc1_percent"] == metrics[1]["dense/acc1_percent"]
+    assert (folders[0] / "plan.json").read_text() != (folders[1] / "plan.json").read_text()
+    for folder, entry in zip(folders, metrics, strict=True):
+        found = summary_of(folder)
+        watched = server.config["metric"]["name"]
+        assert found["summary"][watched] == pytest.approx(entry[watched])
+        assert found["exit_code"] == 0
+
+
+@pytest.mark.parametrize("name", sorted(TWO_POINTS))
+def test_an_experiment_runs_without_wandb(name: str, tmp_path: Path) -> None:
+    """The same question without an account: one command, one calibration, a folder per point."""
+    parameters = {
+        key: ",".join(map(str, entry["values"] if "values" in entry else [entry["value"]]))
+        for key, entry in TWO_POINTS[name].items()
+    }
+    shown = ", ".join(f'{key}: "{values.lower()}"' for key, values in parameters.items())
+    points = f"hydra.sweeper.params={{{shown}}}"
+    options = (f"experiment={name}", points, "hydra.sweep.dir=sweep", "finetune.epochs=0", "logger=csv")
+    ended = run(*options, cwd=tmp_path)
+    assert ended.status == 0, ended.stderr
+    metrics = [json.loads((tmp_path / "sweep" / str(job) / "metrics.json").read_text()) for job in range(2)]
+    assert [entry["calibration/reused"] for entry in metrics] == [False, True]
+    assert (tmp_path / "sweep" / "shared" / "moments.safetensors").is_file()
+    assert not list((tmp_path / "sweep").glob("[0-9]*/moments.safetensors"))
+    assert not (tmp_path / "sweep" / "2").exists()
