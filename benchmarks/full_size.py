@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import snp
 from snp import models
 from snp.activations import MomentCollector
-from snp.pruning import subject_of
 from snp.settings import PruneSettings
+from snp.subject import subject_of
 
 NETWORKS = {"resnet50": "resnet50", "vgg16": "vgg16", "deit_small": "deit_small_patch16_224"}
 METHODS: dict[str, dict[str, Any]] = {"plain": {"ordering": "zca", "cut": "variance", **FITS["joint"]}, "default": {}}

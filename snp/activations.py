@@ -29,13 +29,13 @@ class MomentCollector:
         self._readers = readers
         self._product_dtype = product_dtype
         self._handles: list[RemovableHandle] = []
-        self._latest: tuple[Tensor, int, Moments] | None = None
+        self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
         self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
 
     def __enter__(self) -> MomentCollector:
         for name, reader in self._readers.items():
             module = self._model.get_submodule(reader.module)
-            self._handles.append(module.register_forward_pre_hook(self._hook(name, reader)))
+            self._handles.append(module.register_forward_pre_hook(self._hook(name, reader), with_kwargs=True))
         return self
 
     def __exit__(
@@ -47,8 +47,8 @@ class MomentCollector:
         self._latest = None
 
     def _hook(self, name: str, reader: Reader) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = args[0].detach()
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs = (args[0] if args else kwargs["input"]).detach()
             try:
                 found = self._moments_of(inputs, reader)
             except ValueError as error:
@@ -63,14 +63,8 @@ class MomentCollector:
     def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
         if inputs.is_inference():
             return Moments.of(reader.samples(inputs), self._product_dtype)
-        if self._latest is not None:
-            seen, shared, moments = self._latest
-            # The held reference keeps the memory alive, so identity of the storage means identity of the values.
-            same = (
-                seen.data_ptr() == inputs.data_ptr() and seen.shape == inputs.shape and seen._version == inputs._version
-            )
-            if same and shared == reader.shared:
-                return moments
-        moments = Moments.of(reader.samples(inputs), self._product_dtype)
-        self._latest = (inputs, reader.shared, moments)
-        return moments
+        # The held tensor keeps its memory alive, so the same place and version mean the same values.
+        key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = (key, inputs, Moments.of(reader.samples(inputs), self._product_dtype))
+        return self._latest[2]

@@ -13,8 +13,8 @@ from torch import nn
 from snp.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.core.gram import Moments
 from snp.data.base import ImageData
-from snp.pruning import Subject
 from snp.runfolder import say
+from snp.subject import Subject
 from snp.training_recipe import TrainingRecipe
 from snp.weights import fingerprint, read_metadata, read_weights, write_weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,21 +14,27 @@ from snp.planners import Problem
 
 __all__ = ["folded_weights", "kept_columns"]
 
+_USUAL_RIDGE = 1e-4
 
-def folded_weights(problem: Problem, decisions: Sequence[GroupPlan], ridge: float) -> dict[str, Tensor]:
+
+def folded_weights(
+    problem: Problem, decisions: Sequence[GroupPlan], ridge: float | None, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """New weight of every reader that loses columns, in dense shape with zeros in the cut columns.
 
     Args:
         problem: groups, weights and moments.
         decisions: which units stay.
-        ridge: relative ridge of the fit.
+        ridge: relative ridge of the fit; None for the usual 1e-4.
+        names: weights to fold; all readers when None.
     """
     weights: dict[str, Tensor] = {}
-    for name, reader in problem.readers.items():
+    for name in problem.readers if names is None else names:
+        reader = problem.readers[name]
         kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
-        transfer_CK = transfer(problem.moments[name].second, kept, ridge)
+        transfer_CK = transfer(problem.moments[name].second, kept, _USUAL_RIDGE if ridge is None else ridge)
         weights[name] = fold(problem.weights[name], transfer_CK, kept)
     return weights
 

@@ -17,8 +17,9 @@ from snp.core.gram import Moments
 from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
 from snp.plan import PruningPlan
 from snp.planners import Selection
-from snp.pruning import Subject, decide, problem_of, realise, sensitivity_of, subject_of
+from snp.pruning import decide, problem_of, realise, sensitivity_of
 from snp.settings import PruneSettings
+from snp.subject import Subject, subject_of
 from snp.surgery import cut
 from snp.weights import read_weights, write_weights
 

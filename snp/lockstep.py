@@ -140,8 +140,8 @@ class Lockstep:
                 name = self._names.get(argument.name)
                 return tensors[name] if name is not None else store[argument][batch]
 
-            args = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
-            kwargs = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            args: Any = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
             if is_inplace:
                 # The value that is written over may still be needed under its old name.
                 args = (args[0].clone(), *args[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -15,38 +14,19 @@ from snp import planners
 from snp.core.gram import Moments
 from snp.costs import CostModel
 from snp.folding import folded_weights, kept_columns
-from snp.graph import CouplingGraph, analyse
-from snp.graph.readers import Reader, other_readers, readers_of
+from snp.graph.readers import other_readers
+from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, Problem, Selection
+from snp.selfcheck import self_check
 from snp.sensitivity import measure_sensitivity
-from snp.sequential import FitSettings, fit_in_sequence
+from snp.sequential import Fits, fit_in_sequence
 from snp.settings import PruneSettings
-from snp.surgery import confirm, cut, masked_weights, self_check, with_weights
+from snp.subject import Subject
+from snp.surgery import cut, masked_weights, with_weights
 from snp.units import UnitGroup
 
-__all__ = ["Decision", "Realised", "Subject", "decide", "problem_of", "realise", "sensitivity_of", "subject_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A network that was analysed and is ready to be calibrated.
-
-    Attributes:
-        model: the dense network in evaluation mode.
-        graph: what the analysis found.
-        groups: the groups that take part.
-        frozen: name -> reason for everything that does not.
-        readers: what is to be measured, by weight name.
-        example: a small batch on the model's device.
-    """
-
-    model: nn.Module
-    graph: CouplingGraph
-    groups: tuple[UnitGroup, ...]
-    frozen: dict[str, str]
-    readers: dict[str, Reader]
-    example: Any
+__all__ = ["Decision", "Realised", "decide", "problem_of", "realise", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,35 +50,6 @@ class Realised:
     model: nn.Module
     check: float
     fitted_samples: int
-
-
-def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
-    """Analyse a network and select the groups that take part.
-
-    Args:
-        model: in evaluation mode; kept, not copied.
-        example: one or two samples on the model's device.
-        settings: ``ignore`` and ``streams`` select groups.
-
-    Raises:
-        ValueError: nothing in the network can be cut.
-    """
-    graph = analyse(model, example)
-    frozen = dict(graph.frozen)
-    selected = []
-    for group in graph.groups:
-        if any(fnmatch(group.name, pattern) for pattern in settings.ignore):
-            frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and not settings.streams:
-            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
-        else:
-            selected.append(group)
-    groups, refused = confirm(model, selected, example)
-    frozen |= refused
-    if not groups:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(frozen.items())[:5])
-        raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    return Subject(model, graph, groups, frozen, readers_of(model, graph, groups, settings.conv_gram), example)
 
 
 def problem_of(
@@ -197,22 +148,37 @@ def realise(
     fitted = 0
     if not settings.reconstruct:
         weights: Mapping[str, Tensor] = masked_weights(subject.model, plan)
+    elif settings.is_sequential:
+        fits = _fits(subject, problem, plan, settings, inputs, reduce)
+        weights, fitted = fits.tensors, fits.samples
     else:
         weights = folded_weights(problem, plan.groups, settings.ridge)
-        if settings.is_sequential:
-            readers = dict(problem.readers)
-            if settings.refit_all:
-                readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
-            kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
-            fit = FitSettings(
-                settings.ridge,
-                settings.intercept,
-                settings.repair,
-                settings.batch_norm == "reestimate",
-                settings.memory_gib,
-            )
-            fits = fit_in_sequence(subject.model, inputs, readers, kept, weights, fit, reduce)
-            weights, fitted = fits.tensors, fits.samples
     masked = with_weights(subject.model, weights)
     small = cut(masked, plan)
     return Realised(small, self_check(masked, small, subject.example), fitted)
+
+
+def _fits(
+    subject: Subject,
+    problem: Problem,
+    plan: PruningPlan,
+    settings: PruneSettings,
+    inputs: Sequence[Any],
+    reduce: Callable[[Tensor], Tensor],
+) -> Fits:
+    readers = dict(problem.readers)
+    if settings.refit_all:
+        readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
+    kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
+    fit = FitSettings(
+        settings.ridge,
+        settings.intercept,
+        settings.repair,
+        settings.batch_norm == "reestimate",
+        settings.memory_gib,
+    )
+
+    def start(name: str) -> Tensor:
+        return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
+
+    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce)

@@ -39,7 +39,8 @@ class PruneSettings:
         refit_all: fit layers that lose no inputs, too, once their inputs have moved (sequential only).
         batch_norm: ``"keep"`` normalisation statistics or ``"reestimate"`` them on the pruned network's activations
             (sequential only).
-        ridge: of the least-squares fit, relative to the mean energy of a kept column, >= 0.
+        ridge: of the least-squares fit, relative to the mean energy of a kept column, >= 0; None chooses it layer by
+            layer on held-back calibration samples (sequential), or takes 1e-4 (joint).
         memory_gib: what the activations of the sequential fit may take; it uses fewer samples beyond, > 0.
         ignore: shell patterns of group names that are left alone.
         streams: cut residual streams, too, not only units inside blocks.
@@ -61,7 +62,7 @@ class PruneSettings:
     repair: bool = True
     refit_all: bool = True
     batch_norm: str = "keep"
-    ridge: float = 1e-4
+    ridge: float | None = None
     memory_gib: float = 8.0
     ignore: tuple[str, ...] = ()
     streams: bool = False
@@ -70,8 +71,8 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         self._check_target()
-        if not _is_number(self.ridge) or self.ridge < 0:
-            raise ValueError(f"prune.ridge must be a number of at least 0, found {self.ridge!r}")
+        if self.ridge is not None and (not _is_number(self.ridge) or self.ridge < 0):
+            raise ValueError(f"prune.ridge must be a number of at least 0 or null, found {self.ridge!r}")
         if not _is_number(self.memory_gib) or self.memory_gib <= 0:
             raise ValueError(f"prune.memory_gib must be a number above 0, found {self.memory_gib!r}")
         for name, least in (("round_to", 1), ("seed", 0)):

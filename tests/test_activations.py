@@ -112,7 +112,7 @@ def test_branches_that_read_the_same_tensor_agree() -> None:
 
 
 def test_values_changed_in_place_between_two_readers_are_seen() -> None:
-    """An in-place activation keeps the memory and changes the values: the second reader must not get the first's sums."""
+    """An in-place activation keeps the memory and changes the values: the second reader gets its own sums."""
 
     def forward(m: Net, x: Tensor) -> Tensor:
         x = x.clone()

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from snp.calibrate import CalibrationSettings
 from snp.core import cuts, orderings
 from snp.models import ModelSpec
-from snp.pipeline import Run
 from snp.refusals import refuse_unknown_names
 from snp.settings import PruneSettings
+from snp.stages import Run
 from snp.training_recipe import TrainingRecipe
 from tests.command_line import ROOT, Ended, overrides, points
 

@@ -69,7 +69,7 @@ def test_costs_are_per_sample() -> None:
 
 
 def test_by_hand() -> None:
-    """Conv 3 -> 4 of 3 x 3 on 6 x 6 outputs, then linear 144 -> 5; two of four channels kept halves all but the bias."""
+    """Conv 3 -> 4 of 3 x 3 on 6 x 6 outputs, then linear 144 -> 5; keeping two channels halves all but a bias."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
     graph = analyse(model, torch.randn(2, 3, 8, 8))
     costs = CostModel(model, graph, graph.groups)

@@ -15,13 +15,13 @@ from tests.two_processes import SAMPLES, measure
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
 
 
-def assert_same_moments(path: Path, expected: Path) -> None:
-    """Sums over the same samples, added up in another order: equal to 1e-10 of the largest entry."""
+def assert_same_moments(path: Path, expected: Path, tolerance: float = 1e-10) -> None:
+    """Sums over the same samples, added up in another order: equal to a part of the largest entry."""
     found, wanted = load_file(path), load_file(expected)
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         difference = (found[name] - tensor).abs().max().double()
-        assert difference <= 1e-10 * tensor.abs().max().double(), name
+        assert difference <= tolerance * tensor.abs().max().double(), name
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path
     assert ended.status == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"Run folder: {tmp_path / 'run'}"
     assert "the dense weights of an earlier run are used" in ended.stdout
-    assert_same_moments(tmp_path / "cache" / "moments.safetensors", finished_run[0] / "moments.safetensors")
+    # Deep in a network float32 activations depend in their last bits on how samples are divided into batches.
+    assert_same_moments(tmp_path / "cache" / "moments.safetensors", finished_run[0] / "moments.safetensors", 1e-7)
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (tmp_path / "run", finished_run[0])]
     assert [group["kept"] for group in plans[0]["groups"]] == [group["kept"] for group in plans[1]["groups"]]
     numbers = [json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", finished_run[0])]

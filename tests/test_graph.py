@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snp.costs import CostModel
 from snp.graph import CouplingGraph, analyse
-from snp.surgery import confirm
+from snp.selfcheck import confirm
 from snp.units import Slice, UnitGroup
 from tests.audit import audit, control, randomise
 
@@ -216,7 +216,8 @@ def test_positions_among_channels_never_give_a_wrong_cut(read: Callable[[Tensor]
 
 def assert_cut_is_right(model: nn.Module, group: UnitGroup, batch: Any, seed: int) -> None:
     from snp.plan import GroupPlan, PruningPlan
-    from snp.surgery import cut, masked_weights, self_check, with_weights
+    from snp.selfcheck import self_check
+    from snp.surgery import cut, masked_weights, with_weights
 
     generator = torch.Generator().manual_seed(seed)
     count = int(torch.randint(1, group.num_units, (1,), generator=generator))

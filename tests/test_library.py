@@ -259,7 +259,7 @@ def test_unreachable_budget_names_what_is_reachable() -> None:
 
 def test_network_without_anything_to_cut_says_why() -> None:
     """The reasons of the analysis are in the message."""
-    with pytest.raises(ValueError, match="nothing in Sequential can be cut: 0.weight: an output"):
+    with pytest.raises(ValueError, match=r"nothing in Sequential can be cut: 0.weight: an output"):
         snp.prune(nn.Sequential(nn.Linear(6, 4)), [torch.randn(4, 6)])
 
 

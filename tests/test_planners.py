@@ -13,8 +13,9 @@ from snp.core import cuts, orderings
 from snp.planners import Problem, Selection
 from snp.planners._level import rounded
 from snp.planners._statistics import group_statistics
-from snp.pruning import problem_of, subject_of
+from snp.pruning import problem_of
 from snp.settings import PruneSettings
+from snp.subject import subject_of
 from tests import networks
 
 SEED = 0

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from snp.graph import analyse
 from snp.plan import GroupPlan, PruningPlan
-from snp.surgery import SelfCheckError, confirm, cut, masked_weights, self_check, with_weights
+from snp.selfcheck import SelfCheckError, confirm, self_check
+from snp.surgery import cut, masked_weights, with_weights
 from snp.units import Slice, UnitGroup
 from tests.audit import outputs, randomise
 

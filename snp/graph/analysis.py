@@ -107,8 +107,11 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None) -> Any:
 
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def held(argument: fx.Node) -> Any:
+        return _Held(values[argument])
+
     def resolve(argument: Any) -> Any:
-        return fx.node.map_arg(argument, lambda n: _Held(values[n]))
+        return fx.node.map_arg(argument, held)
 
     args = [_unwrap(resolve(argument)) for argument in _positional(node)]
     if node.target is operator.getitem:

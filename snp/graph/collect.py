@@ -88,11 +88,8 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
         taken[name] += 1
         full_name = name if taken[name] == 1 else f"{name}#{taken[name]}"
         is_stream = any(tracer.labels.is_stream(root) for root in roots)
-        groups.append(
-            UnitGroup(
-                full_name, len(roots), *(tuple(slices[role]) for role in ("producer", "consumer", "other")), is_stream
-            )
-        )
+        producers, consumers, others = (tuple(slices[role]) for role in ("producer", "consumer", "other"))
+        groups.append(UnitGroup(full_name, len(roots), producers, consumers, others, is_stream))
     return tuple(sorted(groups, key=lambda group: order.get(group.producers[0].tensor, -1)))
 
 

@@ -36,7 +36,7 @@ def _linear(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 
 def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
-    groups = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
+    groups: Any = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
     result = node.meta["val"]
     if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
         return _uncut_weight(tracer, node, args)
@@ -105,7 +105,7 @@ def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 def _attention_macs(args: list[Any]) -> int:
     """Multiply-accumulates of both products of one attention call."""
     query, key, value = (tuple(arg.shape) for arg in args[:3])
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
 def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:

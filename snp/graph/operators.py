@@ -128,7 +128,7 @@ def _without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape:
 def _reduce(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow = tracer.shadow(args[0])
     position = 2 if "vector_norm" in str(node.target) else 1
-    dims = args[position] if len(args) > position else node.kwargs.get("dim")
+    dims: Any = args[position] if len(args) > position else node.kwargs.get("dim")
     result = node.meta["val"]
     if shadow is None or dims is None or not isinstance(result, Tensor):
         return unknown(tracer, node, args)

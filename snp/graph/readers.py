@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,8 @@ class Patch:
         dilation: of both dimensions.
         positions: sampled output positions, row by row, ascending; None for all. The same for every image, so that
             sums do not depend on how the data are split.
+        num_positions: how many there are where the layer is read as in the analysis; an input of another size, or of
+            a layer that is read at several sizes, is not sampled.
     """
 
     kernel: tuple[int, int]
@@ -38,6 +41,7 @@ class Patch:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     positions: Tensor | None
+    num_positions: int
 
     @property
     def size(self) -> int:
@@ -46,8 +50,9 @@ class Patch:
 
     def rows(self, values: Tensor) -> Tensor:
         """Values [N, C, L] at the sampled positions as rows, shape [N * P, C]."""
-        chosen = values if self.positions is None else values.index_select(2, self.positions.to(values.device))
-        return chosen.transpose(1, 2).reshape(-1, values.shape[1])
+        if self.positions is not None and values.shape[2] == self.num_positions:
+            values = values.index_select(2, self.positions.to(values.device))
+        return values.transpose(1, 2).reshape(-1, values.shape[1])
 
     def patches(self, inputs: Tensor) -> Tensor:
         """What the kernel sees at each sampled position, shape [N * P, C * kernel elements]."""
@@ -86,6 +91,13 @@ class Reader:
         if self.shared == 1:
             return rows
         return rows.reshape(-1, self.num_columns, self.shared).transpose(1, 2).reshape(-1, self.num_columns)
+
+    @property
+    def sampling(self) -> tuple[object, ...]:
+        """Readers of one tensor with equal values here see the same samples."""
+        patch = self.patch
+        geometry = None if patch is None else (patch.kernel, patch.stride, patch.padding, patch.dilation)
+        return self.channel_dim, self.shared, geometry
 
     @property
     def fits_outputs(self) -> bool:
@@ -135,7 +147,7 @@ def other_readers(
     """Readers of all further convolutions and linear layers that are fitted by their outputs."""
     found: dict[str, Reader] = {}
     for name, num_positions in graph.positions.items():
-        module = model.get_submodule(module_of(name))
+        module: Any = model.get_submodule(module_of(name))
         if name in readers or getattr(module, "weight", None) is None or getattr(module, "groups", 1) > 1:
             continue
         if isinstance(module, nn.Linear) and module.in_features <= _LARGEST_GRAM:
@@ -172,7 +184,7 @@ def _patch(module: nn.Module, num_positions: int) -> Patch | None:
         generator = torch.Generator().manual_seed(num_positions)
         positions = torch.randperm(num_positions, generator=generator)[:wanted].sort().values
     kernel, stride, dilation = (_pair(v) for v in (module.kernel_size, module.stride, module.dilation))
-    return Patch(kernel, stride, _pair(padding), dilation, positions)
+    return Patch(kernel, stride, _pair(padding), dilation, positions, num_positions)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

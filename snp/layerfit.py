@@ -1,0 +1,154 @@
+"""Which weights of one layer give the dense network's outputs on the inputs that are really there?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from snp.core.gram import CrossMoments, Moments
+from snp.core.reconstruct import choose_ridge, fold, refit
+from snp.graph.readers import Reader
+from snp.lockstep import Lockstep
+from snp.tail import Tail
+
+__all__ = ["HOLD_BACK_ONE_IN", "FitSettings", "LayerFit", "Reduce", "reestimate"]
+
+# One batch in so many is held back while the ridge is chosen.
+HOLD_BACK_ONE_IN = 4
+_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How the layers are fitted.
+
+    Attributes:
+        ridge: relative to the mean energy of a kept column; None chooses it on held-back batches, layer by layer.
+        intercept: fit an offset into the bias (or the mean of the normalisation behind the layer).
+        repair: let a layer that adds to a residual stream make up for the stream's error.
+        batch_norm: re-estimate normalisation statistics on what the pruned network feeds them.
+        memory_gib: what the values that are alive at once may take; fewer batches are used beyond.
+    """
+
+    ridge: float | None = None
+    intercept: bool = True
+    repair: bool = True
+    batch_norm: bool = False
+    memory_gib: float = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFit:
+    """One layer that is about to be computed.
+
+    Attributes:
+        lockstep: the two networks; the layer's inputs are computed in both.
+        node: the layer's convolution or linear operation.
+        name: of its weight.
+        reader: how its inputs become samples.
+        kept: Gram columns that stay, shape [K].
+    """
+
+    lockstep: Lockstep
+    node: fx.Node
+    name: str
+    reader: Reader
+    kept: Tensor
+
+    @property
+    def _source(self) -> fx.Node:
+        source = self.node.args[0]
+        assert isinstance(source, fx.Node)
+        return source
+
+    def outputs(self, tail: Tail | None, settings: FitSettings, reduce: Reduce) -> None:
+        """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
+        lockstep, dense = self.lockstep, self.lockstep.tensors[self.name]
+        bias_name = lockstep.name_of(self.node.args[2]) if len(self.node.args) > 2 else None
+        mean_name = _mean_behind(lockstep, self.node)
+        affine = settings.intercept and (bias_name is not None or mean_name is not None)
+        flat = dense.reshape(len(dense), -1)
+        parts = self._output_parts(tail, None if bias_name is None else lockstep.tensors[bias_name])
+        weight, shift = _solved(flat[:, self.kept], parts, settings.ridge, affine, reduce)
+        folded = torch.zeros_like(flat)
+        folded[:, self.kept] = weight.to(flat)
+        lockstep.change(self.name, folded.reshape(dense.shape))
+        if affine and bias_name is not None:
+            lockstep.change(bias_name, lockstep.tensors[bias_name] + shift.to(dense))
+        elif affine and mean_name is not None:
+            lockstep.change(mean_name, lockstep.tensors[mean_name] - shift.to(dense))
+
+    def _output_parts(self, tail: Tail | None, bias: Tensor | None) -> Iterable[CrossMoments]:
+        values = zip(self.lockstep.current[self._source], self.lockstep.dense_values(self.node), strict=True)
+        for batch, (inputs, wanted) in enumerate(values):
+            if tail is not None:
+                wanted = wanted + tail.missing(self.lockstep, batch)
+            if bias is not None:
+                wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
+            samples = self.reader.samples(inputs)[:, self.kept]
+            yield CrossMoments.of(samples, self.reader.outputs(wanted), torch.float32)
+
+    def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
+        """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
+        selector = torch.eye(self.reader.num_columns, dtype=torch.float64, device=self.kept.device)[:, self.kept]
+        transfer, _ = _solved(selector, self._input_parts(), settings.ridge, False, reduce)
+        self.lockstep.change(self.name, fold(self.lockstep.tensors[self.name], transfer, self.kept))
+
+    def _input_parts(self) -> Iterable[CrossMoments]:
+        current, dense = self.lockstep.current[self._source], self.lockstep.dense[self._source]
+        for inputs, wanted in zip(current, dense, strict=True):
+            samples = self.reader.samples(inputs)[:, self.kept]
+            yield CrossMoments.of(samples, self.reader.samples(wanted), torch.float32)
+
+
+def _solved(
+    weight: Tensor, parts: Iterable[CrossMoments], ridge: float | None, affine: bool, reduce: Reduce
+) -> tuple[Tensor, Tensor]:
+    """Refitted weights and shift from the moments of all batches of all processes."""
+    sums: dict[bool, CrossMoments] = {}
+    for batch, part in enumerate(parts):
+        held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
+        sums[held_back] = sums[held_back] + part if held_back in sums else part
+    totals = [_summed(sums[key], reduce) for key in sorted(sums)]
+    if ridge is None:
+        ridge = choose_ridge(weight, totals[0], totals[-1], _RIDGES, affine=affine)
+    whole = totals[0] if len(totals) == 1 else totals[0] + totals[1]
+    return refit(weight, whole, ridge, affine=affine)
+
+
+def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
+    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
+    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
+    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))
+
+
+def reestimate(lockstep: Lockstep, node: fx.Node, reduce: Reduce) -> None:
+    """Statistics of a normalisation layer over all positions of all batches of the changed network."""
+    source = node.args[0]
+    names = [lockstep.name_of(argument) for argument in node.args[3:5]]
+    if not isinstance(source, fx.Node) or not lockstep.differs(source) or None in names:
+        return
+    rows = [values.movedim(1, 0).flatten(1).double() for values in lockstep.current[source]]
+    count = reduce(torch.tensor(float(sum(part.shape[1] for part in rows)), dtype=torch.float64)).to(rows[0].device)
+    mean = reduce(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
+    square = reduce(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
+    for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
+        assert name is not None
+        lockstep.change(name, value)
+
+
+def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:
+    return bias.reshape([-1 if index == dim % values.ndim else 1 for index in range(values.ndim)])
+
+
+def _mean_behind(lockstep: Lockstep, node: fx.Node) -> str | None:
+    """Running mean of the normalisation that alone reads a layer's output: subtracting from it adds to the output."""
+    users = list(node.users)
+    if len(users) == 1 and "batch_norm" in str(users[0].target) and users[0].args[0] is node:
+        return lockstep.name_of(users[0].args[3])
+    return None

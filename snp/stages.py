@@ -1,0 +1,202 @@
+"""What happens in each stage of a run?"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from snp.cache import Cache
+from snp.calibrate import CalibrationCallback, CalibrationSettings
+from snp.core.gram import Moments
+from snp.data.base import ImageData
+from snp.models import ModelSpec, PreparedModel
+from snp.plan import PruningPlan
+from snp.planners import Problem
+from snp.processes import copy_from_first, from_first, summed
+from snp.pruning import decide, realise, sensitivity_of
+from snp.refusals import refuse_processes, refuse_seed, refuse_unknown_names
+from snp.report.page import write_report
+from snp.report.terminal import print_summary
+from snp.runfolder import RunFolder, folder_at, say
+from snp.settings import PruneSettings
+from snp.subject import Subject, subject_of
+from snp.tracking import close_loggers, log_results
+from snp.training_recipe import TrainingRecipe
+from snp.weights import write_weights
+from snp.workbench import Workbench
+
+__all__ = ["Run"]
+
+
+@dataclass(eq=False)
+class Run:
+    """The typed settings of a run, and its stages.
+
+    Attributes:
+        model: which network, and where its weights are.
+        data: which samples.
+        prune: what is cut.
+        calibration: what is measured.
+        dense: how the dense network is trained where its weights do not fit the data.
+        finetune: how the pruned network is trained; 0 epochs skip it.
+        trainer: makes a Lightning trainer from further keywords.
+        logger: makes loggers from a folder and a plain config.
+        seed: of everything random.
+        run_dir: where artefacts go.
+        cache_dir: where dense weights and moments are looked for and left for other runs; None means ``run_dir``.
+        config: all settings as plain values, for loggers.
+        is_multirun: this run is one of several in one process.
+    """
+
+    model: ModelSpec
+    data: ImageData
+    prune: PruneSettings
+    calibration: CalibrationSettings
+    dense: TrainingRecipe
+    finetune: TrainingRecipe
+    trainer: Callable[..., Trainer]
+    logger: Callable[..., list[Logger]]
+    seed: int
+    run_dir: str
+    cache_dir: str | None
+    config: Mapping[str, Any]
+    is_multirun: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_seed(self.seed)
+        refuse_unknown_names(self.prune)
+        seed_everything(self.seed, workers=True, verbose=False)
+        self.folder = RunFolder(self.run_dir)
+        cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed)
+        self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
+        self.bench = Workbench(self.data, self.trainer, self.loggers, self.folder)
+        refuse_processes(self.bench.trainer().world_size, self.calibration.samples, self.is_multirun)
+
+    def dense_network(self) -> PreparedModel:
+        """The dense network with fitting weights, trained first where there are none, and its score."""
+        prepared = self.model.prepare(
+            self.data.num_classes, self.data.image_size, trains_from_scratch=self.data.trains_from_scratch
+        )
+        say(prepared.reason)
+        self.data.configure(
+            prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction
+        )
+        self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
+        if prepared.weights in ("random", "backbone"):
+            model = prepared.model
+            self.cache.dense_weights(model, self.dense, lambda: self.bench.fit(model, self.dense))
+        prepared.model.eval()
+        self.bench.score("dense", prepared.model)
+        return prepared
+
+    def analyse(self, prepared: PreparedModel) -> Subject:
+        """Find the groups of the dense network."""
+        subject = subject_of(prepared.model, self.bench.example(2), self.prune)
+        units = sum(group.num_units for group in subject.groups)
+        say(f"{len(subject.groups)} groups with {units} units can be cut")
+        return subject
+
+    def calibrate(self, subject: Subject) -> dict[str, Moments]:
+        """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
+        moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
+        self.folder.record(
+            {
+                "time/calibrate_s": float(facts["calibrate_s"]),
+                "time/forward_s": float(facts["forward_s"]),
+                "calibration/samples": int(facts["samples"]),
+                "calibration/reused": facts["reused"],
+            }
+        )
+        return moments
+
+    def _measure(self, subject: Subject) -> tuple[dict[str, Moments], dict[str, Any]]:
+        # The first pass measures nothing: it is the yardstick for the cost of the second.
+        plain, full = (CalibrationCallback(readers, self.calibration) for readers in ({}, subject.readers))
+        for callback in (plain, full):
+            self.bench.forward(subject.model, self.calibration.samples, self.seed, callback)
+        return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
+
+    def inputs_again(self, subject: Subject) -> list[Tensor]:
+        """The calibration inputs for stages that look at more than moments, with the model on their device."""
+        if not (self.prune.is_sequential or self.prune.needs_sensitivity):
+            return []
+        inputs = self.bench.calibration_inputs(self.calibration.samples, self.seed)
+        subject.model.to(inputs[0].device)
+        return inputs
+
+    def sensitivity(self, subject: Subject, inputs: list[Tensor]) -> dict[str, Tensor]:
+        """How much the output moves with an error at each layer, where the choice of units asks for it."""
+        if not self.prune.needs_sensitivity:
+            return {}
+        started = time.perf_counter()
+        found = sensitivity_of(subject, inputs, self.prune, summed)
+        self.folder.record({"time/sensitivity_s": time.perf_counter() - started})
+        return {name: matrix.cpu() for name, matrix in found.items()}
+
+    def plan(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> PruningPlan:
+        """Which units stay, the same on all processes; results of an earlier run in this folder go."""
+        started = time.perf_counter()
+        plan = PruningPlan.from_json(from_first(lambda: self._decide(subject, problem, prepared)))
+        self.folder.record(
+            {
+                "time/plan_s": time.perf_counter() - started,
+                "prune/target_var": self.prune.target_var,
+                "prune/threshold": plan.settings["level"],
+            }
+        )
+        return plan
+
+    def _decide(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> str:
+        decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
+        self.folder.begin_results()
+        plan = decision.plan.with_recipe(prepared.recipe)
+        plan.save(self.folder.path / "plan.json")
+        self.folder.write_variance(subject.groups, decision.selection)
+        return plan.to_json()
+
+    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Tensor]) -> nn.Module:
+        """Fit and surgery with the self-check at their end, and the score of the small network."""
+        started = time.perf_counter()
+        result = realise(subject, problem, plan, self.prune, inputs, summed)
+        small = result.model.to("cpu")
+        copy_from_first(small)
+        self.folder.record(
+            {
+                "time/prune_s": time.perf_counter() - started,
+                "prune/self_check": result.check,
+                "prune/fitted_samples": result.fitted_samples,
+            }
+        )
+        rank_zero_only(write_weights)(small, self.folder.path / "pruned.safetensors")
+        self.bench.score("pruned", small)
+        return small
+
+    def fine_tune(self, small: nn.Module) -> None:
+        """Train the small network; ``finetune.epochs=0`` skips it."""
+        if self.finetune.epochs == 0:
+            return
+        # Seeded again, so that it goes the same way whether dense weights were trained or found.
+        seed_everything(self.seed, workers=True, verbose=False)
+        started, tuned = time.perf_counter(), copy.deepcopy(small)
+        self.bench.fit(tuned, self.finetune)
+        self.folder.record({"time/finetune_s": time.perf_counter() - started})
+        rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
+        self.bench.score("finetuned", tuned)
+
+    @rank_zero_only
+    def report(self) -> None:
+        """Page, figures, loggers, and the table on the terminal."""
+        write_report(self.folder.path)
+        numbers = {name: value for name, value in self.folder.metrics.items() if not isinstance(value, str)}
+        log_results(self.loggers, numbers, sorted((self.folder.path / "figures").glob("*.png")))
+        close_loggers(self.loggers)
+        print_summary(self.folder.metrics, self.folder.path)
