@@ -25,7 +25,12 @@ from snp.activations import MomentCollector
 from snp.settings import PruneSettings
 from snp.subject import subject_of
 
-NETWORKS = {"resnet50": "resnet50", "vgg16": "vgg16", "deit_small": "deit_small_patch16_224"}
+NETWORKS: dict[str, dict[str, Any]] = {
+    # As timm initialises it, the last norm of every block is zero: blocks would do nothing, and a check see nothing.
+    "resnet50": {"model_name": "resnet50", "zero_init_last": False},
+    "vgg16": {"model_name": "vgg16"},
+    "deit_small": {"model_name": "deit_small_patch16_224"},
+}
 METHODS: dict[str, dict[str, Any]] = {"plain": {"ordering": "zca", "cut": "variance", **FITS["joint"]}, "default": {}}
 LIMIT_GIB = 16
 
@@ -33,7 +38,7 @@ LIMIT_GIB = 16
 def job(network: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Prune one network and measure it; run in a process of its own, as the peak of memory is the process's."""
     torch.manual_seed(0)
-    model = models.build("timm", {"model_name": NETWORKS[network], "num_classes": 1000}).eval()
+    model = models.build("timm", NETWORKS[network], num_classes=1000).eval()
     batches = list(torch.randn(options.samples, 3, 224, 224).split(options.batch_size))
     settings = PruneSettings(target_macs=options.target_macs, **METHODS[method])
     started = time.perf_counter()

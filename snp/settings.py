@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from snp.core import cuts, orderings
 
 __all__ = ["PruneSettings"]
 
@@ -70,6 +73,7 @@ class PruneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_names()
         self._check_target()
         if self.ridge is not None and (not _is_number(self.ridge) or self.ridge < 0):
             raise ValueError(f"prune.ridge must be a number of at least 0 or null, found {self.ridge!r}")
@@ -85,9 +89,23 @@ class PruneSettings:
         for name in ("reconstruct", "streams", "intercept", "repair", "refit_all"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
-        if isinstance(self.ignore, str) or not all(isinstance(pattern, str) for pattern in self.ignore):
+        if not isinstance(self.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in self.ignore):
             raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {self.ignore!r}")
         object.__setattr__(self, "ignore", tuple(self.ignore))
+
+    def _check_names(self) -> None:
+        """Names are files of folders; the planners' folder is only looked at, because planners import this module."""
+        folder = Path(__file__).parent / "planners"
+        planners = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+        known = {"planner": planners, "ordering": ["auto", *orderings.names()], "cut": ["auto", *cuts.names()]}
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
+        if self.planner == "magnitude" and self.target_var is not None:
+            raise ValueError(
+                "prune.target_var goes with prune.planner=snp, because magnitude measures no variance; give "
+                "prune.target_units, prune.target_macs or prune.target_params"
+            )
 
     def _check_target(self) -> None:
         given = [name for name in _TARGETS if getattr(self, name) is not None]

@@ -40,7 +40,6 @@ WRONG = [
     {"ridge": -1e-9},
     {"ridge": float("nan")},
     {"ridge": "small"},
-    {"ridge": None},
     {"round_to": 0},
     {"round_to": 2.0},
     {"round_to": True},
