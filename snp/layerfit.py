@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -66,15 +67,24 @@ class LayerFit:
         assert isinstance(source, fx.Node)
         return source
 
+    @property
+    def _bias(self) -> Any:
+        return self.node.args[2] if len(self.node.args) > 2 else None
+
+    def _bias_value(self, batch: int) -> Tensor | None:
+        """The bias, which may be computed on the way, as the changed network adds it."""
+        name = self.lockstep.name_of(self._bias)
+        if name is not None:
+            return self.lockstep.tensors[name]
+        return self.lockstep.current[self._bias][batch] if isinstance(self._bias, fx.Node) else None
+
     def outputs(self, tail: Tail | None, settings: FitSettings, reduce: Reduce) -> None:
         """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
         lockstep, dense = self.lockstep, self.lockstep.tensors[self.name]
-        bias_name = lockstep.name_of(self.node.args[2]) if len(self.node.args) > 2 else None
-        mean_name = _mean_behind(lockstep, self.node)
+        bias_name, mean_name = _own(lockstep, self._bias), _own(lockstep, _mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         flat = dense.reshape(len(dense), -1)
-        parts = self._output_parts(tail, None if bias_name is None else lockstep.tensors[bias_name])
-        weight, shift = _solved(flat[:, self.kept], parts, settings.ridge, affine, reduce)
+        weight, shift = _solved(flat[:, self.kept], self._output_parts(tail), settings.ridge, affine, reduce)
         folded = torch.zeros_like(flat)
         folded[:, self.kept] = weight.to(flat)
         lockstep.change(self.name, folded.reshape(dense.shape))
@@ -83,11 +93,12 @@ class LayerFit:
         elif affine and mean_name is not None:
             lockstep.change(mean_name, lockstep.tensors[mean_name] - shift.to(dense))
 
-    def _output_parts(self, tail: Tail | None, bias: Tensor | None) -> Iterable[CrossMoments]:
+    def _output_parts(self, tail: Tail | None) -> Iterable[CrossMoments]:
         values = zip(self.lockstep.current[self._source], self.lockstep.dense_values(self.node), strict=True)
         for batch, (inputs, wanted) in enumerate(values):
             if tail is not None:
                 wanted = wanted + tail.missing(self.lockstep, batch)
+            bias = self._bias_value(batch)
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
             samples = self.reader.samples(inputs)[:, self.kept]
@@ -110,14 +121,18 @@ def _solved(
     weight: Tensor, parts: Iterable[CrossMoments], ridge: float | None, affine: bool, reduce: Reduce
 ) -> tuple[Tensor, Tensor]:
     """Refitted weights and shift from the moments of all batches of all processes."""
-    sums: dict[bool, CrossMoments] = {}
+    sums: list[CrossMoments | None] = [None, None]
     for batch, part in enumerate(parts):
         held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
-        sums[held_back] = sums[held_back] + part if held_back in sums else part
-    totals = [_summed(sums[key], reduce) for key in sorted(sums)]
+        total = sums[held_back]
+        sums[held_back] = part if total is None else total + part
+    first, second = sums
+    assert first is not None
+    # All processes reduce the same tensors, whether or not they themselves have enough batches to hold one back.
+    fitted, held = _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
+    whole = fitted + held
     if ridge is None:
-        ridge = choose_ridge(weight, totals[0], totals[-1], _RIDGES, affine=affine)
-    whole = totals[0] if len(totals) == 1 else totals[0] + totals[1]
+        ridge = choose_ridge(weight, fitted, held if held.inputs.count else fitted, _RIDGES, affine=affine)
     return refit(weight, whole, ridge, affine=affine)
 
 
@@ -131,7 +146,9 @@ def reestimate(lockstep: Lockstep, node: fx.Node, reduce: Reduce) -> None:
     """Statistics of a normalisation layer over all positions of all batches of the changed network."""
     source = node.args[0]
     names = [lockstep.name_of(argument) for argument in node.args[3:5]]
-    if not isinstance(source, fx.Node) or not lockstep.differs(source) or None in names:
+    if not isinstance(source, fx.Node) or not lockstep.differs(source):
+        return
+    if any(name is None or lockstep.num_reads(name) > 1 for name in names):
         return
     rows = [values.movedim(1, 0).flatten(1).double() for values in lockstep.current[source]]
     count = reduce(torch.tensor(float(sum(part.shape[1] for part in rows)), dtype=torch.float64)).to(rows[0].device)
@@ -146,9 +163,15 @@ def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:
     return bias.reshape([-1 if index == dim % values.ndim else 1 for index in range(values.ndim)])
 
 
-def _mean_behind(lockstep: Lockstep, node: fx.Node) -> str | None:
+def _own(lockstep: Lockstep, node: Any) -> str | None:
+    """Name of the tensor a node stands for, unless others read it, too: they do not want it changed."""
+    name = lockstep.name_of(node)
+    return name if name is not None and lockstep.num_reads(name) == 1 else None
+
+
+def _mean_behind(node: fx.Node) -> Any:
     """Running mean of the normalisation that alone reads a layer's output: subtracting from it adds to the output."""
     users = list(node.users)
     if len(users) == 1 and "batch_norm" in str(users[0].target) and users[0].args[0] is node:
-        return lockstep.name_of(users[0].args[3])
+        return users[0].args[3]
     return None

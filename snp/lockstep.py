@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from snp.exported import export, is_inplace
 from snp.inputs import example_of
 
 __all__ = ["Lockstep", "equal_batches"]
@@ -36,28 +37,20 @@ class Lockstep:
         current: the same in the network that is being changed; the very same list where nothing differs yet.
         tensors: name -> parameter or buffer of the network that is being changed.
         changed: names of tensors that differ from the dense network's.
+        open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Any], visit: Visit) -> None:
-        args, kwargs = example_of(batches[0])
-        program = torch.export.export(model, args, kwargs, strict=False)
-        signature = program.graph_signature
-        self.graph = program.graph
-        self._names: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self._constants: dict[str, Any] = {
-            name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
-        }
+        self._exported = export(model, batches[0])
+        self.graph, self._names = self._exported.graph, self._exported.names
         self._inputs = [pytree.tree_leaves(example_of(batch)) for batch in batches]
-        self._user_inputs = list(signature.user_inputs)
         self._visit = visit
-        self._dense_tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for name in signature.inputs_to_buffers.values():
-            self._dense_tensors.setdefault(name, model.get_buffer(name))
-        self._dense_tensors = {name: tensor.detach() for name, tensor in self._dense_tensors.items()}
+        self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
         self.dense: dict[fx.Node, list[Any]] = {}
         self.current: dict[fx.Node, list[Any]] = {}
+        self.open: set[fx.Node] = set()
         self._done: set[fx.Node] = set()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
@@ -65,7 +58,7 @@ class Lockstep:
         """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
         per_batch = 2 * _footprint(self.graph)
         del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
-        return sum(len(leaves[0]) for leaves in self._inputs)
+        return sum(_num_samples(leaves) for leaves in self._inputs)
 
     def run(self) -> None:
         """Compute all nodes in order."""
@@ -77,6 +70,10 @@ class Lockstep:
     def name_of(self, node: Any) -> str | None:
         """Name of the parameter or buffer that a node stands for, else None."""
         return self._names.get(node.name) if isinstance(node, fx.Node) else None
+
+    def num_reads(self, name: str) -> int:
+        """How many nodes read a parameter or buffer."""
+        return sum(len(node.users) for node in self.graph.nodes if self._names.get(node.name) == name)
 
     def differs(self, node: fx.Node) -> bool:
         """Has the value of a computed node moved away from the dense network's?"""
@@ -92,26 +89,26 @@ class Lockstep:
         if node in self._done:
             return
         self._done.add(node)
-        if node.op == "placeholder":
+        if node.op in ("placeholder", "get_attr"):
             if node.name not in self._names:
-                values = self._placeholder(node)
-                self.dense[node] = self.current[node] = values
+                self.dense[node] = self.current[node] = self._given(node)
             return
+        self.open.add(node)
         for argument in node.all_input_nodes:
             self.compute(argument)
         self._visit(self, node)
-        if node.op == "call_function":
-            self._call(node)
+        self._call(node)
+        self.open.remove(node)
         for argument in node.all_input_nodes:
             self._uses[argument] -= 1
             if self._uses[argument] == 0:
                 self.dense.pop(argument, None)
                 self.current.pop(argument, None)
 
-    def _placeholder(self, node: fx.Node) -> list[Any]:
-        if node.name in self._constants:
-            return [self._constants[node.name]] * len(self._inputs)
-        position = self._user_inputs.index(node.name)
+    def _given(self, node: fx.Node) -> list[Any]:
+        if node.name in self._exported.constants:
+            return [self._exported.constants[node.name]] * len(self._inputs)
+        position = self._exported.inputs[node.name]
         return [leaves[position] for leaves in self._inputs]
 
     def dense_values(self, node: fx.Node) -> list[Any]:
@@ -132,7 +129,6 @@ class Lockstep:
     def _values(self, node: fx.Node, store: dict[fx.Node, list[Any]], tensors: dict[str, Tensor]) -> list[Any]:
         target = node.target
         assert callable(target)
-        is_inplace = str(target).split(".")[-2:-1] != [] and str(target).split(".")[-2].endswith("_")
         results = []
         for batch in range(len(self._inputs)):
 
@@ -142,7 +138,7 @@ class Lockstep:
 
             args: Any = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
             kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
-            if is_inplace:
+            if is_inplace(node):
                 # The value that is written over may still be needed under its old name.
                 args = (args[0].clone(), *args[1:])
             results.append(target(*args, **kwargs))
@@ -155,16 +151,23 @@ def equal_batches(batches: Sequence[Any], largest: int) -> list[Any]:
     A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
     """
     leaves = [pytree.tree_flatten(example_of(batch)) for batch in batches]
-    joined = [torch.cat(parts) for parts in zip(*(flat for flat, _ in leaves), strict=True)]
-    spec, total = leaves[0][1], len(joined[0])
+    parts = zip(*(flat for flat, _ in leaves), strict=True)
+    # Switches and other values that are no tensors are the same for all batches.
+    joined = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in parts]
+    spec, total = leaves[0][1], _num_samples(joined)
     size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
     if size * 4 < min(largest, total):
         size = min(largest, total)
     result = []
     for start in range(0, total - size + 1, size):
-        args, kwargs = pytree.tree_unflatten([part[start : start + size] for part in joined], spec)
+        chosen = [part[start : start + size] if isinstance(part, Tensor) else part for part in joined]
+        args, kwargs = pytree.tree_unflatten(chosen, spec)
         result.append(args[0] if args else kwargs)
     return result
+
+
+def _num_samples(leaves: Sequence[Any]) -> int:
+    return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _footprint(graph: fx.Graph) -> int:

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from snp import planners
-from snp.core import cuts, orderings
-from snp.settings import PruneSettings
-
-__all__ = ["refuse_processes", "refuse_seed", "refuse_unknown_names"]
+__all__ = ["refuse_processes", "refuse_seed"]
 
 _LARGEST_SEED = 2**32 - 1  # of numpy
-
-
-def refuse_unknown_names(prune: PruneSettings) -> None:
-    """Planner, ordering and cut are files in their folders.
-
-    Raises:
-        ValueError: one of them is not; the message says which there are.
-    """
-    planners.load(prune.planner)
-    try:
-        orderings.load(prune.ordering_name)
-        cuts.load(prune.cut_name)
-    except ValueError as error:
-        raise ValueError(f"prune.{error}") from error
 
 
 def refuse_seed(seed: int) -> None:

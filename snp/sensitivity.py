@@ -65,7 +65,7 @@ def measure_sensitivity(
 
 def _forward_hook(name: str, reader: Reader, sums: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def add(gradient: Tensor) -> None:
-        rows = gradient.movedim(reader.channel_dim, -1).reshape(-1, gradient.shape[reader.channel_dim])
+        rows = gradient.movedim(reader.channel_dim, -1).reshape(-1, gradient.shape[reader.channel_dim]).float()
         product = (rows.T @ rows).double()
         sums[name] = sums[name] + product if name in sums else product
 

@@ -22,7 +22,7 @@ from snp.plan import PruningPlan
 from snp.planners import Problem
 from snp.processes import copy_from_first, from_first, summed
 from snp.pruning import decide, realise, sensitivity_of
-from snp.refusals import refuse_processes, refuse_seed, refuse_unknown_names
+from snp.refusals import refuse_processes, refuse_seed
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.runfolder import RunFolder, folder_at, say
@@ -72,7 +72,6 @@ class Run:
 
     def __post_init__(self) -> None:
         refuse_seed(self.seed)
-        refuse_unknown_names(self.prune)
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ def tail_of(lockstep: Lockstep, node: fx.Node) -> Tail | None:
     while len(at.users) == 1:
         user = next(iter(at.users))
         name = str(user.target)
-        if "batch_norm" in name and user.args[0] is at:
+        if name == "aten.batch_norm.default" and user.args[0] is at and lockstep.name_of(user.args[4]) is not None:
             scale = scale * _batch_norm_scale(lockstep, user)
         elif name == "aten.mul.Tensor":
             factor = lockstep.name_of(user.args[1] if user.args[0] is at else user.args[0])
@@ -79,17 +80,23 @@ def _addition(
     if not isinstance(other, fx.Node) or other is at or user.kwargs or lockstep.name_of(other) is not None:
         return None
     value = other.meta.get("val")
-    if not isinstance(value, Tensor) or value.shape != layer.meta["val"].shape or _depends(other, layer):
+    if (
+        not isinstance(value, Tensor)
+        or value.shape != layer.meta["val"].shape
+        or _depends(other, {layer} | lockstep.open)
+    ):
         return None
     return Tail(other, scale, channel_dim)
 
 
-def _depends(node: fx.Node, on: fx.Node) -> bool:
-    """Is ``on`` among the ancestors of ``node``?"""
+def _depends(node: fx.Node, on: Set[fx.Node]) -> bool:
+    """Is the node, or one of its ancestors, among ``on``?"""
+    if node in on:
+        return True
     seen, waiting = {node}, [node]
     while waiting:
         for argument in waiting.pop().all_input_nodes:
-            if argument is on:
+            if argument in on:
                 return True
             if argument not in seen:
                 seen.add(argument)

@@ -20,7 +20,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # runs may share a folder
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, partial, dict(metadata or {}))
+    # safetensors makes files that only their owner may read; a run's folder is meant to be shared.
+    partial.chmod(0o666 & ~_umask())
     partial.replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:

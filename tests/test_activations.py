@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from snp.activations import MomentCollector
 from snp.core.gram import Moments
-from snp.graph.readers import Reader, _patch, _reader
+from snp.graph.patch import patch_of
+from snp.graph.readers import Reader, _reader
 from snp.units import Slice
 
 
@@ -81,7 +82,7 @@ def test_patches_times_weight_are_the_outputs(geometry: dict[str, Any], size: in
     outputs = module(images).detach()
     num_positions = outputs[0, 0].numel()
     member = Slice("last.weight", 1, torch.arange(5)[:, None])
-    given = _reader(member, module, _patch(module, num_positions))
+    given = _reader(member, module, patch_of(module, num_positions))
     samples = given.samples(images)
     assert samples.shape[1] == given.num_columns == module.weight[0].numel()
     assert len(samples) == 3 * min(num_positions, 64)

@@ -162,7 +162,7 @@ def test_test_loader_shows_everything_once_in_order(name: str, tmp_path: Path) -
 def test_too_many_calibration_samples(name: str, tmp_path: Path) -> None:
     """Asking for more samples than the training part has says how many there are."""
     data = make(name, tmp_path)
-    with pytest.raises(ValueError, match=r"calibration\.num_samples=100000: the training part has only \d+ samples"):
+    with pytest.raises(ValueError, match=r"calibration\.samples=100000: the training part has only \d+ samples"):
         data.calibration_dataloader(100000, seed=0)
 
 
@@ -283,7 +283,7 @@ def test_subset_grows() -> None:
 
 def test_subset_of_nothing() -> None:
     """Asking for no sample at all is refused."""
-    with pytest.raises(ValueError, match=r"calibration\.num_samples=0"):
+    with pytest.raises(ValueError, match=r"calibration\.samples=0"):
         subset(10, 0, seed=0)
 
 

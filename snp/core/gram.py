@@ -107,6 +107,12 @@ class CrossMoments:
             energy += wanted.square().sum(dim=0).double()
         return CrossMoments(inputs, cross, target, energy)
 
+    def zeros_like(self) -> CrossMoments:
+        """Moments of no samples of the same inputs and targets."""
+        inputs = Moments.zeros(self.cross.shape[1], self.cross.device)
+        cross, target, energy = (torch.zeros_like(part) for part in (self.cross, self.target, self.energy))
+        return CrossMoments(inputs, cross, target, energy)
+
     def __add__(self, other: CrossMoments) -> CrossMoments:
         return CrossMoments(
             self.inputs + other.inputs,

@@ -48,10 +48,10 @@ def subset(num_available: int, num_samples: int, seed: int) -> list[int]:
         ValueError: fewer than one sample asked for, or more than there are.
     """
     if num_samples < 1:
-        raise ValueError(f"calibration.num_samples={num_samples}: ask for at least one sample")
+        raise ValueError(f"calibration.samples={num_samples}: ask for at least one sample")
     if num_samples > num_available:
         raise ValueError(
-            f"calibration.num_samples={num_samples}: the training part has only {num_available} samples; ask for fewer"
+            f"calibration.samples={num_samples}: the training part has only {num_available} samples; ask for fewer"
         )
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(num_available, generator=generator)[:num_samples].tolist()

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from snp.report.stages import comparison_rows, read_stages
+from snp.report.stages import comparison_rows, format_seconds, read_stages
 
 
 def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO | None = None) -> None:
@@ -34,5 +34,19 @@ def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO 
         console.print(table)
     else:
         print("Nothing was measured in this run.", file=out)
+    for line in _details(metrics):
+        print(line, file=out)
     # Rich would break a long path into lines that cannot be copied.
     print(f"Run folder: {run_dir}", file=out, flush=True)
+
+
+def _details(metrics: Mapping[str, Any]) -> list[str]:
+    """One line of times and one of what was asked for, as far as they are known."""
+    times = [
+        f"{name.removeprefix('time/').removesuffix('_s')} {format_seconds(seconds)}"
+        for name, seconds in metrics.items()
+        if name.startswith("time/") and isinstance(seconds, int | float)
+    ]
+    names = ("calibration/samples", "prune/target_var", "prune/threshold")
+    facts = [f"{name} {value:.6g}" for name in names if isinstance(value := metrics.get(name), int | float)]
+    return [f"{title}: {', '.join(parts)}" for title, parts in (("Time", times), ("Cut", facts)) if parts]
