@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from snp.core.gram import CrossMoments, Moments
-from snp.core.reconstruct import choose_ridge, fold, refit
+from snp.core.reconstruct import fold, refit
+from snp.core.ridge import choose_ridge
 from snp.graph.readers import Reader
 from snp.lockstep import Lockstep
 from snp.tail import Tail
@@ -19,7 +20,7 @@ __all__ = ["HOLD_BACK_ONE_IN", "FitSettings", "LayerFit", "Reduce", "reestimate"
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
-_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 Reduce = Callable[[Tensor], Tensor]
 

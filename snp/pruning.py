@@ -14,7 +14,7 @@ from snp import planners
 from snp.core.gram import Moments
 from snp.costs import CostModel
 from snp.folding import folded_weights, kept_columns
-from snp.graph.readers import other_readers
+from snp.graph.readers import other_readers, readers_of
 from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, Problem, Selection
@@ -166,7 +166,7 @@ def _fits(
     inputs: Sequence[Any],
     reduce: Callable[[Tensor], Tensor],
 ) -> Fits:
-    readers = dict(problem.readers)
+    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram)
     if settings.refit_all:
         readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
     kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}

@@ -152,6 +152,12 @@ class PruneSettings:
         """Are layers fitted in execution order?"""
         return self.reconstruct and self.calibration == "sequential"
 
+    @property
+    def moment_gram(self) -> str:
+        """What moments are made of: patches only where the choice of units or a joint fit looks at them."""
+        patches = self.conv_gram == "patch" and (self.needs_sensitivity or not self.is_sequential)
+        return "patch" if patches else "channel"
+
     def to_json(self) -> dict[str, Any]:
         """All options as JSON values."""
         plain = asdict(self) | {"ignore": list(self.ignore), "cut": self.cut_name, "ordering": self.ordering_name}

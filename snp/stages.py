@@ -42,8 +42,7 @@ class Run:
 
     Attributes:
         model: which network, and where its weights are.
-        data: which samples.
-        prune: what is cut.
+        data, prune: which samples, and what is cut.
         calibration: what is measured.
         dense: how the dense network is trained where its weights do not fit the data.
         finetune: how the pruned network is trained; 0 epochs skip it.

@@ -170,7 +170,8 @@ def test_too_many_calibration_samples(name: str, tmp_path: Path) -> None:
 def test_conf_lists_all_keys(name: str) -> None:
     """Every file in conf/data lists every argument of its class, gives a valid one of it, and has its name."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(f"data/{name}").data
+        # The digits are shown at a size that the model names.
+        config = compose("config", overrides=[f"data={name}"]).data
     arguments = inspect.signature(get_class(config["_target_"])).parameters
     assert set(config) == {"_target_", *arguments}
     data = instantiate(config)

@@ -6,15 +6,13 @@ fit decays to plain deletion, never to zero. Without ridge this is W P^T L[:, :k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from snp.core.gram import CrossMoments, Moments
 from snp.core.subspace import Subspace, columns_of
 
-__all__ = ["choose_ridge", "fold", "held_back_error", "offset", "output_error", "refit", "transfer"]
+__all__ = ["fold", "offset", "output_error", "refit", "transfer"]
 
 
 def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
@@ -104,23 +102,6 @@ def refit(
     weight = dense + _solve(gram, (cross - dense @ gram).T, ridge).T
     shift = (moments.target - weight @ moments.inputs.first) / max(moments.inputs.count, 1)
     return weight, shift if affine else torch.zeros_like(shift)
-
-
-def held_back_error(weight_OK: Tensor, shift_O: Tensor, moments: CrossMoments) -> float:
-    """Squared error of an affine map on the samples behind some moments, summed over outputs and samples."""
-    inputs, count = moments.inputs, moments.inputs.count
-    quadratic = torch.einsum("ok,kl,ol->", weight_OK, inputs.second, weight_OK)
-    crossed = (weight_OK * moments.cross).sum()
-    mean_part = 2 * (shift_O * (weight_OK @ inputs.first - moments.target)).sum() + count * shift_O.square().sum()
-    return float(moments.energy.sum() - 2 * crossed + quadratic + mean_part)
-
-
-def choose_ridge(
-    weight_OK: Tensor, fitted: CrossMoments, held_back: CrossMoments, candidates: Sequence[float], *, affine: bool
-) -> float:
-    """The candidate whose fit on one part of the data errs least on the other."""
-    errors = [held_back_error(*refit(weight_OK, fitted, ridge, affine=affine), held_back) for ridge in candidates]
-    return candidates[min(range(len(candidates)), key=errors.__getitem__)]
 
 
 def offset(weight_OC: Tensor, moments: Moments, transfer_CK: Tensor, kept: Tensor) -> Tensor:
