@@ -64,4 +64,11 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    return Subject(model, graph, groups, frozen, readers_of(model, graph, groups, settings.moment_gram), example)
+    return Subject(
+        model,
+        graph,
+        groups,
+        frozen,
+        readers_of(model, graph, groups, settings.moment_gram, settings.largest_patch),
+        example,
+    )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from snp.core.subspace import columns_of
+
 __all__ = ["Eliminator", "eliminate"]
 
 # Keeps the inverse of a rank-deficient Gram matrix finite; relative to its mean diagonal.
@@ -32,24 +34,32 @@ class Eliminator:
         tiny = torch.finfo(gram.dtype).tiny
         eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         self._inverse = torch.linalg.inv(gram.double() + torch.clamp_min(scale, tiny) * eye)
-        self._weight = weighted.double().clone()
+        # Unit by unit, [U * b, O]: every step looks at all units' weights and must not copy them.
+        self._weight = weighted.double().T.clone(memory_format=torch.contiguous_format)
 
     def costs(self) -> Tensor:
         """Squared output error that each removal would add, shape [U]; meaningless for removed units."""
         num_units, width = len(self._inverse) // self._width, self._width
         blocks = self._inverse.reshape(num_units, width, num_units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        weight = self._weight.reshape(-1, num_units, width).permute(1, 0, 2)
-        return torch.einsum("uob,ubc,uoc->u", weight, torch.linalg.inv(blocks), weight)
+        weight = self._weight.reshape(num_units, width, -1)
+        energy = weight @ weight.transpose(1, 2)
+        return (torch.linalg.inv(blocks).transpose(1, 2) * energy).sum(dim=(1, 2))
 
     def remove(self, unit: int) -> None:
         """Take one unit out and fold it into the others."""
         own = slice(unit * self._width, (unit + 1) * self._width)
         gain = torch.linalg.solve(self._inverse[own, own], self._inverse[own])
-        self._weight -= self._weight[:, own] @ gain
-        self._inverse -= self._inverse[:, own] @ gain
+        self._weight.addmm_(gain.T, self._weight[own].clone(), alpha=-1)
+        self._inverse.addmm_(self._inverse[:, own].clone(), gain, alpha=-1)
         # A removed unit is made independent of the others, so that batched inverses stay defined.
         self._inverse[own], self._inverse[:, own] = 0.0, 0.0
         self._inverse[own, own] = torch.eye(self._width, dtype=gain.dtype, device=gain.device)
+
+    def compact(self, units: Tensor) -> None:
+        """Forget all units but these: steps cost as much as the units that are left."""
+        columns = columns_of(units, self._width)
+        self._inverse = self._inverse[columns][:, columns]
+        self._weight = self._weight[columns]
 
 
 def eliminate(consumers: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
@@ -63,17 +73,23 @@ def eliminate(consumers: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
         of it kept, k = 0..U, shape [U + 1], float64, decreasing to 0.
     """
     eliminators = [Eliminator(*consumer) for consumer in consumers]
-    num_units = consumers[0][0].shape[0] // consumers[0][2]
-    is_open = torch.ones(num_units, dtype=torch.bool, device=consumers[0][0].device)
+    device = consumers[0][0].device
+    units = torch.arange(consumers[0][0].shape[0] // consumers[0][2], device=device)  # those not forgotten yet
+    is_open = torch.ones(len(units), dtype=torch.bool, device=device)
     removed: list[int] = []
     error = [0.0]
-    for _ in range(num_units):
+    while bool(is_open.any()):
         costs = torch.stack([eliminator.costs() for eliminator in eliminators]).sum(dim=0)
-        unit = int(torch.where(is_open, costs, torch.inf).argmin())
-        error.append(error[-1] + max(0.0, float(costs[unit])))
+        place = int(torch.where(is_open, costs, torch.inf).argmin())
+        error.append(error[-1] + max(0.0, float(costs[place])))
         for eliminator in eliminators:
-            eliminator.remove(unit)
-        is_open[unit] = False
-        removed.append(unit)
-    order = torch.tensor(removed[::-1], dtype=torch.int64, device=is_open.device)
+            eliminator.remove(place)
+        is_open[place] = False
+        removed.append(int(units[place]))
+        if int(is_open.sum()) * 4 < len(units) * 3:
+            left = is_open.nonzero().flatten()
+            for eliminator in eliminators:
+                eliminator.compact(left)
+            units, is_open = units[left], is_open[left]
+    order = torch.tensor(removed[::-1], dtype=torch.int64, device=device)
     return order, torch.tensor(error[::-1], dtype=torch.float64)

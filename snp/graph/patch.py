@@ -75,13 +75,13 @@ class Patch:
         return ((rows + down[:, None, None]) * padded_width + columns + right[None, :, None]).flatten(0, 1)
 
 
-def patch_of(module: nn.Module, num_positions: int) -> Patch | None:
+def patch_of(module: nn.Module, num_positions: int, largest: int = LARGEST_GRAM) -> Patch | None:
     """Geometry of a plain two-dimensional convolution whose patch Gram is not too large, else None."""
     if type(module).forward is not nn.Conv2d.forward or not isinstance(module, nn.Conv2d):
         return None
     padding = module.padding
     num_columns = module.weight.shape[1] * module.weight[0, 0].numel()
-    if isinstance(padding, str) or module.padding_mode != "zeros" or num_columns > LARGEST_GRAM:
+    if isinstance(padding, str) or module.padding_mode != "zeros" or num_columns > largest:
         return None
     wanted = max(_FEWEST_POSITIONS, num_columns // 16)
     positions = None

@@ -75,7 +75,11 @@ class Reader:
 
 
 def readers_of(
-    model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup], conv_gram: str = "channel"
+    model: nn.Module,
+    graph: CouplingGraph,
+    groups: Iterable[UnitGroup],
+    conv_gram: str = "channel",
+    largest_patch: int = LARGEST_GRAM,
 ) -> dict[str, Reader]:
     """Readers of all consumers of the groups, by weight name, in a fixed order.
 
@@ -84,13 +88,15 @@ def readers_of(
         graph: knows how many positions each weight is read at.
         groups: the groups that take part.
         conv_gram: ``"patch"`` measures what convolutions' kernels see, ``"channel"`` channels at all positions.
+        largest_patch: columns of a patch Gram beyond which a convolution is measured by channel.
     """
     readers: dict[str, Reader] = {}
     for group in groups:
         for member in group.consumers:
             if member.tensor not in readers:
                 module = model.get_submodule(module_of(member.tensor))
-                patch = patch_of(module, graph.positions[member.tensor]) if conv_gram == "patch" else None
+                num_positions = graph.positions[member.tensor]
+                patch = patch_of(module, num_positions, largest_patch) if conv_gram == "patch" else None
                 readers[member.tensor] = _reader(member, module, patch)
     return readers
 
@@ -102,7 +108,7 @@ def other_readers(
     found: dict[str, Reader] = {}
     for name, num_positions in graph.positions.items():
         module: Any = model.get_submodule(module_of(name))
-        if name in readers or getattr(module, "weight", None) is None or getattr(module, "groups", 1) > 1:
+        if name in readers or not name.endswith(".weight") or getattr(module, "groups", 1) > 1:
             continue
         if isinstance(module, nn.Linear) and module.in_features <= LARGEST_GRAM:
             found[name] = Reader(name, module_of(name), -1, module.in_features)
