@@ -43,12 +43,14 @@ class Eliminator:
         blocks = self._inverse.reshape(num_units, width, num_units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         weight = self._weight.reshape(num_units, width, -1)
         energy = weight @ weight.transpose(1, 2)
-        return (torch.linalg.inv(blocks).transpose(1, 2) * energy).sum(dim=(1, 2))
+        inverted = blocks.reciprocal() if width == 1 else torch.linalg.inv(blocks)
+        return (inverted.transpose(1, 2) * energy).sum(dim=(1, 2))
 
     def remove(self, unit: int) -> None:
         """Take one unit out and fold it into the others."""
         own = slice(unit * self._width, (unit + 1) * self._width)
-        gain = torch.linalg.solve(self._inverse[own, own], self._inverse[own])
+        block, row = self._inverse[own, own], self._inverse[own]
+        gain = row / block if self._width == 1 else torch.linalg.solve(block, row)
         self._weight.addmm_(gain.T, self._weight[own].clone(), alpha=-1)
         self._inverse.addmm_(self._inverse[:, own].clone(), gain, alpha=-1)
         # A removed unit is made independent of the others, so that batched inverses stay defined.
