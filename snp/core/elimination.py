@@ -42,8 +42,8 @@ class Eliminator:
         num_units, width = len(self._inverse) // self._width, self._width
         blocks = self._inverse.reshape(num_units, width, num_units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         weight = self._weight.reshape(num_units, width, -1)
-        energy = weight @ weight.transpose(1, 2)
-        inverted = blocks.reciprocal() if width == 1 else torch.linalg.inv(blocks)
+        energy: Tensor = weight @ weight.transpose(1, 2)
+        inverted: Tensor = blocks.reciprocal() if width == 1 else torch.linalg.inv(blocks)
         return (inverted.transpose(1, 2) * energy).sum(dim=(1, 2))
 
     def remove(self, unit: int) -> None:
