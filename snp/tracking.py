@@ -70,15 +70,18 @@ def build_loggers(
     if mode != "disabled":
         if not project:
             raise ValueError("logger.project must be a W&B project name, found an empty one.")
-        folder.mkdir(parents=True, exist_ok=True)
-        # `mode` instead of Lightning's `offline`: the latter writes WANDB_MODE into this process for good.
-        run = WandbLogger(
-            project=project, save_dir=folder, config=config, group=group, tags=list(tags), name=folder.name, mode=mode
-        )
-        # Lightning always passes this deprecated setting on, and W&B then warns the user, who cannot change it.
-        run._wandb_init.pop("anonymous", None)
-        loggers.append(run)
+        named = {"project": project, "group": group, "tags": list(tags), "name": folder.name}
+        loggers.append(_wandb_logger(folder, mode, config, named))
     return loggers
+
+
+def _wandb_logger(folder: Path, mode: str, config: dict[str, Any], named: dict[str, Any]) -> WandbLogger:
+    folder.mkdir(parents=True, exist_ok=True)
+    # `mode` instead of Lightning's `offline`: the latter writes WANDB_MODE into this process for good.
+    run = WandbLogger(save_dir=folder, config=config, mode=mode, **named)
+    # Lightning always passes this deprecated setting on, and W&B then warns the user, who cannot change it.
+    run._wandb_init.pop("anonymous", None)
+    return run
 
 
 def resolve_mode(wandb: str) -> str:
