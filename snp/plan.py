@@ -134,6 +134,7 @@ def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
     return {
         "name": group.name,
         "num_units": group.num_units,
+        "num_partitions": group.num_partitions,
         "num_kept": len(decision.kept),
         "kept_variance": None if decision.kept_variance is None else round(decision.kept_variance, 6),
         "kept": decision.kept.tolist(),
@@ -150,9 +151,13 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
         role: tuple(Slice.from_json(entry, num_units) for entry in plain[role])
         for role in ("producers", "consumers", "others")
     }
-    group = UnitGroup(plain["name"], num_units, is_stream=plain["is_stream"], **roles)
+    # Plans of earlier versions know groups of one partition only.
+    num_partitions = plain.get("num_partitions", 1)
+    group = UnitGroup(plain["name"], num_units, is_stream=plain["is_stream"], num_partitions=num_partitions, **roles)
     kept = torch.tensor(plain["kept"], dtype=torch.int64)
     fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units
     if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):
         raise ValueError(f"the units of {group.name} do not fit their number {num_units}")
+    if not group.is_even(kept):
+        raise ValueError(f"the {group.num_partitions} partitions of {group.name} keep unequal numbers of units")
     return GroupPlan(group, kept, plain["kept_variance"])

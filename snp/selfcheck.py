@@ -98,7 +98,11 @@ def confirm(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> tuple[
 
 
 def _trial(group: UnitGroup, number: int, second_half: bool) -> GroupPlan:
-    """Some of the units, the others at the second trial; neighbouring groups keep different shares."""
-    shuffled = torch.randperm(group.num_units, generator=torch.Generator().manual_seed(number))
-    first = min(group.num_units - 1, max(1, group.num_units * (3 + number % 3) // 8))
-    return GroupPlan(group, (shuffled[first:] if second_half else shuffled[:first]).sort().values)
+    """Some of each partition's units, the others at the second trial; neighbouring groups keep different shares."""
+    generator, size = torch.Generator().manual_seed(number), group.units_per_partition
+    first = min(size - 1, max(1, size * (3 + number % 3) // 8))
+    kept = []
+    for partition in range(group.num_partitions):
+        shuffled = torch.randperm(size, generator=generator) + partition * size
+        kept.append(shuffled[first:] if second_half else shuffled[:first])
+    return GroupPlan(group, torch.cat(kept).sort().values)

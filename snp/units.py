@@ -70,6 +70,9 @@ class UnitGroup:
         consumers: columns of weights that read the units.
         others: everything else a unit owns: biases, normalisation parameters and statistics, layer scales, tokens.
         is_stream: the units are a sum of several layers' outputs (a residual stream).
+        num_partitions: P. Units lie partition-major, unit u in partition u // (U / P), and every partition keeps the
+            same number of units (not the same units): the groups of a grouped convolution, the heads of an attention
+            layer. 1 where any units may stay.
     """
 
     name: str
@@ -78,6 +81,23 @@ class UnitGroup:
     consumers: tuple[Slice, ...]
     others: tuple[Slice, ...]
     is_stream: bool = False
+    num_partitions: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_partitions < 1 or self.num_units % self.num_partitions:
+            raise ValueError(
+                f"the {self.num_units} units of {self.name} do not divide into {self.num_partitions} partitions"
+            )
+
+    @property
+    def units_per_partition(self) -> int:
+        """U / P."""
+        return self.num_units // self.num_partitions
+
+    def is_even(self, kept: Tensor) -> bool:
+        """Does every partition keep the same number of these units, at least one?"""
+        counts = torch.bincount(kept.cpu() // self.units_per_partition, minlength=self.num_partitions)
+        return bool((counts == counts[0]).all()) and int(counts[0]) > 0
 
     @property
     def members(self) -> tuple[Slice, ...]:

@@ -156,3 +156,23 @@ def test_missing_plan_is_a_clear_error(tmp_path: Path) -> None:
     """A folder without a plan is named."""
     with pytest.raises(ValueError, match="there is no plan at"):
         PruningPlan.load(tmp_path / "plan.json")
+
+
+def test_partitions_are_written_and_checked() -> None:
+    """A plan says that partitions keep equal numbers, and one that does not keep them is damaged."""
+    group = UnitGroup("first", 4, (BLOCKS,), (STRIDED,), (), num_partitions=2)
+    plan = PruningPlan((GroupPlan(group, torch.tensor([0, 3])),))
+    (back,) = PruningPlan.from_json(plan.to_json()).groups
+    assert back.group.num_partitions == 2
+    assert back.group.units_per_partition == 2
+    for kept in ([0, 1], [0, 1, 2], [3]):
+        uneven = PruningPlan((GroupPlan(group, torch.tensor(kept)),)).to_json()
+        with pytest.raises(ValueError, match="2 partitions of first keep unequal numbers"):
+            PruningPlan.from_json(uneven)
+    plain = json.loads(plan.to_json())
+    plain["groups"][0]["num_partitions"] = 3
+    with pytest.raises(ValueError, match="4 units of first do not divide into 3 partitions"):
+        PruningPlan.from_json(json.dumps(plain))
+    del plain["groups"][0]["num_partitions"]
+    (older,) = PruningPlan.from_json(json.dumps(plain)).groups
+    assert older.group.num_partitions == 1

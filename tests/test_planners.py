@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from snp import planners
 from snp.activations import MomentCollector
 from snp.core import cuts, orderings
+from snp.core.subspace import factorize
 from snp.planners import Problem, Selection
 from snp.planners._level import rounded
 from snp.planners._statistics import group_statistics
@@ -205,6 +206,74 @@ def test_readers_of_different_width_are_brought_to_one_column_per_unit() -> None
 def test_rounding(num_kept: int, num_units: int, round_to: int, wanted: int) -> None:
     """Up to a multiple in wide groups, never beyond the group; narrow groups are left alone."""
     assert rounded(num_kept, num_units, round_to) == wanted
+
+
+@pytest.mark.parametrize(
+    ("num_kept", "num_units", "round_to", "num_partitions", "wanted"),
+    [
+        (1, 12, 8, 3, 3),
+        (4, 12, 8, 3, 6),
+        (12, 12, 8, 3, 12),
+        (33, 128, 8, 32, 64),
+        (25, 384, 8, 6, 48),
+        (25, 378, 8, 6, 30),
+        (5, 24, 1, 4, 8),
+    ],
+)
+def test_rounding_keeps_partitions_even(
+    num_kept: int, num_units: int, round_to: int, num_partitions: int, wanted: int
+) -> None:
+    """Always a multiple of the partitions, at least one unit of each; of both multiples in wide groups."""
+    assert rounded(num_kept, num_units, round_to, num_partitions) == wanted
+
+
+@pytest.fixture(scope="module")
+def partitioned(problem: Problem) -> Problem:
+    """The same groups, each told to keep equal numbers of units in its partitions."""
+    partitions = {12: 3, 24: 4, 6: 2, 16: 8}
+    groups = tuple(replace(group, num_partitions=partitions[group.num_units]) for group in problem.groups)
+    assert len(groups) == 4
+    return replace(problem, groups=groups)
+
+
+@pytest.mark.parametrize(("planner", "ordering", "cut"), COMBINATIONS)
+def test_partitions_keep_equal_numbers(partitioned: Problem, planner: str, ordering: str, cut: str) -> None:
+    """Whatever chooses, and however much goes: each partition keeps as many of its units, at least one, in budget."""
+    for target in (0.25, 0.5, 0.8):
+        settings = PruneSettings(planner=planner, ordering=ordering, cut=cut, target_macs=target)
+        selection = chosen(partitioned, settings)
+        costs = partitioned.costs
+        assert costs.macs(counts(selection)) <= target * costs.macs(costs.dense)
+        for group, choice in zip(partitioned.groups, selection.choices, strict=True):
+            assert sorted(choice.order.tolist()) == list(range(group.num_units))
+            assert choice.num_kept % group.num_partitions == 0
+            for step in range(group.num_partitions, group.num_units + 1, group.num_partitions):
+                owners = [unit // group.units_per_partition for unit in choice.order[:step].tolist()]
+                assert {owners.count(partition) for partition in range(group.num_partitions)} == {
+                    step // group.num_partitions
+                }
+
+
+@pytest.mark.parametrize("ordering", orderings.names())
+def test_partitions_keep_the_order_inside(problem: Problem, partitioned: Problem, ordering: str) -> None:
+    """Partitions decide how many stay, the ordering still decides which."""
+    settings = PruneSettings(ordering=ordering, cut="uniform")
+    plain, even = chosen(problem, settings), chosen(partitioned, settings)
+    for group, one, other in zip(partitioned.groups, plain.choices, even.choices, strict=True):
+        for partition in range(group.num_partitions):
+            inside = [u for u in one.order.tolist() if u // group.units_per_partition == partition]
+            assert inside == [u for u in other.order.tolist() if u // group.units_per_partition == partition]
+
+
+def test_variance_of_partitions_is_that_of_the_order_that_is_cut(partitioned: Problem) -> None:
+    """The share in the plan is that of the units that stay, by plain least squares."""
+    selection = chosen(partitioned, PruneSettings(target_var=0.7))
+    for group, choice in zip(partitioned.groups, selection.choices, strict=True):
+        statistics = group_statistics(partitioned, group, torch.Generator())
+        assert choice.kept_variance is not None
+        wanted = factorize(statistics.gram, choice.order, statistics.columns_per_unit).kept_variance()
+        torch.testing.assert_close(choice.kept_variance, wanted)
+        assert float(choice.kept_variance[choice.num_kept - 1]) >= 0.7 - 1e-9
 
 
 def test_rounded_counts_fit_the_budget() -> None:

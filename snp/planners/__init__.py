@@ -47,8 +47,9 @@ class Choice:
     """The units of one group in order of keeping, and how many stay.
 
     Attributes:
-        order: most important first, shape [U].
-        num_kept: in 1..U.
+        order: most important first, shape [U]; interleaved where the group has partitions
+            (:func:`snp.core.orderings.interleaved`), so that every multiple of P keeps as many units of each.
+        num_kept: in P..U, a multiple of the group's number of partitions P.
         kept_variance: cumulative share of variance after each unit of the order, shape [U]; None if not measured.
     """
 

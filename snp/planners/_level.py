@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from snp.core.budget import BudgetError, bisect_level
@@ -11,11 +12,12 @@ from snp.settings import PruneSettings
 __all__ = ["kept_at_level", "level_for", "rounded"]
 
 
-def rounded(num_kept: int, num_units: int, round_to: int) -> int:
-    """Kept units rounded up to a multiple where the group is at least 16 multiples wide."""
-    if num_units < 16 * round_to:
-        return num_kept
-    return min(num_units, -(-num_kept // round_to) * round_to)
+def rounded(num_kept: int, num_units: int, round_to: int, num_partitions: int = 1) -> int:
+    """Kept units rounded up to a multiple of the partitions, and of ``round_to`` where 16 such multiples fit."""
+    step = math.lcm(round_to, num_partitions)
+    if num_units < 16 * step:
+        step = num_partitions
+    return min(num_units, -(-num_kept // step) * step)
 
 
 def kept_at_level(
@@ -23,7 +25,7 @@ def kept_at_level(
 ) -> list[int]:
     """Kept units per group at a level; ``num_kept(group, level)`` is the cut."""
     return [
-        rounded(num_kept(number, level), group.num_units, settings.round_to)
+        rounded(num_kept(number, level), group.num_units, settings.round_to, group.num_partitions)
         for number, group in enumerate(problem.groups)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from snp.core.cuts import Curve, uniform
-from snp.core.orderings import descending
+from snp.core.orderings import descending, interleaved
 from snp.planners import Choice, Problem, Selection
 from snp.planners._level import kept_at_level, level_for
 from snp.settings import PruneSettings
@@ -22,7 +22,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
             rows = problem.weights[member.tensor].detach().double().movedim(member.dim, 0)
             per_index = rows.reshape(rows.shape[0], -1).square().sum(dim=1).cpu()
             energy += per_index[member.index].sum(dim=1)
-        orders.append(descending(energy))
+        orders.append(interleaved(descending(energy), group.num_partitions))
 
     def num_kept(group: int, level: float) -> int:
         return uniform.num_kept(Curve(torch.ones(len(orders[group]))), level)

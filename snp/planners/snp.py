@@ -25,7 +25,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     damages: list[Tensor] = []
     for group in problem.groups:
         statistics = group_statistics(problem, group, generator)
-        orders.append(ordering(statistics))
+        orders.append(orderings.interleaved(ordering(statistics), group.num_partitions))
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
             damages.append(damage_of(statistics, orders[-1]))
@@ -48,7 +48,10 @@ def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], 
     dense = problem.costs.dense
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
-    unit = [whole - cost([n - (i == j) for j, n in enumerate(dense)]) for i in range(len(dense))]
+    # Of partitioned groups one unit of every partition goes: less is no whole number of kernel columns.
+    steps = [group.num_partitions for group in problem.groups]
+    fewer = ([n - steps[i] * (i == j) for j, n in enumerate(dense)] for i in range(len(dense)))
+    unit = [(whole - cost(kept)) / step for kept, step in zip(fewer, steps, strict=True)]
     all_units = sum(count * size for count, size in zip(dense, unit, strict=True)) or 1
     all_damage = float(sum(float(damage[0]) for damage in damages)) or 1.0
     return [

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GroupStatistics", "ReaderStatistics", "descending", "inverse_spectrum", "load", "names"]
+__all__ = ["GroupStatistics", "ReaderStatistics", "descending", "interleaved", "inverse_spectrum", "load", "names"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,24 @@ def load(name: str) -> Callable[[GroupStatistics], Tensor]:
 def descending(score_U: Tensor) -> Tensor:
     """Unit indices by falling score, ties by index, shape [U]."""
     return torch.argsort(score_U, descending=True, stable=True)
+
+
+def interleaved(order_U: Tensor, num_partitions: int) -> Tensor:
+    """The best unit of each partition, then the second best of each, and so on.
+
+    Args:
+        order_U: a permutation of the units, most important first, shape [U].
+        num_partitions: P; unit u lies in partition u // (U / P).
+
+    Returns:
+        A permutation whose first k units, for every multiple k of P, are the best k / P of each partition.
+    """
+    per_partition = len(order_U) // num_partitions
+    rank = torch.empty_like(order_U)
+    for partition in range(num_partitions):
+        inside = order_U // per_partition == partition
+        rank[inside] = torch.arange(per_partition, device=order_U.device)
+    return order_U[torch.argsort(rank, stable=True)]
 
 
 def inverse_spectrum(statistics: GroupStatistics, power: float) -> Tensor:
