@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from snp.data.digits import Digits
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -22,7 +24,7 @@ def _modules_go_again() -> Iterator[None]:
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) and Path(sys.modules[name].__file__ or "").parent == BENCHMARKS:
+        if BENCHMARKS in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
             del sys.modules[name]
 
 
@@ -63,6 +65,30 @@ def test_package_keys_become_timm_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         "_blocks.15._project_conv.weight": "blocks.6.0.conv_pwl.weight",
     }
     assert set(benchmark.timm_keys(dict.fromkeys(keys, torch.zeros(1)))) == set(keys.values())
+
+
+def test_trained_network_is_kept_and_taken_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The loss falls, and a second call takes the weights from the file instead of training."""
+    benchmark = _benchmark("training", monkeypatch)
+    data = Digits(image_size=8)
+    data.configure(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 1.0)
+    losses: list[float] = []
+
+    def training(network: torch.nn.Module) -> None:
+        losses.extend(benchmark.train(network, data, epochs=2, learning_rate=1e-2, seed=0))
+
+    def network() -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(192, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)
+        )
+
+    first = benchmark.trained(network(), tmp_path / "new" / "weights.safetensors", training)
+    again = benchmark.trained(network(), tmp_path / "new" / "weights.safetensors", training)
+    assert len(losses) == 2
+    assert losses[1] < 0.9 * losses[0]
+    assert not first.training
+    assert not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 @pytest.mark.realdata
