@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -18,6 +18,7 @@ class CostModel:
 
     def __init__(self, model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup]) -> None:
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        self._embeddings = graph.embeddings
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
         # tensor -> dim -> [(group, indices per unit)]
@@ -43,6 +44,16 @@ class CostModel:
     def params(self, kept: Sequence[int]) -> int:
         """Parameters with that many units kept in each group."""
         return sum(self._num_elements(name, kept) for name in self._shapes)
+
+    def params_outside_embeddings(self, kept: Sequence[int]) -> int:
+        """The same without tables that are looked up and heads tied to them: the layers of a language model."""
+        return sum(self._num_elements(name, kept) for name in self._shapes if name not in self._embeddings)
+
+    def of_target(self, target: str, count_embeddings: bool) -> Callable[[Sequence[int]], int]:
+        """What a budget of that name (``"macs"`` or ``"params"``) counts."""
+        if target == "params":
+            return self.params if count_embeddings else self.params_outside_embeddings
+        return self.macs
 
     @property
     def dense(self) -> list[int]:

@@ -1,14 +1,15 @@
 """How is a network trained and scored?
 
-`Classifier` is the Lightning module that follows a `TrainingRecipe`. The same module trains a dense network, fine-tunes
-a pruned one and scores either (`trainer.test`).
+`Learner` is the Lightning module that follows a `TrainingRecipe`; `Classifier` and `LanguageModel` say by which
+metrics. The same module trains a dense network, fine-tunes a pruned one and scores either (`trainer.test`).
 
-Logged, with `<where>` the recipe's stage (`dense` or `finetune`): `<where>/train_loss`, `<where>/train_acc1_percent`,
-`<where>/val_loss`, `<where>/val_acc1_percent` per epoch, `<where>/learning_rate` per step; `test/acc1_percent` and
-`test/loss` by `trainer.test`. With more than five classes each `acc1` has an `acc5` beside it.
+Logged, with `<where>` the recipe's stage (`dense` or `finetune`): `<where>/train_loss`, `<where>/val_loss` and the
+same of every metric (`acc1_percent`, with more than five classes `acc5_percent`; `perplexity`) per epoch,
+`<where>/learning_rate` per step; `test/loss` and the same of every metric by `trainer.test`.
 """
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -18,11 +19,13 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.text import Perplexity
 
+from snp.inputs import first_tensor
+from snp.scores import IGNORED, MeanLoss, PercentAccuracy
 from snp.training_recipe import TrainingRecipe, learning_rate_factor
 
-__all__ = ["Classifier", "PercentAccuracy", "TrainingRecipe", "parameter_groups"]
+__all__ = ["Classifier", "LanguageModel", "Learner", "PercentAccuracy", "TrainingRecipe", "parameter_groups"]
 
 
 def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
@@ -42,75 +45,35 @@ def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
-class PercentAccuracy(MulticlassAccuracy):
-    """Share of samples whose label is among the `top_k` largest logits, in percent; processes are summed."""
-
-    def __init__(self, num_classes: int, top_k: int) -> None:
-        super().__init__(num_classes=num_classes, top_k=top_k, average="micro", validate_args=False)
-
-    def compute(self) -> Tensor:
-        """Return correct / counted * 100 over every process, a float scalar in [0, 100]."""
-        return 100 * super().compute()
-
-
-class MeanLoss(Metric):
-    """Mean loss per sample; processes are summed.
-
-    torchmetrics' own MeanMetric either drops NaN, which hides a run that diverged, or forgets its weights.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total: Tensor
-        self.count: Tensor
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, mean_loss: Tensor, num_samples: int) -> None:
-        """Add one batch, given its mean loss (scalar) and its size."""
-        self.total += mean_loss * num_samples
-        self.count += num_samples
-
-    def compute(self) -> Tensor:
-        """Return the mean over all samples, a float scalar; NaN stays NaN."""
-        return self.total / self.count
-
-
-class Classifier(LightningModule):
-    """Trains and scores an image classifier as its recipe says.
+class Learner(LightningModule):
+    """Trains and scores a network by the cross-entropy of its logits, as its recipe says.
 
     Args:
-        model: Maps images (N, channels, height, width) to logits (N, num_classes). Not copied: it is trained in place.
-        num_classes: Number of classes, at least 2.
+        model: Its first output tensor holds logits (N, ..., num_classes). Not copied: it is trained in place.
         recipe: How to train; `trainer.test` needs it only for its name.
+        metrics: Name to metric of (logits, labels).
 
     Raises:
-        ValueError: There are fewer than two classes, training finds nothing to train, or the loss stops being finite.
+        ValueError: Training finds nothing to train, or the loss stops being finite.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, recipe: TrainingRecipe) -> None:
+    def __init__(self, model: nn.Module, recipe: TrainingRecipe, metrics: Mapping[str, Metric]) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"A classifier needs at least 2 classes, the data set has num_classes={num_classes}.")
         self.model = model
         self.recipe = recipe
-        # Top-5 says nothing about five classes or fewer.
-        top_ks = (1, 5) if num_classes > 5 else (1,)
-        metrics = nn.ModuleDict({f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks})
-        metrics["loss"] = MeanLoss()
-        self.train_metrics, self.val_metrics, self.test_metrics = metrics, deepcopy(metrics), deepcopy(metrics)
+        scores = nn.ModuleDict({**metrics, "loss": MeanLoss()})
+        self.train_metrics, self.val_metrics, self.test_metrics = scores, deepcopy(scores), deepcopy(scores)
 
     def on_fit_start(self) -> None:
         """Train in training mode: Lightning leaves a network that was scored before in evaluation mode."""
         self.train()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (N, num_classes) of images (N, channels, height, width)."""
-        logits: Tensor = self.model(images)
-        return logits
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (N, ..., num_classes) of a batch of inputs."""
+        return first_tensor(self.model(inputs))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the smoothed cross-entropy of one batch (images, integer labels) and log it."""
+        """Return the smoothed cross-entropy of one batch (inputs, integer labels) and log it."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log(f"{self.recipe.where}/learning_rate", rate, on_step=True, on_epoch=False)
         prefix = f"{self.recipe.where}/train_"
@@ -128,14 +91,15 @@ class Classifier(LightningModule):
         self, metrics: nn.ModuleDict, prefix: str, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
     ) -> Tensor:
         """Update and log the metrics; they gather over processes at the end of the epoch, never per batch."""
-        images, labels = batch
+        inputs, labels = batch
         # Half precision would round the loss of confident logits to nothing.
-        logits = self(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        logits = self(inputs).float()
+        # Classes come second there, whatever lies behind: (N, num_classes, ...).
+        loss = F.cross_entropy(logits.movedim(-1, 1), labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
             if name == "loss":
-                metric.update(loss.detach(), len(labels))
+                metric.update(loss.detach(), int((labels != IGNORED).sum()))
             else:
                 metric.update(logits.detach(), labels)
             self.log(prefix + name, metric, on_step=False, on_epoch=True, batch_size=len(labels))
@@ -172,3 +136,35 @@ class Classifier(LightningModule):
             optimizer, lambda step: learning_rate_factor(recipe, step, int(num_steps))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Classifier(Learner):
+    """Trains and scores an image classifier.
+
+    Args:
+        model: Maps images (N, channels, height, width) to logits (N, num_classes).
+        num_classes: Number of classes, at least 2.
+        recipe: See `Learner`.
+
+    Raises:
+        ValueError: There are fewer than two classes.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, recipe: TrainingRecipe) -> None:
+        if num_classes < 2:
+            raise ValueError(f"A classifier needs at least 2 classes, the data set has num_classes={num_classes}.")
+        # Top-5 says nothing about five classes or fewer.
+        top_ks = (1, 5) if num_classes > 5 else (1,)
+        super().__init__(model, recipe, {f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks})
+
+
+class LanguageModel(Learner):
+    """Trains and scores a causal language model on (tokens, next tokens), both (N, T); `IGNORED` labels do not count.
+
+    Args:
+        model: Maps tokens (N, T) to logits (N, T, vocabulary).
+        recipe: See `Learner`.
+    """
+
+    def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
+        super().__init__(model, recipe, {"perplexity": Perplexity(ignore_index=IGNORED)})

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-__all__ = ["call", "example_of", "first_samples", "inputs_of", "num_samples", "to_device"]
+__all__ = ["call", "example_of", "first_samples", "first_tensor", "inputs_of", "num_samples", "to_device"]
 
 
 def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -47,6 +48,18 @@ def call(model: nn.Module, batch: Any) -> Any:
     """The model's output for the inputs of a batch."""
     args, kwargs = example_of(batch)
     return model(*args, **kwargs)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The first tensor of a model's output: the logits, where it gives out more than those.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise ValueError(f"the model's output holds no tensor of logits: it is a {type(output).__name__}")
 
 
 def num_samples(batch: Any) -> int:

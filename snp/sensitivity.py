@@ -14,10 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from snp.graph.readers import Reader
-from snp.inputs import call, num_samples
+from snp.inputs import call, first_tensor, num_samples
 
 __all__ = ["measure_sensitivity"]
 
@@ -50,7 +49,7 @@ def measure_sensitivity(
     try:
         for batch in batches:
             with torch.enable_grad():
-                logits = next(leaf for leaf in pytree.tree_leaves(call(model, batch)) if isinstance(leaf, Tensor))
+                logits = first_tensor(call(model, batch))
                 flat = logits.reshape(-1, logits.shape[-1]).float()
                 labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
                 F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()

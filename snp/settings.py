@@ -28,7 +28,9 @@ class PruneSettings:
         target_var: cumulative variance that every group keeps, in (0, 1]; goes with ``cut="variance"``.
         target_units: share of units that every group keeps, in (0, 1]; goes with ``cut="uniform"``.
         target_macs: share of the dense network's multiply-accumulates that is left, in (0, 1].
-        target_params: share of the dense network's parameters that is left, in (0, 1].
+        target_params: share of the dense network's parameters that is left, in (0, 1]; see ``count_embeddings``.
+        count_embeddings: ``target_params`` counts tables that are looked up (token and position embeddings) and heads
+            tied to them, too; without, it is a share of the other parameters, as usual for language models.
         planner: name of a file in ``snp/planners``.
         ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
             variance cut and ``output`` elsewhere.
@@ -55,6 +57,7 @@ class PruneSettings:
     target_units: float | None = None
     target_macs: float | None = None
     target_params: float | None = None
+    count_embeddings: bool = False
     planner: str = "snp"
     ordering: str = "auto"
     cut: str = "auto"
@@ -86,7 +89,7 @@ class PruneSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
-        for name in ("reconstruct", "streams", "intercept", "repair", "refit_all"):
+        for name in ("reconstruct", "streams", "intercept", "repair", "refit_all", "count_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
         if not isinstance(self.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in self.ignore):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from tests.audit import randomise
 
-__all__ = ["TinyAttention", "TinyCNN", "attention", "cnn", "images", "tokens"]
+__all__ = ["TinyAttention", "TinyCNN", "TinyLanguage", "attention", "cnn", "images", "language", "tokens", "words"]
 
 
 class TinyCNN(nn.Module):
@@ -54,6 +54,21 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(x)))
 
 
+class TinyLanguage(nn.Module):
+    """A causal language model with positions and a tied head: tokens [N, T <= 16] -> logits [N, T, 23]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place, self.norm = nn.Embedding(23, 12), nn.Embedding(16, 12), nn.LayerNorm(12)
+        self.up, self.down, self.head = nn.Linear(12, 32), nn.Linear(32, 12), nn.Linear(12, 23, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.embed(words) + self.place(torch.arange(words.shape[1], device=words.device))
+        past = x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]  # sees nothing that follows
+        return self.head(x + self.down(self.up(self.norm(past)).relu()))
+
+
 def cnn() -> nn.Module:
     torch.manual_seed(0)
     return randomise(TinyCNN())
@@ -72,3 +87,12 @@ def images(count: int = 48, seed: int = 0) -> Tensor:
 
 def tokens(count: int = 48, seed: int = 0) -> Tensor:
     return torch.randn(count, 7, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def language() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(TinyLanguage())
+
+
+def words(count: int = 48, seed: int = 0) -> Tensor:
+    return torch.randint(0, 23, (count, 8), generator=torch.Generator().manual_seed(seed))

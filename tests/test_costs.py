@@ -13,7 +13,11 @@ from snp.report.measure import macs
 from snp.surgery import cut
 from tests import networks
 
-CASES = {"cnn": (networks.cnn, networks.images), "attention": (networks.attention, networks.tokens)}
+CASES = {
+    "cnn": (networks.cnn, networks.images),
+    "attention": (networks.attention, networks.tokens),
+    "language": (networks.language, networks.words),
+}
 
 
 def prepared(name: str) -> tuple[nn.Module, Any, CouplingGraph, CostModel]:
@@ -77,3 +81,22 @@ def test_by_hand() -> None:
     assert costs.macs([4]) == 36 * 4 * 27 + 144 * 5
     assert costs.macs([2]) == 36 * 2 * 27 + 72 * 5
     assert costs.params([2]) == 2 * 27 + 2 + 72 * 5 + 5
+
+
+def test_embeddings_and_tied_heads_are_left_out_where_asked() -> None:
+    """A budget of parameters counts the layers of a language model, and its tables only on request."""
+    model, _, _, costs = prepared("language")
+    tables = model.embed.weight.numel() + model.place.weight.numel()
+    for kept in (costs.dense, [5]):
+        whole = costs.of_target("params", True)(kept)
+        assert whole == costs.params(kept)
+        assert whole - costs.of_target("params", False)(kept) == tables
+    # Two columns per table cannot be cut by a budget, so all of the budget falls on the hidden units.
+    norm, unit = 2 * 12, 12 + 1 + 12
+    assert costs.of_target("params", False)([5]) == norm + 5 * unit + 12
+
+
+def test_a_network_without_tables_has_one_count_of_parameters() -> None:
+    """For images the two ways to count are the same."""
+    _, _, _, costs = prepared("cnn")
+    assert costs.of_target("params", False)(costs.dense) == costs.params(costs.dense)

@@ -33,6 +33,7 @@ class CouplingGraph:
         positions: multiply-accumulates per weight element and sample.
         fixed_macs: multiply-accumulates per sample of products without weights (attention).
         readers: names of the weights that read activations, in execution order.
+        embeddings: names of the tables that are looked up, a head tied to one of them included.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -40,6 +41,7 @@ class CouplingGraph:
     positions: dict[str, int]
     fixed_macs: int
     readers: tuple[str, ...]
+    embeddings: frozenset[str] = frozenset()
 
 
 def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
@@ -66,7 +68,12 @@ def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
     _propagate(program, tracer, _first_names(model))
     groups, frozen = collect_groups(tracer)
     return CouplingGraph(
-        groups, frozen, tracer.positions, tracer.fixed_macs // tracer.num_samples, tuple(tracer.readers)
+        groups,
+        frozen,
+        tracer.positions,
+        tracer.fixed_macs // tracer.num_samples,
+        tuple(tracer.readers),
+        frozenset(tracer.embeddings),
     )
 
 

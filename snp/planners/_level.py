@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from snp.core.budget import BudgetError, bisect_level
 from snp.planners import Problem
@@ -39,7 +39,7 @@ def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int
     name, value = settings.target
     if name in ("var", "units"):
         return value
-    cost: Callable[[Sequence[int]], int] = getattr(problem.costs, name)
+    cost = problem.costs.of_target(name, settings.count_embeddings)
     dense = cost(problem.costs.dense)
 
     def fraction(level: float) -> float:

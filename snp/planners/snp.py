@@ -44,7 +44,7 @@ def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], 
     """Curves with damage and cost as shares of the whole network's."""
     if not damages:
         return [Curve(variance) for variance in variances]
-    cost = problem.costs.params if settings.target[0] == "params" else problem.costs.macs
+    cost = problem.costs.of_target(settings.target[0], settings.count_embeddings)
     dense = problem.costs.dense
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
