@@ -21,16 +21,16 @@ class CostModel:
         self._embeddings = graph.embeddings
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
-        # tensor -> dim -> [(group, indices per unit)]
-        self._owned: dict[str, dict[int, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+        # tensor -> dim -> [(group, indices per unit, blocks that they spread over)]
+        self._owned: dict[str, dict[int, list[tuple[int, int, int]]]] = defaultdict(lambda: defaultdict(list))
         for number, group in enumerate(groups):
             for member in group.members:
-                self._owned[member.tensor][member.dim].append((number, member.width))
+                self._owned[member.tensor][member.dim].append((number, member.width, member.num_blocks))
 
     def _num_elements(self, name: str, kept: Sequence[int]) -> int:
         shape = list(self._shapes[name])
         for dim, owners in self._owned.get(name, {}).items():
-            shape[dim] -= sum((self._num_units[group] - kept[group]) * width for group, width in owners)
+            shape[dim] -= sum((self._num_units[g] - kept[g]) * width // blocks for g, width, blocks in owners)
         total = 1
         for size in shape:
             total *= size

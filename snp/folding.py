@@ -34,9 +34,18 @@ def folded_weights(
         kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
-        transfer_CK = transfer(problem.moments[name].second, kept, _USUAL_RIDGE if ridge is None else ridge)
-        weights[name] = fold(problem.weights[name], transfer_CK, kept)
+        ridge_used = _USUAL_RIDGE if ridge is None else ridge
+        weights[name] = _folded(problem.weights[name], reader, problem.moments[name].second, kept, ridge_used)
     return weights
+
+
+def _folded(weight: Tensor, reader: Reader, gram_CC: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The rows of each block take over what the cut columns of their own block did."""
+    parts = []
+    for rows, block in zip(weight.chunk(reader.num_blocks), reader.blocks(kept), strict=True):
+        transfer_CK = transfer(gram_CC[block.columns, block.columns], block.kept, ridge)
+        parts.append(fold(rows, transfer_CK, block.kept))
+    return torch.cat(parts)
 
 
 def kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:

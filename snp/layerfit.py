@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from snp.core.gram import CrossMoments, Moments
 from snp.core.reconstruct import fold, refit
 from snp.core.ridge import choose_ridge
-from snp.graph.readers import Reader
+from snp.graph.readers import Block, Reader
 from snp.lockstep import Lockstep
 from snp.tail import Tail
 
@@ -84,17 +84,29 @@ class LayerFit:
         lockstep, dense = self.lockstep, self.lockstep.tensors[self.name]
         bias_name, mean_name = _own(lockstep, self._bias), _own(lockstep, _mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
-        flat = dense.reshape(len(dense), -1)
-        weight, shift = _solved(flat[:, self.kept], self._output_parts(tail), settings.ridge, affine, reduce)
-        folded = torch.zeros_like(flat)
-        folded[:, self.kept] = weight.to(flat)
-        lockstep.change(self.name, folded.reshape(dense.shape))
+        folded, shifts = [], []
+        for number, (rows, block) in enumerate(self._blocks()):
+            parts = self._output_parts(tail, number, block)
+            weight, shift = _solved(rows[:, block.kept], parts, settings.ridge, affine, reduce)
+            folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
+            shifts.append(shift)
+        shift = torch.cat(shifts)
+        lockstep.change(self.name, torch.cat(folded).reshape(dense.shape))
         if affine and bias_name is not None:
             lockstep.change(bias_name, lockstep.tensors[bias_name] + shift.to(dense))
         elif affine and mean_name is not None:
             lockstep.change(mean_name, lockstep.tensors[mean_name] - shift.to(dense))
 
-    def _output_parts(self, tail: Tail | None) -> Iterable[CrossMoments]:
+    def _blocks(self) -> Iterable[tuple[Tensor, Block]]:
+        """The weight's rows [O / B, columns of the block] block by block; a plain layer is one block."""
+        dense, num_blocks = self.lockstep.tensors[self.name], self.reader.num_blocks
+        return zip(dense.reshape(len(dense), -1).chunk(num_blocks), self.reader.blocks(self.kept), strict=True)
+
+    def _own(self, values: Tensor, number: int) -> Tensor:
+        """The channels of one block."""
+        return values.chunk(self.reader.num_blocks, self.reader.channel_dim)[number]
+
+    def _output_parts(self, tail: Tail | None, number: int, block: Block) -> Iterable[CrossMoments]:
         values = zip(self.lockstep.current[self._source], self.lockstep.dense_values(self.node), strict=True)
         for batch, (inputs, wanted) in enumerate(values):
             if tail is not None:
@@ -102,20 +114,24 @@ class LayerFit:
             bias = self._bias_value(batch)
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
-            samples = self.reader.samples(inputs)[:, self.kept]
-            yield CrossMoments.of(samples, self.reader.outputs(wanted), torch.float32)
+            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
+            yield CrossMoments.of(samples, block.reader.outputs(self._own(wanted, number)), torch.float32)
 
     def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
-        selector = torch.eye(self.reader.num_columns, dtype=torch.float64, device=self.kept.device)[:, self.kept]
-        transfer, _ = _solved(selector, self._input_parts(), settings.ridge, False, reduce)
-        self.lockstep.change(self.name, fold(self.lockstep.tensors[self.name], transfer, self.kept))
+        dense, folded = self.lockstep.tensors[self.name], []
+        for number, (rows, block) in enumerate(self._blocks()):
+            selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
+            parts = self._input_parts(number, block)
+            transfer, _ = _solved(selector[:, block.kept], parts, settings.ridge, False, reduce)
+            folded.append(fold(rows, transfer, block.kept))
+        self.lockstep.change(self.name, torch.cat(folded).reshape(dense.shape))
 
-    def _input_parts(self) -> Iterable[CrossMoments]:
+    def _input_parts(self, number: int, block: Block) -> Iterable[CrossMoments]:
         current, dense = self.lockstep.current[self._source], self.lockstep.dense[self._source]
         for inputs, wanted in zip(current, dense, strict=True):
-            samples = self.reader.samples(inputs)[:, self.kept]
-            yield CrossMoments.of(samples, self.reader.samples(wanted), torch.float32)
+            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
+            yield CrossMoments.of(samples, block.reader.samples(self._own(wanted, number)), torch.float32)
 
 
 def _solved(

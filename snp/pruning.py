@@ -167,7 +167,7 @@ def _fits(
     inputs: Sequence[Any],
     reduce: Callable[[Tensor], Tensor],
 ) -> Fits:
-    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram)
+    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
     if settings.refit_all:
         readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
     kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}

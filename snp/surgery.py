@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from snp.blocks import contracted, expanded, without_inputs
 from snp.plan import PruningPlan
 from snp.units import module_of
 
@@ -35,7 +36,9 @@ def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
                 continue
             if member.tensor not in weights:
                 weights[member.tensor] = model.get_parameter(member.tensor).detach().clone()
-            weights[member.tensor].index_fill_(member.dim, columns.to(weights[member.tensor].device), 0.0)
+            whole = expanded(weights[member.tensor], member.num_blocks)
+            whole.index_fill_(member.dim, columns.to(whole.device), 0.0)
+            weights[member.tensor] = contracted(whole, member.num_blocks)
     return weights
 
 
@@ -58,10 +61,11 @@ def cut(model: nn.Module, plan: PruningPlan) -> nn.Module:
             keep.setdefault(name, {})[dim] = indices
     tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers(remove_duplicate=False))
     replaced: dict[int, Tensor] = {}
+    blocks = plan.blocks()
     for name, dims in keep.items():
         if name not in tensors:
             raise ValueError(f"the plan names {name}, which this model does not have: it was made for another model")
-        replaced[id(tensors[name])] = _without(tensors[name], dims, name)
+        replaced[id(tensors[name])] = _without(tensors[name], dims, name, blocks.get(name, 1))
     for name, tensor in tensors.items():
         if id(tensor) in replaced:
             _put(small, name, replaced[id(tensor)])
@@ -70,11 +74,16 @@ def cut(model: nn.Module, plan: PruningPlan) -> nn.Module:
     return small
 
 
-def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str) -> Tensor:
+def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: int) -> Tensor:
     value = tensor.detach()
-    for dim, removed in dims.items():
-        if dim >= value.ndim or int(removed.max()) >= value.shape[dim]:
+    # Columns first: where the rows of a block end is known as long as no row is gone.
+    for dim, removed in sorted(dims.items(), reverse=True):
+        blocks = num_blocks if dim == 1 else 1
+        if dim >= value.ndim or int(removed.max()) >= value.shape[dim] * blocks:
             raise ValueError(f"the plan does not fit {name} of shape {tuple(tensor.shape)}: made for another model")
+        if blocks > 1:
+            value = without_inputs(value, removed, blocks)
+            continue
         is_kept = torch.ones(value.shape[dim], dtype=torch.bool)
         is_kept[removed] = False
         value = value.index_select(dim, is_kept.nonzero().flatten().to(value.device))
@@ -99,7 +108,8 @@ def _refresh(module: nn.Module) -> None:
     if not isinstance(weight, Tensor):
         return
     if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-        if module.groups > 1:
+        if module.groups > 1 and module.in_channels == module.groups:
+            # Depthwise: a channel that goes takes its group along. Other grouped kernels keep their groups.
             rows_per_group = module.out_channels // module.groups
             module.groups = weight.shape[0] // rows_per_group
         module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups

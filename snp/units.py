@@ -24,11 +24,14 @@ class Slice:
         tensor: state-dict name.
         dim: dimension along which units lie.
         index: indices along ``dim``, shape [U, m], int64: row u belongs to unit u.
+        num_blocks: for columns of a grouped convolution the number of its groups: indices run over all its inputs
+            (:mod:`snp.blocks`). 1 otherwise.
     """
 
     tensor: str
     dim: int
     index: Tensor
+    num_blocks: int = 1
 
     @property
     def width(self) -> int:
@@ -38,6 +41,8 @@ class Slice:
     def to_json(self) -> dict[str, Any]:
         """Readable form; regular index patterns are written as start, stride and width."""
         plain: dict[str, Any] = {"tensor": self.tensor, "dim": self.dim}
+        if self.num_blocks > 1:
+            plain["num_blocks"] = self.num_blocks
         start, width = int(self.index[0, 0]), self.width
         stride = int(self.index[1, 0]) - start if len(self.index) > 1 else width
         regular = _regular(start, stride, width, len(self.index))
@@ -52,7 +57,7 @@ class Slice:
             index = torch.tensor(plain["index"], dtype=torch.int64)
         else:
             index = _regular(plain["start"], plain["stride"], plain["width"], num_units)
-        return Slice(plain["tensor"], plain["dim"], index)
+        return Slice(plain["tensor"], plain["dim"], index, plain.get("num_blocks", 1))
 
 
 def _regular(start: int, stride: int, width: int, num_units: int) -> Tensor:

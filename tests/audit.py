@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snp.blocks import contracted, expanded
 from snp.inputs import call
 from snp.units import Slice, UnitGroup
 
@@ -101,10 +102,11 @@ def _fill(
         for group, chosen in zip(groups, units, strict=True):
             for member in _members(group, roles):
                 tensor, indices = tensors[member.tensor], member.index[chosen].reshape(-1)
-                part = tensor.index_select(member.dim, indices)
+                whole = expanded(tensor, member.num_blocks)
+                part = whole.index_select(member.dim, indices)
                 if generator is None:
                     part = torch.zeros_like(part)
                 else:
                     size = float(tensor.abs().mean()) + 0.1
                     part = (torch.rand(part.shape, generator=generator) + 0.1).to(part.dtype) * 3 * size
-                tensor.index_copy_(member.dim, indices, part)
+                tensor.copy_(contracted(whole.index_copy(member.dim, indices, part), member.num_blocks))

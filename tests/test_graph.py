@@ -375,18 +375,6 @@ def test_what_mixes_units_freezes_them(name: str) -> None:
     assert set(graph.frozen) == {"first.weight", "head.weight"}
 
 
-def test_grouped_convolution_freezes_both_sides() -> None:
-    """Groups of several channels bind positions: neither what they read nor what they make is cut."""
-    model = Net(
-        lambda m, x: m.head(m.last(m.grouped(m.first(x))).mean((2, 3))),
-        first=conv(3, 8), grouped=conv(8, 8, groups=2), last=conv(8, 8), head=nn.Linear(8, 4),
-    )  # fmt: skip
-    graph = analysed(model)
-    assert summary(graph) == {"last": 8}
-    assert "grouped" in graph.frozen["first.weight"]
-    assert "grouped" in graph.frozen["grouped.weight"]
-
-
 def test_transposed_convolution_is_frozen_and_counted() -> None:
     """No rule cuts it, yet its products count in the cost."""
     model = Net(

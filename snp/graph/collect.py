@@ -7,6 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from snp.graph.partitions import Evenness
 from snp.graph.tracer import Tracer
 from snp.units import Slice, UnitGroup, module_of
 
@@ -73,24 +74,40 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     groups: list[UnitGroup] = []
     taken: dict[str, int] = defaultdict(int)
     order = {name: position for position, name in enumerate(tracer.readers)}
-    for signature, roots in by_signature.items():
-        slices: dict[str, list[Slice]] = {"producer": [], "consumer": [], "other": []}
+    evenness = Evenness(tracer)
+    for signature, found in by_signature.items():
         keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
+        try:
+            roots, num_partitions = _cuttable(tracer, evenness, keys, found)
+        except ValueError as error:
+            tracer.labels.freeze(torch.tensor(found), str(error))
+            continue
+        slices: dict[str, list[Slice]] = {"producer": [], "consumer": [], "other": []}
         for tensor, dim in keys:
             index = torch.tensor([components[root][(tensor, dim)] for root in roots], dtype=torch.int64)
-            slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index))
-        if not slices["producer"] or not slices["consumer"] or len(roots) < 2:
-            reason = "has no reader inside the network" if slices["producer"] else "has no producer inside the network"
-            for root in roots:
-                tracer.labels.freeze(torch.tensor([root]), reason if len(roots) > 1 else "is a single unit")
-            continue
+            blocks = tracer.blocks.get(tensor, 1) if dim == 1 else 1
+            slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index, blocks))
         name = module_of(slices["producer"][0].tensor)
         taken[name] += 1
         full_name = name if taken[name] == 1 else f"{name}#{taken[name]}"
         is_stream = any(tracer.labels.is_stream(root) for root in roots)
         producers, consumers, others = (tuple(slices[role]) for role in ("producer", "consumer", "other"))
-        groups.append(UnitGroup(full_name, len(roots), producers, consumers, others, is_stream))
+        groups.append(UnitGroup(full_name, len(roots), producers, consumers, others, is_stream, num_partitions))
     return tuple(sorted(groups, key=lambda group: order.get(group.producers[0].tensor, -1)))
+
+
+def _cuttable(
+    tracer: Tracer, evenness: Evenness, keys: list[tuple[str, int]], roots: list[int]
+) -> tuple[list[int], int]:
+    """Units in order and the number of partitions; a ValueError says why they cannot be cut."""
+    roles = {_role(tracer, tensor, dim) for tensor, dim in keys}
+    if len(roots) < 2:
+        raise ValueError("is a single unit")
+    if "producer" not in roles:
+        raise ValueError("has no producer inside the network")
+    if "consumer" not in roles:
+        raise ValueError("has no reader inside the network")
+    return evenness.partitions(roots)
 
 
 def _frozen(tracer: Tracer, groups: tuple[UnitGroup, ...]) -> dict[str, str]:

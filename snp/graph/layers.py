@@ -46,11 +46,11 @@ def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if groups == len(channels) > 1:
         # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
         tracer.labels.tie(channels.repeat_interleave(len(rows) // groups), rows)
-    elif groups > 1:
-        tracer.labels.freeze(channels, f"read by the grouped convolution {weight.name}")
-        tracer.labels.freeze(rows, f"produced by the grouped convolution {weight.name}")
     else:
-        tracer.labels.tie(channels, tracer.along(weight, 1))
+        if groups > 1:
+            tracer.blocks[weight.name] = groups
+            tracer.even += [(channels, groups, weight.name), (rows, groups, weight.name)]
+        tracer.labels.tie(channels, tracer.along(weight, 1, groups))
         if not tracer.is_own_module(weight, node):
             tracer.labels.freeze(channels, f"{weight.name} is read outside the module that owns it")
     return rows.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from snp.graph.analysis import CouplingGraph
 from snp.graph.patch import LARGEST_GRAM, Patch, patch_of
 from snp.units import Slice, UnitGroup, module_of
 
-__all__ = ["Reader", "other_readers", "readers_of"]
+__all__ = ["Block", "Reader", "other_readers", "readers_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class Reader:
         shared: input columns that count as positions of one Gram column (49 for a flattened 7 x 7 map of channels
             where the full Gram would be too large, else 1).
         patch: for a patch Gram matrix, whose columns are channel times kernel element; None for channels only.
+        num_blocks: of a grouped convolution's weight, whose rows see a block of the columns each (:mod:`snp.blocks`).
     """
 
     weight: str
@@ -36,6 +37,7 @@ class Reader:
     num_columns: int
     shared: int = 1
     patch: Patch | None = None
+    num_blocks: int = 1
 
     def samples(self, inputs: Tensor) -> Tensor:
         """The layer's inputs as a matrix of samples, shape [N, num_columns]."""
@@ -46,12 +48,22 @@ class Reader:
             return rows
         return rows.reshape(-1, self.num_columns, self.shared).transpose(1, 2).reshape(-1, self.num_columns)
 
+    def blocks(self, kept: Tensor) -> list[Block]:
+        """The parts that are fitted alone, each with its share of the kept columns; one for a plain layer."""
+        size = self.num_columns // self.num_blocks
+        alone = replace(self, num_columns=size, num_blocks=1)
+        starts = range(0, self.num_columns, size)
+        return [
+            Block(slice(start, start + size), kept[(kept >= start) & (kept < start + size)] - start, alone)
+            for start in starts
+        ]
+
     @property
     def sampling(self) -> tuple[object, ...]:
         """Readers of one tensor with equal values here see the same samples."""
         patch = self.patch
         geometry = None if patch is None else (patch.kernel, patch.stride, patch.padding, patch.dilation)
-        return self.channel_dim, self.shared, geometry
+        return self.channel_dim, self.shared, self.num_blocks, geometry
 
     @property
     def fits_outputs(self) -> bool:
@@ -74,12 +86,28 @@ class Reader:
         return (member.index[:, :, None] * self.patch.size + torch.arange(self.patch.size)).flatten(1)
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of a grouped convolution: as many of the weight's rows, which see these columns only.
+
+    Attributes:
+        columns: of the whole reader's Gram matrix.
+        kept: columns that stay, counted inside the block, ascending.
+        reader: reads the block's channels alone.
+    """
+
+    columns: slice
+    kept: Tensor
+    reader: Reader
+
+
 def readers_of(
     model: nn.Module,
     graph: CouplingGraph,
     groups: Iterable[UnitGroup],
     conv_gram: str = "channel",
     largest_patch: int = LARGEST_GRAM,
+    by_block: bool = False,
 ) -> dict[str, Reader]:
     """Readers of all consumers of the groups, by weight name, in a fixed order.
 
@@ -89,6 +117,7 @@ def readers_of(
         groups: the groups that take part.
         conv_gram: ``"patch"`` measures what convolutions' kernels see, ``"channel"`` channels at all positions.
         largest_patch: columns of a patch Gram beyond which a convolution is measured by channel.
+        by_block: only the columns of one block of a grouped convolution count there: blocks are fitted one by one.
     """
     readers: dict[str, Reader] = {}
     for group in groups:
@@ -96,7 +125,8 @@ def readers_of(
             if member.tensor not in readers:
                 module = model.get_submodule(module_of(member.tensor))
                 num_positions = graph.positions[member.tensor]
-                patch = patch_of(module, num_positions, largest_patch) if conv_gram == "patch" else None
+                largest = largest_patch if by_block else largest_patch // member.num_blocks
+                patch = patch_of(module, num_positions, largest) if conv_gram == "patch" else None
                 readers[member.tensor] = _reader(member, module, patch)
     return readers
 
@@ -120,11 +150,14 @@ def other_readers(
 def _reader(member: Slice, module: nn.Module, patch: Patch | None) -> Reader:
     weight = module.weight
     assert isinstance(weight, Tensor)
-    num_columns = weight.shape[1]
+    num_columns, blocks = weight.shape[1] * member.num_blocks, member.num_blocks
     if patch is not None:
-        return Reader(member.tensor, module_of(member.tensor), 1, num_columns * patch.size, patch=patch)
+        size = num_columns * patch.size
+        return Reader(member.tensor, module_of(member.tensor), 1, size, patch=patch, num_blocks=blocks)
     width = member.width
     covers = member.index.numel() == num_columns and torch.equal(member.index.reshape(-1), torch.arange(num_columns))
-    shared = width if num_columns > LARGEST_GRAM and width > 1 and covers else 1
+    shared = width if num_columns > LARGEST_GRAM and width > 1 and covers and blocks == 1 else 1
     channel_dim = -1 if weight.ndim == 2 else 1
-    return Reader(member.tensor, module_of(member.tensor), channel_dim, num_columns // shared, shared)
+    return Reader(
+        member.tensor, module_of(member.tensor), channel_dim, num_columns // shared, shared, num_blocks=blocks
+    )

@@ -36,6 +36,8 @@ class Tracer:
         positions: multiply-accumulates per weight element and sample, for every weight read.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
+        blocks: weight of a grouped convolution -> its number of groups.
+        even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
     """
 
@@ -47,13 +49,15 @@ class Tracer:
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
         self.embeddings: set[str] = set()
+        self.blocks: dict[str, int] = {}
+        self.even: list[tuple[Tensor, int, str]] = []
         self.fixed_macs = 0
 
-    def along(self, parameter: Parameter, dim: int) -> Tensor:
-        """Labels of the indices of one dimension, shape [size], the same at every request."""
+    def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
+        """Labels of the indices of one dimension, shape [size * blocks], the same at every request."""
         key = (parameter.name, dim)
         if key not in self.dims:
-            self.dims[key] = self.labels.new(parameter.shape[dim])
+            self.dims[key] = self.labels.new(parameter.shape[dim] * num_blocks)
         return self.dims[key]
 
     def shadow(self, value: Any) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snp.blocks import expanded
 from snp.core.gram import partial_trace, select_columns
 from snp.core.orderings import GroupStatistics, ReaderStatistics
 from snp.core.reconstruct import output_error
@@ -45,9 +46,14 @@ def _patch_size(problem: Problem, member: Slice) -> int:
     return 1 if patch is None else patch.size
 
 
+def _whole_weight(problem: Problem, member: Slice) -> Tensor:
+    """The reader's weight over all inputs, float64; that of a grouped convolution is block-diagonal."""
+    return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
+
+
 def _flat_weight(problem: Problem, member: Slice) -> Tensor:
     """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
-    weight, reader = problem.weights[member.tensor].detach().double(), problem.readers[member.tensor]
+    weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
     return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
 
 
@@ -62,7 +68,7 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
     columns = reader.columns(member)
     gram = select_columns(moments.second, columns.reshape(-1)) / max(moments.count, 1)
-    weight = problem.weights[member.tensor].detach().double()
+    weight = _whole_weight(problem, member)
     weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:
