@@ -138,10 +138,10 @@ def test_other_readers_are_fitted_by_outputs_and_never_grouped(conv_gram: str) -
     readers = readers_of(model, graph, graph.groups, conv_gram)
     others = other_readers(model, graph, readers, conv_gram)
     assert not set(readers) & set(others)
-    plain = {name for name in graph.positions if name != "0.depth.weight"}
-    assert "0.depth.weight" in graph.positions
+    assert readers["0.depth.weight"].num_blocks == 4
+    assert "0.depth.weight" not in other_readers(model, graph, {}, conv_gram)
     if conv_gram == "patch":
-        assert set(readers) | set(others) == plain
+        assert set(readers) | set(others) == set(graph.positions)
     else:
         assert set(others) == {"2.weight"}
     assert all(reader.fits_outputs for reader in others.values())
