@@ -37,7 +37,7 @@ from snp.settings import PruneSettings
 
 TIMM_NAME = "tf_efficientnet_lite0"  # the variant with TensorFlow's padding; the other one loads and scores wrong
 # Everything but the channels between a block's expansion and its projection.
-NOT_EXPANDED = ("conv_stem*", "conv_head*", "blocks.0.*", "*.conv_pwl*")
+NOT_EXPANDED = ("conv_stem", "conv_head", "blocks.0")
 
 _OUTSIDE_BLOCKS = {
     "_conv_stem": "conv_stem",

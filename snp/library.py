@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp import inspection
 from snp.activations import MomentCollector
 from snp.core.gram import Moments
 from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
@@ -23,7 +24,7 @@ from snp.subject import Subject, subject_of
 from snp.surgery import cut
 from snp.weights import read_weights, write_weights
 
-__all__ = ["PruneResult", "load", "prune", "save"]
+__all__ = ["PruneResult", "inspect", "load", "prune", "save"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ def prune(
         SelfCheckError: the small network does not compute what it should (never expected).
     """
     settings = _settings(settings, options)
+    if settings.dry_run:
+        raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
     dense = copy.deepcopy(model).eval()
     iterator = iter(batches)
     try:
@@ -79,6 +82,23 @@ def prune(
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
     return PruneResult(result.model.train(model.training), decision.plan, decision.selection, result.check)
+
+
+def inspect(
+    model: nn.Module, batch: Any, settings: PruneSettings | None = None, **options: Any
+) -> inspection.Inspection:
+    """Every group of a network: units, readers, share of the multiply-accumulates, and why others are left alone.
+
+    Args:
+        model: any module that ``torch.export`` accepts; nothing is trained, measured or changed.
+        batch: inputs as the model gets them, as one of the batches of :func:`prune`.
+        settings: all options at once, or
+        **options: those that select groups: ``ignore=("head",)``, ``streams=True``.
+
+    Returns:
+        The facts; ``print`` shows them as a table.
+    """
+    return inspection.inspect(model, batch, _settings(settings, options))
 
 
 def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
+from snp.inspection import inspection_of
 from snp.pruning import problem_of
+from snp.report.page import write_report
+from snp.report.terminal import print_summary
+from snp.runfolder import is_first_process
 from snp.stages import Run
-from snp.tracking import quiet_libraries
+from snp.subject import survey
+from snp.tracking import close_loggers, log_results, quiet_libraries
 
 __all__ = ["run"]
 
@@ -22,6 +29,9 @@ def run(**settings: Any) -> dict[str, Any]:
         raise ValueError(f"there is no option {', '.join(unknown)}; --help shows which there are")
     quiet_libraries()
     job = Run(**settings)
+    if job.prune.dry_run:
+        _list_groups(job)
+        return {}
     prepared = job.dense_network()
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
@@ -30,5 +40,24 @@ def run(**settings: Any) -> dict[str, Any]:
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
     job.fine_tune(small)
-    job.report()
+    _report(job)
     return job.folder.metrics
+
+
+@rank_zero_only
+def _report(job: Run) -> None:
+    """Page, figures, loggers, and the table on the terminal."""
+    write_report(job.folder.path)
+    numbers = {name: value for name, value in job.folder.metrics.items() if not isinstance(value, str)}
+    log_results(job.loggers, numbers, sorted((job.folder.path / "figures").glob("*.png")))
+    close_loggers(job.loggers)
+    print_summary(job.folder.metrics, job.folder.path)
+
+
+def _list_groups(job: Run) -> None:
+    """A dry run: every group, written and printed; nothing is trained, and results in the folder stay."""
+    model = job.prepared().model.eval()
+    found = inspection_of(model, survey(model, job.bench.example(2), job.prune))
+    if is_first_process():
+        found.save(job.folder.path)
+        print(f"\n{found}\nRun folder: {job.folder.path}", flush=True)

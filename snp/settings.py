@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,11 @@ class PruneSettings:
         ridge: of the least-squares fit, relative to the mean energy of a kept column, >= 0; None chooses it layer by
             layer on held-back calibration samples (sequential), or takes 1e-4 (joint).
         memory_gib: what the activations of the sequential fit may take; it uses fewer samples beyond, > 0.
-        ignore: shell patterns of group names that are left alone.
+        ignore: shell patterns; groups that touch a layer or tensor so named (or are so named) are left alone.
         streams: cut residual streams, too, not only units inside blocks.
         round_to: kept units are a multiple of this in groups of at least 16 times as many units; 1 switches it off.
         seed: of everything random.
+        dry_run: a run lists the groups and stops; the library call for that is ``snp.inspect``.
     """
 
     target_var: float | None = None
@@ -74,6 +75,7 @@ class PruneSettings:
     streams: bool = False
     round_to: int = 8
     seed: int = 0
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -89,7 +91,7 @@ class PruneSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
-        for name in ("reconstruct", "streams", "intercept", "repair", "refit_all", "count_embeddings"):
+        for name in (field.name for field in fields(self) if field.type == "bool"):  # annotations are text here
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
         if not isinstance(self.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in self.ignore):

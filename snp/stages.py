@@ -23,12 +23,9 @@ from snp.planners import Problem
 from snp.processes import copy_from_first, from_first, summed
 from snp.pruning import decide, realise, sensitivity_of
 from snp.refusals import refuse_processes, refuse_seed
-from snp.report.page import write_report
-from snp.report.terminal import print_summary
 from snp.runfolder import RunFolder, folder_at, say
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
-from snp.tracking import close_loggers, log_results
 from snp.training_recipe import TrainingRecipe
 from snp.weights import write_weights
 from snp.workbench import Workbench
@@ -79,15 +76,20 @@ class Run:
         self.bench = Workbench(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.bench.trainer().world_size, self.calibration.samples, self.is_multirun)
 
-    def dense_network(self) -> PreparedModel:
-        """The dense network with fitting weights, trained first where there are none, and its score."""
+    def prepared(self) -> PreparedModel:
+        """The network as it is built, with the weights that can be had, and data that fit it."""
         prepared = self.model.prepare(
             self.data.num_classes, self.data.image_size, trains_from_scratch=self.data.trains_from_scratch
         )
-        say(prepared.reason)
         self.data.configure(
             prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction
         )
+        return prepared
+
+    def dense_network(self) -> PreparedModel:
+        """The dense network with fitting weights, trained first where there are none, and its score."""
+        prepared = self.prepared()
+        say(prepared.reason)
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
         if prepared.weights in ("random", "backbone"):
             model = prepared.model
@@ -189,12 +191,3 @@ class Run:
         self.folder.record({"time/finetune_s": time.perf_counter() - started})
         rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
         self.bench.score("finetuned", tuned)
-
-    @rank_zero_only
-    def report(self) -> None:
-        """Page, figures, loggers, and the table on the terminal."""
-        write_report(self.folder.path)
-        numbers = {name: value for name, value in self.folder.metrics.items() if not isinstance(value, str)}
-        log_results(self.loggers, numbers, sorted((self.folder.path / "figures").glob("*.png")))
-        close_loggers(self.loggers)
-        print_summary(self.folder.metrics, self.folder.path)

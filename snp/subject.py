@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
 from snp.graph.readers import Reader, readers_of
+from snp.protection import ignored_groups
 from snp.selfcheck import confirm
 from snp.settings import PruneSettings
 from snp.units import UnitGroup
 
-__all__ = ["Subject", "subject_of"]
+__all__ = ["Subject", "Survey", "subject_of", "survey"]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What may be cut in a network, before anything is measured.
+
+    Attributes:
+        graph: what the analysis found.
+        groups: the groups that take part.
+        frozen: name -> reason for everything that does not.
+    """
+
+    graph: CouplingGraph
+    groups: tuple[UnitGroup, ...]
+    frozen: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +53,34 @@ class Subject:
     example: Any
 
 
+def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
+    """Analyse a network and select the groups that take part, be it none.
+
+    Args:
+        model: in evaluation mode; not changed.
+        example: one or two samples on the model's device.
+        settings: ``ignore`` and ``streams`` select groups.
+
+    Raises:
+        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+    """
+    graph = analyse(model, example)
+    ignored = ignored_groups(model, graph.groups, settings.ignore)
+    frozen = dict(graph.frozen)
+    selected = []
+    for group in graph.groups:
+        if group.name in ignored:
+            frozen[group.name] = "named by prune.ignore"
+        elif group.is_stream and not settings.streams:
+            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
+        else:
+            selected.append(group)
+    groups, refused = confirm(model, selected, example)
+    return Survey(graph, tuple(groups), frozen | refused)
+
+
 def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
-    """Analyse a network and select the groups that take part.
+    """Analyse a network, select the groups that take part, and say what is to be measured.
 
     Args:
         model: in evaluation mode; kept, not copied.
@@ -49,26 +90,9 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     Raises:
         ValueError: nothing in the network can be cut.
     """
-    graph = analyse(model, example)
-    frozen = dict(graph.frozen)
-    selected = []
-    for group in graph.groups:
-        if any(fnmatch(group.name, pattern) for pattern in settings.ignore):
-            frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and not settings.streams:
-            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
-        else:
-            selected.append(group)
-    groups, refused = confirm(model, selected, example)
-    frozen |= refused
-    if not groups:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(frozen.items())[:5])
+    found = survey(model, example, settings)
+    if not found.groups:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    return Subject(
-        model,
-        graph,
-        groups,
-        frozen,
-        readers_of(model, graph, groups, settings.moment_gram, settings.largest_patch),
-        example,
-    )
+    readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
+    return Subject(model, found.graph, found.groups, found.frozen, readers, example)
