@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snp import planners
+from snp.budgets import use_up
 from snp.core.gram import Moments
 from snp.costs import CostModel
 from snp.folding import folded_weights, kept_columns
@@ -92,7 +93,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         settings: planner, ordering, cut and target.
         **provenance: JSON values that the plan keeps beside the settings (``samples``, ...).
     """
-    selection = planners.load(settings.planner)(problem, settings)
+    selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from snp.core import cuts, orderings
 
-__all__ = ["PruneSettings"]
+__all__ = ["BUDGETS", "PruneSettings"]
 
 _CHOICES = {
     "calibration": ("sequential", "joint"),
@@ -17,6 +17,7 @@ _CHOICES = {
     "batch_norm": ("keep", "reestimate"),
 }
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params")
+BUDGETS = ("macs", "params")
 _CUT_OF_TARGET = {"target_var": "variance", "target_units": "uniform"}
 
 

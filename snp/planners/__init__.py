@@ -51,11 +51,13 @@ class Choice:
             (:func:`snp.core.orderings.interleaved`), so that every multiple of P keeps as many units of each.
         num_kept: in P..U, a multiple of the group's number of partitions P.
         kept_variance: cumulative share of variance after each unit of the order, shape [U]; None if not measured.
+        damage: error at the network's output with the first k units kept, shape [U + 1]; None if not measured.
     """
 
     order: Tensor
     num_kept: int
     kept_variance: Tensor | None = None
+    damage: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,8 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
 
     level = level_for(problem, settings, num_kept)
     kept = kept_at_level(problem, settings, num_kept, level)
-    choices = (Choice(*parts) for parts in zip(orders, kept, variances, strict=True))
+    measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
+    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
     return Selection(tuple(choices), level)
 
 
