@@ -19,7 +19,8 @@ def main(config: DictConfig) -> float | None:
     """Run the composed configuration; the root's target is ``snp.pipeline.run``."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    return hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun).get("pruned/acc1_percent")
+    found = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
+    return found.get("pruned/acc1_percent", found.get("pruned/perplexity"))
 
 
 if __name__ == "__main__":

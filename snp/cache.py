@@ -12,7 +12,7 @@ from torch import nn
 
 from snp.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.core.gram import Moments
-from snp.data.base import ImageData
+from snp.data.loading import SampleData
 from snp.runfolder import say
 from snp.subject import Subject
 from snp.training_recipe import TrainingRecipe
@@ -35,7 +35,7 @@ class Cache:
     """
 
     folder: Path
-    data: ImageData
+    data: SampleData
     data_settings: Mapping[str, Any]
     seed: int
 

@@ -19,10 +19,9 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.text import Perplexity
 
 from snp.inputs import first_tensor
-from snp.scores import IGNORED, MeanLoss, PercentAccuracy
+from snp.scores import IGNORED, MeanLoss, PercentAccuracy, Perplexity
 from snp.training_recipe import TrainingRecipe, learning_rate_factor
 
 __all__ = ["Classifier", "LanguageModel", "Learner", "PercentAccuracy", "TrainingRecipe", "parameter_groups"]
@@ -98,7 +97,7 @@ class Learner(LightningModule):
         loss = F.cross_entropy(logits.movedim(-1, 1), labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
         for name, metric in metrics.items():
             assert isinstance(metric, Metric)
-            if name == "loss":
+            if isinstance(metric, MeanLoss):
                 metric.update(loss.detach(), int((labels != IGNORED).sum()))
             else:
                 metric.update(logits.detach(), labels)
@@ -167,4 +166,4 @@ class LanguageModel(Learner):
     """
 
     def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
-        super().__init__(model, recipe, {"perplexity": Perplexity(ignore_index=IGNORED)})
+        super().__init__(model, recipe, {"perplexity": Perplexity()})

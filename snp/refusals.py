@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["refuse_processes", "refuse_seed"]
+__all__ = ["refuse_processes", "refuse_seed", "refuse_strangers"]
 
 _LARGEST_SEED = 2**32 - 1  # of numpy
 
@@ -37,3 +37,18 @@ def refuse_processes(num_processes: int, num_samples: int, is_multirun: bool) ->
         raise ValueError(
             f"calibration.samples={num_samples}: each of the {num_processes} processes of the trainer needs a sample"
         )
+
+
+def refuse_strangers(reads: str, holds: str) -> None:
+    """The network reads what the data set holds.
+
+    Args:
+        reads: "images" or "text".
+        holds: the same.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if reads != holds:
+        choices = {"text": "data=text data.train=FILE data.test=FILE or data=wikitext2", "images": "data=image_folder"}
+        raise ValueError(f"model: this one reads {reads}, and the data are {holds}; choose {choices[reads]}")

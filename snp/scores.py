@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-__all__ = ["IGNORED", "MeanLoss", "PercentAccuracy"]
+__all__ = ["IGNORED", "MeanLoss", "PercentAccuracy", "Perplexity"]
 
 IGNORED = -100  # a label that asks for nothing
 
@@ -42,3 +42,15 @@ class MeanLoss(Metric):
     def compute(self) -> Tensor:
         """Return the mean over all labels, a float scalar; NaN stays NaN."""
         return self.total / self.count
+
+
+class Perplexity(MeanLoss):
+    """Exponential of the mean loss per label; processes are summed.
+
+    torchmetrics' own takes the logarithm of a softmax, which is infinite where a badly pruned network is sure and
+    wrong, and computes for a second time what the loss already is.
+    """
+
+    def compute(self) -> Tensor:
+        """Return exp(mean cross-entropy), a float scalar of at least 1; NaN stays NaN."""
+        return super().compute().exp()

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from snp.cache import Cache
 from snp.calibrate import CalibrationCallback, CalibrationSettings
 from snp.core.gram import Moments
-from snp.data.base import ImageData
-from snp.models import ModelSpec, PreparedModel
+from snp.data.loading import SampleData
+from snp.data.text import TextData
+from snp.models import Prepared, Spec
 from snp.plan import PruningPlan
 from snp.planners import Problem
 from snp.processes import copy_from_first, from_first, summed
 from snp.pruning import decide, realise, sensitivity_of
-from snp.refusals import refuse_processes, refuse_seed
+from snp.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.runfolder import RunFolder, folder_at, say
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
@@ -52,8 +53,8 @@ class Run:
         is_multirun: this run is one of several in one process.
     """
 
-    model: ModelSpec
-    data: ImageData
+    model: Spec
+    data: SampleData
     prune: PruneSettings
     calibration: CalibrationSettings
     dense: TrainingRecipe
@@ -68,6 +69,7 @@ class Run:
 
     def __post_init__(self) -> None:
         refuse_seed(self.seed)
+        refuse_strangers(self.model.reads, self.data.holds)
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
@@ -76,17 +78,13 @@ class Run:
         self.bench = Workbench(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.bench.trainer().world_size, self.calibration.samples, self.is_multirun)
 
-    def prepared(self) -> PreparedModel:
+    def prepared(self) -> Prepared:
         """The network as it is built, with the weights that can be had, and data that fit it."""
-        prepared = self.model.prepare(
-            self.data.num_classes, self.data.image_size, trains_from_scratch=self.data.trains_from_scratch
-        )
-        self.data.configure(
-            prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction
-        )
+        prepared: Prepared = self.model.prepare(**self.data.requirements)
+        self.data.configure(**prepared.format)
         return prepared
 
-    def dense_network(self) -> PreparedModel:
+    def dense_network(self) -> Prepared:
         """The dense network with fitting weights, trained first where there are none, and its score."""
         prepared = self.prepared()
         say(prepared.reason)
@@ -98,7 +96,7 @@ class Run:
         self.bench.score("dense", prepared.model)
         return prepared
 
-    def analyse(self, prepared: PreparedModel) -> Subject:
+    def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
         subject = subject_of(prepared.model, self.bench.example(2), self.prune)
         units = sum(group.num_units for group in subject.groups)
@@ -108,6 +106,8 @@ class Run:
     def calibrate(self, subject: Subject) -> dict[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
         moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
+        if isinstance(self.data, TextData):
+            self.folder.record(self.data.sources())
         self.folder.record(
             {
                 "time/calibrate_s": float(facts["calibrate_s"]),
@@ -142,7 +142,7 @@ class Run:
         self.folder.record({"time/sensitivity_s": time.perf_counter() - started})
         return {name: matrix.cpu() for name, matrix in found.items()}
 
-    def plan(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> PruningPlan:
+    def plan(self, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
         """Which units stay, the same on all processes; results of an earlier run in this folder go."""
         started = time.perf_counter()
         plan = PruningPlan.from_json(from_first(lambda: self._decide(subject, problem, prepared)))
@@ -155,7 +155,7 @@ class Run:
         )
         return plan
 
-    def _decide(self, subject: Subject, problem: Problem, prepared: PreparedModel) -> str:
+    def _decide(self, subject: Subject, problem: Problem, prepared: Prepared) -> str:
         decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
         self.folder.begin_results()
         plan = decision.plan.with_recipe(prepared.recipe)

@@ -11,11 +11,12 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from snp.calibrate import ForwardPass
-from snp.data.base import ImageData
-from snp.finetune import Classifier
+from snp.data.loading import SampleData
+from snp.data.text import TextData
 from snp.processes import copy_from_first
 from snp.report import measure
 from snp.runfolder import RunFolder, is_first_process, say
+from snp.task import task_of
 from snp.training_recipe import TrainingRecipe
 
 __all__ = ["Workbench"]
@@ -26,7 +27,7 @@ _LATENCY_BATCH = 8
 class _CalibrationSamples(LightningDataModule):
     """Makes the calibration loader when Lightning asks, after the processes have found each other."""
 
-    def __init__(self, data: ImageData, samples: int, seed: int) -> None:
+    def __init__(self, data: SampleData, samples: int, seed: int) -> None:
         super().__init__()
         self._arguments = (samples, seed)
         self._data = data
@@ -34,6 +35,18 @@ class _CalibrationSamples(LightningDataModule):
     def predict_dataloader(self) -> Any:
         """The fixed calibration samples, each on exactly one process."""
         return self._data.calibration_dataloader(*self._arguments)
+
+
+class _SecondText(LightningDataModule):
+    """Makes the loader of the second text when Lightning asks."""
+
+    def __init__(self, data: TextData) -> None:
+        super().__init__()
+        self._data = data
+
+    def test_dataloader(self) -> Any:
+        """Windows of the second text, each on exactly one process."""
+        return self._data.second_dataloader()
 
 
 class Workbench:
@@ -47,9 +60,9 @@ class Workbench:
     """
 
     def __init__(
-        self, data: ImageData, trainer: Callable[..., Trainer], loggers: list[Logger], folder: RunFolder
+        self, data: SampleData, trainer: Callable[..., Trainer], loggers: list[Logger], folder: RunFolder
     ) -> None:
-        self._data = data
+        self._data, self._task = data, task_of(data)
         self._trainer = trainer
         self._loggers = loggers
         self._folder = folder
@@ -70,7 +83,7 @@ class Workbench:
         """Train a network in place; it ends on the CPU, and the same on every process."""
         say(f"{recipe.where} training: {recipe.epochs} epochs")
         trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
-        trainer.fit(Classifier(model, self._data.num_classes, recipe), datamodule=self._data)
+        trainer.fit(self._task.learner(model, recipe), datamodule=self._data)
         model.to("cpu")
         copy_from_first(model)
 
@@ -82,30 +95,32 @@ class Workbench:
         model.to("cpu")
 
     def calibration_inputs(self, samples: int, seed: int) -> list[Tensor]:
-        """This process's share of the calibration images, on its device; each image on exactly one process."""
+        """This process's share of the calibration inputs, on its device; each on exactly one process."""
         device = self.trainer().strategy.root_device
-        return [images.to(device) for images, _ in self._data.calibration_dataloader(samples, seed)]
+        return [inputs.to(device) for inputs, _ in self._data.calibration_dataloader(samples, seed)]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Accuracy on the whole test part, cost and latency, recorded as ``<stage>/...``."""
+        """Scores on the whole test part, cost and latency, recorded as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
-        module = Classifier(model, self._data.num_classes, recipe)
-        results = trainer.test(module, datamodule=self._data, verbose=False)[0]
+        results = trainer.test(self._task.learner(model, recipe), datamodule=self._data, verbose=False)[0]
+        scores = {name: results.get(result) for name, result in self._task.scores.items()}
+        if isinstance(self._data, TextData) and self._data.has_second:
+            second = self.trainer().test(self._task.learner(model, recipe), _SecondText(self._data), verbose=False)[0]
+            scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():
-            self._measure(stage, model, trainer.strategy.root_device, results)
+            self._measure(stage, model, trainer.strategy.root_device, scores)
         # On shared cores other processes would slow down what is being timed.
         trainer.strategy.barrier()
         model.to("cpu")
 
-    def _measure(self, stage: str, model: nn.Module, device: torch.device, results: Mapping[str, float]) -> None:
-        images = self.example(_LATENCY_BATCH).to(device)
+    def _measure(self, stage: str, model: nn.Module, device: torch.device, scores: Mapping[str, Any]) -> None:
+        inputs = self.example(_LATENCY_BATCH).to(device)
         model.to(device).eval()
-        timing = measure.latency(model, images)
+        timing = measure.latency(model, inputs)
         numbers: dict[str, Any] = {
-            "acc1_percent": results["test/acc1_percent"],
-            "acc5_percent": results.get("test/acc5_percent"),
-            "macs": measure.macs(model, images),
+            **scores,
+            "macs": measure.macs(model, inputs),
             "params": measure.num_params(model),
             "latency_ms": timing.median_ms,
             "latency_iqr_ms": timing.iqr_ms,
@@ -113,10 +128,10 @@ class Workbench:
             "latency_threads": timing.num_threads,
         }
         self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
-        say(f"{stage}: {numbers['acc1_percent']:.2f} % top-1, {numbers['macs'] / 1e6:.1f} M MACs")
+        say(f"{stage}: {self._task.headline.format(**scores)}, {numbers['macs'] / 1e6:.1f} M MACs")
 
     def example(self, count: int) -> Tensor:
-        """The first test images as the network gets them, shape [count, 3, H, W]; fewer where there are fewer."""
+        """The first test inputs as the network gets them, shape [count, ...]; fewer where there are fewer."""
         self._data.setup("test")
         assert self._data.test_set is not None
         size = min(count, len(self._data.test_set))

@@ -68,10 +68,16 @@ def run(*options: str, cwd: Path, tiny: bool = True) -> Ended:
     return wait(start(*options, cwd=cwd, tiny=tiny))
 
 
-def run_here(*options: str, folder: Path) -> Ended:
+def run_here(*options: str, folder: Path, tiny: bool = True) -> Ended:
     """The same in this process, without the seconds that imports take; `folder` gets the run folder."""
     quiet = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "logger=none")
-    arguments = [*quiet, *TINY, f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep", *options]
+    arguments = [
+        *quiet,
+        *(TINY if tiny else ()),
+        f"hydra.run.dir={folder}/run",
+        f"hydra.sweep.dir={folder}/sweep",
+        *options,
+    ]
     stdout, stderr, status = io.StringIO(), io.StringIO(), 0
     with _as_it_was(["run.py", *arguments]), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:

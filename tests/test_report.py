@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from snp.report.canvas import CUT, KEPT, evenly_spaced
-from snp.report.figures import MAX_CURVES, STAGE_COLOURS, accuracy_against_macs, cumulative_variance, kept_units
+from snp.report.figures import MAX_CURVES, cumulative_variance, kept_units
 from snp.report.measure import Latency, latency, macs, num_params
 from snp.report.page import write_report
 from snp.report.stages import format_count, format_seconds
 from snp.report.terminal import print_summary
+from snp.report.tradeoff import STAGE_COLOURS, score_against_macs
 
 METRICS = {
     "dense/acc1_percent": 88.64, "dense/macs": 125_485_706, "dense/params": 855_770, "dense/latency_ms": 12.31,
@@ -186,14 +187,14 @@ def test_curves_are_drawn_with_their_cut(tmp_path: Path, num_groups: int) -> Non
 
 def test_accuracy_shows_the_stages_that_were_scored(tmp_path: Path) -> None:
     """A stage without accuracy has no point; without any the figure is left out."""
-    path = accuracy_against_macs(METRICS, tmp_path / "all.png")
+    path = score_against_macs(METRICS, tmp_path / "all.png")
     assert path is not None
     assert all(num_pixels(path, colour) > 50 for colour in STAGE_COLOURS.values())
-    path = accuracy_against_macs(METRICS | {"pruned/acc1_percent": None}, tmp_path / "some.png")
+    path = score_against_macs(METRICS | {"pruned/acc1_percent": None}, tmp_path / "some.png")
     assert path is not None
     assert num_pixels(path, STAGE_COLOURS["pruned"]) == 0
     assert [row["stage"] for row in read_table(tmp_path / "some.csv")] == ["dense", "finetuned"]
-    assert accuracy_against_macs({"dense/macs": 5, "dense/acc1_percent": math.nan}, tmp_path / "none.png") is None
+    assert score_against_macs({"dense/macs": 5, "dense/acc1_percent": math.nan}, tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()
 
 

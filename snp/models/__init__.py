@@ -1,8 +1,8 @@
 """Which network is it, where do its weights come from, and what must be known to build it again?
 
 A family is one file in this folder: it has `build(*, num_classes, image_size, **arguments)` and `preprocessing(model,
-image_size)`, and `load_pretrained` if there are weights to fetch. `ModelSpec` is what a file in conf/model says;
-`prepare` makes the network of it.
+image_size)`, and `load_pretrained` if there are weights to fetch. `ModelSpec` (of image classifiers) and
+`LanguageModelSpec` are what a file in conf/model says; `prepare` makes the network of it.
 """
 
 import importlib
@@ -16,8 +16,19 @@ from torch import nn
 
 from snp.models import _checkpoint
 from snp.models._hub import WeightsNotFoundError
+from snp.models._language import LanguageModelSpec, PreparedLanguageModel
 
-__all__ = ["ModelSpec", "PreparedModel", "WeightsNotFoundError", "build", "families"]
+__all__ = [
+    "LanguageModelSpec",
+    "ModelSpec",
+    "Prepared",
+    "PreparedLanguageModel",
+    "PreparedModel",
+    "Spec",
+    "WeightsNotFoundError",
+    "build",
+    "families",
+]
 
 TRAINED_FIRST = "the dense network is trained first"
 
@@ -70,6 +81,12 @@ class PreparedModel:
     interpolation: str
     crop_fraction: float
 
+    @property
+    def format(self) -> dict[str, Any]:
+        """What image data need to know."""
+        names = ("image_size", "mean", "std", "interpolation", "crop_fraction")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -93,6 +110,8 @@ class ModelSpec:
     checkpoint: str | None = None
     normalize: Mapping[str, Any] | None = None
     smallest_image: int = 32
+
+    reads = "images"
 
     def prepare(self, num_classes: int, image_size: int | None, *, trains_from_scratch: bool) -> PreparedModel:
         """Build the network and give it its weights: the checkpoint, else pretrained ones, else random ones.
@@ -164,6 +183,10 @@ class ModelSpec:
                 "model's own"
             )
         return {key: tuple(float(value) for value in self.normalize[key]) for key in ("mean", "std")}
+
+
+Spec = ModelSpec | LanguageModelSpec
+Prepared = PreparedModel | PreparedLanguageModel
 
 
 def _family(family: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What do the kept units, the variance they hold and the accuracy they leave look like?
+"""What do the kept units and the variance they hold look like?
 
 Each function draws one PNG and writes the numbers behind it to a CSV file of the same name beside it.
 """
@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from snp.report.canvas import CONTEXT, CUT, KEPT, TEXT, evenly_spaced, panels, save, shorten, write_csv
-from snp.report.stages import format_count, read_stages
 
-STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "finetuned": KEPT}
-# Pruned and fine-tuned share their MACs: one label goes above, one below its point.
-LABEL_SIDES = {"dense": 0, "pruned": -1, "finetuned": 1}
 BARS_PER_COLUMN = 30
 MAX_BARS = 120
 MAX_CURVES = 30
@@ -136,60 +132,6 @@ def _draw_curve(
     axis.set_ylim(0, 1.04)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-
-
-def accuracy_against_macs(metrics: Mapping[str, Any], path: str | Path) -> Path | None:
-    """Draw one labelled point per stage: accuracy against multiply-accumulates.
-
-    Args:
-        metrics: The flat content of `metrics.json`.
-        path: Where to write the PNG; `<stem>.csv` (stage, macs, acc1_percent) beside it.
-
-    Returns:
-        The path of the PNG, or None (and no files) when no stage has both numbers.
-    """
-    points = [
-        (stage.name, stage.macs, stage.acc1_percent)
-        for stage in read_stages(metrics)
-        if stage.macs is not None and stage.acc1_percent is not None
-    ]
-    if not points:
-        return None
-    write_csv(path, ("stage", "macs", "acc1_percent"), points)
-    figure, (axis,) = panels(1, 1, width=6.0, height=4.0)
-    _draw_stages(axis, points)
-    return save(figure, path, "Accuracy against cost")
-
-
-def _draw_stages(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    all_macs, accuracies = [macs for _, macs, _ in points], [accuracy for _, _, accuracy in points]
-    most_macs = max(*all_macs, 1)
-    by_name = {name: accuracy for name, _, accuracy in points}
-    lifted = by_name.get("finetuned", math.inf) >= by_name.get("pruned", -math.inf)
-    margin = max(0.25 * (max(accuracies) - min(accuracies)), 1.0)
-    axis.plot(all_macs, accuracies, color="#9aa5b1", linewidth=1, linestyle=":", zorder=1)
-    for name, macs, accuracy in points:
-        axis.scatter([macs], [accuracy], s=55, color=STAGE_COLOURS[name], zorder=2)
-        to_left = name != "dense" and macs > 0.6 * most_macs
-        up = LABEL_SIDES[name] if lifted else -LABEL_SIDES[name]
-        axis.annotate(
-            f"{name}\n{accuracy:.2f} % at {format_count(macs)}",
-            (macs, accuracy),
-            (-9 if to_left else 9, 7 * up),
-            textcoords="offset points",
-            ha="right" if to_left else "left",
-            va=("top", "center", "bottom")[up + 1],
-            fontsize=8.5,
-            color=STAGE_COLOURS[name],
-        )
-    axis.set_xlim(0, 1.35 * most_macs)
-    axis.set_ylim(max(0, min(accuracies) - margin), max(accuracies) + margin)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda macs, _: format_count(macs)))
-    axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set_xlabel("MACs per sample", fontsize=9)
-    axis.set_ylabel("top-1 accuracy (%)", fontsize=9)
-    axis.grid(color=CONTEXT, linewidth=0.6)
-    axis.set_axisbelow(True)
 
 
 def _require_groups(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:

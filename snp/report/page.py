@@ -5,8 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snp.report.figures import accuracy_against_macs, cumulative_variance, kept_units
-from snp.report.stages import STAGES, comparison_rows, format_seconds, number, read_json, read_stages
+from snp.report.figures import cumulative_variance, kept_units
+from snp.report.stages import (
+    SCORE_WORDS,
+    STAGES,
+    comparison_rows,
+    format_seconds,
+    number,
+    read_json,
+    read_stages,
+    score_of,
+)
+from snp.report.tradeoff import score_against_macs
 
 TIMES = {
     "calibrate": "calibrate",
@@ -43,7 +53,7 @@ def write_report(run_dir: str | Path) -> Path:
         [f"# {_title(plan)}"],
         _headline(metrics),
         _comparison(metrics),
-        figures.get("accuracy_against_macs", []),
+        figures.get("score_against_macs", []),
         _groups(plan, figures),
         _frozen(plan),
         _times(metrics),
@@ -68,8 +78,9 @@ def _draw_figures(folder: Path, metrics: Mapping[str, Any], plan: Mapping[str, A
     """Draw what the files allow; return the Markdown lines that show each figure."""
     figures, variance = folder / "figures", folder / "variance.csv"
     shown: dict[str, list[str]] = {}
-    if accuracy_against_macs(metrics, figures / "accuracy_against_macs.png"):
-        shown["accuracy_against_macs"] = ["![Accuracy against MACs](figures/accuracy_against_macs.png)"]
+    word = SCORE_WORDS[score_of(metrics)]
+    if score_against_macs(metrics, figures / f"{word}_against_macs.png"):
+        shown["score_against_macs"] = [f"![{word.capitalize()} against MACs](figures/{word}_against_macs.png)"]
     if plan.get("groups"):
         kept_units(plan, figures / "kept_units.png")
         shown["kept_units"] = ["![Units kept in each group](figures/kept_units.png)"]
@@ -81,7 +92,7 @@ def _draw_figures(folder: Path, metrics: Mapping[str, Any], plan: Mapping[str, A
 def _title(plan: Mapping[str, Any]) -> str:
     recipe = plan.get("recipe") or {}
     arguments = recipe.get("arguments") or {}
-    name = arguments.get("model_name") or recipe.get("family")
+    name = arguments.get("model_name") or (arguments.get("config") or {}).get("model_type") or recipe.get("family")
     return f"Pruning report: {name}" if name else "Pruning report"
 
 
@@ -97,9 +108,14 @@ def _headline(metrics: Mapping[str, Any]) -> list[str]:
         if before and after is not None:
             parts.append(f"{100 * after / before:.0f} % of the {word}")
     kept = f"The {last.name} network needs {', '.join(parts)} of the dense one" if parts else ""
-    if dense.acc1_percent is None or last.acc1_percent is None:
-        return [f"{kept}; its accuracy was not compared."] if kept else []
-    change = f"{last.acc1_percent - dense.acc1_percent:+.2f} points of top-1 accuracy"
+    score = score_of(metrics)
+    before, after = getattr(dense, score), getattr(last, score)
+    if before is None or after is None:
+        return [f"{kept}; its {SCORE_WORDS[score]} was not compared."] if kept else []
+    change = f"{after - before:+.2f} points of top-1 accuracy"
+    if score == "perplexity":
+        change = f"a perplexity of {after:.2f} instead of {before:.2f} ({after / before:.3f} times)"
+        return [f"{kept}, with {change}." if kept else f"The {last.name} network has {change}."]
     return [f"{kept}, with {change}." if kept else f"The {last.name} network changed by {change}."]
 
 
@@ -109,7 +125,14 @@ def _comparison(metrics: Mapping[str, Any]) -> list[str]:
         return ["Nothing was measured in this run."]
     table = _table(["", *(stage.name for stage in stages)], comparison_rows(stages))
     note = "One MAC is two FLOPs. Percentages compare with the dense network."
-    return ["## Dense, pruned, fine-tuned", "", *table, "", note + _latency_note(metrics)]
+    return ["## Dense, pruned, fine-tuned", "", *table, "", note + _latency_note(metrics), *_texts(metrics)]
+
+
+def _texts(metrics: Mapping[str, Any]) -> list[str]:
+    """Say which text a language model was calibrated on, and which ones it was scored on."""
+    titles = {"calibration/text": "calibrated on", "test/text": "perplexity on", "test/second_text": "second text"}
+    named = [f"{title} `{metrics[name]}`" for name, title in titles.items() if metrics.get(name)]
+    return ["", f"Texts: {', '.join(named)}."] if named else []
 
 
 def _latency_note(metrics: Mapping[str, Any]) -> str:

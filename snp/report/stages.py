@@ -12,10 +12,16 @@ STAGES = ("dense", "pruned", "finetuned")
 MEASURES = {
     "acc1_percent": "Accuracy (top-1, %)",
     "acc5_percent": "Accuracy (top-5, %)",
+    "perplexity": "Perplexity",
+    "second_perplexity": "Perplexity (second text)",
     "macs": "MACs",
     "params": "Parameters",
     "latency_ms": "Latency (ms)",
 }
+
+
+# What a network is judged by, the first that was measured.
+SCORE_WORDS = {"acc1_percent": "accuracy", "perplexity": "perplexity"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Stage:
         name: "dense", "pruned" or "finetuned".
         acc1_percent: Top-1 accuracy on the test part, percent.
         acc5_percent: Top-5 accuracy, percent; only measured with more than five classes.
+        perplexity: Of a language model on the test text, at least 1.
+        second_perplexity: The same on a second text.
         macs: Multiply-accumulates per sample.
         params: Number of parameters.
         latency_ms: Median time of a forward pass, milliseconds.
@@ -34,6 +42,8 @@ class Stage:
     name: str
     acc1_percent: float | None
     acc5_percent: float | None
+    perplexity: float | None
+    second_perplexity: float | None
     macs: float | None
     params: float | None
     latency_ms: float | None
@@ -47,6 +57,13 @@ def read_stages(metrics: Mapping[str, Any]) -> list[Stage]:
     """
     stages = [Stage(name, *(number(metrics, f"{name}/{measure}") for measure in MEASURES)) for name in STAGES]
     return [stage for stage in stages if any(getattr(stage, measure) is not None for measure in MEASURES)]
+
+
+def score_of(metrics: Mapping[str, Any]) -> str:
+    """Return the measure that a run is judged by: accuracy, or perplexity where that was measured instead."""
+    stages = read_stages(metrics)
+    measured = (score for score in SCORE_WORDS if any(getattr(stage, score) is not None for stage in stages))
+    return next(measured, "acc1_percent")
 
 
 def number(metrics: Mapping[str, Any], name: str) -> float | None:
@@ -74,13 +91,15 @@ def _cell(measure: str, value: float | None, dense: float | None, stage: Stage) 
         return text
     if measure.startswith("acc"):
         return f"{text} ({value - dense:+.2f})"
+    if "perplexity" in measure:
+        return f"{text} ({value / dense:.3f} times)"
     return f"{text} ({100 * value / dense:.0f} %)"
 
 
 def format_measure(measure: str, value: float) -> str:
     """Write a number of `MEASURES` with three or four significant digits and its SI prefix."""
-    if measure.startswith("acc"):
-        return f"{value:.2f}"
+    if measure.startswith("acc") or "perplexity" in measure:
+        return f"{value:.2f}" if value < 1e4 else format_count(value)
     if measure == "latency_ms":
         return f"{value:#.3g}" if value < 100 else f"{value:.0f}"
     return format_count(value)
