@@ -1,0 +1,136 @@
+"""Which networks can be pruned?  Every family of timm and torchvision, its smallest variant, each in its own process.
+
+Results are appended to a JSON-lines file, so that a killed run goes on where it was. ``--peer`` asks the same of
+Torch-Pruning. The table goes to ``docs/coverage.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from coverage_checks import examine
+from coverage_networks import Network, families, smallest_variant
+from coverage_peer import examine_peer
+from coverage_table import last_line, write_table
+from harness import print_provenance
+
+Key = tuple[str, str]
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--families", default="", help="names of family files, separated by commas; all without it")
+    parser.add_argument("--peer", action="store_true", help="ask the same of Torch-Pruning 1.6.1")
+    parser.add_argument("--results", type=Path, default=Path("outputs/coverage.jsonl"), help="what is done already")
+    parser.add_argument("--again", action="store_true", help="forget what is done already for these families")
+    parser.add_argument("--table", type=Path, help="write the table of all results there, such as docs/coverage.md")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds per network")
+    parser.add_argument("--memory-gib", type=float, default=5, help="memory per network")
+    return parser.parse_args(words)
+
+
+def chosen_families(wanted: str) -> dict[Key, list[str]]:
+    """Families of the command line; ``library/name`` where both libraries have one of that name."""
+    known = families()
+    if not wanted:
+        return known
+    names = [name.strip() for name in wanted.split(",")]
+    unknown = [n for n in names if not any(n in (family, f"{library}/{family}") for library, family in known)]
+    if unknown:
+        sys.exit(f"error: --families: {', '.join(unknown)} is no family file of timm or torchvision")
+    return {key: found for key, found in known.items() if key[1] in names or "/".join(key) in names}
+
+
+def _work(
+    job: Callable[[Network], dict[str, Any]], key: Key, names: list[str], memory_gib: float, end: Connection
+) -> None:
+    limit = int(memory_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    try:
+        end.send(job(smallest_variant(*key, names)))
+    except MemoryError:
+        end.send({"status": "refused", "reason": f"takes more than {memory_gib:g} GiB"})
+    except Exception as error:  # the table says it, and the run goes on
+        text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        out_of_memory = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+        end.send(
+            {"status": "refused", "reason": f"takes more than {memory_gib:g} GiB"}
+            if out_of_memory
+            else {"status": "wrong", "reason": f"unexpected {text}"}
+        )
+
+
+def in_own_process(
+    job: Callable[[Network], dict[str, Any]], key: Key, names: list[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """What the job found, or why it did not end."""
+    fork = multiprocessing.get_context("fork")  # what is imported here need not be imported a hundred times
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=_work, args=(job, key, names, options.memory_gib, there))
+    started = time.perf_counter()
+    process.start()
+    there.close()
+    found: dict[str, Any] = {}
+    try:
+        if here.poll(options.timeout):
+            found = here.recv()
+        else:
+            found = {"status": "refused", "reason": f"took more than {options.timeout:g} s"}
+    except EOFError:
+        found = {"status": "refused", "reason": f"the process died (memory limit {options.memory_gib:g} GiB)"}
+    process.kill()
+    process.join()
+    names_of_key = {"library": key[0], "family": key[1], "total_s": round(time.perf_counter() - started, 1)}
+    return names_of_key | found
+
+
+def load_results(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(subject, library, family) -> the last result of each."""
+    if not path.is_file():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(line["subject"], line["library"], line["family"]): line for line in lines}
+
+
+def main() -> None:
+    options = options_of()
+    warnings.simplefilter("ignore")
+    wanted, subject = chosen_families(options.families), "peer" if options.peer else "snp"
+    done = {} if options.again else load_results(options.results)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    # Imports that the first export does are done once, before processes are forked.
+    torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), strict=False)
+    for number, (key, names) in enumerate(wanted.items(), start=1):
+        if (subject, *key) not in done:
+            found = {"subject": subject} | in_own_process(
+                examine_peer if options.peer else examine, key, names, options
+            )
+            with options.results.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            line = f"{found.get('variant', '')} {found['status']} {found['reason']}"
+            print(f"{number}/{len(wanted)} {'/'.join(key)} {line[:200]} ({found['total_s']} s)", flush=True)
+    results = load_results(options.results)
+    if options.table is not None:
+        write_table(results, options.table)
+    print_provenance()
+    print(last_line([results[(subject, *key)] for key in wanted]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Does one network pass?  Analyse, audit every group, prune to 70 % of the MACs, run, differentiate, save, load."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from coverage_networks import Network, smallest_input
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import snp
+from snp.activations import MomentCollector
+from snp.audit import audit, control, outputs
+from snp.costs import CostModel
+from snp.graph.readers import readers_of
+from snp.inputs import call
+from snp.pruning import decide, problem_of, realise
+from snp.report.measure import macs
+from snp.selfcheck import SelfCheckError
+from snp.settings import PruneSettings
+from snp.subject import Subject, subject_of
+
+__all__ = ["examine"]
+
+TARGET_MACS = 0.7
+SETTINGS = PruneSettings(
+    target_macs=TARGET_MACS, ordering="variance", cut="uniform", calibration="joint", conv_gram="channel", streams=True
+)
+LARGEST_MOVEMENT = 1e-4
+# A group whose units move the output by less than this without the mask proves nothing when it passes.
+SMALLEST_CONTROL = 1e-7
+
+
+class WrongError(Exception):
+    """The library said that this works, and it does not."""
+
+
+class RefusedError(Exception):
+    """The library says that this cannot be done, and why."""
+
+
+@contextmanager
+def _timed(found: dict[str, Any], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        found.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 2)
+
+
+def examine(network: Network) -> dict[str, Any]:
+    """All that was found about a network; ``status`` is ``passed``, ``refused`` or ``wrong``."""
+    found: dict[str, Any] = {"library": network.library, "family": network.family, "variant": network.name}
+    try:
+        with _timed(found, "build"):
+            built = smallest_input(network)
+        if built is None:
+            raise RefusedError("takes none of the square images tried")
+        model, size = built
+        found |= {"size": size, "params": sum(p.numel() for p in model.parameters())}
+        _checks(model, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)), found)
+    except RefusedError as reason:
+        return found | {"status": "refused", "reason": str(reason)}
+    except WrongError as reason:
+        return found | {"status": "wrong", "reason": str(reason)}
+    return found | {"status": "passed", "reason": ""}
+
+
+def _checks(model: nn.Module, batch: Tensor, found: dict[str, Any]) -> None:
+    with _timed(found, "analyse"):
+        try:
+            subject = subject_of(model, batch[:2], SETTINGS)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+    streams = [group for group in subject.groups if group.is_stream]
+    found |= {"groups": len(subject.groups), "streams": len(streams), "frozen": subject.frozen}
+    found["prunable"] = _prunable(replace(subject, groups=tuple(g for g in subject.groups if not g.is_stream)))
+    found["prunable_with_streams"] = _prunable(subject)
+    with _timed(found, "audit"):
+        _audit(subject, batch[:2], found)
+    with _timed(found, "prune"):
+        _prune(subject, batch, found)
+
+
+def _prunable(subject: Subject) -> float:
+    """Share of the MACs that goes when every group keeps one unit of each partition."""
+    costs = CostModel(subject.model, subject.graph, subject.groups)
+    return 1 - costs.macs([group.num_partitions for group in subject.groups]) / max(costs.macs(costs.dense), 1)
+
+
+def _audit(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
+    still, failed = 0, []
+    for number, group in enumerate(subject.groups):
+        if not audit(subject.model, [group], batch, seed=number) < LARGEST_MOVEMENT:
+            failed.append(group.name)
+        elif not control(subject.model, [group], batch, seed=number) > SMALLEST_CONTROL:
+            still += 1
+    found |= {"audited": len(subject.groups), "without_effect": still, "audit_failed": failed}
+    if failed:
+        raise WrongError(f"audit: the output moves with {', '.join(failed[:3])}")
+
+
+def _prune(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
+    found["used_streams"] = found["prunable"] < 1 - TARGET_MACS
+    if not found["used_streams"]:
+        groups = tuple(group for group in subject.groups if not group.is_stream)
+        subject = replace(subject, groups=groups)
+    subject = replace(subject, readers=readers_of(subject.model, subject.graph, subject.groups, SETTINGS.moment_gram))
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        call(subject.model, batch)
+    try:
+        problem = problem_of(subject, collector.moments)
+        decision = decide(subject, problem, SETTINGS)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    try:
+        result = realise(subject, problem, decision.plan, SETTINGS)
+    except SelfCheckError as error:
+        raise WrongError(f"self-check: {error}") from error
+    plan = decision.plan
+    found |= {"left": plan.macs["pruned"] / plan.macs["dense"], "check": result.check}
+    _runs(result.model, batch)
+    counted = macs(result.model, batch[:1])
+    if abs(counted - plan.macs["pruned"]) > 0.01 * counted:
+        raise WrongError(f"cost: the plan says {plan.macs['pruned']:,} MACs, counted are {counted:,}")
+    _comes_back(subject.model, snp.PruneResult(result.model, plan, decision.selection, result.check), batch)
+
+
+def _runs(small: nn.Module, batch: Tensor) -> None:
+    """Forward and backward, as in fine-tuning."""
+    try:
+        small.train()
+        leaves = [leaf for leaf in pytree.tree_leaves(call(small, batch)) if isinstance(leaf, Tensor)]
+        sum(leaf.float().square().mean() for leaf in leaves).backward()
+    except RuntimeError as error:
+        raise WrongError(f"training step: {error}") from error
+    finally:
+        small.eval()
+    with_gradient = [p for p in small.parameters() if p.grad is not None]
+    if not with_gradient:
+        raise WrongError("training step: no parameter has a gradient")
+    small.zero_grad(set_to_none=True)
+
+
+def _comes_back(model: nn.Module, result: snp.PruneResult, batch: Tensor) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            snp.save(result, folder)
+            loaded = snp.load(folder, model)
+        except ValueError as error:
+            raise WrongError(f"save and load: {error}") from error
+        if not torch.equal(outputs(loaded, batch), outputs(result.model, batch)):
+            raise WrongError("save and load: the outputs differ")

@@ -1,0 +1,86 @@
+"""How is the coverage shown?  One line per family, and the counts of both libraries."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["last_line", "write_table"]
+
+HEADER = """# Coverage
+
+Every model file of timm and every classification file of torchvision, by its smallest variant with random weights in
+every tensor and the smallest square image that it takes. A network *passes* when every group found passes the audit
+(the readers' columns of some units zero, all else that these units own replaced at random: the output stays), the
+network can be cut to 70 % of its MACs, the small one computes what the masked dense one computes, costs what the plan
+says, runs forward and backward in training mode, and comes back from disk to the last bit. It is *refused* when the
+library says why it cannot; anything else is *wrong*.
+
+MACs: share inside groups that may be cut, without and with residual streams. Groups: found (residual streams among
+them); all were audited, *idle* are those whose units do not move the output of this random network, so that their
+audit proves nothing. Torch-Pruning 1.6.1: the same networks, see below.
+"""
+PEER = """
+## Torch-Pruning on the same networks
+
+`right`: its dependency graph builds, every group passes the same audit, cutting a third of every layer's channels but
+the classifier's leaves a network that runs. `fails`: an exception in any of these. `wrong`: a group fails the audit.
+"""
+
+
+def _counts(results: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int]:
+    status = Counter(result["status"] for result in results)
+    return status["passed"], status["refused"], status["wrong"], sum(status.values())
+
+
+def last_line(results: Iterable[Mapping[str, Any]]) -> str:
+    """``passed P refused R wrong W of N``."""
+    return "passed {} refused {} wrong {} of {}".format(*_counts(results))
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _row(result: Mapping[str, Any], peer: Mapping[str, Any] | None) -> list[str]:
+    groups = f"{result['groups']} ({result['streams']})" if "groups" in result else ""
+    proven = f"{result['audited'] - result['without_effect']} of {result['audited']}" if "audited" in result else ""
+    left = _share(result.get("left")) + (" with streams" if result.get("used_streams") and "left" in result else "")
+    shares = f"{_share(result.get('prunable'))} / {_share(result.get('prunable_with_streams'))}"
+    reason = result["reason"] or _first_frozen(result)
+    return [
+        result["family"], result.get("variant", ""), str(result.get("size", "")), groups,
+        shares if "prunable" in result else "", proven, left, result["status"], reason[:220],
+        "" if peer is None else f"{peer['status']} {peer['reason'][:80]}",
+    ]  # fmt: skip
+
+
+def _first_frozen(result: Mapping[str, Any]) -> str:
+    """What is not cut and why, where much is not."""
+    refused = {name: reason for name, reason in result.get("frozen", {}).items() if "trial cut failed" in reason}
+    return f"{len(refused)} groups refused by the trial cut" if refused else ""
+
+
+def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path: Path) -> None:
+    """Write the page."""
+    columns = ["family", "variant", "px", "groups", "MACs", "audit moved", "MACs left", "result", "reason", "peer"]
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("snp", "torch", "torchvision", "timm"))
+    lines = [HEADER, f"`python benchmarks/coverage.py --table docs/coverage.md`; python {platform.python_version()}, "
+             f"{versions}.", ""]  # fmt: skip
+    for library in ("timm", "torchvision"):
+        ours = {key: value for key, value in results.items() if key[:2] == ("snp", library)}
+        lines += [f"## {library}: {last_line(ours.values())}", "", "| " + " | ".join(columns) + " |"]
+        lines += ["|" + "---|" * len(columns)]
+        for (_, _, family), result in sorted(ours.items()):
+            cells = _row(result, results.get(("peer", library, family)))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines.append("")
+    peers = [value for key, value in results.items() if key[0] == "peer"]
+    if peers:
+        passed, refused, wrong, total = _counts(peers)
+        lines += [PEER, f"Right {passed}, fails {refused}, wrong {wrong} of {total}.", ""]
+    path.write_text("\n".join(lines))
