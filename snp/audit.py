@@ -96,7 +96,10 @@ def _fill(
     roles: Sequence[str],
     generator: torch.Generator | None,
 ) -> None:
-    """Zeros without a generator, else positive random values of the tensor's own size (variances must be positive)."""
+    """Zeros without a generator, else random values of the size that was there (variances stay positive).
+
+    Not larger: through the identities of a deep stream larger values grow beyond what numbers can hold.
+    """
     tensors = _tensors(model)
     with torch.no_grad():
         for group, chosen in zip(groups, units, strict=True):
@@ -107,6 +110,8 @@ def _fill(
                 if generator is None:
                     part = torch.zeros_like(part)
                 else:
-                    size = float(tensor.abs().mean()) + 0.1
-                    part = (torch.rand(part.shape, generator=generator) + 0.1).to(part.dtype) * 3 * size
+                    factor = (torch.rand(part.shape, generator=generator) + 0.5).to(part.dtype)
+                    if not member.tensor.endswith("running_var"):
+                        factor *= torch.randint(0, 2, part.shape, generator=generator) * 2 - 1
+                    part = (part.abs() + 0.1 * tensor.abs().mean()) * factor
                 tensor.copy_(contracted(whole.index_copy(member.dim, indices, part), member.num_blocks))

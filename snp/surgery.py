@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,12 @@ from snp.units import module_of
 __all__ = ["cut", "masked_weights", "with_weights"]
 
 
-def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model with some parameters and buffers replaced by others of the same shape."""
-    changed = copy.deepcopy(model)
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
+    """A copy of the model with some parameters and buffers replaced by others of the same shape.
+
+    With ``share`` all other tensors are the model's own: for a copy that is looked at and thrown away.
+    """
+    changed = _copied(model, weights, share)
     tensors = dict(changed.named_parameters(remove_duplicate=False)) | dict(changed.named_buffers())
     with torch.no_grad():
         for name, value in weights.items():
@@ -42,8 +45,18 @@ def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
     return weights
 
 
-def cut(model: nn.Module, plan: PruningPlan) -> nn.Module:
+def _copied(model: nn.Module, names: Iterable[str], share: bool) -> nn.Module:
+    """A deep copy; with ``share`` tensors that are not named stay the model's own."""
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    own = {id(tensors[name]) for name in names}
+    memo = {id(tensor): tensor for tensor in tensors.values() if id(tensor) not in own} if share else {}
+    return copy.deepcopy(model, memo)
+
+
+def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Module:
     """A copy of the model without the units that the plan removes.
+
+    With ``share`` tensors that lose nothing are the model's own: for a copy that is looked at and thrown away.
 
     Raises:
         ValueError: the plan was made for another model.
@@ -54,7 +67,7 @@ def cut(model: nn.Module, plan: PruningPlan) -> nn.Module:
             f"the plan was made for a model of {plan.params['dense']:,} parameters, this one has {size:,}: give the "
             "dense model that the plan was made for"
         )
-    small = copy.deepcopy(model)
+    small = _copied(model, (), share)
     keep: dict[str, dict[int, Tensor]] = {}
     for (name, dim), indices in plan.removed().items():
         if len(indices):

@@ -49,7 +49,9 @@ def macs(model: nn.Module, example: Tensor) -> int:
     """
     _require_samples(example)
     # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
-    with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    kernel = sdpa_kernel(SDPBackend.MATH)
+    # Without gradients: the counter's hooks fail on views that some networks take of their parameters.
+    with _evaluating(model), torch.no_grad(), kernel, FlopCounterMode(display=False) as counter:
         model(example[:1])
     return int(counter.get_total_flops()) // 2
 
