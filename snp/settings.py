@@ -107,9 +107,9 @@ class PruneSettings:
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
-        if self.planner == "magnitude" and self.target_var is not None:
+        if self.planner != "snp" and self.target_var is not None:
             raise ValueError(
-                "prune.target_var goes with prune.planner=snp, because magnitude measures no variance; give "
+                f"prune.target_var goes with prune.planner=snp, because {self.planner} measures no such share; give "
                 "prune.target_units, prune.target_macs or prune.target_params"
             )
 

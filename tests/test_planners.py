@@ -14,6 +14,7 @@ from snp.core.subspace import factorize
 from snp.planners import Problem, Selection
 from snp.planners._level import rounded
 from snp.planners._statistics import group_statistics
+from snp.planners.vbp import unit_variance
 from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.subject import subject_of
@@ -134,6 +135,47 @@ def test_magnitude_orders_by_the_norm_of_all_rows(problem: Problem) -> None:
             for unit in range(group.num_units):
                 energy[unit] += weight.index_select(member.dim, member.index[unit]).square().sum()
         assert choice.order.tolist() == energy.argsort(descending=True).tolist()
+
+
+def test_vbp_keeps_what_varies_most_in_the_whole_network() -> None:
+    """The units that stay are those above one threshold of the variance of their activations, and one in any group."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4)).eval()
+    rows = torch.randn(300, 6)
+    problem = problem_for(model, rows)
+    activations = {"0": model[:2](rows), "2": model[:4](rows)}
+    wanted = {name: values.detach().double().var(dim=0, correction=0) for name, values in activations.items()}
+    selection = chosen(problem, PruneSettings(planner="vbp", target_units=0.5, cut="uniform"))
+    threshold = torch.cat(list(wanted.values())).sort(descending=True).values[10]  # half of 21 units, to the nearest
+    for group, choice in zip(problem.groups, selection.choices, strict=True):
+        variance = wanted[group.name]
+        torch.testing.assert_close(unit_variance(problem, group), variance, rtol=1e-6, atol=1e-9)
+        kept = set(choice.order[: choice.num_kept].tolist())
+        assert kept == (set((variance >= threshold).nonzero().flatten().tolist()) or {int(variance.argmax())})
+
+
+def test_osscar_keeps_no_worse_a_set_than_greedy_elimination() -> None:
+    """After a refit of each layer on the set found, its outputs are at least as close as after greedy elimination."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    rows = torch.randn(400, 20)
+    problem = problem_for(model, rows)
+    activations = {"2.weight": model[:2](rows), "4.weight": model[:4](rows)}
+    settings = PruneSettings(target_units=0.4, cut="uniform", planner="osscar")
+    found = chosen(problem, settings)
+    greedy = chosen(problem, replace(settings, planner="snp", ordering="output"))
+    for group, one, other in zip(problem.groups, found.choices, greedy.choices, strict=True):
+        name = group.consumers[0].tensor
+        inputs, weight = activations[name].detach().double(), problem.weights[name].double()
+
+        def error(kept: Tensor, inputs: Tensor = inputs, weight: Tensor = weight) -> float:
+            outputs = inputs @ weight.T
+            fit = torch.linalg.lstsq(inputs[:, kept], outputs).solution
+            return float((outputs - inputs[:, kept] @ fit).square().sum())
+
+        assert one.num_kept == other.num_kept
+        mine, theirs = (error(choice.order[: choice.num_kept]) for choice in (one, other))
+        assert mine <= theirs * (1 + 1e-6)
 
 
 class TwoReaders(nn.Module):
@@ -306,9 +348,9 @@ def test_dead_readers_leave_a_plan() -> None:
 
 def test_names_are_the_files_of_the_folder() -> None:
     """Private files are no planners; a wrong name lists the right ones."""
-    assert {"magnitude", "snp"} <= set(planners.names())
+    assert {"magnitude", "osscar", "snp", "vbp"} <= set(planners.names())
     assert not [name for name in planners.names() if name.startswith("_")]
-    with pytest.raises(ValueError, match=r"magnitude, snp.*found 'best'"):
+    with pytest.raises(ValueError, match=r"magnitude, osscar, snp, vbp.*found 'best'"):
         planners.load("best")
 
 

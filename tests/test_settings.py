@@ -81,10 +81,12 @@ def test_two_targets_exclude_each_other() -> None:
         {"target_var": 0.9, "cut": "output"},
         {"target_units": 0.9, "cut": "variance"},
         {"target_var": 0.9, "planner": "magnitude"},
+        {"target_var": 0.9, "planner": "osscar"},
+        {"target_var": 0.9, "planner": "vbp"},
     ],
 )
 def test_target_that_the_cut_does_not_have_is_refused(options: dict[str, Any]) -> None:
-    """A share of variance needs the variance cut, a share of units the uniform one; magnitude knows no variance."""
+    """A share of variance needs the variance cut, a share of units the uniform one; peers know neither."""
     with pytest.raises(ValueError, match=r"prune\.target_"):
         PruneSettings(**options)
 

@@ -1,0 +1,1 @@
+"""What does every step of the method bring?  The pieces of ``benchmarks/ablation.py``."""

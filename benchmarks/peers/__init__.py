@@ -1,0 +1,1 @@
+"""How do other methods do on the same networks, images and costs?  Used by benchmarks only."""
