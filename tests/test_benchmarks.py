@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from snp.data.digits import Digits
+from snp.pruning import decide
+from snp.report.measure import macs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -139,3 +141,153 @@ def test_full_size_job_fits_into_memory(network: str, method: str, monkeypatch: 
     found = benchmark.in_own_process(network, method, ["--samples", "16", "--repeats", "1"])
     assert 0 < found["peak_gib"] < benchmark.LIMIT_GIB
     assert found["macs"] <= 0.7
+
+
+def _small_network() -> torch.nn.Sequential:
+    """Three convolutions with BatchNorm and a head, its statistics those of random images: [N, 3, 8, 8] -> [N, 5]."""
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 24), (24, 16)):
+        layers += [torch.nn.Conv2d(inputs, outputs, 3, bias=False), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(64, 5))
+    with torch.no_grad():
+        model(torch.randn(64, 3, 8, 8))
+    return model.eval()
+
+
+def _labelled_images(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(96, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 5, (96,), generator=generator)
+    return list(zip(images.split(32), labels.split(32), strict=True))
+
+
+def test_every_rung_is_something_that_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All settings validate at every share of every network, makers exist, and a row's name says which row it is."""
+    rungs = _benchmark("ladder.rungs", monkeypatch).rungs
+    from ladder import cells, makers, networks
+
+    for table in (table for tables in rungs.PARTS.values() for table in tables):
+        names = [rung.name for rung in table.rungs if not rung.name.startswith("  ")]
+        assert len(set(names)) == len(names)
+        for network in table.networks:
+            for cell in (cell for rung in table.rungs for cell in cells.cells_of(network, rung, [0, 1, 2])):
+                assert cell.rung.maker in makers.MAKERS
+                assert 0 < cell.share <= 1
+                if cell.rung.maker in ("snp", "mean_folding"):
+                    settings = makers.settings_of(cell.rung, cell.share, cell.seed)
+                    assert settings.is_sequential == cell.rung.is_sequential
+                    assert settings.target == ("macs", cell.share)
+    assert {network for table in rungs.PARTS["ladder"] for network in table.networks} <= set(networks.NETWORKS)
+
+
+def test_all_defaults_stand_at_the_top_of_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last rung but the streams is what the library does when it is told nothing."""
+    rungs = _benchmark("ladder.rungs", monkeypatch).rungs
+    top = next(rung for rung in rungs.LADDER.rungs if "all defaults" in rung.name)
+    assert dict(top.settings) == {}
+
+
+def test_finished_cells_are_not_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second process takes every cell from the file, in any table, and a killed run loses its last line at most."""
+    _benchmark("ladder.cells", monkeypatch)
+    from ladder import cells, networks, results, rungs, tables
+
+    joint = {"calibration": "joint", "ordering": "zca", "cut": "uniform"}
+    table = rungs.Table("t", ("resnet20_digits",), (rungs.Rung("a", joint, is_main=True), rungs.Rung("b", joint)))
+    other = rungs.Table("u", ("resnet20_digits",), (rungs.Rung("c", joint, is_main=True, batch_norm=True),))
+    network = networks.Network(_small_network(), _labelled_images, lambda seed: _labelled_images(9))
+    path = tmp_path / "cells.jsonl"
+    arguments = ([0, 1], ["joint", "sequential"])
+    kept = results.Results(path)
+    first = [values for _, values in cells.measure("resnet20_digits", network, [table], *arguments, kept)]
+    shares = networks.NETWORKS["resnet20_digits"].more_shares
+    assert len(first) == 2 * len(shares) == len(path.read_text().splitlines())
+    for values, share in zip(first, shares * 2, strict=True):
+        assert share - 0.03 < values["macs_share"] <= share
+
+    with path.open("a") as file:
+        file.write('{"key": {"netw')
+    broken = networks.Network(network.model, lambda seed: pytest.fail("measured again"), lambda seed: [])
+    again = results.Results(path)
+    assert [values for _, values in cells.measure("resnet20_digits", broken, [table], *arguments, again)] == first
+    assert tables.table_of(table, "resnet20_digits", [0, 1], again).count("n=2") == len(shares)
+    assert len(tables.table_of(other, "resnet20_digits", [0, 1], again).splitlines()) == 2  # nothing but the header
+
+    again.measure({"further": 1}, lambda: {"value": 2})
+    assert results.Results(path).find({"further": 1}) == {"value": 2}
+    assert len(path.read_text().splitlines()) == len(first) + 1
+
+    path.write_text('{"values": {}}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        results.Results(path)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(
+    ("maker", "settings"),
+    [
+        *(("torch_pruning", {"criterion": c, "scope": s}) for c in ("l1", "taylor") for s in ("own", "inside")),
+        *(("torch_pruning", {"criterion": c, "scope": "inside"}) for c in ("l2", "hessian")),
+        ("mean_folding", {"planner": "vbp", "calibration": "joint", "conv_gram": "channel"}),
+        ("snp", {"planner": "osscar", "calibration": "joint"}),
+    ],
+)
+def test_peers_keep_the_budget(
+    maker: str, settings: dict[str, str], batch_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most the share of the MACs that was asked for, not much less, and the dense network is left as it was."""
+    makers = _benchmark("ladder.makers", monkeypatch).makers
+    from ladder.rungs import Rung
+
+    model = _small_network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calibrated = makers.Calibrated(model, _labelled_images(0), 0)
+    small = makers.made(calibrated, Rung("peer", settings, maker, batch_norm), 0.5)
+    images = torch.randn(2, 3, 8, 8)
+    assert 0.4 < macs(small, images) / macs(model, images) <= 0.5
+    assert small(images).shape == (2, 5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_share_out_of_reach_is_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network does not allow is told with its reason, and other mistakes are not hidden."""
+    makers = _benchmark("ladder.makers", monkeypatch).makers
+    from ladder.rungs import Rung
+
+    calibrated = makers.Calibrated(_small_network(), _labelled_images(0), 0)
+    joint = {"calibration": "joint", "ordering": "zca", "cut": "uniform"}
+    with pytest.raises(makers.NotPossibleError, match="cannot be reached"):
+        makers.made(calibrated, Rung("small", joint), 1e-4)
+    with pytest.raises(ValueError, match="names"):
+        makers.made(calibrated, Rung("wrong", {**joint, "ignore": ("no such layer",)}), 0.5)
+
+
+def test_folded_means_keep_the_mean_of_what_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean output of a linear reader over the calibration samples is that of the dense network."""
+    _benchmark("peers.mean_folding", monkeypatch)
+    from ladder.makers import Calibrated, settings_of
+    from ladder.rungs import Rung
+    from peers.mean_folding import fold_means
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 20), torch.nn.ReLU(), torch.nn.Linear(20, 4, bias=False)).eval()
+    rows = torch.randn(64, 6)
+    calibrated = Calibrated(model, [(rows, torch.zeros(64, dtype=torch.int64))], 0)
+    settings = settings_of(Rung("vbp", {"planner": "vbp", "calibration": "joint", "conv_gram": "channel"}), 0.5, 0)
+    subject, problem = calibrated.problem(settings)
+    small = fold_means(subject, problem, decide(subject, problem, settings).plan)
+    with torch.no_grad():
+        torch.testing.assert_close(small(rows).mean(dim=0), model(rows).mean(dim=0), rtol=1e-5, atol=1e-6)
+        assert float((small(rows) - model(rows)).abs().max()) > 1e-3  # something was cut
+
+
+def test_reestimated_statistics_are_those_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it the first norm has the mean of its inputs over all batches of equal size."""
+    benchmark = _benchmark("peers.batch_norm", monkeypatch).batch_norm
+    model, images = _small_network(), torch.randn(64, 3, 8, 8) * 3 + 1
+    changed = benchmark.reestimated(model, images.split(16))
+    wanted = model[0](images).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(changed[1].running_mean, wanted, rtol=1e-5, atol=1e-6)
+    assert not changed.training
+    assert not torch.allclose(model[1].running_mean, wanted, atol=1e-2)

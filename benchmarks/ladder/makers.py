@@ -103,7 +103,7 @@ def _within_reach(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except ValueError as error:
-        if "cannot be reached" not in str(error):
+        if not any(words in str(error) for words in ("cannot be reached", "cannot be met")):
             raise
         raise NotPossibleError(str(error)) from error
 

@@ -73,7 +73,7 @@ NETWORKS = {
         2000,
         "ViT of six blocks trained here on CIFAR-10 (JPEG copies), 1,024 calibration images",
     ),
-    "resnet20_digits": Setting((), (0.5, 0.3, 0.2), 0, "ResNet-20 trained here on digits, 1,024 calibration images"),
+    "resnet20_digits": Setting((), (0.8, 0.667, 0.5), 0, "ResNet-20 trained here on digits, 1,024 calibration images"),
     "resnet50_digits": Setting((), (0.5, 0.3, 0.2), 0, "ResNet-50 trained here on digits, 1,024 calibration images"),
 }
 

@@ -67,10 +67,16 @@ class Results:
         self._cells[_text(key)] = values
         self.codes.add(self._code)
         if self._path is not None:
-            line = json.dumps({"key": dict(key), "values": values, "code": self._code})
-            with self._path.open("a") as file:
-                file.write(line + "\n")
+            self._append(json.dumps({"key": dict(key), "values": values, "code": self._code}) + "\n")
         return values
+
+    def _append(self, line: str) -> None:
+        assert self._path is not None
+        if self._path.is_file() and (before := self._path.read_bytes()) and not before.endswith(b"\n"):
+            # A line cut short would swallow the next one.
+            self._path.write_bytes(before[: before.rfind(b"\n") + 1])
+        with self._path.open("a") as file:
+            file.write(line)
 
 
 def _text(key: Key) -> str:

@@ -57,9 +57,12 @@ def _text(values: list[dict]) -> str:
 
 
 def _short(reason: str) -> str:
-    """The middle of our own message says what can be reached; others are shown as they are."""
-    start, middle, rest = reason.partition("with every group at its smallest, ")
-    return f"out of reach ({rest.split(' ')[0]} of the MACs at the least)" if middle else start
+    """Our own messages name a share that can be reached; others are shown as they are."""
+    for words, text in (("with every group at its smallest, ", "at the least"), ("within 1%: ", "is the closest")):
+        _, found, rest = reason.partition(words)
+        if found:
+            return f"out of reach ({rest.split(' ')[0]} of the MACs {text})"
+    return reason
 
 
 def about(network: str) -> str:
