@@ -67,7 +67,8 @@ def problem_of(
         if name not in moments or moments[name].count == 0:
             raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
     costs = CostModel(subject.model, subject.graph, subject.groups)
-    in_memory = {name: entry.cpu() for name, entry in moments.items()}
+    # Other mappings fetch their moments one by one, when they are asked for.
+    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher)
 

@@ -9,7 +9,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
 from snp.models import huggingface
-from tests.audit import randomise
 
 WORDS = ("the", "cat", "dog", "sees", "hears", "a", "red", "blue", "bird", "and", "then", "runs", "away", ".")
 SIZES: dict[str, Any] = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -45,7 +44,11 @@ def transformer(name: str) -> nn.Module:
     """A tiny network of random weights in evaluation mode, every tensor of it at work."""
     torch.manual_seed(0)
     auto_class, config = CONFIGS[name]
-    return randomise(huggingface.build(config=config, auto_class=auto_class)).eval()
+    model = huggingface.build(config=config, auto_class=auto_class).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+    return model
 
 
 def token_batches(count: int = 24, length: int = 12, seed: int = 0) -> list[Tensor]:

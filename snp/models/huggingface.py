@@ -4,6 +4,7 @@ Any architecture that `transformers` knows: causal language models and encoders,
 are read from safetensors only, code in a folder is never run, and the network is never asked.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["build", "context_length", "load", "tokenize"]
+__all__ = ["build", "context_length", "load", "save_pretrained", "tokenize"]
 
 CAUSAL = "AutoModelForCausalLM"
 AUTO_CLASSES = (CAUSAL, "AutoModel")
@@ -111,3 +112,61 @@ def _without_cache(model: nn.Module) -> nn.Module:
     config: Any = model.config
     config.use_cache = False
     return model
+
+
+def save_pretrained(model: nn.Module, folder: str | Path) -> None:
+    """Write a pruned model so that `from_pretrained` of transformers reads it, without any code of ours.
+
+    Its configuration can say one size for all layers, so all layers must have kept equally many units, as they do with
+    `target_units` or `cut="uniform"`.
+
+    Raises:
+        ValueError: layers have different sizes.
+    """
+    owner: Any = model
+    dense = owner.config
+    config = _config_of_sizes(model)
+    config.use_cache = True
+    try:
+        owner.config = config
+        owner.save_pretrained(str(folder))
+    finally:
+        owner.config = dense
+
+
+def _config_of_sizes(model: nn.Module) -> Any:
+    """A copy of the configuration, one of its sizes changed where that gives the tensors that the model has."""
+    owner: Any = model
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    config = copy.deepcopy(owner.config)
+    stock = _shapes(type(model), config)
+    if stock == wanted:
+        return config
+    pairs = {
+        (size, kept)
+        for name, shape in wanted.items()
+        for size, kept in zip(stock.get(name, ()), shape, strict=False)
+        if size != kept
+    }
+    for size, kept in sorted(pairs):
+        for field, value in config.to_dict().items():
+            changed = copy.deepcopy(config)
+            if value == size and isinstance(value, int) and not isinstance(value, bool):
+                setattr(changed, field, kept)
+                if _shapes(type(model), changed) == wanted:
+                    return changed
+    raise ValueError(
+        f"no configuration of {type(model).__name__} gives layers of the sizes {sorted(kept for _, kept in pairs)}: "
+        "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
+        "snp.save and snp.load"
+    )
+
+
+def _shapes(kind: Any, config: Any) -> dict[str, tuple[int, ...]]:
+    """Tensors of a stock model of that configuration; none where it refuses the sizes."""
+    try:
+        with torch.device("meta"):
+            stock: nn.Module = kind(config)
+    except (ValueError, AssertionError, RuntimeError):
+        return {}
+    return {name: tuple(tensor.shape) for name, tensor in stock.state_dict().items()}

@@ -1,0 +1,117 @@
+"""What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
+
+All methods get the same moments of the same calibration text, the same groups of units, and the same budgets: shares
+of the parameters outside embeddings. Nothing is fine-tuned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from harness import existing, print_provenance, print_table
+from peers.mean_folding import fold_means
+from torch import Tensor, nn
+
+from snp.activations import MomentCollector
+from snp.core.gram import Moments
+from snp.data.text import TextData
+from snp.models import huggingface
+from snp.planners import Problem
+from snp.pruning import decide, problem_of, realise, sensitivity_of
+from snp.scores import IGNORED
+from snp.settings import PruneSettings
+from snp.subject import Subject, subject_of
+
+# Name -> settings; the peers choose by their own scores, and are fitted as their papers say.
+METHODS: dict[str, dict[str, Any]] = {
+    "magnitude, deletion": {"planner": "magnitude", "reconstruct": False, "calibration": "joint"},
+    "Wanda-sp, deletion": {"planner": "wanda_sp", "reconstruct": False, "calibration": "joint"},
+    "FLAP-style, means into biases": {"planner": "flap", "reconstruct": False, "calibration": "joint"},
+    "OSSCAR-style, least squares": {"planner": "osscar", "calibration": "joint"},
+    "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
+    "SNP, library defaults": {},
+}
+MEANS_FOLDED = "FLAP-style, means into biases"
+
+
+def perplexity(model: nn.Module, data: TextData, num_windows: int | None) -> float:
+    """Over the first windows of the test text, or over all of it."""
+    total = count = seen = 0.0
+    with torch.inference_mode():
+        for tokens, labels in data.test_dataloader():
+            logits = model(tokens).logits.float().movedim(-1, 1)
+            total += float(F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
+            count += int((labels != IGNORED).sum())
+            seen += len(tokens)
+            if num_windows is not None and seen >= num_windows:
+                break
+    return math.exp(total / count)
+
+
+def measured(subject: Subject, batches: list[Tensor]) -> dict[str, Moments]:
+    """Moments of all batches."""
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        for batch in batches:
+            subject.model(batch)
+    return collector.moments
+
+
+def pruned(subject: Subject, problem: Problem, batches: list[Tensor], method: str, left: float) -> nn.Module:
+    """The small network of one method at one budget."""
+    settings = PruneSettings(target_params=left, **METHODS[method])
+    plan = decide(subject, problem, settings, samples=sum(map(len, batches))).plan
+    if method == MEANS_FOLDED:
+        return fold_means(subject, problem, plan)
+    return realise(subject, problem, plan, settings, batches).model
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="a folder in Hugging Face form")
+    parser.add_argument("--train", type=Path, required=True, help="calibration text")
+    parser.add_argument("--test", type=Path, required=True, help="text for the perplexity")
+    parser.add_argument("--context", type=int, default=256, help="tokens per window")
+    parser.add_argument("--samples", type=int, default=128, help="calibration windows")
+    parser.add_argument("--windows", type=int, default=None, help="test windows; all of the text without")
+    parser.add_argument("--removed", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration windows")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = options_of()
+    for name in ("model", "train", "test"):
+        existing(getattr(options, name), f"--{name}")
+    model = huggingface.load(options.model)[0].eval()
+    data = TextData(str(options.train), str(options.test), context=options.context)
+    data.configure(str(options.model), huggingface.context_length(model))
+    batches = [tokens for tokens, _ in data.calibration_dataloader(options.samples, options.seed)]
+    subject = subject_of(model, batches[0][:2], PruneSettings())
+    sensitivity = sensitivity_of(subject, batches, PruneSettings())
+    problem = problem_of(subject, measured(subject, batches), sensitivity)
+    dense = perplexity(model, data, options.windows)
+    found: dict[str, list[float]] = {method: [] for method in options.methods}
+    for removed in options.removed:
+        for method in options.methods:
+            small = pruned(subject, problem, batches, method, 1 - removed)
+            found[method].append(perplexity(small, data, options.windows))
+            print(f"{removed:.0%} {method}: {found[method][-1]:.2f}", file=sys.stderr, flush=True)
+    rows = [[m, *(f"{value:.2f} ({value / dense:.3f})" for value in values)] for m, values in found.items()]
+    scored = "all" if options.windows is None else f"the first {options.windows}"
+    print(f"\nPerplexity (times dense {dense:.2f}) with a share of the parameters outside embeddings removed;")
+    print(f"{options.samples} calibration windows, {scored} windows of the test text, {options.context} tokens each")
+    print_table(["method", *(f"{removed:.0%}" for removed in options.removed)], rows)
+    print_provenance()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""How is a large network calibrated block by block, so that one block's activations and moments are in memory?
+
+All batches go through one block of the network before the next: what is kept between blocks is one hidden state per
+batch. A block's moments go to disk when it is done, and come back one at a time when units are chosen and weights
+folded. Everything else is the code of the usual path, so plans are the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from snp.activations import MomentCollector
+from snp.core.gram import Moments
+from snp.graph.readers import Reader
+from snp.inputs import call, first_samples, first_tensor, inputs_of, num_samples
+from snp.library import PruneResult
+from snp.pruning import decide, problem_of, realise
+from snp.settings import PruneSettings
+from snp.subject import subject_of
+from snp.weights import write_tensors
+
+__all__ = ["MomentsOnDisk", "blocks_of", "prune_streamed", "stream_moments"]
+
+
+class MomentsOnDisk(Mapping[str, Moments]):
+    """Moments by weight name, in files of a folder; one is in memory while it is looked at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+
+    def add(self, name: str, moments: Moments) -> None:
+        """Write the moments of one reader."""
+        path = self._folder / f"{len(self._files)}.safetensors"
+        count = torch.tensor(moments.count)
+        write_tensors({"second": moments.second, "first": moments.first, "count": count}, path, {"weight": name})
+        self._files[name] = path
+
+    def __getitem__(self, name: str) -> Moments:
+        tensors = load_file(self._files[name])
+        return Moments(tensors["second"], tensors["first"], int(tensors["count"]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+class _ReachedError(Exception):
+    """The first block is reached; the rest of the network is not computed."""
+
+
+def blocks_of(model: nn.Module, readers: Mapping[str, Reader]) -> list[str]:
+    """Names of the blocks that follow each other and hold all readers: the entries of one `nn.ModuleList`.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and all(r.module.startswith(f"{name}.") for r in readers.values()):
+            return [f"{name}.{index}" for index in range(len(module))]
+    raise ValueError(
+        f"{type(model).__name__} has no list of blocks that holds every layer to be measured: calibrate it as a whole "
+        "with snp.prune, or leave the layers outside its blocks alone (ignore=...)"
+    )
+
+
+def stream_moments(
+    model: nn.Module, batches: Sequence[Any], readers: Mapping[str, Reader], folder: Path
+) -> MomentsOnDisk:
+    """Moments of all readers, block after block.
+
+    Every block takes the hidden state first and gives it out first; what it takes beside that (masks, positions) is
+    the same for all blocks, as in the transformers of `transformers` and timm.
+
+    Args:
+        model: in evaluation mode.
+        batches: inputs on the model's device.
+        readers: what is measured, all of it inside the blocks.
+        folder: where the moments go.
+
+    Raises:
+        ValueError: there are no such blocks.
+    """
+    blocks, found = blocks_of(model, readers), MomentsOnDisk(folder)
+    with torch.no_grad():
+        states = [_at_first_block(model, blocks[0], batch) for batch in batches]
+        for name in blocks:
+            own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
+            with MomentCollector(model, own) as collector:
+                states = [_through(model.get_submodule(name), *state) for state in states]
+            for weight, moments in collector.moments.items():
+                found.add(weight, moments.cpu())
+    return found
+
+
+def _at_first_block(model: nn.Module, name: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments that the first block is called with."""
+    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append((args, kwargs))
+        raise _ReachedError
+
+    handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        call(model, batch)
+    except _ReachedError:
+        return caught[0]
+    finally:
+        handle.remove()
+    raise ValueError(f"{name} is not called when the network runs: its blocks cannot be calibrated one by one")
+
+
+def _through(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the next block: the new hidden state takes the place of the old one."""
+    hidden: Tensor = first_tensor(block(*args, **kwargs))
+    if args:
+        return (hidden, *args[1:]), kwargs
+    return (), {**kwargs, "hidden_states": hidden}
+
+
+def prune_streamed(
+    model: nn.Module, batches: Sequence[Any], settings: PruneSettings | None = None, **options: Any
+) -> PruneResult:
+    """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk.
+
+    Args:
+        model: as there; it is not changed, and put into evaluation mode while this runs.
+        batches: a sequence of batches on the model's device; they are used once per call of this function.
+        settings: as there; the fit is joint, and order and cut are those that look at moments only.
+        **options: single settings.
+
+    Raises:
+        ValueError: the settings need more than moments (sequential fit, sensitivity), or the network has no blocks.
+    """
+    settings = replace(settings or PruneSettings(), **options)
+    if settings.is_sequential or settings.needs_sensitivity:
+        raise ValueError(
+            "streamed calibration keeps moments only: ask for calibration='joint' with an ordering and a cut that need "
+            "no sensitivity, such as ordering='zca' with cut='variance'"
+        )
+    was_training = model.training
+    try:
+        subject = subject_of(model.eval(), first_samples(batches[0], 2), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = [inputs_of(batch) for batch in batches]
+            moments = stream_moments(model, inputs, subject.readers, Path(folder))
+            problem = problem_of(subject, moments)
+            decision = decide(subject, problem, settings, samples=sum(map(num_samples, batches)))
+            result = realise(subject, problem, decision.plan, settings)
+    finally:
+        model.train(was_training)
+    return PruneResult(result.model.train(was_training), decision.plan, decision.selection, result.check)
