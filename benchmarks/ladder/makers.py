@@ -24,7 +24,10 @@ from snp.pruning import decide, problem_of, realise, sensitivity_of
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
 
-__all__ = ["MAKERS", "Calibrated", "NotPossibleError", "made", "settings_of"]
+__all__ = ["MAKERS", "NO_BATCH_NORM", "Calibrated", "NotPossibleError", "made", "settings_of"]
+
+
+NO_BATCH_NORM = "has no BatchNorm"
 
 
 class NotPossibleError(Exception):
@@ -133,7 +136,7 @@ def made(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:
         NotPossibleError: with the reason.
     """
     if rung.batch_norm and not has_batch_norm(calibrated.model):
-        raise NotPossibleError("has no BatchNorm")
+        raise NotPossibleError(NO_BATCH_NORM)
     begun = f"{rung.maker} {dict(rung.settings)} {share}"
     small = calibrated.once(begun, lambda: MAKERS[rung.maker](calibrated, rung, share))
     return reestimated(small, calibrated.inputs) if rung.batch_norm else small

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from harness import spread
 
 from ladder.cells import Cell, cells_of
+from ladder.makers import NO_BATCH_NORM
 from ladder.networks import NETWORKS
 from ladder.results import Results
 from ladder.rungs import Rung, Table
@@ -21,7 +22,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def table_of(table: Table, network: str, seeds: Sequence[int], results: Results) -> str:
-    """A network's table; rows without a finished cell are left out, and so are shares that no row has."""
+    """A network's table; rows without a finished cell, or without a norm to re-estimate, are left out."""
     rows = {rung: cells_of(network, rung, seeds) for rung in table.rungs}
     shares = sorted({cell.share for rung, cells in rows.items() if rung.maker != "dense" for cell in cells})[::-1]
     lines = [_row(rung, cells, shares, results) for rung, cells in rows.items()]
@@ -31,7 +32,7 @@ def table_of(table: Table, network: str, seeds: Sequence[int], results: Results)
 
 def _row(rung: Rung, cells: list[Cell], shares: Sequence[float], results: Results) -> list[str] | None:
     found = {cell: values for cell in cells if (values := results.find(cell.key)) is not None}
-    if not found:
+    if all(values.get("not_possible") == NO_BATCH_NORM for values in found.values()):
         return None
     if rung.maker == "dense":
         by_images: dict[int, list[float]] = {}
