@@ -84,15 +84,18 @@ def show(options: argparse.Namespace, results: Results) -> None:
     for part in options.parts:
         for table in PARTS.get(part, ()):
             for name in _networks(part, options):
-                if name in table.networks:
-                    print(f"\n**{table.title}.** {about(name)}\n\n{table_of(table, name, options.seeds, results)}")
+                text = table_of(table, name, options.seeds, results) if name in table.networks else ""
+                if text.count("\n") > 1:  # more than the header
+                    print(f"\n**{table.title}.** {about(name)}\n\n{text}")
     rows = vgg_layer.rows_of(results, options.seeds)
     if "paper" in options.parts and rows:
         print("\n**The paper's first experiment: a layer of VGG-16 with BatchNorm, trained on digits.** Relative error")
         print("of the outputs of the second convolution on 256 channels, test images, order zca\n")
         print(markdown(["units pruned", *(f"{share:.0%}" for share in vgg_layer.SHARES)], rows))
+    rows = []
     if "cost" in options.parts:
         rows = [r for name in options.networks for r in cost.rows_of(name, _COST_SAMPLES, _COST_REPEATS, results)]
+    if rows:
         print(f"\n**Cost of fitting in sequence**, {_COST_SAMPLES} calibration images, in plain passes over them\n")
         print(markdown(["from images to a small network", "joint", "sequential", "sequential / joint"], rows))
     print("\nspread: mean (smallest to largest) over seeds; cost: median (smallest to largest) of repeats in turns")
