@@ -16,7 +16,7 @@ from snp.audit import randomise
 __all__ = ["Network", "build", "families", "smallest_input", "smallest_variant"]
 
 # Sizes tried in turn; what takes no small image takes its own.
-SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
+SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 # Names are sorted by these words before variants are built and counted, of which there may be more than a hundred.
 SMALL = (
     "test femto atto pico nano zepto xxs xs xxtiny xtiny tiny mini small s0 b0 t0 m0 lite 18 10 11 12 14 16 032 002 004"
@@ -85,9 +85,9 @@ def build(network: Network, size: int) -> nn.Module | None:
     return None
 
 
-def smallest_input(network: Network) -> tuple[nn.Module, int] | None:
-    """The network and the smallest square image that it takes."""
-    for size in SIZES:
+def smallest_input(network: Network, at_least: int = 0) -> tuple[nn.Module, int] | None:
+    """The network and the smallest square image that it takes, of at least so many pixels."""
+    for size in (size for size in SIZES if size >= at_least):
         model = build(network, size)
         if model is not None:
             return model, size

@@ -76,31 +76,36 @@ def confirm(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> tuple[
 
     Label propagation knows which tensors belong together, not whether ``forward`` computes with sizes fixed at
     construction, or with positions among channels (shuffles, halves). So the trials cut irregular sets of different
-    sizes in different groups, and every unit once. Only when a trial fails, halves of the groups are tried until the
-    culprits are found.
+    sizes in different groups, and every unit once. Only when a trial fails, ever smaller parts of the groups are
+    tried, each beside all that have passed: what passes in the end has passed together.
 
     Returns:
         The groups that passed, and name -> reason for those that did not.
     """
     # The same place of every block fails alike: side by side, few halves hold both good and bad.
     alike = sorted(groups, key=lambda group: re.sub(r"\d+", "", group.name) + group.name.partition("#")[2])
-    refused = _refused(model, alike, batch)
+    passed: list[UnitGroup] = []
+    refused = _refused(model, passed, alike, batch)
     return tuple(group for group in groups if group.name not in refused), refused
 
 
-def _refused(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> dict[str, str]:
+def _refused(model: nn.Module, passed: list[UnitGroup], groups: Sequence[UnitGroup], batch: Any) -> dict[str, str]:
+    """Reasons of the groups that fail beside those that have passed; the others are added to these."""
     if not groups:
         return {}
     try:
         for second_half in (False, True):
-            trial = PruningPlan(tuple(_trial(group, number, second_half) for number, group in enumerate(groups)))
+            tried = enumerate([*passed, *groups])
+            trial = PruningPlan(tuple(_trial(group, number, second_half) for number, group in tried))
             masked = with_weights(model, masked_weights(model, trial), share=True)
             self_check(masked, cut(masked, trial, share=True), batch)
     except SelfCheckError as error:
         if len(groups) == 1:
             return {groups[0].name: f"a trial cut failed: {error}"}
         middle = len(groups) // 2
-        return _refused(model, groups[:middle], batch) | _refused(model, groups[middle:], batch)
+        first = _refused(model, passed, groups[:middle], batch)
+        return first | _refused(model, passed, groups[middle:], batch)
+    passed += groups
     return {}
 
 

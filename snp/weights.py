@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def read_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"there are no weights at {path}: the run did not reach the stage that writes them")
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        # Modules that have changed over time look for the version of their entries, which the file does not hold.
+        state = OrderedDict(load_file(path))
+        state._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+        model.load_state_dict(state, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
 

@@ -475,3 +475,50 @@ def test_audit_finds_a_missing_reader() -> None:
     blind = UnitGroup(group.name, group.num_units, group.producers, group.consumers[:1], group.others)
     assert audit(model, [group], ROWS) < 1e-6
     assert audit(model, [blind], ROWS) > 1e-2
+
+
+def test_region_of_another_precision_is_read_like_the_rest() -> None:
+    """Layers inside an autocast region are found, and their products counted."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.first(x)
+        with torch.autocast("cpu", enabled=False):
+            x = m.second(F.relu(x))
+        return m.head(F.relu(x))
+
+    model = Net(forward, first=nn.Linear(6, 8), second=nn.Linear(8, 10), head=nn.Linear(10, 4))
+    graph = analyse(randomise(model), ROWS)
+    assert summary(graph) == {"first": 8, "second": 10}
+    assert graph.positions == {"first.weight": 1, "second.weight": 1, "head.weight": 1}
+    for number, group in enumerate(graph.groups):
+        assert audit(model, [group], ROWS, seed=number) < 1e-4
+
+
+def test_product_over_named_indices_is_frozen_and_counted() -> None:
+    """Every combination of index values is one multiplication."""
+    model = Net(
+        lambda m, x: m.head(torch.einsum("nc,nd->nd", m.one(x), m.two(x))),
+        one=nn.Linear(6, 5), two=nn.Linear(6, 8), head=nn.Linear(8, 4),
+    )  # fmt: skip
+    graph = analysed(model, ROWS)
+    assert graph.groups == ()
+    assert graph.fixed_macs == 5 * 8
+
+
+def test_what_passes_the_trial_has_passed_together() -> None:
+    """Two groups that are right alone and wrong together: one of them is left."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        one, two = m.one(x), m.two(x)
+        wrong = torch.where(torch.tensor(one.shape[1] < 8 and two.shape[1] < 8), 100.0, 0.0)
+        return m.left(one) + m.right(two) + wrong
+
+    model = randomise(
+        Net(forward, one=nn.Linear(6, 8), two=nn.Linear(6, 8), left=nn.Linear(8, 4), right=nn.Linear(8, 4))
+    )
+    groups = analyse(model, ROWS).groups
+    assert len(groups) == 2
+    passed, refused = confirm(model, groups, ROWS)
+    assert len(passed) == len(refused) == 1
+    for group in groups:
+        assert confirm(model, [group], ROWS)[0] == (group,)

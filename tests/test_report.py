@@ -335,3 +335,12 @@ def test_counts_are_written_for_people(value: float, text: str) -> None:
 def test_times_are_written_for_people(value: float, text: str) -> None:
     """Seconds turn into minutes and hours where people would."""
     assert format_seconds(value) == text
+
+
+def test_fused_attention_layers_are_counted() -> None:
+    """PyTorch's own attention layer counts its projections and both products, fused or not."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    tokens = 5
+    projections = tokens * 8 * (3 * 8 + 8) + 2 * tokens * 8 * 16
+    assert macs(layer, torch.zeros(1, tokens, 8)) == projections + 2 * tokens * tokens * 8
+    assert torch.backends.mha.get_fastpath_enabled()

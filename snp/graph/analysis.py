@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -100,7 +100,8 @@ def _propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_name
             for value in fx.node.map_arg(node.args, values.get) or ():
                 tracer.freeze_inputs([value], "an output of the network")
         elif node.op == "get_attr":
-            values[node] = None
+            held = getattr(program.graph_module, str(node.target), None)
+            values[node] = held if isinstance(held, fx.GraphModule) else None
         else:
             values[node] = _apply(tracer, node, values)
 
@@ -126,6 +127,8 @@ def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if any(word in str(node.target) for word in _NO_EFFECT):
         return None
     schema = getattr(node.target, "_schema", None)
+    if "wrap_with_autocast" in str(node.target):
+        return _apply_region(tracer, node, args)
     rule = RULES.get(schema.name if schema is not None else "", unknown)
     try:
         labels = rule(tracer, node, args)
@@ -133,6 +136,25 @@ def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         # A rule that does not fit this use of the operator must not guess.
         return unknown(tracer, node, args)
     return labels if _fits(labels, node.meta.get("val")) else unknown(tracer, node, args)
+
+
+def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A part of the graph that runs under another precision: its operators as if they stood in the graph itself."""
+    region = next((number for number, value in enumerate(args) if isinstance(value, fx.GraphModule)), None)
+    if region is None:
+        return unknown(tracer, node, args)
+    inputs, values = iter(args[region + 1 :]), dict[fx.Node, Any]()
+    for inner in args[region].graph.nodes:
+        if inner.op == "placeholder":
+            values[inner] = next(inputs)
+        elif inner.op == "output":
+            held: Callable[[fx.Node], Any] = lambda argument: _Held(values[argument])  # noqa: E731
+            return _unwrap(fx.node.map_arg(inner.args[0], held))
+        elif inner.op == "get_attr":
+            values[inner] = None
+        else:
+            values[inner] = _apply(tracer, inner, values)
+    return unknown(tracer, node, args)
 
 
 def _fits(labels: Any, value: Any) -> bool:

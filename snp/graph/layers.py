@@ -117,7 +117,21 @@ def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return tracer.constant_like(node, f"comes out of the product {node.target}")
 
 
+def _einsum(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A product over named indices: frozen, each combination of index values one multiplication."""
+    equation, operands = str(args[0]).replace(" ", ""), args[1]
+    sizes: dict[str, int] = {}
+    for names, operand in zip(equation.partition("->")[0].split(","), operands, strict=True):
+        if "." in names:
+            return unknown(tracer, node, args)
+        sizes |= dict(zip(names, operand.shape, strict=True))
+    tracer.fixed_macs += math.prod(sizes.values())
+    tracer.freeze_inputs(operands, f"enters the product {node.target}")
+    return tracer.constant_like(node, f"comes out of the product {node.target}")
+
+
 RULES |= {
+    "aten::einsum": _einsum,
     "aten::linear": _linear,
     **dict.fromkeys(("aten::conv1d", "aten::conv2d", "aten::conv3d"), _convolution),
     **dict.fromkeys((f"aten::conv{n}d.padding" for n in (1, 2, 3)), _convolution),

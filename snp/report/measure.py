@@ -51,9 +51,20 @@ def macs(model: nn.Module, example: Tensor) -> int:
     # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
     kernel = sdpa_kernel(SDPBackend.MATH)
     # Without gradients: the counter's hooks fail on views that some networks take of their parameters.
-    with _evaluating(model), torch.no_grad(), kernel, FlopCounterMode(display=False) as counter:
+    with _evaluating(model), _plain_attention(), torch.no_grad(), kernel, FlopCounterMode(display=False) as counter:
         model(example[:1])
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused path of PyTorch's attention layers, whose products the counter does not see."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def num_params(model: nn.Module) -> int:
