@@ -23,6 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude, deletion": {"planner": "magnitude", "reconstruct": False},
     "SNP, the paper's form": {"ordering": "zca", "calibration": "joint"},
     "SNP, zca, fitted in sequence": {"ordering": "zca"},
+    "SNP, library defaults": {},
 }
 
 
@@ -80,13 +81,14 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="text whose sentences are compared")
     parser.add_argument("--left", type=float, default=0.75, help="share of the feed-forward units that stays")
     parser.add_argument("--samples", type=int, default=128, help="calibration windows of 64 tokens")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--sentences", type=int, default=500)
     options = parser.parse_args()
     for name in ("train", "test"):
         existing(getattr(options, name), f"--{name}")
     train, test = options.train.read_text(encoding="utf-8"), options.test.read_text(encoding="utf-8")
     rows = []
-    for method in METHODS:
+    for method in options.methods:
         found = similarity(options.left, method, train, test, options.samples, options.sentences)
         rows.append([method, f"{found:.4f}"])
     print(
