@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from snp.graph import CouplingGraph
 from snp.units import UnitGroup
@@ -21,25 +24,44 @@ class CostModel:
         self._embeddings = graph.embeddings
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
-        # tensor -> dim -> [(group, indices per unit, blocks that they spread over)]
-        self._owned: dict[str, dict[int, list[tuple[int, int, int]]]] = defaultdict(lambda: defaultdict(list))
-        for number, group in enumerate(groups):
-            for member in group.members:
-                self._owned[member.tensor][member.dim].append((number, member.width, member.num_blocks))
+        numbers = {group.name: number for number, group in enumerate(groups)}
+        self._products = [
+            (macs, [numbers[name] for name in names if name in numbers]) for macs, names in graph.products
+        ]
+        # tensor -> dim -> who owns its indices
+        self._owned: dict[str, dict[int, list[_Share]]] = defaultdict(lambda: defaultdict(list))
+        blocks = [number for number, group in enumerate(groups) if group.kind == "heads"]
+        for number in [*blocks, *(number for number in range(len(groups)) if number not in blocks)]:
+            for member in groups[number].members:
+                owners = self._owned[member.tensor][member.dim]
+                inside = next((s for s in owners if s.is_block and bool(torch.isin(member.index, s.index).all())), None)
+                share = _Share(number, member.index, number in blocks, member.num_blocks)
+                (owners if inside is None else inside.parts).append(share)
+
+    def _num_removed(self, owners: Sequence[_Share], kept: Sequence[int]) -> int:
+        """Indices of one dimension that go; a head takes along what is left of its dimensions."""
+        total = 0
+        for share in owners:
+            num_units, size = self._num_units[share.group], share.index.numel() // share.num_blocks
+            left = size - self._num_removed(share.parts, kept)
+            total += size - left * kept[share.group] // num_units
+        return total
 
     def _num_elements(self, name: str, kept: Sequence[int]) -> int:
         shape = list(self._shapes[name])
         for dim, owners in self._owned.get(name, {}).items():
-            shape[dim] -= sum((self._num_units[g] - kept[g]) * width // blocks for g, width, blocks in owners)
-        total = 1
-        for size in shape:
-            total *= size
-        return total
+            shape[dim] -= self._num_removed(owners, kept)
+        return math.prod(shape)
 
     def macs(self, kept: Sequence[int]) -> int:
         """Multiply-accumulates per sample with that many units kept in each group."""
         weights = (name for name in self._positions if name in self._shapes)
-        return self._fixed_macs + sum(self._positions[name] * self._num_elements(name, kept) for name in weights)
+        total = self._fixed_macs + sum(self._positions[name] * self._num_elements(name, kept) for name in weights)
+        for macs, numbers in self._products:
+            for number in numbers:
+                macs = macs * kept[number] // self._num_units[number]
+            total += macs
+        return total
 
     def params(self, kept: Sequence[int]) -> int:
         """Parameters with that many units kept in each group."""
@@ -59,3 +81,17 @@ class CostModel:
     def dense(self) -> list[int]:
         """Kept units per group of the dense network."""
         return list(self._num_units)
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """Indices of one dimension that a group's units own, shape [U, m], spread over ``num_blocks`` kernel blocks.
+
+    Of heads (``is_block``) the parts that other groups own of them.
+    """
+
+    group: int
+    index: Tensor
+    is_block: bool
+    num_blocks: int
+    parts: list[_Share] = field(default_factory=list)

@@ -18,7 +18,7 @@ from snp.core.gram import Moments
 from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
 from snp.plan import PruningPlan
 from snp.planners import Selection
-from snp.pruning import decide, problem_of, realise, sensitivity_of
+from snp.pruning import decide, prepare, realise, sensitivity_of
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
 from snp.surgery import cut
@@ -77,8 +77,8 @@ def prune(
     subject = subject_of(dense, to_device(first_samples(first, 2), device), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], iterator), device, keeps_inputs)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else None
-    problem = problem_of(subject, moments, sensitivity)
+    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+    subject, problem = prepare(subject, moments, sensitivity, settings)
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
     return PruneResult(result.model.train(model.training), decision.plan, decision.selection, result.check)

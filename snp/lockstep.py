@@ -8,7 +8,7 @@ differ yet they share their values. Values are dropped after their last use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Lockstep:
         self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
+        self._silent: dict[str, Tensor] = {}
         self.dense: dict[fx.Node, list[Any]] = {}
         self.current: dict[fx.Node, list[Any]] = {}
         self.open: set[fx.Node] = set()
@@ -80,9 +81,18 @@ class Lockstep:
         return self.current[node] is not self.dense[node]
 
     def change(self, name: str, value: Tensor) -> None:
-        """Give the changed network another tensor from here on."""
-        self.tensors[name] = value.to(self._dense_tensors[name])
+        """Give the changed network another tensor from here on; its silent rows stay zero."""
+        value = value.to(self._dense_tensors[name])
+        if name in self._silent:
+            value = value.index_fill(0, self._silent[name].to(value.device), 0.0)
+        self.tensors[name] = value
         self.changed.add(name)
+
+    def silence(self, rows: Mapping[str, Tensor]) -> None:
+        """Keep some rows of tensors of the changed network at zero, whatever they are changed to."""
+        self._silent = dict(rows)
+        for name in rows:
+            self.change(name, self._dense_tensors[name])
 
     def compute(self, node: fx.Node) -> None:
         """Compute a node, and first what it needs, unless that was done before."""

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from snp.inspection import inspection_of
-from snp.pruning import problem_of
+from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.runfolder import is_first_process
@@ -36,7 +36,7 @@ def run(**settings: Any) -> dict[str, Any]:
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
     inputs = job.inputs_again(subject)
-    problem = problem_of(subject, moments, job.sensitivity(subject, inputs))
+    subject, problem = prepare(subject, moments, job.sensitivity(subject, inputs), job.prune)
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
     job.fine_tune(small)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snp.heads import AttentionLayer
 from snp.units import Slice, UnitGroup
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
@@ -54,6 +55,7 @@ class PruningPlan:
         frozen: weight name -> why its units could not be cut.
         recipe: how to build the dense model again (``snp.models.build(**recipe)``), or None.
         versions: library name -> version.
+        attention: layers whose modules keep numbers about their heads.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -63,6 +65,7 @@ class PruningPlan:
     frozen: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    attention: tuple[AttentionLayer, ...] = ()
 
     def removed(self) -> dict[tuple[str, int], Tensor]:
         """Indices that go, ascending, per (tensor, dim); all groups together."""
@@ -91,6 +94,7 @@ class PruningPlan:
             "macs": self.macs,
             "params": self.params,
             "groups": [_group_to_json(decision) for decision in self.groups],
+            "attention": [layer.to_json() for layer in self.attention],
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
         }
         text = json.dumps(plain, indent=1)
@@ -110,6 +114,7 @@ class PruningPlan:
                 raise ValueError(f"its format is {plain['format']}, this version of snp reads {FORMAT}")
             return PruningPlan(
                 groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
+                attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
@@ -138,6 +143,7 @@ def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
     group = decision.group
     return {
         "name": group.name,
+        "kind": group.kind,
         "num_units": group.num_units,
         "num_partitions": group.num_partitions,
         "num_kept": len(decision.kept),
@@ -158,7 +164,14 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
     }
     # Plans of earlier versions know groups of one partition only.
     num_partitions = plain.get("num_partitions", 1)
-    group = UnitGroup(plain["name"], num_units, is_stream=plain["is_stream"], num_partitions=num_partitions, **roles)
+    group = UnitGroup(
+        plain["name"],
+        num_units,
+        is_stream=plain["is_stream"],
+        num_partitions=num_partitions,
+        kind=plain.get("kind", "ffn"),
+        **roles,
+    )
     kept = torch.tensor(plain["kept"], dtype=torch.int64)
     fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units
     if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):

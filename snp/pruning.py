@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snp import planners
+from snp.bases import in_head_bases
 from snp.budgets import use_up
 from snp.core.gram import Moments
 from snp.costs import CostModel
@@ -18,16 +19,16 @@ from snp.folding import folded_weights, kept_columns
 from snp.graph.readers import other_readers, readers_of
 from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
-from snp.planners import Choice, Problem, Selection
+from snp.planners import Choice, LogitStatistics, Problem, Selection
 from snp.selfcheck import self_check
 from snp.sensitivity import measure_sensitivity
 from snp.sequential import Fits, fit_in_sequence
 from snp.settings import PruneSettings
 from snp.subject import Subject
-from snp.surgery import cut, masked_weights, with_weights
+from snp.surgery import cut, masked_weights, silent_rows, with_weights
 from snp.units import UnitGroup
 
-__all__ = ["Decision", "Realised", "decide", "problem_of", "realise", "sensitivity_of"]
+__all__ = ["Decision", "Realised", "decide", "prepare", "problem_of", "realise", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,10 @@ class Realised:
 
 
 def problem_of(
-    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+    logits: Mapping[str, LogitStatistics] | None = None,
 ) -> Problem:
     """What planners look at, in main memory.
 
@@ -70,7 +74,20 @@ def problem_of(
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher)
+    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
+
+
+def prepare(
+    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor], settings: PruneSettings
+) -> tuple[Subject, Problem]:
+    """The network with its attention heads in the bases that suit a cut, and what planners look at."""
+    turned = in_head_bases(
+        subject,
+        {name: entry.cpu() for name, entry in moments.items()},
+        {name: matrix.cpu() for name, matrix in sensitivity.items()},
+        rotate=settings.reconstruct,
+    )
+    return turned.subject, problem_of(turned.subject, turned.moments, sensitivity, turned.logits)
 
 
 def sensitivity_of(
@@ -106,6 +123,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         frozen=subject.frozen,
         versions=_versions(),
+        attention=subject.graph.attention,
     )
     return Decision(plan, selection)
 
@@ -155,7 +173,7 @@ def realise(
         fits = _fits(subject, problem, plan, settings, inputs, reduce)
         weights, fitted = fits.tensors, fits.samples
     else:
-        weights = folded_weights(problem, plan.groups, settings.ridge)
+        weights = masked_weights(subject.model, plan) | folded_weights(problem, plan.groups, settings.ridge)
     masked = with_weights(subject.model, weights)
     small = cut(masked, plan)
     return Realised(small, self_check(masked, small, subject.example), fitted)
@@ -184,4 +202,4 @@ def _fits(
     def start(name: str) -> Tensor:
         return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce)
+    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce, silent_rows(plan))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snp.heads import AttentionLayer
 from snp.inputs import call
 from snp.plan import GroupPlan, PruningPlan
 from snp.surgery import cut, masked_weights, with_weights
@@ -71,7 +72,9 @@ def _difference(want: Tensor, have: Tensor) -> float:
     return float((want - have).abs().max()) / (float(want.abs().max()) or 1.0)
 
 
-def confirm(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
+def confirm(
+    model: nn.Module, groups: Sequence[UnitGroup], batch: Any, attention: tuple[AttentionLayer, ...] = ()
+) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Try cuts of every group; drop the groups whose cut the model's own code does not bear.
 
     Label propagation knows which tensors belong together, not whether ``forward`` computes with sizes fixed at
@@ -85,26 +88,33 @@ def confirm(model: nn.Module, groups: Sequence[UnitGroup], batch: Any) -> tuple[
     # The same place of every block fails alike: side by side, few halves hold both good and bad.
     alike = sorted(groups, key=lambda group: re.sub(r"\d+", "", group.name) + group.name.partition("#")[2])
     passed: list[UnitGroup] = []
-    refused = _refused(model, passed, alike, batch)
+    refused = _refused(model, passed, alike, batch, attention)
     return tuple(group for group in groups if group.name not in refused), refused
 
 
-def _refused(model: nn.Module, passed: list[UnitGroup], groups: Sequence[UnitGroup], batch: Any) -> dict[str, str]:
+def _refused(
+    model: nn.Module,
+    passed: list[UnitGroup],
+    groups: Sequence[UnitGroup],
+    batch: Any,
+    attention: tuple[AttentionLayer, ...],
+) -> dict[str, str]:
     """Reasons of the groups that fail beside those that have passed; the others are added to these."""
     if not groups:
         return {}
     try:
         for second_half in (False, True):
             tried = enumerate([*passed, *groups])
-            trial = PruningPlan(tuple(_trial(group, number, second_half) for number, group in tried))
+            decisions = tuple(_trial(group, number, second_half) for number, group in tried)
+            trial = PruningPlan(decisions, attention=attention)
             masked = with_weights(model, masked_weights(model, trial), share=True)
             self_check(masked, cut(masked, trial, share=True), batch)
     except SelfCheckError as error:
         if len(groups) == 1:
             return {groups[0].name: f"a trial cut failed: {error}"}
         middle = len(groups) // 2
-        first = _refused(model, passed, groups[:middle], batch)
-        return first | _refused(model, passed, groups[middle:], batch)
+        first = _refused(model, passed, groups[:middle], batch, attention)
+        return first | _refused(model, passed, groups[middle:], batch, attention)
     passed += groups
     return {}
 

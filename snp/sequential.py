@@ -40,6 +40,7 @@ def fit_in_sequence(
     start: Callable[[str], Tensor],
     settings: FitSettings,
     reduce: Reduce = lambda tensor: tensor,
+    silent: Mapping[str, Tensor] | None = None,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -51,6 +52,7 @@ def fit_in_sequence(
         start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
         settings: see :class:`FitSettings`.
         reduce: adds a tensor up over processes.
+        silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
@@ -60,6 +62,7 @@ def fit_in_sequence(
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
     lockstep = Lockstep(model, equal_batches(batches, size), fitter.visit)
+    lockstep.silence(silent or {})
     samples = lockstep.limit(int(settings.memory_gib * 2**30))
     fitter.count_reads(lockstep)
     lockstep.run()

@@ -15,7 +15,9 @@ _CHOICES = {
     "calibration": ("sequential", "joint"),
     "conv_gram": ("patch", "channel"),
     "batch_norm": ("keep", "reestimate"),
+    "attention": ("free", "equal"),
 }
+_STRUCTURES = ("ffn", "vo", "qk", "heads")
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params")
 BUDGETS = ("macs", "params")
 _CUT_OF_TARGET = {"target_var": "variance", "target_units": "uniform"}
@@ -49,6 +51,11 @@ class PruneSettings:
             layer on held-back calibration samples (sequential), or takes 1e-4 (joint).
         memory_gib: what the activations of the sequential fit may take; it uses fewer samples beyond, > 0.
         ignore: shell patterns; groups that touch a layer or tensor so named (or are so named) are left alone.
+        structures: what is cut in layers of linear maps: ``ffn`` (hidden units), and in attention ``vo`` (dimensions of
+            values and of the output projection, per head), ``qk`` (dimensions of queries and keys) and ``heads``.
+            Channels of convolutions are cut whatever this says.
+        attention: ``"free"`` lets queries and values keep different sizes, in a small module of ours where the stock
+            one cannot; ``"equal"`` cuts both alike, in the stock module.
         streams: cut residual streams, too, not only units inside blocks.
         round_to: kept units are a multiple of this in groups of at least 16 times as many units; 1 switches it off.
         seed: of everything random.
@@ -73,6 +80,8 @@ class PruneSettings:
     ridge: float | None = None
     memory_gib: float = 8.0
     ignore: tuple[str, ...] = ()
+    structures: tuple[str, ...] = ("ffn",)
+    attention: str = "free"
     streams: bool = False
     round_to: int = 8
     seed: int = 0
@@ -98,6 +107,24 @@ class PruneSettings:
         if not isinstance(self.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in self.ignore):
             raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {self.ignore!r}")
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        self._check_structures()
+
+    def _check_structures(self) -> None:
+        found = self.structures
+        if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
+            raise ValueError(f"prune.structures must be a list such as [ffn, vo], found {found!r}")
+        if "residual" in found:
+            raise ValueError(
+                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of the "
+                "stream, so a narrower one computes something else; prune.streams=true cuts streams that meet no "
+                "such norm"
+            )
+        unknown = sorted(set(found) - set(_STRUCTURES))
+        if unknown:
+            raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
+        if self.attention == "equal" and len({"vo", "qk"} & set(found)) == 1:
+            raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+        object.__setattr__(self, "structures", tuple(found))
 
     def _check_names(self) -> None:
         """Names are files of folders; the planners' folder is only looked at, because planners import this module."""
@@ -175,7 +202,12 @@ class PruneSettings:
 
     def to_json(self) -> dict[str, Any]:
         """All options as JSON values."""
-        plain = asdict(self) | {"ignore": list(self.ignore), "cut": self.cut_name, "ordering": self.ordering_name}
+        plain = asdict(self) | {
+            "ignore": list(self.ignore),
+            "structures": list(self.structures),
+            "cut": self.cut_name,
+            "ordering": self.ordering_name,
+        }
         return {key: value for key, value in plain.items() if key not in _TARGETS} | {"target": dict([self.target])}
 
 

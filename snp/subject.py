@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
-from snp.graph.readers import Reader, readers_of
+from snp.graph.readers import Reader, head_readers, readers_of
 from snp.protection import ignored_groups
 from snp.selfcheck import confirm
 from snp.settings import PruneSettings
@@ -59,12 +59,12 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Args:
         model: in evaluation mode; not changed.
         example: one or two samples on the model's device.
-        settings: ``ignore`` and ``streams`` select groups.
+        settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    graph = analyse(model, example)
+    graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
     frozen = dict(graph.frozen)
     selected = []
@@ -73,9 +73,11 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             frozen[group.name] = "named by prune.ignore"
         elif group.is_stream and not settings.streams:
             frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
+        elif group.kind == "ffn" and "ffn" not in settings.structures:
+            frozen[group.name] = "prune.structures leaves out ffn"
         else:
             selected.append(group)
-    groups, refused = confirm(model, selected, example)
+    groups, refused = confirm(model, selected, example, graph.attention)
     return Survey(graph, tuple(groups), frozen | refused)
 
 
@@ -85,7 +87,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     Args:
         model: in evaluation mode; kept, not copied.
         example: one or two samples on the model's device.
-        settings: ``ignore`` and ``streams`` select groups.
+        settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
         ValueError: nothing in the network can be cut.
@@ -95,4 +97,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
+    readers |= head_readers(model, found.graph, found.groups)
     return Subject(model, found.graph, found.groups, found.frozen, readers, example)

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from snp.attention import resize
 from snp.blocks import contracted, expanded, without_inputs
+from snp.heads import AttentionLayer
 from snp.plan import PruningPlan
-from snp.units import module_of
+from snp.units import Slice, module_of
 
-__all__ = ["cut", "masked_weights", "with_weights"]
+__all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -30,19 +32,39 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
 
 
 def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
-    """Every consumer's weight with the columns of cut units set to zero: plain deletion."""
+    """Every consumer's weight with the columns of cut units set to zero: plain deletion.
+
+    Where queries meet keys, which no weight reads, units lose their rows, too.
+    """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights: dict[str, Tensor] = {}
-    for decision in plan.groups:
-        for member in decision.group.consumers:
-            columns = member.index[decision.cut].reshape(-1)
-            if len(columns) == 0:
-                continue
-            if member.tensor not in weights:
-                weights[member.tensor] = model.get_parameter(member.tensor).detach().clone()
-            whole = expanded(weights[member.tensor], member.num_blocks)
-            whole.index_fill_(member.dim, columns.to(whole.device), 0.0)
-            weights[member.tensor] = contracted(whole, member.num_blocks)
+    for member, columns in _silenced(plan):
+        if member.tensor not in weights:
+            weights[member.tensor] = tensors[member.tensor].detach().clone()
+        whole = expanded(weights[member.tensor], member.num_blocks)
+        whole.index_fill_(member.dim, columns.to(whole.device), 0.0)
+        weights[member.tensor] = contracted(whole, member.num_blocks)
     return weights
+
+
+def _silenced(plan: PruningPlan) -> list[tuple[Slice, Tensor]]:
+    """What is zero once units are masked: members and the indices."""
+    return [
+        (member, member.index[decision.cut].reshape(-1))
+        for decision in plan.groups
+        for member in (decision.group.members if decision.group.is_multiplied else decision.group.consumers)
+        if len(decision.cut)
+    ]
+
+
+def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
+    """Rows of weights and biases that are zero once units are masked that meet in products, ascending."""
+    rows: dict[str, list[Tensor]] = {}
+    for decision in plan.groups:
+        group = decision.group
+        for member in group.producers + group.others if group.is_multiplied else ():
+            rows.setdefault(member.tensor, []).append(member.index[decision.cut].reshape(-1))
+    return {name: torch.cat(parts).unique() for name, parts in rows.items()}
 
 
 def _copied(model: nn.Module, names: Iterable[str], share: bool) -> nn.Module:
@@ -84,7 +106,38 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
             _put(small, name, replaced[id(tensor)])
     for module_name in {module_of(name) for name in tensors}:
         _refresh(small.get_submodule(module_name))
+    for layer in plan.attention:
+        _resize_heads(small, layer, plan)
     return small
+
+
+def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) -> None:
+    """Give the module of an attention layer the numbers and the scale that fit its rows now."""
+    removed = plan.removed()
+    dense, sizes = layer.sizes(), layer.sizes(removed)
+    if sizes == dense:
+        return
+    module, follows = resize(small.get_submodule(layer.module), dense, sizes)
+    if module is not small.get_submodule(layer.module):
+        parent = small.get_submodule(module_of(layer.module))
+        setattr(parent, layer.module.rpartition(".")[2], module)
+    elif sizes.query_size != dense.query_size and (follows or layer.implicit_scale):
+        _scale_queries(small, layer, removed, (sizes.query_size / dense.query_size) ** 0.5)
+
+
+def _scale_queries(
+    small: nn.Module, layer: AttentionLayer, removed: Mapping[tuple[str, int], Tensor], factor: float
+) -> None:
+    name = layer.query.tensor
+    gone = removed.get((name, 0), torch.empty(0, dtype=torch.int64))
+    rows = layer.query.index.unique()
+    rows = rows[~torch.isin(rows, gone)]
+    rows = rows - torch.searchsorted(gone, rows)
+    owner = small.get_submodule(module_of(name))
+    with torch.no_grad():
+        for tensor in (owner.weight, getattr(owner, "bias", None)):
+            if isinstance(tensor, Tensor):
+                tensor[rows.to(tensor.device)] *= factor
 
 
 def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,14 @@ class Slice:
     def width(self) -> int:
         """Number of indices m that each unit owns."""
         return self.index.shape[1]
+
+    def is_in(self, members: Iterable[Slice]) -> bool:
+        """Does one of these own the first index of this slice?"""
+        first = self.index.reshape(-1)[0]
+        return any(
+            (member.tensor, member.dim) == (self.tensor, self.dim) and bool((member.index == first).any())
+            for member in members
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Readable form; regular index patterns are written as start, stride and width."""
@@ -78,6 +87,8 @@ class UnitGroup:
         num_partitions: P. Units lie partition-major, unit u in partition u // (U / P), and every partition keeps the
             same number of units (not the same units): the groups of a grouped convolution, the heads of an attention
             layer. 1 where any units may stay.
+        kind: which structure the units are: ``conv`` (channels of convolutions), ``ffn`` (units of linear layers),
+            and in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``.
     """
 
     name: str
@@ -87,6 +98,7 @@ class UnitGroup:
     others: tuple[Slice, ...]
     is_stream: bool = False
     num_partitions: int = 1
+    kind: str = "ffn"
 
     def __post_init__(self) -> None:
         if self.num_partitions < 1 or self.num_units % self.num_partitions:
@@ -103,6 +115,11 @@ class UnitGroup:
         """Does every partition keep the same number of these units, at least one?"""
         counts = torch.bincount(kept.cpu() // self.units_per_partition, minlength=self.num_partitions)
         return bool((counts == counts[0]).all()) and int(counts[0]) > 0
+
+    @property
+    def is_multiplied(self) -> bool:
+        """Do units meet each other in products of activations (queries and keys), so that masks zero their rows?"""
+        return self.kind in ("qk", "dims")
 
     @property
     def members(self) -> tuple[Slice, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.graph.collect import collect_groups
+from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.layers import RULES
 from snp.graph.operators import unknown
 from snp.graph.tracer import Parameter, Tracer
+from snp.heads import AttentionLayer
 from snp.inputs import example_of, num_samples
 from snp.units import UnitGroup
 
@@ -31,9 +33,12 @@ class CouplingGraph:
         groups: groups of units that may be cut, in execution order of their first producer.
         frozen: weight name -> why its rows may not be cut, for every producer outside the groups.
         positions: multiply-accumulates per weight element and sample.
-        fixed_macs: multiply-accumulates per sample of products without weights (attention).
+        fixed_macs: multiply-accumulates per sample of products without weights that no cut changes.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the tables that are looked up, a head tied to one of them included.
+        attention: attention layers whose heads are understood, where dimensions of heads or heads are asked for.
+        products: multiply-accumulates per sample of products inside attention, and the names of the groups whose
+            share of kept units they fall with.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -42,14 +47,20 @@ class CouplingGraph:
     fixed_macs: int
     readers: tuple[str, ...]
     embeddings: frozenset[str] = frozenset()
+    attention: tuple[AttentionLayer, ...] = ()
+    products: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
 
-def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
+def analyse(
+    model: nn.Module, batch: Any, structures: Iterable[str] = ("ffn",), *, equal_sizes: bool = False
+) -> CouplingGraph:
     """Find the groups of a model from one example batch; nothing is computed, the model is not changed.
 
     Args:
         model: in evaluation mode, any module that ``torch.export`` accepts.
         batch: an input as the model gets it; its shapes count, its values do not.
+        structures: ``vo``, ``qk`` and ``heads`` look for these in attention layers; all else is found in any case.
+        equal_sizes: dimensions of queries, keys and values go together, so that their sizes stay equal.
 
     Raises:
         ValueError: the model cannot be exported.
@@ -64,17 +75,31 @@ def analyse(model: nn.Module, batch: Any) -> CouplingGraph:
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
             "Make torch.export.export(model, example) pass first."
         ) from error
-    tracer = Tracer(num_samples(batch))
-    _propagate(program, tracer, _first_names(model))
+    wanted, names = frozenset(structures), _first_names(model)
+    tracer = Tracer(num_samples(batch), wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
+    _propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
+    layers = attention_layers(tracer)
+    if "heads" in wanted:
+        whole = _whole_heads(program, Tracer(num_samples(batch), whole_heads=True), names)
+        groups, layers = groups + whole[0], layers or whole[1]
+    fixed, products = products_of(tracer, groups)
     return CouplingGraph(
-        groups,
-        frozen,
-        tracer.positions,
-        tracer.fixed_macs // tracer.num_samples,
-        tuple(tracer.readers),
-        frozenset(tracer.embeddings),
+        groups, frozen, tracer.positions, fixed, tuple(tracer.readers), frozenset(tracer.embeddings), layers, products
     )
+
+
+def _whole_heads(
+    program: torch.export.ExportedProgram, tracer: Tracer, names: Mapping[str, str]
+) -> tuple[tuple[UnitGroup, ...], tuple[AttentionLayer, ...]]:
+    """Groups of whole heads. The first run ties what belongs to a head, the second freezes what mixes heads."""
+    tracer.labels.ties_only = True
+    _propagate(program, tracer, names)
+    tracer.labels.ties_only = False
+    tracer.again()
+    _propagate(program, tracer, names)
+    groups, _ = collect_groups(tracer)
+    return tuple(group for group in groups if group.kind == "heads"), attention_layers(tracer)
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -12,7 +12,7 @@ UNARY = """
 SHAPE = """
     view reshape _unsafe_view permute transpose t flatten unflatten expand unsqueeze squeeze cat stack split
     split_with_sizes chunk unbind select slice narrow roll repeat tile flip movedim swapaxes pixel_shuffle
-    channel_shuffle pixel_unshuffle concat rot90 broadcast_to view_as reshape_as expand_as
+    channel_shuffle pixel_unshuffle repeat_interleave concat rot90 broadcast_to view_as reshape_as expand_as
 """
 POOLING = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from snp.graph.attention import HEAD_DIMENSION
+from snp.graph.headgroups import HeadUnits, freeze_unwanted, group_of, head_units
 from snp.graph.partitions import Evenness
 from snp.graph.tracer import Tracer
 from snp.units import Slice, UnitGroup, module_of
@@ -18,6 +21,7 @@ Component = dict[tuple[str, int], list[int]]  # (tensor, dim) -> indices
 
 def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Groups of units that may be cut, in order of their first producer, and why other producers may not."""
+    freeze_unwanted(tracer)
     _freeze_double_uses(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
@@ -72,13 +76,17 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     for root, component in components.items():
         by_signature[tuple(sorted((*key, len(indices)) for key, indices in component.items()))].append(root)
     groups: list[UnitGroup] = []
-    taken: dict[str, int] = defaultdict(int)
+    heads = head_units(tracer)
+    of_heads = {root for units in heads for root in units.roots}
     order = {name: position for position, name in enumerate(tracer.readers)}
     evenness = Evenness(tracer)
     for signature, found in by_signature.items():
         keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
+        units = None
         try:
-            roots, num_partitions = _cuttable(tracer, evenness, keys, found)
+            if not of_heads.isdisjoint(found):
+                units = group_of(heads, found)
+            roots, num_partitions = _cuttable(tracer, evenness, keys, found, units)
         except ValueError as error:
             tracer.labels.freeze(torch.tensor(found), str(error))
             continue
@@ -87,17 +95,31 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
             index = torch.tensor([components[root][(tensor, dim)] for root in roots], dtype=torch.int64)
             blocks = tracer.blocks.get(tensor, 1) if dim == 1 else 1
             slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index, blocks))
-        name = module_of(slices["producer"][0].tensor)
-        taken[name] += 1
-        full_name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        is_stream = any(tracer.labels.is_stream(root) for root in roots)
         producers, consumers, others = (tuple(slices[role]) for role in ("producer", "consumer", "other"))
-        groups.append(UnitGroup(full_name, len(roots), producers, consumers, others, is_stream, num_partitions))
-    return tuple(sorted(groups, key=lambda group: order.get(group.producers[0].tensor, -1)))
+        name, is_stream = module_of(producers[0].tensor), any(tracer.labels.is_stream(root) for root in roots)
+        kind = units.kind if units is not None else _kind(tracer, producers + consumers)
+        groups.append(UnitGroup(name, len(roots), producers, consumers, others, is_stream, num_partitions, kind))
+    groups.sort(key=lambda group: order.get(group.producers[0].tensor, -1))
+    return _with_names(groups)
+
+
+def _kind(tracer: Tracer, members: tuple[Slice, ...]) -> str:
+    return "conv" if any(member.tensor in tracer.convolutions for member in members) else "ffn"
+
+
+def _with_names(groups: list[UnitGroup]) -> tuple[UnitGroup, ...]:
+    """Groups named after what they are in an attention layer, and numbered where a name is taken."""
+    taken: dict[str, int] = defaultdict(int)
+    named = []
+    for group in groups:
+        name = group.name if group.kind in ("conv", "ffn") else f"{group.name}:{group.kind}"
+        taken[name] += 1
+        named.append(replace(group, name=name if taken[name] == 1 else f"{name}#{taken[name]}"))
+    return tuple(named)
 
 
 def _cuttable(
-    tracer: Tracer, evenness: Evenness, keys: list[tuple[str, int]], roots: list[int]
+    tracer: Tracer, evenness: Evenness, keys: list[tuple[str, int]], roots: list[int], heads: HeadUnits | None
 ) -> tuple[list[int], int]:
     """Units in order and the number of partitions; a ValueError says why they cannot be cut."""
     roles = {_role(tracer, tensor, dim) for tensor, dim in keys}
@@ -105,9 +127,13 @@ def _cuttable(
         raise ValueError("is a single unit")
     if "producer" not in roles:
         raise ValueError("has no producer inside the network")
-    if "consumer" not in roles:
+    if "consumer" not in roles and (heads is None or heads.kind != "qk"):
         raise ValueError("has no reader inside the network")
-    return evenness.partitions(roots)
+    if heads is None:
+        return evenness.partitions(roots)
+    if len(heads.roots) == heads.num_partitions > 1 or evenness.partitions(roots)[1] > 1:
+        raise ValueError(HEAD_DIMENSION)
+    return list(heads.roots), heads.num_partitions
 
 
 def _frozen(tracer: Tracer, groups: tuple[UnitGroup, ...]) -> dict[str, str]:

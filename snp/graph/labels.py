@@ -20,6 +20,7 @@ class LabelSpace:
         self._constants: dict[int, str] = {}
         self._frozen: dict[int, str] = {}
         self._streams: set[int] = set()
+        self.ties_only = False  # nothing is frozen while this is set
 
     def new(self, count: int) -> Tensor:
         """Fresh labels, shape [count], int64."""
@@ -66,7 +67,7 @@ class LabelSpace:
     def _join(self, one: int, other: int, stream: bool) -> None:
         for constant, label in ((one, other), (other, one)):
             if constant in self._constants:
-                if label not in self._constants:
+                if label not in self._constants and not self.ties_only:
                     self._frozen.setdefault(self.find(label), self._constants[constant])
                 return
         root, child = self.find(one), self.find(other)
@@ -85,6 +86,8 @@ class LabelSpace:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Keep the components of these labels from being cut; the first reason given stays."""
+        if self.ties_only:
+            return
         for label in labels.unique().tolist():
             if label not in self._constants:
                 self._frozen.setdefault(self.find(label), reason)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from snp.graph.attention import HEAD_DIMENSION, attend, attention_macs, multiply
 from snp.graph.operators import RULES, unknown
 from snp.graph.tracer import Parameter, Tracer
 
@@ -42,6 +43,7 @@ def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         return _uncut_weight(tracer, node, args)
     channels = tracer.per_index(shadow, 1)
     tracer.read(weight, node, weight.shape[0])
+    tracer.convolutions.add(weight.name)
     rows = _emit(tracer, weight, bias)
     if groups == len(channels) > 1:
         # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
@@ -85,6 +87,12 @@ def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow = tracer.shadow(args[0])
     if shadow is None:
         return unknown(tracer, node, args)
+    if tracer.whole_heads and isinstance(args[1], (list, tuple)):
+        # A norm inside each head does not care how many heads there are.
+        over = shadow.reshape(-1, math.prod(args[1]))
+        roots = tracer.labels.roots(over)
+        if bool((roots == roots[:, :1]).all()):
+            return shadow
     tracer.labels.freeze(shadow, f"normalised together with other units by {node.target}")
     return shadow
 
@@ -97,19 +105,22 @@ def _embedding(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 
 
 def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    tracer.freeze_inputs(args, "head dimension of an attention layer")
-    tracer.fixed_macs += _attention_macs(args)
-    return tracer.constant_like(node, "head dimension of an attention layer")
-
-
-def _attention_macs(args: list[Any]) -> int:
-    """Multiply-accumulates of both products of one attention call."""
-    query, key, value = (tuple(arg.shape) for arg in args[:3])
-    return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+    query, key, value, mask = [*(tracer.shadow(arg) if isinstance(arg, Parameter) else arg for arg in args), None][:4]
+    if tracer.structures or tracer.whole_heads:
+        labels = attend(tracer, node, query, key, value, mask, bool(node.kwargs.get("enable_gqa", False)))
+        if labels is not None:
+            return labels
+    tracer.freeze_inputs(args, HEAD_DIMENSION)
+    tracer.fixed_macs += attention_macs(args)
+    return tracer.constant_like(node, HEAD_DIMENSION)
 
 
 def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """A product of two activations: frozen on both sides, counted in the fixed cost."""
+    if len(args) == 2 and (tracer.structures or tracer.whole_heads):
+        labels = multiply(tracer, node, *args)
+        if labels is not None:
+            return labels
     # addmm and baddbmm have a summand in front of the two factors; both end in the factor's columns.
     left = args[1] if len(args) > 2 else args[0]
     tracer.fixed_macs += node.meta["val"].numel() * left.shape[-1]

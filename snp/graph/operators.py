@@ -119,9 +119,18 @@ def _without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape:
         )
         if meets_many:
             tracer.labels.freeze(operand, "one value meets many units")
+            _freeze_shared(tracer, padded, others, shape)
         else:
             kept.append(operand)
     return kept or [tracer.labels.constant(shape, "is made of values that each meet many units")]
+
+
+def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: tuple[int, ...]) -> None:
+    """Units that meet one value of their own each, but share it with others, cannot go one by one."""
+    for other in others:
+        for dim, size in enumerate(padded.shape):
+            if size > 1 and not _constant_along(tracer, other.expand(shape), dim):
+                tracer.labels.freeze(other, "shares values with units of another head or group")
 
 
 @_rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "max", "logsumexp")

@@ -13,7 +13,7 @@ from snp.graph.analysis import CouplingGraph
 from snp.graph.patch import LARGEST_GRAM, Patch, patch_of
 from snp.units import Slice, UnitGroup, module_of
 
-__all__ = ["Block", "Reader", "other_readers", "readers_of"]
+__all__ = ["Block", "Reader", "head_readers", "other_readers", "readers_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +129,17 @@ def readers_of(
                 patch = patch_of(module, num_positions, largest) if conv_gram == "patch" else None
                 readers[member.tensor] = _reader(member, module, patch)
     return readers
+
+
+def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:
+    """Readers of the projections that make queries and keys of which some dimensions may be cut."""
+    multiplied = [group for group in groups if group.is_multiplied]
+    found: dict[str, Reader] = {}
+    for layer in graph.attention:
+        if any(layer.query.is_in(group.producers) for group in multiplied):
+            for name in (layer.query.tensor, layer.key.tensor):
+                found[name] = Reader(name, module_of(name), -1, model.get_parameter(name).shape[1])
+    return found
 
 
 def other_readers(

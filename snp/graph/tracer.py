@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 
 from snp.graph.labels import LabelSpace
 from snp.units import module_of
+
+if TYPE_CHECKING:
+    from snp.graph.attention import Call
 
 __all__ = ["Parameter", "Rule", "Tracer"]
 
@@ -38,11 +41,25 @@ class Tracer:
         embeddings: names of the weights that are looked up.
         blocks: weight of a grouped convolution -> its number of groups.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
+        convolutions: names of the weights of convolutions.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
+        structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
+        equal_sizes: queries, keys and values keep the same dimensions.
+        whole_heads: heads are the units, not their dimensions.
+        calls: attention calls in execution order.
+        scores: labels of attention scores -> the call that they belong to.
     """
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        structures: frozenset[str] = frozenset(),
+        *,
+        equal_sizes: bool = False,
+        whole_heads: bool = False,
+    ) -> None:
         self.num_samples = num_samples
+        self.structures, self.equal_sizes, self.whole_heads = structures, equal_sizes, whole_heads
         self.labels = LabelSpace()
         self.dims: dict[tuple[str, int], Tensor] = {}
         self.elements: dict[str, Tensor] = {}
@@ -51,6 +68,18 @@ class Tracer:
         self.embeddings: set[str] = set()
         self.blocks: dict[str, int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
+        self.convolutions: set[str] = set()
+        self.calls: list[Call] = []
+        self.scores: dict[int, Call] = {}
+        self.fixed_macs = 0
+
+    def again(self) -> None:
+        """Forget what was counted, not what was tied: the graph is about to be run once more."""
+        self.positions.clear()
+        self.readers.clear()
+        self.calls.clear()
+        self.scores.clear()
+        self.even.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:

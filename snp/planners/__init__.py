@@ -18,7 +18,20 @@ from snp.graph.readers import Reader
 from snp.settings import PruneSettings
 from snp.units import UnitGroup
 
-__all__ = ["Choice", "Planner", "Problem", "Selection", "load", "names"]
+__all__ = ["Choice", "LogitStatistics", "Planner", "Problem", "Selection", "load", "names"]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitStatistics:
+    """What the dimensions of queries and keys of one attention layer hold.
+
+    Attributes:
+        energy: mean squared part of the attention logits that each unit makes, shape [U], float64.
+        weight: how much the network's output moves with a squared error of a logit of the unit's head, shape [U].
+    """
+
+    energy: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +45,7 @@ class Problem:
         moments: weight name -> moments of the reader's inputs.
         costs: the cost of any choice.
         sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
+        logits: group name -> what its units do to attention logits, for units of queries and keys.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -40,6 +54,7 @@ class Problem:
     moments: Mapping[str, Moments]
     costs: CostModel
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

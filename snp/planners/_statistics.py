@@ -10,7 +10,7 @@ from snp.core.gram import partial_trace, select_columns
 from snp.core.orderings import GroupStatistics, ReaderStatistics
 from snp.core.reconstruct import output_error
 from snp.core.subspace import factorize
-from snp.planners import Problem
+from snp.planners import LogitStatistics, Problem
 from snp.units import Slice, UnitGroup
 
 __all__ = ["damage_of", "group_statistics"]
@@ -24,6 +24,9 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
     count as samples there; the readers one by one keep their columns.
     """
     readers = tuple(_reader_statistics(problem, member) for member in group.consumers)
+    logits = problem.logits.get(group.name)
+    if logits is not None:
+        readers = (*readers, _product_statistics(logits))
     widths = {reader.columns_per_unit for reader in readers}
     has_patches = any(_patch_size(problem, member) > 1 for member in group.consumers)
     by_unit = len(widths) > 1 or has_patches
@@ -32,8 +35,16 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
         (_normalised(partial_trace(r.gram, r.columns_per_unit) if by_unit else r.gram) for r in readers),
         torch.zeros((), dtype=torch.float64, device=readers[0].gram.device),
     )
-    outgoing = torch.cat([_outgoing(problem, member, width) for member in group.consumers])
+    outgoing = torch.cat(
+        [_outgoing(problem, member, width) for member in group.consumers]
+        + ([logits.energy.sqrt().diag()] if logits is not None else [])
+    )
     return GroupStatistics(gram, outgoing, width, generator, readers)
+
+
+def _product_statistics(logits: LogitStatistics) -> ReaderStatistics:
+    """Products of queries and keys as a reader: each unit adds a term of its own to the logits."""
+    return ReaderStatistics(logits.energy.diag(), logits.weight.sqrt().diag(), 1)
 
 
 def _normalised(gram: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""How do the labels of attention calls become layers, and their dimensions or heads groups of units?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snp.graph.attention import HEAD_DIMENSION, Call
+from snp.graph.tracer import Tracer
+from snp.heads import AttentionLayer
+from snp.units import Slice, UnitGroup
+
+__all__ = ["HeadUnits", "attention_layers", "freeze_unwanted", "group_of", "head_units", "products_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadUnits:
+    """Units of one attention layer.
+
+    Attributes:
+        kind: ``vo``, ``qk``, ``dims`` (both, of equal sizes) or ``heads``.
+        roots: component of each unit, partition by partition.
+        num_partitions: heads that keep equal numbers of units.
+    """
+
+    kind: str
+    roots: tuple[int, ...]
+    num_partitions: int
+
+
+def freeze_unwanted(tracer: Tracer) -> None:
+    """Freeze the dimensions of heads that are not asked for, and calls of which only half was understood."""
+    for call in tracer.calls:
+        if call.value is None or _layer(tracer, call) is None:
+            for labels in (call.query, call.key, *(() if call.value is None else (call.value,))):
+                tracer.labels.freeze(labels, HEAD_DIMENSION)
+        elif not tracer.whole_heads:
+            wanted = {"qk", "vo"} <= tracer.structures if tracer.equal_sizes else None
+            if not (wanted if wanted is not None else "qk" in tracer.structures):
+                tracer.labels.freeze(call.query, f"{HEAD_DIMENSION} (prune.structures leaves it whole)")
+            if not (wanted if wanted is not None else "vo" in tracer.structures):
+                tracer.labels.freeze(call.value, f"{HEAD_DIMENSION} (prune.structures leaves it whole)")
+
+
+def attention_layers(tracer: Tracer) -> tuple[AttentionLayer, ...]:
+    """Every layer that was understood, once, in execution order."""
+    found: dict[tuple[str, str, str], AttentionLayer] = {}
+    for call in tracer.calls:
+        layer = _layer(tracer, call)
+        if layer is not None:
+            found.setdefault((layer.query.tensor, layer.key.tensor, str(layer.query.index.tolist())), layer)
+    return tuple(found.values())
+
+
+def products_of(tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
+    """Multiply-accumulates per sample of products that no cut changes, and of each other one with its groups."""
+    fixed, products = tracer.fixed_macs, []
+    for call in tracer.calls:
+        layer = _layer(tracer, call)
+        query, value = (None, None) if layer is None else (layer.query, layer.value)
+        for macs, rows in ((call.score_macs, query), (call.value_macs, value)):
+            names = () if rows is None else tuple(g.name for g in groups if rows.is_in(g.producers))
+            if names:
+                products.append((macs // tracer.num_samples, names))
+            else:
+                fixed += macs
+    return fixed // tracer.num_samples, tuple(products)
+
+
+def head_units(tracer: Tracer) -> list[HeadUnits]:
+    """Units of all calls that were understood."""
+    found = []
+    for call in tracer.calls:
+        if call.value is None or _layer(tracer, call) is None:
+            continue
+        first = _first_of_each(torch.cat([call.query, call.key, call.value], dim=1))
+        if tracer.whole_heads:
+            found.append(_units(tracer, "heads", call.value[first][:, :1], 1))
+        elif tracer.equal_sizes:
+            found.append(_units(tracer, "dims", call.value[first], None))
+        else:
+            found += [_units(tracer, "qk", call.key[first], None), _units(tracer, "vo", call.value[first], None)]
+    return found
+
+
+def _units(tracer: Tracer, kind: str, labels: Tensor, num_partitions: int | None) -> HeadUnits:
+    roots = tracer.labels.roots(labels)
+    roots = roots[_first_of_each(roots)]
+    return HeadUnits(kind, tuple(roots.reshape(-1).tolist()), num_partitions or len(roots))
+
+
+def _first_of_each(rows: Tensor) -> Tensor:
+    """Index of the first of equal rows, in order, shape [distinct rows]."""
+    seen: dict[tuple[int, ...], int] = {}
+    for index, row in enumerate(rows.tolist()):
+        seen.setdefault(tuple(row), index)
+    return torch.tensor(list(seen.values()), dtype=torch.int64)
+
+
+def _layer(tracer: Tracer, call: Call) -> AttentionLayer | None:
+    if call.value is None:
+        return None
+    first = _first_of_each(torch.cat([call.query, call.key, call.value], dim=1))
+    parts = [_rows(tracer, labels[first]) for labels in (call.query, call.key, call.value)]
+    if parts[0] is None or parts[1] is None or parts[2] is None:
+        return None
+    return AttentionLayer(call.module, parts[0], parts[1], parts[2], call.implicit_scale)
+
+
+def _rows(tracer: Tracer, labels: Tensor) -> Slice | None:
+    """The rows of one weight that have these labels, in their shape; None where they are not rows of one weight."""
+    for name in reversed(tracer.readers):
+        rows = tracer.dims.get((name, 0))
+        if rows is not None and int(rows[0]) <= int(labels.min()) and int(labels.max()) <= int(rows[-1]):
+            return Slice(name, 0, labels - int(rows[0]))
+    return None
+
+
+def group_of(units: Sequence[HeadUnits], roots: Sequence[int]) -> HeadUnits | None:
+    """The units whose components these are."""
+    wanted = set(roots)
+    return next((one for one in units if set(one.roots) == wanted), None)

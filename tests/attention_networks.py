@@ -1,0 +1,81 @@
+"""Which small attention networks do several test files cut?"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers.mlp import SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tests.audit import randomise
+
+__all__ = ["NETWORKS", "Grouped", "build", "pictures", "words"]
+
+SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+
+
+class Grouped(nn.Module):
+    """Causal self-attention with separate projections, four query heads on two heads of keys and values: [N, 7, 16]."""
+
+    def __init__(self, fused: bool, bias: bool = True) -> None:
+        super().__init__()
+        self.fused = fused
+        self.enter = nn.Linear(16, 16)
+        self.query, self.key, self.value = nn.Linear(16, 24, bias), nn.Linear(16, 12, bias), nn.Linear(16, 12, bias)
+        self.out, self.head = nn.Linear(24, 16, bias), nn.Linear(16, 5)
+        self.num_heads, self.num_kv_heads = 4, 2
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.enter(tokens)
+        query = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [N, H, 7, 6]
+        key, value = (
+            layer(x).unflatten(-1, (self.num_kv_heads, -1)).transpose(1, 2) for layer in (self.key, self.value)
+        )
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.4, enable_gqa=True)
+        else:
+            key, value = (part.repeat_interleave(self.num_heads // self.num_kv_heads, 1) for part in (key, value))
+            scores = query @ key.transpose(-2, -1) * 0.4 + torch.full((7, 7), -1e9).triu(1)
+            mixed = scores.softmax(dim=-1) @ value
+        return self.head(x + self.out(mixed.transpose(1, 2).flatten(2))).mean(1)
+
+
+def _vit(**arguments: object) -> nn.Module:
+    return VisionTransformer(**(SMALL | arguments))
+
+
+def _eager() -> nn.Module:
+    model = _vit()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    return model
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vit": _vit,
+    "vit without biases": lambda: _vit(qkv_bias=False),
+    "vit with registers, layer scale and gated units": lambda: _vit(
+        reg_tokens=2, init_values=0.3, mlp_layer=SwiGLUPacked
+    ),
+    "vit with normalised queries": lambda: _vit(qk_norm=True),
+    "distilled": lambda: VisionTransformerDistilled(**SMALL),
+    "eager vit": _eager,
+    "shared keys": lambda: Grouped(fused=True),
+    "shared keys, eager": lambda: Grouped(fused=False, bias=False),
+}
+
+
+def pictures(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def words(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(count, 7, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def build(name: str, count: int = 2) -> tuple[nn.Module, Tensor]:
+    """A network with values everywhere, and a batch for it."""
+    torch.manual_seed(0)
+    return randomise(NETWORKS[name]()), words(count) if name.startswith("shared") else pictures(count)
