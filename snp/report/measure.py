@@ -50,10 +50,23 @@ def macs(model: nn.Module, example: Tensor) -> int:
     _require_samples(example)
     # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
     kernel = sdpa_kernel(SDPBackend.MATH)
-    # Without gradients: the counter's hooks fail on views that some networks take of their parameters.
-    with _evaluating(model), _plain_attention(), torch.no_grad(), kernel, FlopCounterMode(display=False) as counter:
+    with _evaluating(model), _plain_attention(), _fixed(model), kernel, FlopCounterMode(display=False) as counter:
         model(example[:1])
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _fixed(model: nn.Module) -> Iterator[None]:
+    """Without gradients: the counter's hooks fail on views that some networks hand to their layers."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
