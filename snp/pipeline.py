@@ -11,6 +11,7 @@ from snp.pruning import problem_of
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.runfolder import is_first_process
+from snp.speed import compare_speed, latency_table
 from snp.stages import Run
 from snp.subject import survey
 from snp.tracking import close_loggers, log_results, quiet_libraries
@@ -36,9 +37,10 @@ def run(**settings: Any) -> dict[str, Any]:
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
     inputs = job.inputs_again(subject)
-    problem = problem_of(subject, moments, job.sensitivity(subject, inputs))
+    problem = problem_of(subject, moments, job.sensitivity(subject, inputs), latency_table(job, subject))
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
+    compare_speed(job, subject, small)
     job.fine_tune(small)
     _report(job)
     return job.folder.metrics

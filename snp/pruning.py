@@ -16,6 +16,7 @@ from snp.core.gram import Moments
 from snp.costs import CostModel
 from snp.folding import folded_weights, kept_columns
 from snp.graph.readers import other_readers, readers_of
+from snp.latency_table import LatencyTable
 from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, Problem, Selection
@@ -54,7 +55,10 @@ class Realised:
 
 
 def problem_of(
-    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor] | None = None
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+    table: LatencyTable | None = None,
 ) -> Problem:
     """What planners look at, in main memory.
 
@@ -66,7 +70,7 @@ def problem_of(
     for name, reader in subject.readers.items():
         if name not in moments or moments[name].count == 0:
             raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
-    costs = CostModel(subject.model, subject.graph, subject.groups)
+    costs = CostModel(subject.model, subject.graph, subject.groups, table)
     in_memory = {name: entry.cpu() for name, entry in moments.items()}
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher)
@@ -103,6 +107,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         settings.to_json() | {"level": selection.level, **provenance},
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
+        latency=costs.predicted(kept),
         frozen=subject.frozen,
         versions=_versions(),
     )

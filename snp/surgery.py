@@ -12,7 +12,7 @@ from snp.blocks import contracted, expanded, without_inputs
 from snp.plan import PruningPlan
 from snp.units import module_of
 
-__all__ = ["cut", "masked_weights", "with_weights"]
+__all__ = ["cut", "masked_weights", "refresh", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -83,7 +83,7 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
         if id(tensor) in replaced:
             _put(small, name, replaced[id(tensor)])
     for module_name in {module_of(name) for name in tensors}:
-        _refresh(small.get_submodule(module_name))
+        refresh(small.get_submodule(module_name))
     return small
 
 
@@ -113,7 +113,7 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
         setattr(module, leaf, value)
 
 
-def _refresh(module: nn.Module) -> None:
+def refresh(module: nn.Module) -> None:
     """Bring the sizes that a module keeps beside its tensors in line with them."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):

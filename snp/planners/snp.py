@@ -50,7 +50,12 @@ def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], 
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
     # Of partitioned groups one unit of every partition goes: less is no whole number of kernel columns.
-    steps = [group.num_partitions for group in problem.groups]
+    # Single units hardly show in measured times, so there it is half of a group.
+    parts = 2 if settings.target[0] == "latency" else 1
+    steps = [
+        group.num_partitions * max(1, (parts - 1) * (group.num_units // (2 * group.num_partitions)))
+        for group in problem.groups
+    ]
     fewer = ([n - steps[i] * (i == j) for j, n in enumerate(dense)] for i in range(len(dense)))
     unit = [(whole - cost(kept)) / step for kept, step in zip(fewer, steps, strict=True)]
     all_units = sum(count * size for count, size in zip(dense, unit, strict=True)) or 1
