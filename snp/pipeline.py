@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from snp.inspection import inspection_of
+from snp.processes import leave
 from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
@@ -40,6 +41,7 @@ def run(**settings: Any) -> dict[str, Any]:
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
     job.fine_tune(small)
+    leave()
     _report(job)
     return job.folder.metrics
 

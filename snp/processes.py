@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snp.runfolder import is_first_process
 
-__all__ = ["copy_from_first", "from_first", "summed"]
+__all__ = ["copy_from_first", "from_first", "leave", "summed"]
 
 
 def from_first(decide: Callable[[], str]) -> str:
@@ -31,6 +31,7 @@ def from_first(decide: Callable[[], str]) -> str:
         raise failure
     if failed:
         # Quietly and with success: Lightning kills the first process when another fails, and it has yet to say why.
+        leave()
         sys.exit(0)
     return str(text)
 
@@ -49,6 +50,12 @@ def copy_from_first(model: nn.Module) -> None:
     """Give every process the first one's state: running statistics of norms are those of each one's own batches."""
     (state,) = _broadcast([model.state_dict()])
     model.load_state_dict(state)
+
+
+def leave() -> None:
+    """Leave the group of processes at the end of a run: an interpreter that ends inside one may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _broadcast(values: list[Any]) -> list[Any]:

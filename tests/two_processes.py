@@ -17,7 +17,7 @@ from snp.calibrate import CalibrationCallback, CalibrationSettings, write_moment
 from snp.data.digits import Digits
 from snp.finetune import Classifier
 from snp.graph.readers import Reader
-from snp.processes import from_first
+from snp.processes import from_first, leave
 from snp.runfolder import RunFolder
 from snp.tracking import quiet_libraries
 from snp.training_recipe import TrainingRecipe
@@ -65,6 +65,7 @@ def measure(folder: Path, num_processes: int, rank: int) -> None:
         "trained": fingerprint(model),
     }
     (folder / f"found{rank}.json").write_text(json.dumps(found))
+    leave()
 
 
 if __name__ == "__main__":
