@@ -1,7 +1,7 @@
 """What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
 
 All methods get the same moments of the same calibration text, the same groups of units, and the same budgets: shares
-of the parameters outside embeddings. Nothing is fine-tuned.
+of the parameters outside embeddings. Nothing is fine-tuned. ``--structures ffn ffn,vo`` compares what may be cut, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from snp.activations import MomentCollector
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.models import huggingface
-from snp.planners import Problem
-from snp.pruning import decide, problem_of, realise, sensitivity_of
+from snp.plan import PruningPlan
+from snp.pruning import decide, prepare, realise, sensitivity_of
 from snp.scores import IGNORED
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
@@ -62,13 +64,44 @@ def measured(subject: Subject, batches: list[Tensor]) -> dict[str, Moments]:
     return collector.moments
 
 
-def pruned(subject: Subject, problem: Problem, batches: list[Tensor], method: str, left: float) -> nn.Module:
-    """The small network of one method at one budget."""
-    settings = PruneSettings(target_params=left, **METHODS[method])
-    plan = decide(subject, problem, settings, samples=sum(map(len, batches))).plan
-    if method == MEANS_FOLDED:
-        return fold_means(subject, problem, plan)
-    return realise(subject, problem, plan, settings, batches).model
+class Bench:
+    """One network whose structures of some kinds may be cut, measured once for all methods.
+
+    Args:
+        model: dense.
+        batches: calibration windows.
+        structures: as ``prune.structures``.
+    """
+
+    def __init__(self, model: nn.Module, batches: list[Tensor], structures: Sequence[str]) -> None:
+        self.batches, self.structures = batches, tuple(structures)
+        self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
+        sensitivity = sensitivity_of(self.subject, batches, PruneSettings())
+        moments = measured(self.subject, batches)
+        # Heads lie in the bases that suit a cut where the method refits what stays.
+        self._prepared = {
+            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits))
+            for refits in (True, False)
+        }
+
+    def pruned(self, method: str, left: float) -> nn.Module:
+        """The small network of one method at one budget."""
+        settings = PruneSettings(target_params=left, structures=self.structures, **METHODS[method])
+        subject, problem = self._prepared[settings.reconstruct]
+        plan = decide(subject, problem, settings, samples=sum(map(len, self.batches))).plan
+        if method == MEANS_FOLDED:
+            return fold_means(subject, problem, plan)
+        print(_kept(plan), file=sys.stderr)
+        return realise(subject, problem, plan, settings, self.batches).model
+
+
+def _kept(plan: PruningPlan) -> str:
+    """Share of the units that stay, by kind of structure."""
+    kinds: dict[str, list[int]] = {}
+    for one in plan.groups:
+        kept, total = kinds.get(one.group.kind, [0, 0])
+        kinds[one.group.kind] = [kept + len(one.kept), total + one.group.num_units]
+    return ", ".join(f"{kind} {kept / total:.2f}" for kind, (kept, total) in kinds.items())
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -83,6 +116,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=None, help="test windows; all of the text without")
     parser.add_argument("--removed", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--structures", nargs="+", default=["ffn"], help="sets of structures to cut, with commas, one table row each"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration windows")
     return parser.parse_args(words)
 
@@ -95,16 +131,14 @@ def main() -> None:
     data = TextData(str(options.train), str(options.test), context=options.context)
     data.configure(str(options.model), huggingface.context_length(model))
     batches = [tokens for tokens, _ in data.calibration_dataloader(options.samples, options.seed)]
-    subject = subject_of(model, batches[0][:2], PruneSettings())
-    sensitivity = sensitivity_of(subject, batches, PruneSettings())
-    problem = problem_of(subject, measured(subject, batches), sensitivity)
     dense = perplexity(model, data, options.windows)
-    found: dict[str, list[float]] = {method: [] for method in options.methods}
-    for removed in options.removed:
-        for method in options.methods:
-            small = pruned(subject, problem, batches, method, 1 - removed)
-            found[method].append(perplexity(small, data, options.windows))
-            print(f"{removed:.0%} {method}: {found[method][-1]:.2f}", file=sys.stderr, flush=True)
+    found: dict[str, list[float]] = {}
+    for structures in options.structures:
+        bench = Bench(model, batches, structures.split(","))
+        for removed, method in product(options.removed, options.methods):
+            row = method if len(options.structures) == 1 else f"{method}: {structures.replace(',', ', ')}"
+            found.setdefault(row, []).append(perplexity(bench.pruned(method, 1 - removed), data, options.windows))
+            print(f"{removed:.0%} {row}: {found[row][-1]:.2f}", file=sys.stderr, flush=True)
     rows = [[m, *(f"{value:.2f} ({value / dense:.3f})" for value in values)] for m, values in found.items()]
     scored = "all" if options.windows is None else f"the first {options.windows}"
     print(f"\nPerplexity (times dense {dense:.2f}) with a share of the parameters outside embeddings removed;")

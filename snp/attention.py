@@ -11,7 +11,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snp.heads import HeadSizes
+from snp.heads import AttentionLayer, HeadSizes
+from snp.separate_attention import SeparateAttention, projections_of
 
 __all__ = ["SplitAttention", "resize"]
 
@@ -78,8 +79,8 @@ class SplitAttention(nn.Module):
         return f"num_heads={self.num_heads}, query_size={self.query_size}, value_size={self.value_size}"
 
 
-def resize(module: Any, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, bool]:
-    """The module for heads of other sizes: itself with its numbers changed, or ours in its place.
+def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, bool]:
+    """The module for heads of other sizes: itself with its numbers changed, or one of ours in its place.
 
     Returns:
         The module, and whether it scales queries by the size that they have now, so that what the dense size gave
@@ -87,13 +88,11 @@ def resize(module: Any, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, 
     """
     _renumber(module, _NUM_HEADS, dense.num_heads, sizes.num_heads)
     _renumber(module, _NUM_SHARED, dense.num_key_value_heads, sizes.num_key_value_heads)
-    if isinstance(module, SplitAttention):
+    if isinstance(module, SplitAttention | SeparateAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
     if sizes.query_size != sizes.value_size:
-        if not {name for name, _ in module.named_children()} >= _FUSED:
-            return module, False  # it may find its sizes from its layers; the trial cut shows
-        return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5))), False
+        return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
     whole = dense.num_heads * dense.query_size
     _renumber(module, _ALL_HEADS, whole, sizes.num_heads * sizes.query_size)
@@ -102,6 +101,18 @@ def resize(module: Any, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, 
     if follows and abs(float(module.scale) - dense.query_size**-0.5) < 1e-9:
         module.scale = sizes.query_size**-0.5
     return module, follows
+
+
+def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> nn.Module:
+    if {name for name, _ in module.named_children()} >= _FUSED:
+        return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5)))
+    projections = projections_of(module, layer)
+    if projections is not None:
+        try:
+            return SeparateAttention(module, projections, sizes)
+        except ValueError:  # not of that make
+            pass
+    return module  # it may find its sizes from its layers; the trial cut shows
 
 
 def _renumber(module: Any, names: tuple[str, ...], dense: int, now: int) -> None:

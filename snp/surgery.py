@@ -117,7 +117,7 @@ def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) ->
     dense, sizes = layer.sizes(), layer.sizes(removed)
     if sizes == dense:
         return
-    module, follows = resize(small.get_submodule(layer.module), dense, sizes)
+    module, follows = resize(small.get_submodule(layer.module), layer, dense, sizes)
     if module is not small.get_submodule(layer.module):
         parent = small.get_submodule(module_of(layer.module))
         setattr(parent, layer.module.rpartition(".")[2], module)

@@ -1,4 +1,4 @@
-"""Which small attention networks do several test files cut?"""
+"""Which small attention networks do several test files cut, and how?"""
 
 from collections.abc import Callable
 
@@ -9,9 +9,12 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from snp.graph import CouplingGraph
+from snp.plan import GroupPlan, PruningPlan
+from snp.units import UnitGroup
 from tests.audit import randomise
 
-__all__ = ["NETWORKS", "Grouped", "build", "pictures", "words"]
+__all__ = ["NETWORKS", "Grouped", "build", "irregular", "pictures", "words"]
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -79,3 +82,15 @@ def build(name: str, count: int = 2) -> tuple[nn.Module, Tensor]:
     """A network with values everywhere, and a batch for it."""
     torch.manual_seed(0)
     return randomise(NETWORKS[name]()), words(count) if name.startswith("shared") else pictures(count)
+
+
+def irregular(graph: CouplingGraph, groups: tuple[UnitGroup, ...], seed: int = 0) -> PruningPlan:
+    """Random units, as many in every partition, by way of text: what a plan says is all there is."""
+    generator = torch.Generator().manual_seed(seed)
+    decisions = []
+    for group in groups:
+        size = group.units_per_partition
+        count = int(torch.randint(1, size + 1, (1,), generator=generator))
+        parts = [torch.randperm(size, generator=generator)[:count] + p * size for p in range(group.num_partitions)]
+        decisions.append(GroupPlan(group, torch.cat(parts).sort().values))
+    return PruningPlan.from_json(PruningPlan(tuple(decisions), attention=graph.attention).to_json())

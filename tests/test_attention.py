@@ -12,27 +12,14 @@ import snp
 from snp.attention import SplitAttention
 from snp.costs import CostModel
 from snp.graph import CouplingGraph, analyse
-from snp.plan import GroupPlan, PruningPlan
 from snp.report.measure import macs
 from snp.selfcheck import confirm, self_check
 from snp.surgery import cut, masked_weights, with_weights
 from snp.units import Slice, UnitGroup
-from tests.attention_networks import NETWORKS, Grouped, build
+from tests.attention_networks import NETWORKS, Grouped, build, irregular
 from tests.audit import audit, control, outputs
 
 ALL = ("ffn", "vo", "qk", "heads")
-
-
-def irregular(graph: CouplingGraph, groups: tuple[UnitGroup, ...], seed: int = 0) -> PruningPlan:
-    """Random units, as many in every partition, by way of text: what a plan says is all there is."""
-    generator = torch.Generator().manual_seed(seed)
-    decisions = []
-    for group in groups:
-        size = group.units_per_partition
-        count = int(torch.randint(1, size + 1, (1,), generator=generator))
-        parts = [torch.randperm(size, generator=generator)[:count] + p * size for p in range(group.num_partitions)]
-        decisions.append(GroupPlan(group, torch.cat(parts).sort().values))
-    return PruningPlan.from_json(PruningPlan(tuple(decisions), attention=graph.attention).to_json())
 
 
 def kinds(graph: CouplingGraph) -> dict[str, int]:

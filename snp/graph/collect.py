@@ -97,6 +97,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
             slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index, blocks))
         producers, consumers, others = (tuple(slices[role]) for role in ("producer", "consumer", "other"))
         name, is_stream = module_of(producers[0].tensor), any(tracer.labels.is_stream(root) for root in roots)
+        is_stream = is_stream and units is None  # sums inside a head (rotary embeddings) are none
         kind = units.kind if units is not None else _kind(tracer, producers + consumers)
         groups.append(UnitGroup(name, len(roots), producers, consumers, others, is_stream, num_partitions, kind))
     groups.sort(key=lambda group: order.get(group.producers[0].tensor, -1))

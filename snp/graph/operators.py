@@ -17,6 +17,7 @@ from snp.graph.tracer import Parameter, Rule, Tracer
 __all__ = ["RULES", "unknown"]
 
 RULES: dict[str, Rule] = {}
+_SHARED = "shares values with units of another head or group, as with rotary embeddings"
 
 
 def _rule(*names: str) -> Any:
@@ -130,7 +131,7 @@ def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: 
     for other in others:
         for dim, size in enumerate(padded.shape):
             if size > 1 and not _constant_along(tracer, other.expand(shape), dim):
-                tracer.labels.freeze(other, "shares values with units of another head or group")
+                tracer.labels.freeze(other, _SHARED)
 
 
 @_rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "max", "logsumexp")

@@ -6,7 +6,7 @@ are read from safetensors only, code in a folder is never run, and the network i
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,24 +142,43 @@ def _config_of_sizes(model: nn.Module) -> Any:
     stock = _shapes(type(model), config)
     if stock == wanted:
         return config
-    pairs = {
-        (size, kept)
-        for name, shape in wanted.items()
-        for size, kept in zip(stock.get(name, ()), shape, strict=False)
-        if size != kept
-    }
-    for size, kept in sorted(pairs):
-        for field, value in config.to_dict().items():
-            changed = copy.deepcopy(config)
-            if value == size and isinstance(value, int) and not isinstance(value, bool):
-                setattr(changed, field, kept)
-                if _shapes(type(model), changed) == wanted:
-                    return changed
-    raise ValueError(
-        f"no configuration of {type(model).__name__} gives layers of the sizes {sorted(kept for _, kept in pairs)}: "
-        "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
-        "snp.save and snp.load"
+    pairs = sorted(
+        {
+            (size, kept)
+            for name, shape in wanted.items()
+            for size, kept in zip(stock.get(name, ()), shape, strict=False)
+            if size != kept
+        }
     )
+    for changes in _changes(owner.config.to_dict(), pairs):
+        changed = copy.deepcopy(config)
+        for field, value in changes.items():
+            setattr(changed, field, value)
+        if _shapes(type(model), changed) == wanted:
+            return changed
+    raise ValueError(
+        f"no configuration of {type(model).__name__} gives layers of the sizes {sorted({kept for _, kept in pairs})}: "
+        "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
+        "snp.save and snp.load; sizes of heads only few configurations can say"
+    )
+
+
+def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
+    """Fields of a configuration that could say the sizes: one size in one field, with fewer heads or without."""
+    sizes: list[dict[str, int]] = [{}]
+    for size, kept in pairs:
+        named = [f for f, v in fields.items() if v == size and isinstance(v, int) and not isinstance(v, bool)]
+        # Another size of heads would change the scale of the logits with it.
+        sizes += [{field: kept} for field in named if field != "head_dim"]
+    heads: list[dict[str, int]] = [{}]
+    dense, width = fields.get("num_attention_heads"), fields.get("hidden_size")
+    if isinstance(dense, int) and isinstance(width, int):
+        size, shared = fields.get("head_dim") or width // dense, fields.get("num_key_value_heads") or dense
+        heads += [
+            {"num_attention_heads": count * (dense // shared), "num_key_value_heads": count, "head_dim": size}
+            for count in range(1, shared)
+        ]
+    yield from ({**size, **fewer} for fewer in heads for size in sizes)
 
 
 def _shapes(kind: Any, config: Any) -> dict[str, tuple[int, ...]]:
