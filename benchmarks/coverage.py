@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -38,8 +39,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("outputs/coverage.jsonl"), help="what is done already")
     parser.add_argument("--again", action="store_true", help="forget what is done already for these families")
     parser.add_argument("--table", type=Path, help="write the table of all results there, such as docs/coverage.md")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds per network")
-    parser.add_argument("--memory-gib", type=float, default=5, help="memory per network")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds of processor time per network")
+    parser.add_argument("--memory-gib", type=float, default=8, help="memory per network")
     return parser.parse_args(words)
 
 
@@ -55,15 +56,33 @@ def chosen_families(wanted: str) -> dict[Key, list[str]]:
     return {key: found for key, found in known.items() if key[1] in names or "/".join(key) in names}
 
 
-def _work(
-    job: Callable[[Network], dict[str, Any]], key: Key, names: list[str], memory_gib: float, end: Connection
-) -> None:
-    limit = int(memory_gib * 2**30)
+class TooSlowError(BaseException):
+    """The processor time of a network is spent; not an Exception, so that nobody takes it for a network's own."""
+
+
+def _out_of_time(signal_number: int, frame: object) -> None:
+    raise TooSlowError
+
+
+def _limited(options: argparse.Namespace) -> None:
+    """Limits of this process. Processor time, not time on the clock: what else runs here must not count."""
+    limit = int(options.memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    signal.signal(signal.SIGXCPU, _out_of_time)
+    resource.setrlimit(resource.RLIMIT_CPU, (options.timeout, options.timeout + 60))
+
+
+def _work(
+    job: Callable[[Network], dict[str, Any]], key: Key, names: list[str], options: argparse.Namespace, end: Connection
+) -> None:
+    _limited(options)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    memory_gib = options.memory_gib
     try:
         end.send(job(smallest_variant(*key, names)))
+    except TooSlowError:
+        end.send({"status": "refused", "reason": f"took more than {options.timeout} s of processor time"})
     except MemoryError:
         end.send({"status": "refused", "reason": f"takes more than {memory_gib:g} GiB"})
     except Exception as error:  # the table says it, and the run goes on
@@ -82,16 +101,13 @@ def in_own_process(
     """What the job found, or why it did not end."""
     fork = multiprocessing.get_context("fork")  # what is imported here need not be imported a hundred times
     here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=_work, args=(job, key, names, options.memory_gib, there))
+    process = fork.Process(target=_work, args=(job, key, names, options, there))
     started = time.perf_counter()
     process.start()
     there.close()
     found: dict[str, Any] = {}
     try:
-        if here.poll(options.timeout):
-            found = here.recv()
-        else:
-            found = {"status": "refused", "reason": f"took more than {options.timeout:g} s"}
+        found = here.recv()
     except EOFError:
         found = {"status": "refused", "reason": f"the process died (memory limit {options.memory_gib:g} GiB)"}
     process.kill()

@@ -208,6 +208,38 @@ def test_self_check_refuses_another_number_of_outputs() -> None:
         self_check(Outputs(torch.ones(1), torch.ones(1)), Outputs(torch.ones(1)), IMAGES)
 
 
+class Chaotic(nn.Module):
+    """Doubles any error 25 times: the logistic map behind two layers, of which one can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 1000), nn.Linear(1000, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.first(x).relu()).sigmoid()
+        for _ in range(25):
+            x = 4 * x * (1 - x)
+        return x
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_rounding_that_grows_is_told_from_a_wrong_cut(as_mapping: bool) -> None:
+    """Where rounding differs by more than is allowed, double precision decides: a right cut passes, a wrong one not."""
+    torch.manual_seed(0)
+    model, rows = Chaotic().eval(), torch.randn(16, 6)
+    batch: Any = {"x": rows} if as_mapping else rows
+    plan = PruningPlan((GroupPlan(analyse(model, rows).groups[0], torch.arange(0, 1000, 3)),))
+    masked = with_weights(model, masked_weights(model, plan))
+    small = cut(masked, plan)
+    with torch.no_grad():
+        assert float((masked(rows) - small(rows)).abs().max()) > 1e-3
+    assert self_check(masked, small, batch) < 1e-6
+    with torch.no_grad():
+        small.head.bias += 1e-3
+    with pytest.raises(SelfCheckError, match="in double precision"):
+        self_check(masked, small, batch)
+
+
 def test_confirm_finds_the_wrong_group_among_right_ones() -> None:
     """A group with a forgotten reader is refused by name; the others pass."""
     model = network()
