@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,15 @@ def load_results(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(line["subject"], line["library"], line["family"]): line for line in lines}
 
 
+def _job(
+    is_peer: bool, ours: dict[str, Any], names: list[str]
+) -> tuple[Callable[[Network], dict[str, Any]], list[str]]:
+    """What is asked of which variants: the peer gets the variant and the size that ours had, where it had one."""
+    if not is_peer:
+        return examine, names
+    return partial(examine_peer, at_least=ours.get("size", 0)), [ours["variant"]] if "variant" in ours else names
+
+
 def main() -> None:
     options = options_of()
     warnings.simplefilter("ignore")
@@ -132,11 +142,11 @@ def main() -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     # Imports that the first export does are done once, before processes are forked.
     torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), strict=False)
+    known = load_results(options.results)
     for number, (key, names) in enumerate(wanted.items(), start=1):
         if (subject, *key) not in done:
-            found = {"subject": subject} | in_own_process(
-                examine_peer if options.peer else examine, key, names, options
-            )
+            job, names = _job(options.peer, known.get(("snp", *key), {}), names)
+            found = {"subject": subject} | in_own_process(job, key, names, options)
             with options.results.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             line = f"{found.get('variant', '')} {found['status']} {found['reason']}"

@@ -70,25 +70,28 @@ def _constructor(library: str, name: str) -> Callable[..., nn.Module]:
     return lambda **options: torchvision.models.get_model(name, **options)
 
 
-def build(network: Network, size: int) -> nn.Module | None:
+def build(network: Network, size: int, device: str = "cpu") -> nn.Module | None:
     """The network for images of this size, or None where it does not take them."""
     construct = _constructor(network.library, network.name)
     torch.manual_seed(0)
     for options in ({}, {"img_size": size}, {"image_size": size}):
         try:
-            model = construct(**options).eval()
-            with torch.no_grad():
+            with torch.device(device), torch.no_grad():
+                model = construct(**options).eval()
                 model(torch.randn(2, 3, size, size))
         except Exception:  # whatever a model's code says to a size that it does not take
             continue
-        return randomise(model)
+        return model
     return None
 
 
 def smallest_input(network: Network, at_least: int = 0) -> tuple[nn.Module, int] | None:
-    """The network and the smallest square image that it takes, of at least so many pixels."""
-    for size in (size for size in SIZES if size >= at_least):
-        model = build(network, size)
-        if model is not None:
-            return model, size
+    """The network with values everywhere, and the smallest square image that it takes, of at least so many pixels."""
+    for looks_first in (True, False):  # not every network runs without memory; those that do are tried without
+        for size in (size for size in SIZES if size >= at_least):
+            if looks_first and build(network, size, "meta") is None:
+                continue
+            model = build(network, size)
+            if model is not None:
+                return randomise(model), size
     return None

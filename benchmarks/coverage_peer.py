@@ -17,7 +17,7 @@ RATIO = 1 / 3
 LARGEST_MOVEMENT = 1e-4
 
 
-def examine_peer(network: Network) -> dict[str, Any]:
+def examine_peer(network: Network, at_least: int = 0) -> dict[str, Any]:
     """``passed``: builds, every group passes the audit, prunes and runs; ``refused``: raises; ``wrong``: else.
 
     It is given a network and an input, as ours: no numbers of heads, no list of parameters without a layer.
@@ -25,7 +25,7 @@ def examine_peer(network: Network) -> dict[str, Any]:
     import torch_pruning as tp
 
     found: dict[str, Any] = {"library": network.library, "family": network.family, "variant": network.name}
-    built = smallest_input(network)
+    built = smallest_input(network, at_least)
     if built is None:
         return found | {"status": "refused", "reason": "takes none of the square images tried"}
     model, size = built

@@ -16,6 +16,7 @@ from snp import inspection
 from snp.activations import MomentCollector
 from snp.core.gram import Moments
 from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
+from snp.plainweights import with_plain_weights
 from snp.plan import PruningPlan
 from snp.planners import Selection
 from snp.pruning import decide, prepare, realise, sensitivity_of
@@ -159,6 +160,6 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp import models  # not needed by those who bring their own model
 
         model = models.build(**plan.recipe)
-    small = cut(model, plan)
+    small = cut(with_plain_weights(model), plan)
     read_weights(small, source / f"{weights}.safetensors")
     return small.eval()

@@ -9,6 +9,7 @@ from torch import nn
 
 from snp.graph import CouplingGraph, analyse
 from snp.graph.readers import Reader, head_readers, readers_of
+from snp.plainweights import with_plain_weights
 from snp.protection import ignored_groups
 from snp.selfcheck import confirm
 from snp.settings import PruneSettings
@@ -37,7 +38,7 @@ class Subject:
     """A network that was analysed and is ready to be calibrated.
 
     Attributes:
-        model: the dense network in evaluation mode.
+        model: the dense network in evaluation mode, with plain weights (:mod:`snp.plainweights`).
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
@@ -64,6 +65,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
+    model = with_plain_weights(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
     frozen = dict(graph.frozen)
@@ -85,13 +87,14 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     """Analyse a network, select the groups that take part, and say what is to be measured.
 
     Args:
-        model: in evaluation mode; kept, not copied.
+        model: in evaluation mode; kept, not copied, unless kernels that it computes become weights.
         example: one or two samples on the model's device.
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
         ValueError: nothing in the network can be cut.
     """
+    model = with_plain_weights(model)
     found = survey(model, example, settings)
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
