@@ -6,9 +6,12 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import resource
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,18 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     if len(values) == 1:
         return f"{mean} (n=1)"
     return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f}, n={len(values)})"
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a function of a module gives, and the peak memory in MiB of a fresh process that ran nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        result, peak = pool.submit(_with_peak, work, arguments).result()
+    return result, peak
+
+
+def _with_peak(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float]:
+    result = work(*arguments)
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -77,6 +77,8 @@ def ldl(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
             lower[j + 1 :, j] = column
             # Only the panel's own columns are brought up to date here; the rest wait for one matrix product.
             work[j + 1 :, j + 1 : stop] -= torch.outer(column, work[j, j + 1 : stop])
+        if not bool(pivots[start:stop].any()):
+            continue  # all of the panel depends on what came before
         panel = lower[stop:, start:stop]
         work[stop:, stop:] -= (panel * pivots[start:stop]) @ panel.T
     return lower, pivots

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snp.core.spectrum import spectrum
+
 __all__ = ["GroupStatistics", "ReaderStatistics", "descending", "interleaved", "inverse_spectrum", "load", "names"]
 
 
@@ -102,8 +104,13 @@ def inverse_spectrum(statistics: GroupStatistics, power: float) -> Tensor:
     Directions without energy get the smallest eigenvalue that float64 can tell from zero, so that dead and
     dependent units come out as explained by the others.
     """
-    values, vectors = torch.linalg.eigh(statistics.gram)
-    floor = values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
-    powered = values.clamp_min(torch.clamp_min(floor, torch.finfo(values.dtype).tiny)) ** power
+    values, vectors = spectrum(statistics.gram)
+    floor = values[-1].clamp_min(0) * len(vectors) * torch.finfo(values.dtype).eps
+    floor = torch.clamp_min(floor, torch.finfo(values.dtype).tiny)
     rows = vectors.reshape(statistics.num_units, statistics.columns_per_unit, -1)
-    return torch.einsum("ubc,c,udc->ubd", rows, powered, rows)
+    found = torch.einsum("ubc,c,udc->ubd", rows, values.clamp_min(floor) ** power, rows)
+    if len(values) == len(vectors):
+        return found
+    # Directions outside the range: what the eigenvectors found leave of the identity.
+    rest = torch.eye(statistics.columns_per_unit, dtype=found.dtype, device=found.device) - rows @ rows.mT
+    return found + floor**power * rest
