@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from snp.core.gram import CrossMoments, Moments
-from snp.core.reconstruct import fold, refit
-from snp.core.ridge import choose_ridge
+from snp.core.reconstruct import fold
 from snp.graph.readers import Block, Reader
+from snp.leastsquares import Reduce, Rows, fitted, fitted_behind_rectifier
 from snp.lockstep import Lockstep
 from snp.tail import Tail
 
-__all__ = ["HOLD_BACK_ONE_IN", "FitSettings", "LayerFit", "Reduce", "reestimate"]
-
-# One batch in so many is held back while the ridge is chosen.
-HOLD_BACK_ONE_IN = 4
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-
-Reduce = Callable[[Tensor], Tensor]
+__all__ = ["FitSettings", "LayerFit", "reestimate"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +26,7 @@ class FitSettings:
         ridge: relative to the mean energy of a kept column; None chooses it on held-back batches, layer by layer.
         intercept: fit an offset into the bias (or the mean of the normalisation behind the layer).
         repair: let a layer that adds to a residual stream make up for the stream's error.
+        rectify: fit what a rectifier behind a layer lets through, instead of the layer's outputs.
         batch_norm: re-estimate normalisation statistics on what the pruned network feeds them.
         memory_gib: what the values that are alive at once may take; fewer batches are used beyond.
     """
@@ -40,6 +34,7 @@ class FitSettings:
     ridge: float | None = None
     intercept: bool = True
     repair: bool = True
+    rectify: bool = True
     batch_norm: bool = False
     memory_gib: float = 8.0
 
@@ -86,8 +81,7 @@ class LayerFit:
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         folded, shifts = [], []
         for number, (rows, block) in enumerate(self._blocks()):
-            parts = self._output_parts(tail, number, block)
-            weight, shift = _solved(rows[:, block.kept], parts, settings.ridge, affine, reduce)
+            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine, reduce)
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
         shift = torch.cat(shifts)
@@ -106,57 +100,54 @@ class LayerFit:
         """The channels of one block."""
         return values.chunk(self.reader.num_blocks, self.reader.channel_dim)[number]
 
-    def _output_parts(self, tail: Tail | None, number: int, block: Block) -> Iterable[CrossMoments]:
+    def _fitted(
+        self,
+        weight: Tensor,
+        tail: Tail | None,
+        number: int,
+        block: Block,
+        settings: FitSettings,
+        affine: bool,
+        reduce: Reduce,
+    ) -> tuple[Tensor, Tensor]:
+        """Weight [O / B, K] and offset of one block."""
+        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, reduce)
+        if tail is None or not tail.rectifies:
+            return problem.solution()
+        scale = tail.scale.chunk(self.reader.num_blocks)[number]
+        bounds = (tail.low, tail.high)
+        return fitted_behind_rectifier(problem, lambda: self._output_rows(tail, number, block), scale, bounds, reduce)
+
+    def _output_rows(self, tail: Tail | None, number: int, block: Block) -> Iterable[Rows]:
         values = zip(self.lockstep.current[self._source], self.lockstep.dense_values(self.node), strict=True)
-        for batch, (inputs, wanted) in enumerate(values):
+        for batch, (inputs, dense) in enumerate(values):
+            wanted, rectified = dense, None
             if tail is not None:
-                wanted = wanted + tail.missing(self.lockstep, batch)
+                wanted = dense + tail.missing(self.lockstep, batch)
+                if tail.rectifies:
+                    at_rectifier = tail.dense(self.lockstep, dense, batch)
+                    rectified = block.reader.outputs(self._own(at_rectifier, number))
             bias = self._bias_value(batch)
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield CrossMoments.of(samples, block.reader.outputs(self._own(wanted, number)), torch.float32)
+            yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified)
 
     def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
         dense, folded = self.lockstep.tensors[self.name], []
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
-            parts = self._input_parts(number, block)
-            transfer, _ = _solved(selector[:, block.kept], parts, settings.ridge, False, reduce)
+            rows_of = self._input_rows(number, block)
+            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, reduce).solution()
             folded.append(fold(rows, transfer, block.kept))
         self.lockstep.change(self.name, torch.cat(folded).reshape(dense.shape))
 
-    def _input_parts(self, number: int, block: Block) -> Iterable[CrossMoments]:
+    def _input_rows(self, number: int, block: Block) -> Iterable[Rows]:
         current, dense = self.lockstep.current[self._source], self.lockstep.dense[self._source]
         for inputs, wanted in zip(current, dense, strict=True):
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield CrossMoments.of(samples, block.reader.samples(self._own(wanted, number)), torch.float32)
-
-
-def _solved(
-    weight: Tensor, parts: Iterable[CrossMoments], ridge: float | None, affine: bool, reduce: Reduce
-) -> tuple[Tensor, Tensor]:
-    """Refitted weights and shift from the moments of all batches of all processes."""
-    sums: list[CrossMoments | None] = [None, None]
-    for batch, part in enumerate(parts):
-        held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
-        total = sums[held_back]
-        sums[held_back] = part if total is None else total + part
-    first, second = sums
-    assert first is not None
-    # All processes reduce the same tensors, whether or not they themselves have enough batches to hold one back.
-    fitted, held = _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
-    whole = fitted + held
-    if ridge is None:
-        ridge = choose_ridge(weight, fitted, held if held.inputs.count else fitted, _RIDGES, affine=affine)
-    return refit(weight, whole, ridge, affine=affine)
-
-
-def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
-    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
-    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
-    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))
+            yield Rows(samples, block.reader.samples(self._own(wanted, number)))
 
 
 def reestimate(lockstep: Lockstep, node: fx.Node, reduce: Reduce) -> None:

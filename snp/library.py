@@ -79,7 +79,7 @@ def prune(
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], iterator), device, keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
-    subject, problem = prepare(subject, moments, sensitivity, settings)
+    subject, problem = prepare(subject, moments, sensitivity, settings, inputs)
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
     return PruneResult(result.model.train(model.training), decision.plan, decision.selection, result.check)

@@ -37,7 +37,7 @@ def run(**settings: Any) -> dict[str, Any]:
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
     inputs = job.inputs_again(subject)
-    subject, problem = prepare(subject, moments, job.sensitivity(subject, inputs), job.prune)
+    subject, problem = prepare(subject, moments, job.sensitivity(subject, inputs), job.prune, inputs)
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
     job.fine_tune(small)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from snp.sequential import Fits, fit_in_sequence
 from snp.settings import PruneSettings
 from snp.subject import Subject
 from snp.surgery import cut, masked_weights, silent_rows, with_weights
+from snp.trials import Trials
 from snp.units import UnitGroup
 
 __all__ = ["Decision", "Realised", "decide", "prepare", "problem_of", "realise", "sensitivity_of"]
@@ -78,16 +79,31 @@ def problem_of(
 
 
 def prepare(
-    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor], settings: PruneSettings
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    settings: PruneSettings,
+    inputs: Sequence[Any] = (),
 ) -> tuple[Subject, Problem]:
-    """The network with its attention heads in the bases that suit a cut, and what planners look at."""
+    """The network with its attention heads in the bases that suit a cut, and what planners look at.
+
+    Args:
+        subject: the dense network.
+        moments: of its readers' inputs.
+        sensitivity: from :func:`sensitivity_of`; may be empty.
+        settings: of the prune.
+        inputs: calibration inputs on the model's device, for trial cuts; none are made without.
+    """
     turned = in_head_bases(
         subject,
         {name: entry.cpu() for name, entry in moments.items()},
         {name: matrix.cpu() for name, matrix in sensitivity.items()},
         rotate=settings.reconstruct,
     )
-    return turned.subject, problem_of(turned.subject, turned.moments, sensitivity, turned.logits)
+    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits)
+    if settings.needs_trials and inputs:
+        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
+    return turned.subject, problem
 
 
 def sensitivity_of(
@@ -195,6 +211,7 @@ def _fits(
         settings.ridge,
         settings.intercept,
         settings.repair,
+        settings.rectify,
         settings.batch_norm == "reestimate",
         settings.memory_gib,
     )

@@ -2,7 +2,8 @@
 
 Layers are fitted in execution order. Each reader's inputs come from the network as it is pruned so far, its target
 from the dense network, so that errors do not pile up. Where a reader's output is added to a residual stream, the
-target includes the error that the stream has gathered so far (error repair).
+target includes the error that the stream has gathered so far (error repair). Where a rectifier comes next, what it cuts
+off need not be right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor, fx, nn
 
 from snp.graph.readers import Reader
 from snp.inputs import num_samples
-from snp.layerfit import HOLD_BACK_ONE_IN, FitSettings, LayerFit, Reduce, reestimate
+from snp.layerfit import FitSettings, LayerFit, reestimate
+from snp.leastsquares import HOLD_BACK_ONE_IN, Reduce
 from snp.lockstep import Lockstep, equal_batches
 from snp.tail import tail_of
 
@@ -114,8 +116,10 @@ class _Fitter:
         assert isinstance(source, fx.Node)
         if not loses and not lockstep.differs(source):
             return
-        tail = tail_of(lockstep, node) if self._settings.repair else None
-        if tail is not None:
+        # Statistics that are estimated anew later on would move what is aimed at here.
+        rectify = self._settings.rectify and not self._settings.batch_norm
+        tail = tail_of(lockstep, node, repair=self._settings.repair, rectify=rectify)
+        if tail is not None and tail.other is not None:
             lockstep.compute(tail.other)
         fit = LayerFit(lockstep, node, name, self._readers[name], self._kept[name])
         if self._readers[name].fits_outputs:

@@ -38,12 +38,15 @@ class PruneSettings:
         ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
             variance cut and ``output`` elsewhere.
         cut: name of a file in ``snp/core/cuts``; ``"auto"`` is what the target goes with, ``output`` for budgets.
+        trials: correct what ``cut="output"`` expects of a group's cut by trying a few cuts of each group on a part of
+            the calibration samples.
         reconstruct: fold the cut units into the weights that stay (False: plain deletion).
         calibration: ``"joint"`` fits every layer on the dense network's activations; ``"sequential"`` fits them in
             execution order on what the pruned network feeds them.
         conv_gram: ``"patch"`` fits every kernel element of a convolution, ``"channel"`` one transfer per kernel.
         intercept: fit an offset into biases, too (sequential only).
         repair: let layers that add to a residual stream make up for its error so far (sequential only).
+        rectify: fit what a ReLU behind a layer lets through, instead of the layer's outputs (sequential only).
         refit_all: fit layers that lose no inputs, too, once their inputs have moved (sequential only).
         batch_norm: ``"keep"`` normalisation statistics or ``"reestimate"`` them on the pruned network's activations
             (sequential only).
@@ -70,11 +73,13 @@ class PruneSettings:
     planner: str = "snp"
     ordering: str = "auto"
     cut: str = "auto"
+    trials: bool = True
     reconstruct: bool = True
     calibration: str = "sequential"
     conv_gram: str = "patch"
     intercept: bool = True
     repair: bool = True
+    rectify: bool = True
     refit_all: bool = True
     batch_norm: str = "keep"
     ridge: float | None = None
@@ -179,6 +184,11 @@ class PruneSettings:
     def needs_sensitivity(self) -> bool:
         """Does the choice of units look at how much the network's output moves?"""
         return self.planner == "snp" and "output" in (self.cut_name, self.ordering_name)
+
+    @property
+    def needs_trials(self) -> bool:
+        """Are single groups cut on trial?"""
+        return self.trials and self.reconstruct and self.planner == "snp" and self.cut_name == "output"
 
     @property
     def is_sequential(self) -> bool:

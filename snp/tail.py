@@ -1,9 +1,13 @@
-"""Is a layer's output added to a residual stream, and what is the stream missing in the layer's own units?"""
+"""What is done with a layer's output: scaled, added to a residual stream, rectified?
+
+What the stream is missing can be made up for by the layer, and what a rectifier cuts off need not be right.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -13,80 +17,142 @@ from snp.lockstep import Lockstep
 __all__ = ["Tail", "tail_of"]
 
 _IDENTITIES = ("aten.dropout.default", "aten.clone.default", "aten.contiguous.default", "aten.alias.default")
+_BOUNDS = {
+    "aten.relu.default": (0.0, math.inf),
+    "aten.relu_.default": (0.0, math.inf),
+    "aten.relu6.default": (0.0, 6.0),
+    "aten.relu6_.default": (0.0, 6.0),
+}
 # A channel that the affine chain all but switches off says nothing about what it should have been.
 _SMALLEST_SCALE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """A chain of per-channel scalings from a layer to the addition with a stream.
+    """A chain of per-channel affine maps from a layer to an addition, a rectifier, or first one and then the other.
 
     Attributes:
-        other: the node that the layer's output is added to.
-        scale: what the chain multiplies each channel with, shape [O].
+        scale, shift: the chain is output * scale + shift, shape [O]; scale is zero where the chain all but switches a
+            channel off.
         channel_dim: dimension of the channels.
+        other: the node that the chain's end is added to; None where nothing is.
+        low, high: bounds of the rectifier that alone reads the result; infinite where there is none.
     """
 
-    other: fx.Node
     scale: Tensor
+    shift: Tensor
     channel_dim: int
+    other: fx.Node | None = None
+    low: float = -math.inf
+    high: float = math.inf
 
-    def missing(self, lockstep: Lockstep, batch: int) -> Tensor:
+    @property
+    def rectifies(self) -> bool:
+        """Is there a rectifier?"""
+        return self.low > -math.inf or self.high < math.inf
+
+    def missing(self, lockstep: Lockstep, batch: int) -> Tensor | float:
         """What the layer's output would have to be larger by, to make the sum what it is in the dense network."""
+        if self.other is None or not lockstep.differs(self.other):
+            return 0.0
         error = lockstep.dense[self.other][batch] - lockstep.current[self.other][batch]
-        shape = [-1 if index == self.channel_dim % error.ndim else 1 for index in range(error.ndim)]
-        scale = self.scale.reshape(shape)
-        usable = scale.abs() > _SMALLEST_SCALE * self.scale.abs().max()
-        return torch.where(usable, error / torch.where(usable, scale, torch.ones_like(scale)), 0.0)
+        scale = self._along(self.scale, error)
+        return torch.where(scale == 0, 0.0, error / torch.where(scale == 0, 1.0, scale))
+
+    def dense(self, lockstep: Lockstep, output: Tensor, batch: int) -> Tensor:
+        """What the rectifier gets in the dense network, from the dense network's output of the layer."""
+        result = output * self._along(self.scale, output) + self._along(self.shift, output)
+        return result if self.other is None else result + lockstep.dense[self.other][batch]
+
+    def _along(self, values: Tensor, of: Tensor) -> Tensor:
+        return values.reshape([-1 if index == self.channel_dim % of.ndim else 1 for index in range(of.ndim)])
 
 
-def tail_of(lockstep: Lockstep, node: fx.Node) -> Tail | None:
-    """The chain behind a convolution or linear layer, or None where it is not a plain residual branch."""
+def tail_of(lockstep: Lockstep, node: fx.Node, *, repair: bool, rectify: bool) -> Tail | None:
+    """The chain behind a convolution or linear layer, or None where it ends in nothing of interest.
+
+    Args:
+        lockstep: the layer's inputs are computed in it.
+        node: the layer.
+        repair: look for an addition.
+        rectify: look for a rectifier; one behind an addition only together with ``repair``.
+    """
     channel_dim = -1 if "linear" in str(node.target) else 1
     num_channels = node.meta["val"].shape[channel_dim]
-    scale = torch.ones(num_channels, device=node.meta["val"].device)
-    at = node
+    ones = torch.ones(num_channels, device=node.meta["val"].device)
+    tail, at = Tail(ones, torch.zeros_like(ones), channel_dim), node
     while len(at.users) == 1:
         user = next(iter(at.users))
         name = str(user.target)
-        if name == "aten.batch_norm.default" and user.args[0] is at and lockstep.name_of(user.args[4]) is not None:
-            scale = scale * _batch_norm_scale(lockstep, user)
-        elif name == "aten.mul.Tensor":
-            factor = lockstep.name_of(user.args[1] if user.args[0] is at else user.args[0])
-            if factor is None or lockstep.tensors[factor].numel() != num_channels:
+        if name in ("aten.add.Tensor", "aten.add_.Tensor"):
+            other = _other(lockstep, node, at, user) if repair else None
+            if other is None:
                 return None
-            scale = scale * lockstep.tensors[factor].reshape(-1)
-        elif name in ("aten.add.Tensor", "aten.add_.Tensor"):
-            return _addition(lockstep, node, at, user, scale, channel_dim)
-        elif name not in _IDENTITIES:
-            return None
-        at = user
+            return _usable(_rectified(replace(tail, other=other), user) if rectify else replace(tail, other=other))
+        following = tail if name in _IDENTITIES else _scaled(lockstep, tail, at, user)
+        if following is None:
+            break
+        tail, at = following, user
+    tail = _rectified(tail, at)
+    return _usable(tail) if rectify and tail.rectifies else None
+
+
+def _scaled(lockstep: Lockstep, tail: Tail, at: fx.Node, user: fx.Node) -> Tail | None:
+    """The chain with one more affine map; None where the user is something else."""
+    name = str(user.target)
+    if name == "aten.batch_norm.default" and user.args[0] is at and all(map(lockstep.name_of, user.args[3:5])):
+        scale, shift = _batch_norm(lockstep, user)
+        return replace(tail, scale=tail.scale * scale, shift=tail.shift * scale + shift)
+    if name == "aten.mul.Tensor":
+        factor = lockstep.name_of(user.args[1] if user.args[0] is at else user.args[0])
+        if factor is not None and lockstep.tensors[factor].numel() == tail.scale.numel():
+            scale = lockstep.tensors[factor].reshape(-1)
+            return replace(tail, scale=tail.scale * scale, shift=tail.shift * scale)
     return None
 
 
-def _batch_norm_scale(lockstep: Lockstep, node: fx.Node) -> Tensor:
-    weight, variance = lockstep.name_of(node.args[1]), lockstep.name_of(node.args[4])
+def _batch_norm(lockstep: Lockstep, node: fx.Node) -> tuple[Tensor, Tensor]:
+    weight, bias, mean, variance = (
+        None if name is None else lockstep.tensors[name] for name in map(lockstep.name_of, node.args[1:5])
+    )
     assert variance is not None
+    assert mean is not None
     epsilon = node.args[7]
     assert isinstance(epsilon, float)
-    scale = (lockstep.tensors[variance] + epsilon).rsqrt()
-    return scale if weight is None else scale * lockstep.tensors[weight]
+    scale = (variance + epsilon).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale
+    return scale, shift if bias is None else shift + bias
 
 
-def _addition(
-    lockstep: Lockstep, layer: fx.Node, at: fx.Node, user: fx.Node, scale: Tensor, channel_dim: int
-) -> Tail | None:
+def _rectified(tail: Tail, at: fx.Node) -> Tail:
+    """The chain with the rectifier that alone reads a node, if there is one."""
+    if len(at.users) != 1:
+        return tail
+    user = next(iter(at.users))
+    name = str(user.target)
+    if name in _BOUNDS:
+        return replace(tail, low=_BOUNDS[name][0], high=_BOUNDS[name][1])
+    if name in ("aten.hardtanh.default", "aten.hardtanh_.default"):
+        low, high = [float(value) for value in user.args[1:] if isinstance(value, (int, float))] or (-1.0, 1.0)
+        return replace(tail, low=low, high=high)
+    return tail
+
+
+def _usable(tail: Tail) -> Tail:
+    size = tail.scale.abs()
+    return replace(tail, scale=torch.where(size > _SMALLEST_SCALE * size.max(), tail.scale, 0.0))
+
+
+def _other(lockstep: Lockstep, layer: fx.Node, at: fx.Node, user: fx.Node) -> fx.Node | None:
+    """The stream that is added to, or None where it is something else or cannot be computed before the layer."""
     other = user.args[1] if user.args[0] is at else user.args[0]
     if not isinstance(other, fx.Node) or other is at or user.kwargs or lockstep.name_of(other) is not None:
         return None
     value = other.meta.get("val")
-    if (
-        not isinstance(value, Tensor)
-        or value.shape != layer.meta["val"].shape
-        or _depends(other, {layer} | lockstep.open)
-    ):
+    if not isinstance(value, Tensor) or value.shape != layer.meta["val"].shape:
         return None
-    return Tail(other, scale, channel_dim)
+    return None if _depends(other, {layer} | lockstep.open) else other
 
 
 def _depends(node: fx.Node, on: Set[fx.Node]) -> bool:

@@ -285,6 +285,7 @@ def _kept_part(dense: nn.Module, small: nn.Module, name: str) -> Tensor | None:
 SWITCHES: list[dict[str, Any]] = [
     {"intercept": False},
     {"repair": False},
+    {"rectify": False},
     {"refit_all": False},
     {"batch_norm": "reestimate"},
     {"conv_gram": "channel"},
@@ -308,6 +309,7 @@ CHOICES = {
     "conv_gram": ("patch", "channel"),
     "intercept": (True, False),
     "repair": (True, False),
+    "rectify": (True, False),
     "refit_all": (True, False),
     "batch_norm": ("keep", "reestimate"),
 }

@@ -1,9 +1,11 @@
-"""Is a residual branch recognised, and does its layer make up exactly for what the stream is missing?"""
+"""Is what follows a layer recognised, and does the layer make up exactly for what a stream is missing?"""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from snp.lockstep import Lockstep
@@ -48,7 +50,7 @@ def at_layer(model: Branch, act: Callable[[Lockstep, fx.Node], None]) -> Lockste
 
 def tail_in(model: Branch) -> Tail | None:
     found: list[Tail | None] = []
-    at_layer(model, lambda lockstep, node: found.append(tail_of(lockstep, node)))
+    at_layer(model, lambda lockstep, node: found.append(tail_of(lockstep, node, repair=True, rectify=False)))
     return found[0]
 
 
@@ -92,11 +94,12 @@ def test_missing_makes_the_sum_exact(name: str) -> None:
     missing: list[Tensor] = []
 
     def act(lockstep: Lockstep, node: fx.Node) -> None:
-        tail = tail_of(lockstep, node)
+        tail = tail_of(lockstep, node, repair=True, rectify=False)
         assert tail is not None
+        assert tail.other is not None
         lockstep.compute(tail.other)
         assert lockstep.differs(tail.other)
-        missing.extend(tail.missing(lockstep, batch) for batch in range(2))
+        missing.extend(torch.as_tensor(tail.missing(lockstep, batch)) for batch in range(2))
 
     at_layer(model, act)
     batches = data(model)
@@ -150,8 +153,8 @@ def test_switched_off_channels_are_left_alone() -> None:
         name = lockstep.name_of(node.args[1]) if len(node.args) > 1 else None
         if name == "before.weight":
             lockstep.change(name, lockstep.tensors[name] * 0.7)
-        if name == "layer.weight" and (tail := tail_of(lockstep, node)) is not None:
-            found.append(tail.missing(lockstep, 0))
+        if name == "layer.weight" and (tail := tail_of(lockstep, node, repair=True, rectify=False)) is not None:
+            found.append(torch.as_tensor(tail.missing(lockstep, 0)))
 
     Lockstep(model, data(model), visit).run()
     assert bool(torch.isfinite(found[0]).all())
@@ -166,11 +169,76 @@ def test_two_branches_of_one_addition_do_not_wait_for_each_other() -> None:
     def visit(lockstep: Lockstep, node: fx.Node) -> None:
         name = lockstep.name_of(node.args[1]) if len(node.args) > 1 else None
         if name in ("layer.weight", "down.weight"):
-            tail = found[name] = tail_of(lockstep, node)
-            if tail is not None:
+            tail = found[name] = tail_of(lockstep, node, repair=True, rectify=False)
+            if tail is not None and tail.other is not None:
                 lockstep.compute(tail.other)
 
     model = randomise(Branch(lambda m, x: m.norm(m.layer(x)) + m.down(x)))
     Lockstep(model, data(model), visit).run()
     assert found["layer.weight"] is not None
     assert found["down.weight"] is None
+
+
+RECTIFIED: dict[str, tuple[Branch, tuple[float, float]]] = {
+    "plain": (Branch(lambda m, x: m.layer(x).relu()), (0.0, math.inf)),
+    "in place": (Branch(lambda m, x: F.relu(m.layer(x), inplace=True)), (0.0, math.inf)),
+    "batch norm": (Branch(lambda m, x: m.norm(m.layer(x)).relu()), (0.0, math.inf)),
+    "batch norm without affine": (Branch(lambda m, x: m.norm(m.layer(x)).relu(), affine=False), (0.0, math.inf)),
+    "bounded above": (Branch(lambda m, x: F.relu6(m.norm(m.layer(x)))), (0.0, 6.0)),
+    "bounded on both sides": (Branch(lambda m, x: F.hardtanh(m.layer(x), -0.5, 0.25)), (-0.5, 0.25)),
+    "usual bounds": (Branch(lambda m, x: F.hardtanh(m.layer(x))), (-1.0, 1.0)),
+    "tokens": (Branch(lambda m, x: (m.layer(x) * m.gamma).relu(), is_linear=True), (0.0, math.inf)),
+    "stream": (Branch(lambda m, x: (m.norm(m.layer(x)) + x).relu()), (0.0, math.inf)),
+    "stream read twice behind": (Branch(lambda m, x: (y := (m.layer(x) + x).relu()) + m.down(y)), (0.0, math.inf)),
+}
+
+
+@pytest.mark.parametrize("name", RECTIFIED)
+def test_rectifier_is_found_with_its_bounds_and_what_it_gets(name: str) -> None:
+    """The dense pre-activations, clamped to the bounds, are what the rectifier gives out in the dense network."""
+    model, bounds = RECTIFIED[name]
+    found: list[Tensor] = []
+
+    def act(lockstep: Lockstep, node: fx.Node) -> None:
+        tail = tail_of(lockstep, node, repair=True, rectify=True)
+        assert tail is not None
+        assert tail.rectifies
+        assert (tail.low, tail.high) == bounds
+        assert (tail.other is not None) == name.startswith("stream")
+        if tail.other is not None:
+            lockstep.compute(tail.other)
+        outputs = lockstep.dense_values(node)
+        found.extend(tail.dense(lockstep, output, batch).clamp(*bounds) for batch, output in enumerate(outputs))
+
+    at_layer(model, act)
+    with torch.no_grad():
+        wanted = [model(batch) for batch in data(model)]
+        if "twice" in name:
+            found = [value + model.down(value) for value in found]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+UNRECTIFIED: dict[str, Branch] = {
+    "read beside the rectifier": Branch(lambda m, x: (y := m.layer(x)).relu() + y.mean()),
+    "a smooth function": Branch(lambda m, x: F.silu(m.layer(x))),
+    "the sum is read beside the rectifier": Branch(lambda m, x: (y := m.layer(x) + x).relu() + y),
+    "the last layer": Branch(lambda m, x: m.layer(x)),
+    "added to what depends on it": Branch(lambda m, x: ((y := m.layer(x)) + m.down(y)).relu()),
+}
+
+
+@pytest.mark.parametrize("name", UNRECTIFIED)
+def test_errors_that_something_else_sees_count(name: str) -> None:
+    """Only a rectifier that alone reads a value hides errors."""
+    found: list[Tail | None] = []
+    act = lambda lockstep, node: found.append(tail_of(lockstep, node, repair=True, rectify=True))  # noqa: E731
+    at_layer(UNRECTIFIED[name], act)
+    assert found[0] is None or not found[0].rectifies
+
+
+def test_rectifier_behind_a_stream_needs_the_repair() -> None:
+    """Without it the sum's error has a part that the layer does not see."""
+    found: list[Tail | None] = []
+    act = lambda lockstep, node: found.append(tail_of(lockstep, node, repair=False, rectify=True))  # noqa: E731
+    at_layer(RECTIFIED["stream"][0], act)
+    assert found == [None]

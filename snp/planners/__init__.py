@@ -46,6 +46,8 @@ class Problem:
         costs: the cost of any choice.
         sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
         logits: group name -> what its units do to attention logits, for units of queries and keys.
+        trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
+            group is cut, in nats per sample; None where that cannot be tried.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -55,6 +57,7 @@ class Problem:
     costs: CostModel
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
+    trial: Callable[[int, Tensor], float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from snp.blocks import expanded
 from snp.core.gram import partial_trace, select_columns
 from snp.core.orderings import GroupStatistics, ReaderStatistics
 from snp.core.reconstruct import output_error
+from snp.core.shrinkage import shrunk
 from snp.core.subspace import factorize
 from snp.planners import LogitStatistics, Problem
 from snp.units import Slice, UnitGroup
@@ -16,12 +19,14 @@ from snp.units import Slice, UnitGroup
 __all__ = ["damage_of", "group_statistics"]
 
 
-def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
+def group_statistics(
+    problem: Problem, group: UnitGroup, generator: torch.Generator, *, shrink: bool = False
+) -> GroupStatistics:
     """Statistics of a group over all its readers.
 
     Each reader's Gram matrix is divided by its trace, so that their sum is the Gram matrix of the readers'
     activations side by side, each reader with the same total energy. Kernel elements and unequal numbers of columns
-    count as samples there; the readers one by one keep their columns.
+    count as samples there; the readers one by one keep their columns, and their Gram matrices are shrunk where asked.
     """
     readers = tuple(_reader_statistics(problem, member) for member in group.consumers)
     logits = problem.logits.get(group.name)
@@ -39,6 +44,10 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
         [_outgoing(problem, member, width) for member in group.consumers]
         + ([logits.energy.sqrt().diag()] if logits is not None else [])
     )
+    if shrink:
+        counts = [problem.moments[member.tensor].count for member in group.consumers]
+        pairs = zip(readers[: len(counts)], counts, strict=True)
+        readers = (*(replace(r, gram=shrunk(r.gram, max(count, 1))) for r, count in pairs), *readers[len(counts) :])
     return GroupStatistics(gram, outgoing, width, generator, readers)
 
 

@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from snp.core import cuts, orderings
+from snp.core.correction import corrected
 from snp.core.cuts import Curve
 from snp.core.subspace import factorize
 from snp.planners import Choice, Problem, Selection
 from snp.planners._level import kept_at_level, level_for
 from snp.planners._statistics import damage_of, group_statistics
-from snp.settings import PruneSettings
+from snp.settings import BUDGETS, PruneSettings
 
 __all__ = ["choose"]
+
+_ROUNDS = 1  # of trials at the allocation that earlier trials lead to
 
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by ``settings.ordering``, as many as ``settings.cut`` keeps at the level that meets the target."""
-    ordering, cut = orderings.load(settings.ordering_name), cuts.load(settings.cut_name)
+    ordering = orderings.load(settings.ordering_name)
     generator = torch.Generator().manual_seed(settings.seed)
     orders: list[Tensor] = []
     variances: list[Tensor] = []
     damages: list[Tensor] = []
     for group in problem.groups:
-        statistics = group_statistics(problem, group, generator)
+        statistics = group_statistics(problem, group, generator, shrink=True)
         orders.append(orderings.interleaved(ordering(statistics), group.num_partitions))
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
-            damages.append(damage_of(statistics, orders[-1]))
-    curves = _curves(problem, settings, variances, damages)
+            damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.sensitivity
+    if damages and problem.trial is not None and settings.target[0] in BUDGETS:
+        damages = _tried(problem, settings, orders, variances, damages)
+    kept, level = _kept(problem, settings, variances, damages)
+    measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
+    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
+    return Selection(tuple(choices), level)
+
+
+def _kept(
+    problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]
+) -> tuple[list[int], float]:
+    """Kept units per group, and the level that meets the target."""
+    cut, curves = cuts.load(settings.cut_name), _curves(problem, settings, variances, damages)
 
     def num_kept(group: int, level: float) -> int:
         return cut(curves[group], level)
 
     level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
-    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
-    return Selection(tuple(choices), level)
+    return kept_at_level(problem, settings, num_kept, level), level
+
+
+def _tried(
+    problem: Problem,
+    settings: PruneSettings,
+    orders: list[Tensor],
+    variances: list[Tensor],
+    damages: list[Tensor],
+) -> list[Tensor]:
+    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
+    assert problem.trial is not None
+    measured: list[dict[int, float]] = [{} for _ in orders]
+    found = damages
+    for cut_name in ("uniform", *["output"] * _ROUNDS):
+        kept, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
+        for number, count in enumerate(kept):
+            if count < len(orders[number]) and count not in measured[number]:
+                measured[number][count] = problem.trial(number, orders[number][:count])
+        found = [corrected(*pair) for pair in zip(damages, measured, strict=True)]
+    return found
 
 
 def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> list[Curve]:

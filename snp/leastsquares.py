@@ -1,0 +1,114 @@
+"""Which weights fit the samples of all batches of all processes, and how far behind a rectifier?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from snp.core.gram import CrossMoments, Moments
+from snp.core.reconstruct import refit
+from snp.core.rectified import rectified_target
+from snp.core.ridge import choose_ridge
+
+__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Reduce", "Rows", "fitted", "fitted_behind_rectifier"]
+
+# One batch in so many is held back while the ridge is chosen.
+HOLD_BACK_ONE_IN = 4
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+# Of least squares on targets that take the rectifier into account; more gain next to nothing.
+_ROUNDS = 4
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Samples of one batch.
+
+    Attributes:
+        inputs: shape [N, K].
+        target: what the layer should give out without its bias, shape [N, O].
+        dense: pre-activations of the dense network at a rectifier behind the layer, shape [N, O]; None without one.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    dense: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquares:
+    """A least-squares problem with its solution.
+
+    Attributes:
+        weight: that the solution decays to, shape [O, K].
+        moments: of all samples of all processes.
+        ridge: given or chosen.
+        affine: is an offset fitted, too?
+    """
+
+    weight: Tensor
+    moments: CrossMoments
+    ridge: float
+    affine: bool
+
+    def solution(self) -> tuple[Tensor, Tensor]:
+        """Weights [O, K] and offset [O]."""
+        return refit(self.weight, self.moments, self.ridge, affine=self.affine)
+
+
+def fitted(
+    weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, reduce: Reduce
+) -> LeastSquares:
+    """The problem behind some batches; without a ridge it is the one that serves held-back batches best."""
+    sums: list[CrossMoments | None] = [None, None]
+    for batch, rows in enumerate(batches):
+        held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
+        total, part = sums[held_back], CrossMoments.of(rows.inputs, rows.target, torch.float32)
+        sums[held_back] = part if total is None else total + part
+    first, second = sums
+    assert first is not None
+    # All processes reduce the same tensors, whether or not they themselves have enough batches to hold one back.
+    found, held = _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
+    if ridge is None:
+        ridge = choose_ridge(weight_OK, found, held if held.inputs.count else found, _RIDGES, affine=affine)
+    return LeastSquares(weight_OK, found + held, ridge, affine)
+
+
+def fitted_behind_rectifier(
+    problem: LeastSquares,
+    batches: Callable[[], Iterable[Rows]],
+    scale_O: Tensor,
+    bounds: tuple[float, float],
+    reduce: Reduce,
+) -> tuple[Tensor, Tensor]:
+    """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
+
+    Args:
+        problem: its solution is the start.
+        batches: the rows once more, in every round.
+        scale_O: of the affine map in front of the rectifier, shape [O].
+        bounds: of the rectifier.
+        reduce: adds a tensor up over processes.
+    """
+    weight, shift = problem.solution()
+    for _ in range(_ROUNDS):
+        cross, total = torch.zeros_like(problem.moments.cross), torch.zeros_like(problem.moments.target)
+        for rows in batches():
+            assert rows.dense is not None
+            predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
+            target = rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds)
+            cross += (target.T @ rows.inputs).double()
+            total += target.sum(dim=0).double()
+        moments = replace(problem.moments, cross=reduce(cross), target=reduce(total))
+        weight, shift = replace(problem, moments=moments).solution()
+    return weight, shift
+
+
+def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
+    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
+    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
+    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))
