@@ -80,7 +80,7 @@ class Bench:
         moments = measured(self.subject, batches)
         # Heads lie in the bases that suit a cut where the method refits what stays.
         self._prepared = {
-            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits))
+            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits), batches)
             for refits in (True, False)
         }
 

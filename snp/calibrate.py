@@ -36,16 +36,26 @@ class CalibrationSettings:
         samples: number of calibration samples, at least 1, from the training part.
         products: ``"float64"`` (repeats to 1e-10) or ``"float32"`` (faster where float64 arithmetic is slow) for the
             products within a batch; sums over batches are float64.
+        streamed: all samples go through one block of a transformer before the next, and moments lie on disk, so that
+            large networks fit into memory (:mod:`snp.streaming`).
     """
 
     samples: int = 1024
     products: str = "float64"
+    streamed: bool = False
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Precision of the products."""
+        return _DTYPES[self.products]
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
             raise ValueError(f"calibration.samples must be a whole number of at least 1, found {self.samples!r}")
         if self.products not in _DTYPES:
             raise ValueError(f"calibration.products must be float64 or float32, found {self.products!r}")
+        if not isinstance(self.streamed, bool):
+            raise ValueError(f"calibration.streamed must be true or false, found {self.streamed!r}")
 
 
 class ForwardPass(LightningModule):
@@ -71,7 +81,7 @@ class CalibrationCallback(Callback):
 
     def __init__(self, readers: Mapping[str, Reader], settings: CalibrationSettings) -> None:
         self._readers = readers
-        self._dtype = _DTYPES[settings.products]
+        self._dtype = settings.product_dtype
         self._collector: MomentCollector | None = None
         self._started = 0.0
         self.moments: dict[str, Moments] = {}

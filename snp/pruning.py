@@ -87,6 +87,8 @@ def prepare(
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
+    Where no heads are cut, moments may lie on disk and stay there.
+
     Args:
         subject: the dense network.
         moments: of its readers' inputs.
@@ -94,6 +96,8 @@ def prepare(
         settings: of the prune.
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
     """
+    if not subject.graph.attention and not (settings.needs_trials and inputs):
+        return subject, problem_of(subject, moments, sensitivity)
     turned = in_head_bases(
         subject,
         {name: entry.cpu() for name, entry in moments.items()},
@@ -168,6 +172,8 @@ def realise(
     settings: PruneSettings,
     inputs: Sequence[Any] = (),
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    *,
+    share: bool = False,
 ) -> Realised:
     """The small network of a plan.
 
@@ -178,20 +184,23 @@ def realise(
         settings: how weights are fitted.
         inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
         reduce: adds a tensor up over processes.
+        share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
     Raises:
         SelfCheckError: the small network differs from the dense one with the same units masked.
     """
     fitted = 0
     if not settings.reconstruct:
-        weights: Mapping[str, Tensor] = masked_weights(subject.model, plan)
+        weights: dict[str, Tensor] = masked_weights(subject.model, plan)
     elif settings.is_sequential:
         fits = _fits(subject, problem, plan, settings, inputs, reduce)
         weights, fitted = fits.tensors, fits.samples
     else:
-        weights = masked_weights(subject.model, plan) | folded_weights(problem, plan.groups, settings.ridge)
-    masked = with_weights(subject.model, weights)
-    small = cut(masked, plan)
+        weights = masked_weights(subject.model, plan)
+        for name in list(problem.readers):  # one at a time, each in the place of the other
+            weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
+    masked = with_weights(subject.model, weights, share=share)
+    small = cut(masked, plan, share=share)
     return Realised(small, self_check(masked, small, subject.example), fitted)
 
 

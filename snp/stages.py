@@ -26,6 +26,7 @@ from snp.pruning import decide, realise, sensitivity_of
 from snp.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.runfolder import RunFolder, folder_at, say
 from snp.settings import PruneSettings
+from snp.streaming import refuse_streaming
 from snp.subject import Subject, subject_of
 from snp.training_recipe import TrainingRecipe
 from snp.weights import write_weights
@@ -77,6 +78,8 @@ class Run:
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.bench = Workbench(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.bench.trainer().world_size, self.calibration.samples, self.is_multirun)
+        if self.calibration.streamed:
+            refuse_streaming(self.prune, self.bench.trainer().world_size)
 
     def prepared(self) -> Prepared:
         """The network as it is built, with the weights that can be had, and data that fit it."""
@@ -103,15 +106,19 @@ class Run:
         say(f"{len(subject.groups)} groups with {units} units can be cut")
         return subject
 
-    def calibrate(self, subject: Subject) -> dict[str, Moments]:
+    def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
-        moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
+        moments: Mapping[str, Moments]
+        if self.calibration.streamed:
+            moments, facts = self.bench.streamed_moments(subject, self.calibration, self.seed)
+        else:
+            moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(
             {
                 "time/calibrate_s": float(facts["calibrate_s"]),
-                "time/forward_s": float(facts["forward_s"]),
+                "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
                 "calibration/reused": facts["reused"],
             }
@@ -166,7 +173,8 @@ class Run:
     def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Tensor]) -> nn.Module:
         """Fit and surgery with the self-check at their end, and the score of the small network."""
         started = time.perf_counter()
-        result = realise(subject, problem, plan, self.prune, inputs, summed)
+        result = realise(subject, problem, plan, self.prune, inputs, summed, share=self.calibration.streamed)
+        self.bench.forget_moments()
         small = result.model.to("cpu")
         copy_from_first(small)
         self.folder.record(

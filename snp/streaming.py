@@ -27,7 +27,7 @@ from snp.settings import PruneSettings
 from snp.subject import subject_of
 from snp.weights import write_tensors
 
-__all__ = ["MomentsOnDisk", "blocks_of", "prune_streamed", "stream_moments"]
+__all__ = ["MomentsOnDisk", "blocks_of", "prune_streamed", "refuse_streaming", "stream_moments"]
 
 
 class MomentsOnDisk(Mapping[str, Moments]):
@@ -74,8 +74,35 @@ def blocks_of(model: nn.Module, readers: Mapping[str, Reader]) -> list[str]:
     )
 
 
+def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
+    """Streamed calibration keeps moments, and no activations, and works in one process.
+
+    Raises:
+        ValueError: the settings need more than that.
+    """
+    if num_processes > 1:
+        raise ValueError(
+            f"calibration.streamed=true works in one process, the trainer has {num_processes}: use trainer=gpu or "
+            "trainer=cpu, or calibrate without streaming"
+        )
+    if settings.is_sequential or settings.needs_sensitivity:
+        raise ValueError(
+            "streamed calibration keeps moments only: ask for prune.calibration='joint' with an ordering and a cut "
+            "that need no sensitivity, such as prune.ordering='zca' with prune.cut='variance'"
+        )
+    if settings.structures != ("ffn",):
+        raise ValueError(
+            f"prune.structures={list(settings.structures)}: streamed calibration does not turn attention heads into "
+            "the bases that suit a cut; ask for prune.structures=['ffn'], or calibrate without streaming"
+        )
+
+
 def stream_moments(
-    model: nn.Module, batches: Sequence[Any], readers: Mapping[str, Reader], folder: Path
+    model: nn.Module,
+    batches: Sequence[Any],
+    readers: Mapping[str, Reader],
+    folder: Path,
+    product_dtype: torch.dtype = torch.float64,
 ) -> MomentsOnDisk:
     """Moments of all readers, block after block.
 
@@ -87,6 +114,7 @@ def stream_moments(
         batches: inputs on the model's device.
         readers: what is measured, all of it inside the blocks.
         folder: where the moments go.
+        product_dtype: precision of the products within a batch.
 
     Raises:
         ValueError: there are no such blocks.
@@ -96,7 +124,7 @@ def stream_moments(
         states = [_at_first_block(model, blocks[0], batch) for batch in batches]
         for name in blocks:
             own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
-            with MomentCollector(model, own) as collector:
+            with MomentCollector(model, own, product_dtype) as collector:
                 states = [_through(model.get_submodule(name), *state) for state in states]
             for weight, moments in collector.moments.items():
                 found.add(weight, moments.cpu())
@@ -132,7 +160,9 @@ def _through(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def prune_streamed(
     model: nn.Module, batches: Sequence[Any], settings: PruneSettings | None = None, **options: Any
 ) -> PruneResult:
-    """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk.
+    """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
+
+    Tensors that lose nothing are the same in both networks afterwards.
 
     Args:
         model: as there; it is not changed, and put into evaluation mode while this runs.
@@ -141,14 +171,11 @@ def prune_streamed(
         **options: single settings.
 
     Raises:
-        ValueError: the settings need more than moments (sequential fit, sensitivity), or the network has no blocks.
+        ValueError: the settings need more than moments (sequential fit, sensitivity, heads), or the network has no
+            blocks.
     """
     settings = replace(settings or PruneSettings(), **options)
-    if settings.is_sequential or settings.needs_sensitivity:
-        raise ValueError(
-            "streamed calibration keeps moments only: ask for calibration='joint' with an ordering and a cut that need "
-            "no sensitivity, such as ordering='zca' with cut='variance'"
-        )
+    refuse_streaming(settings)
     was_training = model.training
     try:
         subject = subject_of(model.eval(), first_samples(batches[0], 2), settings)
@@ -157,7 +184,7 @@ def prune_streamed(
             moments = stream_moments(model, inputs, subject.readers, Path(folder))
             problem = problem_of(subject, moments)
             decision = decide(subject, problem, settings, samples=sum(map(num_samples, batches)))
-            result = realise(subject, problem, decision.plan, settings)
+            result = realise(subject, problem, decision.plan, settings, share=True)
     finally:
         model.train(was_training)
     return PruneResult(result.model.train(was_training), decision.plan, decision.selection, result.check)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,34 @@ __all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
     """A copy of the model with some parameters and buffers replaced by others of the same shape.
 
-    With ``share`` all other tensors are the model's own: for a copy that is looked at and thrown away.
+    With ``share`` all other tensors are the model's own, and the new ones are those given: for a copy that is looked at
+    and thrown away, or a network that is too large to be there twice.
     """
-    changed = _copied(model, weights, share)
-    tensors = dict(changed.named_parameters(remove_duplicate=False)) | dict(changed.named_buffers())
+    if share:
+        tensors = _named_tensors(model)
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors.values()}
+        for name, value in weights.items():
+            assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
+            memo[id(tensors[name])] = _in_place_of(tensors[name], value)
+        return copy.deepcopy(model, memo)
+    changed = copy.deepcopy(model)
+    tensors = _named_tensors(changed)
     with torch.no_grad():
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
             tensors[name].copy_(value)
     return changed
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
+    """The value as what the old tensor is: no copy where type and device fit."""
+    value = value.detach().to(old)
+    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 
 def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
@@ -67,18 +87,11 @@ def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
     return {name: torch.cat(parts).unique() for name, parts in rows.items()}
 
 
-def _copied(model: nn.Module, names: Iterable[str], share: bool) -> nn.Module:
-    """A deep copy; with ``share`` tensors that are not named stay the model's own."""
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    own = {id(tensors[name]) for name in names}
-    memo = {id(tensor): tensor for tensor in tensors.values() if id(tensor) not in own} if share else {}
-    return copy.deepcopy(model, memo)
-
-
 def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Module:
     """A copy of the model without the units that the plan removes.
 
-    With ``share`` tensors that lose nothing are the model's own: for a copy that is looked at and thrown away.
+    With ``share`` tensors that lose nothing are the model's own: for a copy that is looked at and thrown away, or a
+    network that is too large to be there twice.
 
     Raises:
         ValueError: the plan was made for another model.
@@ -89,12 +102,13 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
             f"the plan was made for a model of {plan.params['dense']:,} parameters, this one has {size:,}: give the "
             "dense model that the plan was made for"
         )
-    small = _copied(model, (), share)
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in _named_tensors(model).values()} if share else {}
+    small = copy.deepcopy(model, memo)
     keep: dict[str, dict[int, Tensor]] = {}
     for (name, dim), indices in plan.removed().items():
         if len(indices):
             keep.setdefault(name, {})[dim] = indices
-    tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers(remove_duplicate=False))
+    tensors = _named_tensors(small)
     replaced: dict[int, Tensor] = {}
     blocks = plan.blocks()
     for name, dims in keep.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -10,12 +13,14 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from snp.calibrate import ForwardPass
+from snp.calibrate import CalibrationSettings, ForwardPass
 from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.processes import copy_from_first
 from snp.report import measure
 from snp.runfolder import RunFolder, is_first_process, say
+from snp.streaming import MomentsOnDisk, stream_moments
+from snp.subject import Subject
 from snp.task import task_of
 from snp.training_recipe import TrainingRecipe
 
@@ -66,6 +71,7 @@ class Workbench:
         self._trainer = trainer
         self._loggers = loggers
         self._folder = folder
+        self._on_disk: TemporaryDirectory[str] | None = None
 
     def trainer(self, **keywords: Any) -> Trainer:
         """A trainer that leaves no files of its own and logs nothing unless told to.
@@ -93,6 +99,25 @@ class Workbench:
         calibration = _CalibrationSamples(self._data, samples, seed)
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
+
+    def streamed_moments(
+        self, subject: Subject, settings: CalibrationSettings, seed: int
+    ) -> tuple[MomentsOnDisk, dict[str, Any]]:
+        """Moments of the calibration samples, taken block by block and left on disk, and facts about it."""
+        inputs = self.calibration_inputs(settings.samples, seed)
+        subject.model.to(inputs[0].device)
+        self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder.path)
+        started, folder = time.perf_counter(), Path(self._on_disk.name)
+        found = stream_moments(subject.model, inputs, subject.readers, folder, settings.product_dtype)
+        subject.model.to("cpu")
+        seconds, samples = time.perf_counter() - started, sum(map(len, inputs))
+        # There is no pass without measuring to compare with.
+        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples, "reused": False}
+
+    def forget_moments(self) -> None:
+        """Remove what lies on disk, once nobody reads it any more."""
+        if self._on_disk is not None:
+            self._on_disk.cleanup()
 
     def calibration_inputs(self, samples: int, seed: int) -> list[Tensor]:
         """This process's share of the calibration inputs, on its device; each on exactly one process."""

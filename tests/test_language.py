@@ -307,3 +307,39 @@ def test_model_and_data_of_different_kinds_are_refused(options: list[str], words
     ended = run_here(*options, folder=tmp_path, tiny=False)
     assert ended.status == 2
     assert words in ended.stderr
+
+
+STREAMED = ["calibration.streamed=true", "prune.calibration=joint", "prune.ordering=zca", "prune.cut=variance"]
+
+
+def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(folder: Path, tmp_path: Path) -> None:
+    """Byte for byte; what lay on disk in between is gone."""
+    texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test")]
+    options = ["model=opt", f"model.checkpoint={folder}", "data=text", *texts, "data.context=12", "finetune.epochs=0"]
+    options += ["calibration.samples=16", "trainer=cpu", "trainer.enable_progress_bar=false", "logger=none"]
+    homes = []
+    for name, streaming in (("streamed", STREAMED), ("whole", STREAMED[1:])):
+        ended = run_here(*options, *streaming, "prune.target_params=0.8", folder=tmp_path / name, tiny=False)
+        assert ended.status == 0, ended.stderr
+        homes.append(tmp_path / name / "run")
+    for artefact in ("plan.json", "pruned.safetensors"):
+        assert (homes[0] / artefact).read_bytes() == (homes[1] / artefact).read_bytes(), artefact
+    assert not list(homes[0].glob("moments*"))
+    assert json.loads((homes[0] / "metrics.json").read_text())["calibration/samples"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (STREAMED[:1], "prune.calibration='joint'"),
+        ([*STREAMED, "prune.structures=[ffn,vo]"], "prune.structures=['ffn']"),
+        ([*STREAMED, "trainer=ddp_cpu", "trainer.devices=2"], "works in one process"),
+        (["calibration.streamed=maybe"], "must be true or false"),
+    ],
+)
+def test_what_streaming_cannot_do_is_refused(options: list[str], words: str, folder: Path, tmp_path: Path) -> None:
+    """In one line, before anything is loaded."""
+    given = ["model=opt", f"model.checkpoint={folder}", "data=text", f"data.train={folder}/train.txt", "logger=none"]
+    ended = run_here(*given, *options, f"data.test={folder}/test.txt", folder=tmp_path, tiny=False)
+    assert ended.status == 2
+    assert words in ended.stderr

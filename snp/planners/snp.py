@@ -29,7 +29,9 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     variances: list[Tensor] = []
     damages: list[Tensor] = []
     for group in problem.groups:
-        statistics = group_statistics(problem, group, generator, shrink=True)
+        # Wide layers' matrices are not in memory twice, nor shrunk where nobody looks at them.
+        statistics = None
+        statistics = group_statistics(problem, group, generator, shrink=settings.needs_sensitivity)
         orders.append(orderings.interleaved(ordering(statistics), group.num_partitions))
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
