@@ -197,5 +197,8 @@ def _refresh(module: nn.Module) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = weight.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
+        module.num_channels = weight.shape[0]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]

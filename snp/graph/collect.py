@@ -22,6 +22,7 @@ Component = dict[tuple[str, int], list[int]]  # (tensor, dim) -> indices
 def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Groups of units that may be cut, in order of their first producer, and why other producers may not."""
     freeze_unwanted(tracer)
+    _tie_chunks(tracer)
     _freeze_double_uses(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
@@ -37,6 +38,19 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     open_ones = {root: component for root, component in components.items() if tracer.labels.frozen_reason(root) is None}
     groups = _group(tracer, open_ones)
     return groups, _frozen(tracer, groups)
+
+
+def _tie_chunks(tracer: Tracer) -> None:
+    """Units at equal places of equal parts go together: what is left is then divided at the right place again.
+
+    Not in attention, where queries, keys and values of other sizes are told to the module.
+    """
+    calls = [part for call in tracer.calls for part in (call.query, call.key, call.value) if part is not None]
+    of_heads = set(torch.cat([tracer.labels.roots(part).reshape(-1) for part in calls]).tolist()) if calls else set()
+    for first, *others in tracer.chunks:
+        for other in others:
+            if first.shape == other.shape and of_heads.isdisjoint(tracer.labels.roots(other).reshape(-1).tolist()):
+                tracer.labels.tie(first, other)
 
 
 def _freeze_double_uses(tracer: Tracer) -> None:

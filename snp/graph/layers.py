@@ -83,7 +83,7 @@ def _batch_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 
 
 def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    """LayerNorm, RMSNorm, GroupNorm: each unit's value depends on which others are there."""
+    """LayerNorm, RMSNorm, GroupNorm of one group: each unit's value depends on which others are there."""
     shadow = tracer.shadow(args[0])
     if shadow is None:
         return unknown(tracer, node, args)
@@ -95,6 +95,20 @@ def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             return shadow
     tracer.labels.freeze(shadow, f"normalised together with other units by {node.target}")
     return shadow
+
+
+def _group_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """Whole groups of a GroupNorm can go: no other group's statistics change, and the module counts what is left."""
+    shadow, num_groups, weight, result = tracer.shadow(args[0]), args[1], args[2:3], node.meta["val"]
+    if shadow is None or num_groups < 2 or not weight or not isinstance(weight[0], Parameter):
+        return _norm_over_units(tracer, node, args)
+    channels = tracer.per_index(shadow, 1)
+    for parameter in args[2:4]:
+        if isinstance(parameter, Parameter):
+            tracer.labels.tie(channels, tracer.along(parameter, 0))
+    for group in channels.reshape(num_groups, -1):
+        tracer.labels.tie_all(group)
+    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
 
 
 def _embedding(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
@@ -147,7 +161,8 @@ RULES |= {
     **dict.fromkeys(("aten::conv1d", "aten::conv2d", "aten::conv3d"), _convolution),
     **dict.fromkeys((f"aten::conv{n}d.padding" for n in (1, 2, 3)), _convolution),
     **dict.fromkeys(("aten::batch_norm", "aten::_native_batch_norm_legit_no_training"), _batch_norm),
-    **dict.fromkeys(("aten::layer_norm", "aten::rms_norm", "aten::group_norm"), _norm_over_units),
+    **dict.fromkeys(("aten::layer_norm", "aten::rms_norm"), _norm_over_units),
+    "aten::group_norm": _group_norm,
     "aten::embedding": _embedding,
     "aten::scaled_dot_product_attention": _attention,
     **dict.fromkeys((f"aten::{name}" for name in ["matmul", "mm", "bmm", "addmm", "baddbmm", "mv"]), _product),

@@ -47,7 +47,18 @@ def _unary(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadows = [_shadow_tree(tracer, value) for value in args]
     assert callable(node.target)
-    return node.target(*shadows, **{k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)})
+    if "view.default" in str(node.target):
+        # Labels need not lie in memory as the activations do.
+        return shadows[0].reshape(shadows[1])
+    labels = node.target(*shadows, **{k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)})
+    if "channel_shuffle" in str(node.target):
+        # The same places of every group go: what is left is then shuffled to the right places again.
+        first, *others = shadows[0].chunk(args[1], dim=1)
+        for other in others:
+            tracer.labels.tie(first, other)
+    if "chunk" in str(node.target):
+        tracer.chunks.append(list(labels))
+    return labels
 
 
 def _shadow_tree(tracer: Tracer, value: Any) -> Any:

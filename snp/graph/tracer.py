@@ -41,6 +41,7 @@ class Tracer:
         embeddings: names of the weights that are looked up.
         blocks: weight of a grouped convolution -> its number of groups.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
+        chunks: labels of the parts of every tensor that was divided into a number of parts.
         convolutions: names of the weights of convolutions.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
@@ -68,6 +69,7 @@ class Tracer:
         self.embeddings: set[str] = set()
         self.blocks: dict[str, int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
+        self.chunks: list[list[Tensor]] = []
         self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
@@ -80,6 +82,7 @@ class Tracer:
         self.calls.clear()
         self.scores.clear()
         self.even.clear()
+        self.chunks.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
