@@ -24,11 +24,13 @@ MACs: share inside groups that may be cut, without and with residual streams. Gr
 them); all were audited, *idle* are those whose units do not move the output of this random network, so that their
 audit proves nothing. Torch-Pruning 1.6.1: the same networks, see below.
 """
-PEER = """
-## Torch-Pruning on the same networks
+PEER = """## Torch-Pruning 1.6.1 on the same networks
 
-`right`: its dependency graph builds, every group passes the same audit, cutting a third of every layer's channels but
-the classifier's leaves a network that runs. `fails`: an exception in any of these. `wrong`: a group fails the audit.
+It is given what we are given, the network and an input (no numbers of heads), and asked to cut a third of every
+layer's channels but the classifier's. `passed`: its dependency graph builds, no group fails the same audit, and the
+cut network runs. `refused`: an exception in any of these, or the time is up. `wrong`: it runs, and the output moves
+with units of a group whose readers are zero: groups through a LayerNorm do, because the rest is normalised with them.
+That a cut network runs does not say that it computes the right thing; that was not compared.
 """
 
 
@@ -65,6 +67,19 @@ def _first_frozen(result: Mapping[str, Any]) -> str:
     return f"{len(refused)} groups refused by the trial cut" if refused else ""
 
 
+def _peer_stages(peers: Iterable[Mapping[str, Any]]) -> str:
+    known = [peer for peer in peers if "builds" in peer]
+    built = [peer for peer in known if peer["builds"]]
+    failed = [peer for peer in built if peer["audit_failed"]]
+    runs = sum(peer["runs"] for peer in known)
+    unaudited = sum(peer["unaudited"] for peer in built)
+    return (
+        f"{len(known)} were looked at in time, the graph builds for {len(built)}, {runs} run after the cut; "
+        f"{sum(len(peer['audit_failed']) for peer in failed)} of {sum(peer['groups'] for peer in built)} groups, in "
+        f"{len(failed)} networks, fail the audit, {unaudited} could not be cut in part"
+    )
+
+
 def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path: Path) -> None:
     """Write the page."""
     columns = ["family", "variant", "px", "groups", "MACs", "audit moved", "MACs left", "result", "reason", "peer"]
@@ -82,5 +97,5 @@ def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path:
     peers = [value for key, value in results.items() if key[0] == "peer"]
     if peers:
         passed, refused, wrong, total = _counts(peers)
-        lines += [PEER, f"Right {passed}, fails {refused}, wrong {wrong} of {total}.", ""]
+        lines += [PEER, f"Passed {passed}, refused {refused}, wrong {wrong} of {total}: {_peer_stages(peers)}.", ""]
     path.write_text("\n".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from itertools import chain
@@ -9,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from snp.inputs import example_of
 
-__all__ = ["Exported", "export", "is_inplace"]
+__all__ = ["Exported", "export", "footprint", "is_inplace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,3 +98,27 @@ def _writes_into_view(node: fx.Node) -> bool:
         readers += len(member.users) - len(views)
         waiting += views
     return family > 1 and readers > 1
+
+
+def footprint(graph: fx.Graph) -> int:
+    """Bytes of the values that are alive at once at most, for one batch of the exported size and one network.
+
+    Values without memory of their own count as if they had some.
+    """
+    uses = {node: len(node.users) for node in graph.nodes}
+    alive = most = 0
+    for node in graph.nodes:
+        alive += _num_bytes(node)
+        most = max(most, alive)
+        for argument in node.all_input_nodes:
+            uses[argument] -= 1
+            if uses[argument] == 0:
+                alive -= _num_bytes(argument)
+    return most
+
+
+def _num_bytes(node: fx.Node) -> int:
+    if node.op != "call_function":
+        return 0
+    values = pytree.tree_leaves(node.meta.get("val"))
+    return sum(math.prod(v.shape) * v.element_size() for v in values if isinstance(v, Tensor))

@@ -7,7 +7,6 @@ differ yet they share their values. Values are dropped after their last use.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from snp.exported import export, is_inplace
+from snp.exported import export, footprint, is_inplace
 from snp.inputs import example_of
 
 __all__ = ["Lockstep", "equal_batches"]
@@ -57,7 +56,7 @@ class Lockstep:
 
     def limit(self, num_bytes: int) -> int:
         """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
-        per_batch = 2 * _footprint(self.graph)
+        per_batch = 2 * footprint(self.graph)
         del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
         return sum(_num_samples(leaves) for leaves in self._inputs)
 
@@ -178,24 +177,3 @@ def equal_batches(batches: Sequence[Any], largest: int) -> list[Any]:
 
 def _num_samples(leaves: Sequence[Any]) -> int:
     return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-
-
-def _footprint(graph: fx.Graph) -> int:
-    """Bytes of the values that are alive at once at most, for one batch of the exported size and one network."""
-    uses = {node: len(node.users) for node in graph.nodes}
-    alive = most = 0
-    for node in graph.nodes:
-        alive += _num_bytes(node)
-        most = max(most, alive)
-        for argument in node.all_input_nodes:
-            uses[argument] -= 1
-            if uses[argument] == 0:
-                alive -= _num_bytes(argument)
-    return most
-
-
-def _num_bytes(node: fx.Node) -> int:
-    if node.op != "call_function":
-        return 0
-    values = pytree.tree_leaves(node.meta.get("val"))
-    return sum(math.prod(v.shape) * v.element_size() for v in values if isinstance(v, Tensor))

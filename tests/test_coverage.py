@@ -81,14 +81,17 @@ def test_table_counts_and_names(table: ModuleType, tmp_path: Path) -> None:
     results = {
         ("snp", "timm", "resnet"): {"family": "resnet", "status": "passed", "reason": ""} | facts,
         ("snp", "timm", "odd"): {"family": "odd", "status": "refused", "reason": "no | units"},
-        ("peer", "timm", "odd"): {"family": "odd", "status": "wrong", "reason": "audit"},
-    }
+        ("peer", "timm", "odd"): {"family": "odd", "status": "wrong", "reason": "audit", "builds": True, "runs": True,
+                                  "groups": 9, "audit_failed": ["one", "two"], "unaudited": 1},
+        ("peer", "timm", "resnet"): {"family": "resnet", "status": "refused", "reason": "took more than 60 s"},
+    }  # fmt: skip
     table.write_table(results, tmp_path / "coverage.md")
     text = (tmp_path / "coverage.md").read_text()
     assert "## timm: passed 1 refused 1 wrong 0 of 2" in text
     assert "| 4 of 5 |" in text
     assert "no \\| units" in text
-    assert "Right 0, fails 0, wrong 1 of 1." in text
+    assert "Passed 0, refused 1, wrong 1 of 2: 1 were looked at in time, the graph builds for 1, 1 run" in text
+    assert "2 of 9 groups, in 1 networks, fail the audit, 1 could not be cut in part." in text
 
 
 @pytest.mark.slow
