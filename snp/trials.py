@@ -28,8 +28,8 @@ from snp.surgery import masked_weights
 __all__ = ["Trials"]
 
 _SHARE = 4  # one calibration sample in so many is predicted, the others are fitted on
-_MOST_SAMPLES = 256
-_MOST_LOGITS = 2**25  # that are remembered; fewer samples where there are more
+_MOST_SAMPLES = 128
+_MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
 
 
 class Trials:

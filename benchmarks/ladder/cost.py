@@ -16,7 +16,7 @@ from torch import nn
 
 from ladder.results import Results
 from snp.activations import MomentCollector
-from snp.pruning import decide, problem_of, realise, sensitivity_of
+from snp.pruning import decide, prepare, realise, sensitivity_of
 from snp.settings import PruneSettings
 from snp.subject import subject_of
 
@@ -38,8 +38,8 @@ def seconds_of(model: nn.Module, batches: Batches, **options: Any) -> float:
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for images in inputs:
             subject.model(images)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else None
-    problem = problem_of(subject, collector.moments, sensitivity)
+    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+    subject, problem = prepare(subject, collector.moments, sensitivity, settings, inputs)
     realise(subject, problem, decide(subject, problem, settings).plan, settings, inputs)
     return time.perf_counter() - started
 

@@ -23,6 +23,7 @@ from snp.planners import Problem
 from snp.pruning import decide, problem_of, realise, sensitivity_of
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
+from snp.trials import Trials
 
 __all__ = ["MAKERS", "NO_BATCH_NORM", "Calibrated", "NotPossibleError", "made", "settings_of"]
 
@@ -53,6 +54,7 @@ class Calibrated:
         self.inputs = [images for images, _ in batches]
         self._problems: dict[tuple[Any, ...], tuple[Subject, Problem]] = {}
         self._sensitivity: dict[bool, dict[str, Tensor]] = {}
+        self._trials: dict[bool, Trials] = {}
         self._gradients: dict[str, dict[str, Tensor]] = {}
         self._made: dict[str, nn.Module] = {}
 
@@ -70,7 +72,12 @@ class Calibrated:
             return subject, problem
         if settings.streams not in self._sensitivity:
             self._sensitivity[settings.streams] = sensitivity_of(subject, self.inputs, settings)
-        return subject, replace(problem, sensitivity=self._sensitivity[settings.streams])
+        problem = replace(problem, sensitivity=self._sensitivity[settings.streams])
+        if not settings.needs_trials:
+            return subject, problem
+        if settings.streams not in self._trials:
+            self._trials[settings.streams] = Trials(subject, problem, self.inputs)
+        return subject, replace(problem, trial=self._trials[settings.streams])
 
     def gradients(self, criterion: str) -> dict[str, Tensor]:
         """What a criterion of Torch-Pruning looks at."""

@@ -53,7 +53,8 @@ class Table:
 _JOINT = {"calibration": "joint", "conv_gram": "channel"}
 _PATCH = {"calibration": "joint", "conv_gram": "patch"}
 _DELETE = {"reconstruct": False, **_JOINT}
-_BARE = {"intercept": False, "refit_all": False, "repair": False}
+_BARE = {"intercept": False, "refit_all": False, "repair": False, "rectify": False}
+_LINEAR = {"rectify": False}
 _ZCA = {"ordering": "zca", "cut": "variance"}
 
 _NETWORKS = ("resnet56", "efficientnet_lite0", "vit")
@@ -74,10 +75,12 @@ LADDER = Table(
         Rung("+ patch Gram matrices", {**_ZCA, **_PATCH}),
         Rung("+ layers in sequence", {**_ZCA, **_BARE}),
         Rung("+ intercept", {**_ZCA, **_BARE, "intercept": True}),
-        Rung("+ layers that lose nothing are fitted, too", {**_ZCA, "repair": False}),
-        Rung("+ repair of residual streams", _ZCA),
-        Rung("+ cut by output error and sensitivity", {"ordering": "zca", "cut": "output"}),
-        Rung("+ greedy output order: all defaults", _DEFAULT.settings, is_main=True),
+        Rung("+ layers that lose nothing are fitted, too", {**_ZCA, **_LINEAR, "repair": False}),
+        Rung("+ repair of residual streams", {**_ZCA, **_LINEAR}),
+        Rung("+ what a ReLU cuts off need not be right", _ZCA),
+        Rung("+ cut by output error and sensitivity", {"ordering": "zca", "cut": "output", "trials": False}),
+        Rung("+ greedy output order", {"trials": False}),
+        Rung("+ trial cuts: all defaults", _DEFAULT.settings, is_main=True),
         Rung("  the same, residual streams cut, too", {"streams": True}),
     ),
 )
@@ -101,7 +104,8 @@ ALLOCATION = Table(
         _DENSE,
         Rung("equal ratios", {"ordering": "output", "cut": "uniform"}),
         Rung("cumulative variance, one threshold", {"ordering": "output", "cut": "variance"}),
-        Rung("output error weighted by sensitivity (default)", _DEFAULT.settings, is_main=True),
+        Rung("output error weighted by sensitivity", {"trials": False}),
+        Rung("  the same, corrected by trial cuts (default)", _DEFAULT.settings, is_main=True),
         Rung("  the same, residual streams cut, too", {"streams": True}),
     ),
 )
