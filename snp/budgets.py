@@ -19,6 +19,7 @@ __all__ = ["TOLERANCE", "use_up"]
 
 # What is reached lies between the share asked for and this much less.
 TOLERANCE = 0.01
+_NO_DAMAGE = 1e-9  # avoided per share of the cost: units that do nothing
 _MOST_EXCHANGED = 5  # groups
 _MOST_COMBINATIONS = 4096
 
@@ -26,9 +27,10 @@ _MOST_COMBINATIONS = 4096
 def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
     """A selection that meets the budget to one percent of the dense network.
 
-    A level shared by all groups moves many units at once, in multiples of ``round_to``. Where that leaves more than one
-    percent unspent, groups are raised step by step, the one first that avoids most damage per cost; in single units
-    where rounded steps do not fit; and at last a group gives way to others. Other targets are left as they are.
+    A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
+    what that leaves is spent in such steps, the one first that avoids most damage per cost. Where more than one percent
+    is left unspent, groups are raised step by step in any case; in single units where rounded steps do not fit; and at
+    last a group gives way to others. Other targets are left as they are.
 
     Args:
         problem: knows costs.
@@ -47,6 +49,8 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
         problem.groups, [_damage(choice) for choice in selection.choices], lambda kept: cost(kept) / dense, value
     )
     kept = [choice.num_kept for choice in selection.choices]
+    if all(choice.damage is not None for choice in selection.choices):
+        kept = filler.filled(kept, settings.round_to, least=_NO_DAMAGE)
     for round_to in (settings.round_to, 1):
         if not filler.is_met(kept):
             kept = filler.filled(kept, round_to)
@@ -97,14 +101,14 @@ class _Filler:
         """All groups together."""
         return sum(float(damage[count]) for damage, count in zip(self.damages, kept, strict=True))
 
-    def filled(self, kept: Sequence[int], round_to: int) -> list[int]:
-        """Raise one group by one step as long as some step fits, the best damage per cost first."""
+    def filled(self, kept: Sequence[int], round_to: int, least: float = -math.inf) -> list[int]:
+        """Raise one group by one step as long as some step fits, the best damage per cost first, if above ``least``."""
         current = list(kept)
         while True:
             spent = self.share(current)
             steps = [self._step(current, number, spent, round_to) for number in range(len(current))]
             best = max((step for step in steps if step is not None), default=None)
-            if best is None:
+            if best is None or best[0] <= least:
                 return current
             current[best[2]] = best[3]
 

@@ -72,10 +72,32 @@ def test_budget_is_met_to_one_percent(
         assert [choice.order.tolist() for choice in met.choices] == [choice.order.tolist() for choice in chosen.choices]
 
 
+@pytest.mark.parametrize("network", ["cnn", "wide", "single"])
+def test_measured_damage_spends_what_is_left(problems: dict[str, Problem], network: str) -> None:
+    """No further step of any group that avoids damage fits, and none that was chosen is lost."""
+    problem = problems[network]
+    for value in (0.3, 0.41, 0.52, 0.6, 0.7, 0.8, 0.9):
+        settings = PruneSettings(target_macs=value, round_to=1)
+        chosen = planners.load("snp")(problem, settings)
+        met = use_up(problem, settings, chosen)
+        if share(problem, counts(chosen), "macs") < value - TOLERANCE:
+            continue  # groups may have given way to others
+        assert all(after >= before for after, before in zip(counts(met), counts(chosen), strict=True))
+        for number, (group, choice) in enumerate(zip(problem.groups, met.choices, strict=True)):
+            one_more = counts(met)
+            one_more[number] += group.num_partitions
+            if one_more[number] <= group.num_units:
+                assert choice.damage is not None
+                gain = float(choice.damage[choice.num_kept] - choice.damage[one_more[number]])
+                cost = share(problem, one_more, "macs") - share(problem, counts(met), "macs")
+                assert share(problem, one_more, "macs") > value or gain <= 1e-9 * cost
+
+
 def test_what_is_met_already_stays(problems: dict[str, Problem]) -> None:
     """Where the level alone comes within one percent, no group is touched; other targets are never touched."""
     problem = problems["cnn"]
-    for options in ({"target_macs": 0.6, "round_to": 1}, {"target_var": 0.9}, {"target_units": 0.3, "cut": "uniform"}):
+    variance = {"target_macs": 0.6, "round_to": 1, "cut": "variance"}
+    for options in (variance, {"target_var": 0.9}, {"target_units": 0.3, "cut": "uniform"}):
         settings = PruneSettings(**options)
         chosen = planners.load("snp")(problem, settings)
         if "target_macs" in options:
