@@ -115,12 +115,20 @@ class LayerFit:
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
-        bounds = (tail.low, tail.high)
-        return fitted_behind_rectifier(problem, lambda: self._output_rows(tail, number, block), scale, bounds, reduce)
 
-    def _output_rows(self, tail: Tail | None, number: int, block: Block) -> Iterable[Rows]:
-        values = zip(self.lockstep.current[self._source], self.lockstep.dense_values(self.node), strict=True)
-        for batch, (inputs, dense) in enumerate(values):
+        def some(part: int, num_parts: int) -> Iterable[Rows]:
+            return self._output_rows(tail, number, block, part, num_parts)
+
+        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), reduce)
+
+    def _output_rows(
+        self, tail: Tail | None, number: int, block: Block, part: int = 0, num_parts: int = 1
+    ) -> Iterable[Rows]:
+        """Rows of every batch, or of one part of the batches where there are enough of them."""
+        current, outputs = self.lockstep.current[self._source], self.lockstep.dense_values(self.node)
+        num_parts = num_parts if len(current) >= num_parts else 1
+        for batch in range(part % num_parts, len(current), num_parts):
+            inputs, dense = current[batch], outputs[batch]
             wanted, rectified = dense, None
             if tail is not None:
                 wanted = dense + tail.missing(self.lockstep, batch)

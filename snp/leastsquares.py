@@ -80,30 +80,42 @@ def fitted(
 
 def fitted_behind_rectifier(
     problem: LeastSquares,
-    batches: Callable[[], Iterable[Rows]],
+    batches: Callable[[int, int], Iterable[Rows]],
     scale_O: Tensor,
     bounds: tuple[float, float],
     reduce: Reduce,
 ) -> tuple[Tensor, Tensor]:
     """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
 
+    Every round looks at another part of the batches: how far targets move is a mean over many samples, and all rounds
+    together cost one more pass.
+
     Args:
         problem: its solution is the start.
-        batches: the rows once more, in every round.
+        batches: (number of a part, number of parts) -> the rows of that part once more; all rows where there are
+            fewer batches than parts.
         scale_O: of the affine map in front of the rectifier, shape [O].
         bounds: of the rectifier.
         reduce: adds a tensor up over processes.
     """
     weight, shift = problem.solution()
-    for _ in range(_ROUNDS):
+    for part in range(_ROUNDS):
         cross, total = torch.zeros_like(problem.moments.cross), torch.zeros_like(problem.moments.target)
-        for rows in batches():
+        count = 0
+        for rows in batches(part, _ROUNDS):
             assert rows.dense is not None
             predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
-            target = rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds)
-            cross += (target.T @ rows.inputs).double()
-            total += target.sum(dim=0).double()
-        moments = replace(problem.moments, cross=reduce(cross), target=reduce(total))
+            moved = rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
+            cross += (moved.T @ rows.inputs).double()
+            total += moved.sum(dim=0).double()
+            count += len(moved)
+        seen = float(reduce(torch.tensor(float(count), dtype=torch.float64)))
+        factor = problem.moments.inputs.count / max(seen, 1.0)
+        moments = replace(
+            problem.moments,
+            cross=problem.moments.cross + factor * reduce(cross),
+            target=problem.moments.target + factor * reduce(total),
+        )
         weight, shift = replace(problem, moments=moments).solution()
     return weight, shift
 
