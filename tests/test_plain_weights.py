@@ -116,6 +116,18 @@ def test_standardised_units_can_be_cut(kind: Any) -> None:
     assert confirm(plain, found.groups, batch)[1] == {}
 
 
+def test_standardised_groups_are_listed() -> None:
+    """A list of what could be cut, before anything is, shows them as well, and the network is left alone."""
+    model = network(ScaledStdConv2d)
+    found = snp.inspect(model, images(2), ignore=("head",))
+    assert [(group.name, group.num_units, group.frozen is None) for group in found.groups] == [
+        ("first", 12, True),
+        ("deep", 24, True),
+        ("last", 8, False),
+    ]
+    assert type(model.first) is ScaledStdConv2d
+
+
 @pytest.mark.parametrize("calibration", ["joint", "sequential"])
 @pytest.mark.parametrize("kind", STANDARDISED)
 def test_standardised_network_is_cut_and_comes_back(kind: Any, calibration: str, tmp_path: Path) -> None:
