@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
+from snp.latency_table import LatencyTable
 from snp.runfolder import say
 from snp.subject import Subject
 from snp.training_recipe import TrainingRecipe
@@ -74,6 +78,26 @@ class Cache:
         metadata = {name: str(value) for name, value in facts.items()} | {"fingerprint": mark}
         rank_zero_only(write_moments)(moments, path, metadata)
         return moments, {**facts, "reused": False}
+
+    def latency(self, subject: Subject, batch: int, threads: int, measure: Callable[[], LatencyTable]) -> LatencyTable:
+        """Layer times measured before on this machine, else measured now and kept in ``latency.json``."""
+        path = self.folder / "latency.json"
+        sizes = [(group.name, group.num_units) for group in subject.groups]
+        mark = fingerprint(
+            subject.model, sizes, batch, threads, torch.__version__, platform.node(), platform.processor()
+        )
+        try:
+            kept = json.loads(path.read_text()) if path.is_file() else {}
+            if kept.get("fingerprint") == mark:
+                say(f"the layer times of an earlier run are used: {path}")
+                return LatencyTable.from_json(kept["table"])
+        except (ValueError, KeyError):
+            say(f"{path} is damaged: layers are timed anew")
+        table = measure()
+        partial = path.with_name("latency.json.partial")
+        partial.write_text(json.dumps({"fingerprint": mark, "table": table.to_json()}))
+        partial.replace(path)
+        return table
 
     def _facts(self) -> tuple[object, ...]:
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}

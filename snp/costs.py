@@ -1,25 +1,38 @@
-"""What will the network cost once units are cut?  Exact counts from shapes, without building it."""
+"""What will the network cost once units are cut?  Counts from shapes, and times from a table, without building it."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph
+from snp.latency_table import LatencyTable
 from snp.units import UnitGroup
 
 __all__ = ["CostModel"]
 
 
 class CostModel:
-    """Multiply-accumulates per sample and parameters as functions of the kept units per group."""
+    """Multiply-accumulates per sample, parameters and latency as functions of the kept units per group.
 
-    def __init__(self, model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup]) -> None:
+    Attributes:
+        table: measured layer times; None where no one asks for latency.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: CouplingGraph,
+        groups: Sequence[UnitGroup],
+        table: LatencyTable | None = None,
+    ) -> None:
+        self.table = table
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._embeddings = graph.embeddings
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
@@ -47,11 +60,14 @@ class CostModel:
             total += size - left * kept[share.group] // num_units
         return total
 
-    def _num_elements(self, name: str, kept: Sequence[int]) -> int:
+    def _shape(self, name: str, kept: Sequence[int]) -> list[int]:
         shape = list(self._shapes[name])
         for dim, owners in self._owned.get(name, {}).items():
             shape[dim] -= self._num_removed(owners, kept)
-        return math.prod(shape)
+        return shape
+
+    def _num_elements(self, name: str, kept: Sequence[int]) -> int:
+        return math.prod(self._shape(name, kept))
 
     def macs(self, kept: Sequence[int]) -> int:
         """Multiply-accumulates per sample with that many units kept in each group."""
@@ -71,8 +87,56 @@ class CostModel:
         """The same without tables that are looked up and heads tied to them: the layers of a language model."""
         return sum(self._num_elements(name, kept) for name in self._shapes if name not in self._embeddings)
 
-    def of_target(self, target: str, count_embeddings: bool) -> Callable[[Sequence[int]], int]:
-        """What a budget of that name (``"macs"`` or ``"params"``) counts."""
+    @property
+    def resized_weights(self) -> dict[str, tuple[int, ...]]:
+        """Weights of layers whose sizes a cut changes -> which of their first two dimensions it changes."""
+        names = (name for name in self._positions if name in self._shapes and name in self._owned)
+        return {name: tuple(dim for dim in (0, 1) if dim in self._owned[name]) for name in names}
+
+    def sizes(self, kept: Sequence[int], names: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """First two sizes of weights with that many units kept in each group."""
+        shapes = {name: self._shape(name, kept) for name in names}
+        return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+
+    def activations(self, kept: Sequence[int]) -> int:
+        """Outputs of all layers per sample."""
+        weights = (name for name in self._positions if name in self._shapes)
+        return sum(self._positions[name] * self._shape(name, kept)[0] for name in weights)
+
+    def latency(self, kept: Sequence[int]) -> float:
+        """Milliseconds of a pass by the table of layer times."""
+        assert self.table is not None, "whoever asks for latency gives the table"
+        activations = self.activations(kept) / self.activations(self.dense)
+        return self.table.total_ms(self.sizes(kept, self.table.layers), activations)
+
+    def with_table(self, table: LatencyTable) -> CostModel:
+        """The same counts with another table of layer times."""
+        other = copy.copy(self)
+        other.table = table
+        return other
+
+    def predicted(self, kept: Sequence[int], by_layers: CostModel) -> dict[str, float]:
+        """What the plan says of a latency budget; nothing where no times were measured.
+
+        Args:
+            kept: units per group.
+            by_layers: the costs before a cut network was timed; what they predict goes in as ``layers_share``.
+        """
+        if self.table is None:
+            return {}
+        dense_ms, pruned_ms = self.latency(self.dense), self.latency(kept)
+        return {
+            "batch": self.table.batch,
+            "threads": self.table.threads,
+            "predicted_ms": pruned_ms,
+            "predicted_share": pruned_ms / dense_ms,
+            "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),
+        }
+
+    def of_target(self, target: str, count_embeddings: bool) -> Callable[[Sequence[int]], float]:
+        """What a budget of that name (``"macs"``, ``"params"`` or ``"latency"``) counts."""
+        if target == "latency":
+            return self.latency
         if target == "params":
             return self.params if count_embeddings else self.params_outside_embeddings
         return self.macs

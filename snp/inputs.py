@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["call", "example_of", "first_samples", "first_tensor", "inputs_of", "num_samples", "to_device"]
+__all__ = ["call", "example_of", "first_samples", "first_tensor", "inputs_of", "num_samples", "repeated", "to_device"]
 
 
 def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -80,3 +80,12 @@ def first_samples(batch: Any, count: int) -> Any:
     if args:
         return args[0][:count]
     return {key: value[:count] if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+
+
+def repeated(batch: Any, count: int) -> Any:
+    """The inputs of a batch (no labels), its samples repeated in order up to ``count``."""
+    args, kwargs = example_of(batch)
+    order = torch.arange(count) % num_samples(batch)
+    if args:
+        return args[0][order.to(args[0].device)]
+    return {key: value[order.to(value.device)] if isinstance(value, Tensor) else value for key, value in kwargs.items()}

@@ -16,6 +16,7 @@ from snp import inspection
 from snp.activations import MomentCollector
 from snp.core.gram import Moments
 from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
+from snp.latency import measure_table, measured_share
 from snp.plainweights import with_plain_weights
 from snp.plan import PruningPlan
 from snp.planners import Selection
@@ -79,10 +80,17 @@ def prune(
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], iterator), device, keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
-    subject, problem = prepare(subject, moments, sensitivity, settings, inputs)
+    example, table = to_device(inputs_of(first), device), None
+    timed = settings.latency_batch, settings.latency_threads
+    if settings.target[0] == "latency":
+        table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+    subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
-    return PruneResult(result.model.train(model.training), decision.plan, decision.selection, result.check)
+    plan = decision.plan
+    if table is not None:
+        plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
+    return PruneResult(result.model.train(model.training), plan, decision.selection, result.check)
 
 
 def inspect(

@@ -12,6 +12,7 @@ from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.runfolder import is_first_process
+from snp.speed import compare_speed, latency_table
 from snp.stages import Run
 from snp.subject import survey
 from snp.tracking import close_loggers, log_results, quiet_libraries
@@ -37,9 +38,11 @@ def run(**settings: Any) -> dict[str, Any]:
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
     inputs = job.inputs_again(subject)
-    subject, problem = prepare(subject, moments, job.sensitivity(subject, inputs), job.prune, inputs)
+    sensitivity = job.sensitivity(subject, inputs)
+    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, latency_table(job, subject))
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
+    compare_speed(job, subject, small)
     job.fine_tune(small)
     leave()
     _report(job)

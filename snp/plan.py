@@ -52,6 +52,7 @@ class PruningPlan:
         settings: what was asked for (ordering, cut, target, level found, seed, samples, ...), JSON values.
         macs: ``{"dense": n, "pruned": n}``, multiply-accumulates per sample.
         params: ``{"dense": n, "pruned": n}``.
+        latency: for a latency budget: batch, threads, milliseconds and shares, predicted and measured; else empty.
         frozen: weight name -> why its units could not be cut.
         recipe: how to build the dense model again (``snp.models.build(**recipe)``), or None.
         versions: library name -> version.
@@ -62,6 +63,7 @@ class PruningPlan:
     settings: dict[str, Any] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
     params: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -84,6 +86,10 @@ class PruningPlan:
         """The same plan that knows how to build its dense model."""
         return replace(self, recipe=recipe)
 
+    def with_latency(self, measured: dict[str, float]) -> PruningPlan:
+        """The same plan with measured times beside the predicted ones."""
+        return replace(self, latency=self.latency | measured)
+
     def to_json(self) -> str:
         """Text of ``plan.json``: one line per list of numbers."""
         plain = {
@@ -93,6 +99,7 @@ class PruningPlan:
             "versions": self.versions,
             "macs": self.macs,
             "params": self.params,
+            "latency": self.latency,
             "groups": [_group_to_json(decision) for decision in self.groups],
             "attention": [layer.to_json() for layer in self.attention],
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
@@ -116,6 +123,7 @@ class PruningPlan:
                 groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
                 attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
+                latency=plain.get("latency", {}),  # plans of earlier versions know none
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

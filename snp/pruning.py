@@ -17,6 +17,8 @@ from snp.core.gram import Moments
 from snp.costs import CostModel
 from snp.folding import folded_weights, kept_columns
 from snp.graph.readers import other_readers, readers_of
+from snp.latency_check import checked_by_clock
+from snp.latency_table import LatencyTable
 from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, LogitStatistics, Problem, Selection
@@ -60,6 +62,7 @@ def problem_of(
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor] | None = None,
     logits: Mapping[str, LogitStatistics] | None = None,
+    table: LatencyTable | None = None,
 ) -> Problem:
     """What planners look at, in main memory.
 
@@ -71,7 +74,7 @@ def problem_of(
     for name, reader in subject.readers.items():
         if name not in moments or moments[name].count == 0:
             raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
-    costs = CostModel(subject.model, subject.graph, subject.groups)
+    costs = CostModel(subject.model, subject.graph, subject.groups, table)
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
@@ -84,6 +87,7 @@ def prepare(
     sensitivity: Mapping[str, Tensor],
     settings: PruneSettings,
     inputs: Sequence[Any] = (),
+    table: LatencyTable | None = None,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
@@ -95,16 +99,17 @@ def prepare(
         sensitivity: from :func:`sensitivity_of`; may be empty.
         settings: of the prune.
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
+        table: layer times, for a latency budget.
     """
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, problem_of(subject, moments, sensitivity)
+        return subject, problem_of(subject, moments, sensitivity, table=table)
     turned = in_head_bases(
         subject,
         {name: entry.cpu() for name, entry in moments.items()},
         {name: matrix.cpu() for name, matrix in sensitivity.items()},
         rotate=settings.reconstruct,
     )
-    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits)
+    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
         problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
     return turned.subject, problem
@@ -132,6 +137,9 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         **provenance: JSON values that the plan keeps beside the settings (``samples``, ...).
     """
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
+    by_layers = problem.costs
+    if settings.target[0] == "latency":
+        problem, selection = checked_by_clock(subject, problem, settings, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
@@ -141,6 +149,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         settings.to_json() | {"level": selection.level, **provenance},
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
+        latency=costs.predicted(kept, by_layers),
         frozen=subject.frozen,
         versions=_versions(),
         attention=subject.graph.attention,

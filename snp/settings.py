@@ -18,8 +18,8 @@ _CHOICES = {
     "attention": ("free", "equal"),
 }
 _STRUCTURES = ("ffn", "vo", "qk", "heads")
-_TARGETS = ("target_var", "target_units", "target_macs", "target_params")
-BUDGETS = ("macs", "params")
+_TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
+BUDGETS = ("macs", "params", "latency")
 _CUT_OF_TARGET = {"target_var": "variance", "target_units": "uniform"}
 
 
@@ -34,6 +34,10 @@ class PruneSettings:
         target_params: share of the dense network's parameters that is left, in (0, 1]; see ``count_embeddings``.
         count_embeddings: ``target_params`` counts tables that are looked up (token and position embeddings) and heads
             tied to them, too; without, it is a share of the other parameters, as usual for language models.
+        target_latency: share of the time of the dense network's forward pass that is left, in (0, 1], by a table of
+            layer times measured on this machine.
+        latency_batch: samples per pass where passes are timed, for a plan or against each other, at least 1.
+        latency_threads: CPU threads of these passes, at least 1.
         planner: name of a file in ``snp/planners``.
         ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
             variance cut and ``output`` elsewhere.
@@ -69,6 +73,9 @@ class PruneSettings:
     target_units: float | None = None
     target_macs: float | None = None
     target_params: float | None = None
+    target_latency: float | None = None
+    latency_batch: int = 8
+    latency_threads: int = 1
     count_embeddings: bool = False
     planner: str = "snp"
     ordering: str = "auto"
@@ -99,7 +106,7 @@ class PruneSettings:
             raise ValueError(f"prune.ridge must be a number of at least 0 or null, found {self.ridge!r}")
         if not _is_number(self.memory_gib) or self.memory_gib <= 0:
             raise ValueError(f"prune.memory_gib must be a number above 0, found {self.memory_gib!r}")
-        for name, least in (("round_to", 1), ("seed", 0)):
+        for name, least in (("round_to", 1), ("seed", 0), ("latency_batch", 1), ("latency_threads", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
                 raise ValueError(f"prune.{name} must be a whole number of at least {least}, found {value!r}")

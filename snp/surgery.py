@@ -15,7 +15,7 @@ from snp.heads import AttentionLayer
 from snp.plan import PruningPlan
 from snp.units import Slice, module_of
 
-__all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
+__all__ = ["cut", "masked_weights", "refresh", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -119,7 +119,7 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
         if id(tensor) in replaced:
             _put(small, name, replaced[id(tensor)])
     for module_name in {module_of(name) for name in tensors}:
-        _refresh(small.get_submodule(module_name))
+        refresh(small.get_submodule(module_name))
     for layer in plan.attention:
         _resize_heads(small, layer, plan)
     return small
@@ -180,7 +180,7 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
         setattr(module, leaf, value)
 
 
-def _refresh(module: nn.Module) -> None:
+def refresh(module: nn.Module) -> None:
     """Bring the sizes that a module keeps beside its tensors in line with them."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):

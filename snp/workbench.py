@@ -151,6 +151,9 @@ class Workbench:
             "latency_iqr_ms": timing.iqr_ms,
             "latency_batch": timing.batch_size,
             "latency_threads": timing.num_threads,
+            "latency_passes": timing.num_passes,
+            "latency_warmup": timing.num_warmup,
+            "samples_per_s": timing.samples_per_s,
         }
         self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
         say(f"{stage}: {self._task.headline.format(**scores)}, {numbers['macs'] / 1e6:.1f} M MACs")

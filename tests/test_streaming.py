@@ -68,6 +68,8 @@ def test_what_needs_more_than_moments_is_refused() -> None:
     """The defaults are sequential, and say so."""
     with pytest.raises(ValueError, match="calibration='joint'"):
         prune_streamed(transformer("opt"), token_batches(), target_params=0.8)
+    with pytest.raises(ValueError, match=r"prune\.target_latency"):
+        prune_streamed(transformer("opt"), token_batches(), target_latency=0.8, **JOINT)
 
 
 def test_a_network_without_blocks_is_refused() -> None:

@@ -80,10 +80,18 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Choices for all groups and the level that gave them."""
+    """Choices for all groups and the level that gave them.
+
+    Attributes:
+        choices: one per group.
+        level: of the cut.
+        num_kept: units of a group at any level, by (group, level), before rounding: for a budget whose costs are known
+            better once a choice has been measured; None where the planner has no level.
+    """
 
     choices: tuple[Choice, ...]
     level: float
+    num_kept: Callable[[int, float], int] | None = None
 
 
 Planner = Callable[[Problem, PruneSettings], Selection]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from snp.core.budget import BudgetError, bisect_level
-from snp.planners import Problem
+from snp.planners import Problem, Selection
 from snp.settings import PruneSettings
 
-__all__ = ["kept_at_level", "level_for", "rounded"]
+__all__ = ["kept_at_level", "level_for", "moved", "rounded"]
 
 
 def rounded(num_kept: int, num_units: int, round_to: int, num_partitions: int = 1) -> int:
@@ -53,3 +54,16 @@ def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int
             f"of the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
             "shorten prune.ignore."
         ) from error
+
+
+def moved(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
+    """The same orders at the level that meets the target by the costs of this problem.
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    assert selection.num_kept is not None, "only a selection by level can be moved"
+    level = level_for(problem, settings, selection.num_kept)
+    kept = kept_at_level(problem, settings, selection.num_kept, level)
+    choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
+    return replace(selection, choices=tuple(choices), level=level)

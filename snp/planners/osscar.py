@@ -35,7 +35,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     level = level_for(problem, settings, num_kept)
     kept = kept_at_level(problem, settings, num_kept, level)
     orders = [_order(problem, group, count) for group, count in zip(problem.groups, kept, strict=True)]
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level)
+    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
 
 
 def _order(problem: Problem, group: UnitGroup, num_kept: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -38,23 +39,23 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
             damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.sensitivity
     if damages and problem.trial is not None and settings.target[0] in BUDGETS:
         damages = _tried(problem, settings, orders, variances, damages)
-    kept, level = _kept(problem, settings, variances, damages)
+    kept, level, num_kept = _kept(problem, settings, variances, damages)
     measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
     choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
-    return Selection(tuple(choices), level)
+    return Selection(tuple(choices), level, num_kept)
 
 
 def _kept(
     problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]
-) -> tuple[list[int], float]:
-    """Kept units per group, and the level that meets the target."""
+) -> tuple[list[int], float, Callable[[int, float], int]]:
+    """Kept units per group, the level that meets the target, and what any level keeps of a group."""
     cut, curves = cuts.load(settings.cut_name), _curves(problem, settings, variances, damages)
 
     def num_kept(group: int, level: float) -> int:
         return cut(curves[group], level)
 
     level = level_for(problem, settings, num_kept)
-    return kept_at_level(problem, settings, num_kept, level), level
+    return kept_at_level(problem, settings, num_kept, level), level, num_kept
 
 
 def _tried(
@@ -69,7 +70,7 @@ def _tried(
     measured: list[dict[int, float]] = [{} for _ in orders]
     found = damages
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        kept, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
+        kept, _, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
         for number, count in enumerate(kept):
             if count < len(orders[number]) and count not in measured[number]:
                 measured[number][count] = problem.trial(number, orders[number][:count])
@@ -86,7 +87,12 @@ def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], 
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
     # Of partitioned groups one unit of every partition goes: less is no whole number of kernel columns.
-    steps = [group.num_partitions for group in problem.groups]
+    # Single units hardly show in measured times, so there it is half of a group.
+    parts = 2 if settings.target[0] == "latency" else 1
+    steps = [
+        group.num_partitions * max(1, (parts - 1) * (group.num_units // (2 * group.num_partitions)))
+        for group in problem.groups
+    ]
     fewer = ([n - steps[i] * (i == j) for j, n in enumerate(dense)] for i in range(len(dense)))
     unit = [(whole - cost(kept)) / step for kept, step in zip(fewer, steps, strict=True)]
     all_units = sum(count * size for count, size in zip(dense, unit, strict=True)) or 1

@@ -41,4 +41,4 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
 
     level = level_for(problem, settings, num_kept)
     kept = kept_at_level(problem, settings, num_kept, level)
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level)
+    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.utils.benchmark
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-MIN_BLOCKS = 5
+from snp.timing import NUM_WARMUP, time_in_turns
+
+MIN_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,21 @@ class Latency:
         iqr_ms: Spread: distance between the quartiles, milliseconds, 0 or more.
         num_threads: CPU threads used inside operations.
         batch_size: Samples per pass.
+        num_passes: Passes that were measured.
+        num_warmup: Passes before them that do not count.
     """
 
     median_ms: float
     iqr_ms: float
     num_threads: int
     batch_size: int
+    num_passes: int
+    num_warmup: int
+
+    @property
+    def samples_per_s(self) -> float:
+        """Throughput: samples of a batch over the median time of its pass."""
+        return 1e3 * self.batch_size / self.median_ms
 
     @property
     def is_noisy(self) -> bool:
@@ -103,17 +113,16 @@ def latency(model: nn.Module, example: Tensor, *, num_threads: int = 1, min_run_
         found = f"{num_threads} and {min_run_time_s}"
         raise ValueError(f"num_threads must be at least 1 and min_run_time_s above 0, found {found}.")
     with _evaluating(model):
-        timer = torch.utils.benchmark.Timer(
-            "model(example)", globals={"model": model, "example": example}, num_threads=num_threads
-        )
-        measured = timer.blocked_autorange(min_run_time=min_run_time_s)
-        times = list(measured.times)
-        # One or two long blocks have no spread: add shorter ones.
-        while len(times) < MIN_BLOCKS:
-            times += timer.timeit(max(measured.number_per_run // 10, 1)).times
+        times = time_in_turns(
+            {"pass": lambda: model(example)},
+            num_threads=num_threads,
+            min_rounds=MIN_PASSES,
+            min_seconds=min_run_time_s,
+            device=example.device,
+        )["pass"].wall
     quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     low, median, high = (1e3 * torch.tensor(times, dtype=torch.float64).quantile(quartiles)).tolist()
-    return Latency(median, high - low, num_threads, len(example))
+    return Latency(median, high - low, num_threads, len(example), len(times), NUM_WARMUP)
 
 
 def _require_samples(example: Tensor) -> None:

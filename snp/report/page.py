@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.figures import cumulative_variance, kept_units
+from snp.report.speed import in_turns, latency_note
 from snp.report.stages import (
     SCORE_WORDS,
-    STAGES,
     comparison_rows,
     format_seconds,
     number,
@@ -125,7 +125,15 @@ def _comparison(metrics: Mapping[str, Any]) -> list[str]:
         return ["Nothing was measured in this run."]
     table = _table(["", *(stage.name for stage in stages)], comparison_rows(stages))
     note = "One MAC is two FLOPs. Percentages compare with the dense network."
-    return ["## Dense, pruned, fine-tuned", "", *table, "", note + _latency_note(metrics), *_texts(metrics)]
+    return [
+        "## Dense, pruned, fine-tuned",
+        "",
+        *table,
+        "",
+        note + latency_note(metrics),
+        *in_turns(metrics),
+        *_texts(metrics),
+    ]
 
 
 def _texts(metrics: Mapping[str, Any]) -> list[str]:
@@ -133,17 +141,6 @@ def _texts(metrics: Mapping[str, Any]) -> list[str]:
     titles = {"calibration/text": "calibrated on", "test/text": "perplexity on", "test/second_text": "second text"}
     named = [f"{title} `{metrics[name]}`" for name, title in titles.items() if metrics.get(name)]
     return ["", f"Texts: {', '.join(named)}."] if named else []
-
-
-def _latency_note(metrics: Mapping[str, Any]) -> str:
-    """Say how the latency was measured and how far it scatters, as far as the run recorded it."""
-    batch, threads = (number(metrics, f"dense/latency_{name}") for name in ("batch", "threads"))
-    if batch is None or threads is None:
-        return ""
-    note = f" Latency is the median time of one pass over a batch of {batch:.0f} (CPU threads: {threads:.0f})"
-    spreads = [(name, number(metrics, f"{name}/latency_iqr_ms")) for name in STAGES]
-    measured = [f"{spread:.2g} ms ({name})" for name, spread in spreads if spread is not None]
-    return f"{note}; its quartiles lie {', '.join(measured)} apart." if measured else f"{note}."
 
 
 def _groups(plan: Mapping[str, Any], figures: Mapping[str, list[str]]) -> list[str]:

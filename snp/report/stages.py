@@ -17,6 +17,7 @@ MEASURES = {
     "macs": "MACs",
     "params": "Parameters",
     "latency_ms": "Latency (ms)",
+    "samples_per_s": "Throughput (samples/s)",
 }
 
 
@@ -37,6 +38,7 @@ class Stage:
         macs: Multiply-accumulates per sample.
         params: Number of parameters.
         latency_ms: Median time of a forward pass, milliseconds.
+        samples_per_s: Throughput of passes of that time.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Stage:
     macs: float | None
     params: float | None
     latency_ms: float | None
+    samples_per_s: float | None
 
 
 def read_stages(metrics: Mapping[str, Any]) -> list[Stage]:
