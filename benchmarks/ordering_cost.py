@@ -55,7 +55,7 @@ def row_of(num_units: int, samples_per_unit: float) -> list[str]:
     kept = torch.arange(0, num_units, 2)
     product = seconds(lambda: samples.T @ samples)
     gram = samples.T @ samples
-    factor = low_rank_factor(gram, num_units // 2)
+    factor = low_rank_factor(gram, num_units * 5 // 8)
     measured = [
         product,
         seconds(lambda: torch.linalg.eigh(gram)),
@@ -64,7 +64,9 @@ def row_of(num_units: int, samples_per_unit: float) -> list[str]:
         seconds(lambda: transfer(gram, kept)),
     ]
     rank = "full" if factor is None else str(factor.shape[1])
-    return [f"{num_units:,}", f"{samples_per_unit:g}", rank, *(f"{value:.2f}" for value in measured)]
+    row = [f"{num_units:,}", f"{samples_per_unit:g}", rank, *(f"{value:.2f}" for value in measured)]
+    print(*row, sep="  ", flush=True)
+    return row
 
 
 def iteration_rows(num_units: int) -> list[list[str]]:

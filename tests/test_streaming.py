@@ -87,3 +87,12 @@ def test_the_model_comes_back_as_it_was() -> None:
     assert result.model.training
     assert isinstance(result.model, nn.Module)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_weights_that_lose_nothing_are_not_in_memory_twice() -> None:
+    """Embeddings, norms and attention are the dense network's own tensors; what was cut or fitted is not."""
+    model = transformer("opt")
+    small = dict(prune_streamed(model, token_batches(), target_params=0.8, **JOINT).model.named_parameters())
+    for name, tensor in model.named_parameters():
+        shares = small[name].data_ptr() == tensor.data_ptr()
+        assert shares == (name.split(".")[-2] not in ("fc1", "fc2") or name.endswith("fc2.bias")), name
