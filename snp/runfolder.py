@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,12 @@ class RunFolder:
         partial = self.path / "metrics.json.partial"
         partial.write_text(json.dumps(self.metrics, indent=1) + "\n")
         partial.replace(self.path / "metrics.json")
+
+    @rank_zero_only
+    def write_data(self, settings: Mapping[str, Any], format: Mapping[str, Any], seed: int) -> None:
+        """Write ``data.json``: which samples the run saw, and in which form its network wants them (for exports)."""
+        text = json.dumps({"settings": dict(settings), "format": dict(format), "seed": seed}, indent=1)
+        (self.path / "data.json").write_text(text + "\n")
 
     @rank_zero_only
     def write_variance(self, groups: Sequence[UnitGroup], selection: Selection) -> None:

@@ -167,6 +167,7 @@ class Run:
         self.folder.begin_results()
         plan = decision.plan.with_recipe(prepared.recipe)
         plan.save(self.folder.path / "plan.json")
+        self.folder.write_data(self.config["data"], prepared.format, self.seed)
         self.folder.write_variance(subject.groups, decision.selection)
         return plan.to_json()
 

@@ -1,0 +1,151 @@
+"""How is a network written as a file that runs without its Python code, and is it still the same function?"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["INPUT_NAME", "TOLERANCE", "export_onnx", "export_program", "largest_difference", "require_packages"]
+
+TOLERANCE = 1e-4  # largest difference of an output over the largest output
+INPUT_NAME = "input"
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def require_packages() -> None:
+    """Raise a ValueError that says what to install where a package is missing."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"export needs {', '.join(missing)}: pip install 'snp[export]'")
+
+
+def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.export.ExportedProgram:
+    """Write a ``torch.export`` program (``.pt2``) with a free batch size, and check what it computes.
+
+    Args:
+        model: in evaluation mode, on the CPU; takes one tensor.
+        example: inputs, shape [N, ...], N >= 2.
+        path: of the file.
+
+    Returns:
+        The program.
+
+    Raises:
+        ValueError: the network cannot be exported, or the program read back computes something else.
+    """
+    require_batch(model, example)
+    with _refusal(model, "torch.export"), _quiet(), torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.export.save(program, path)
+        again = torch.export.load(path)
+    _require_same(model, lambda inputs: first_output(again.module()(inputs)), example, path)
+    return program
+
+
+def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
+    """Write an ONNX file with a free batch size and compare it with the network in ONNX Runtime.
+
+    Args:
+        model: in evaluation mode, on the CPU; takes one tensor.
+        example: inputs, shape [N, ...], N >= 2.
+        path: of the file.
+
+    Returns:
+        The largest difference of an output over the largest output of the network, at most :data:`TOLERANCE`.
+
+    Raises:
+        ValueError: packages are missing, the network cannot be exported, or ONNX Runtime computes something else.
+    """
+    require_packages()
+    require_batch(model, example)
+    with _refusal(model, "ONNX export"), _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT_NAME],
+            output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim.AUTO},),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path)
+    return _require_same(model, session_of(path), example, path)
+
+
+def session_of(path: Path, num_threads: int = 1) -> Any:
+    """A function from inputs to the first output, by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+
+
+def largest_difference(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference over the largest wanted value, 0 or more."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+
+def first_output(outputs: Any) -> Tensor:
+    """The first tensor of what a network gives."""
+    while not isinstance(outputs, Tensor):
+        outputs = next(iter(outputs.values())) if hasattr(outputs, "values") else outputs[0]
+    return outputs
+
+
+def require_batch(model: nn.Module, example: Tensor) -> None:
+    """Refuse an example from which a free batch size cannot be told, and a model that trains."""
+    if example.ndim < 1 or len(example) < 2:
+        raise ValueError(f"example must hold at least 2 samples, found shape {tuple(example.shape)}")
+    if model.training:
+        raise ValueError("model is in training mode: call model.eval() before the export")
+
+
+def _require_same(model: nn.Module, run: Any, example: Tensor, path: Path) -> float:
+    """The difference on the example, and on a smaller batch."""
+    worst = 0.0
+    for inputs in (example, example[:1]):
+        with torch.no_grad():
+            worst = max(worst, largest_difference(run(inputs), first_output(model(inputs))))
+    if not worst <= TOLERANCE:
+        raise ValueError(
+            f"{path.name} computes something else than {type(model).__name__}: outputs differ by {worst:.1e}"
+        )
+    return worst
+
+
+@contextmanager
+def _refusal(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn whatever an exporter raises into one sentence; the cause stays attached."""
+    try:
+        yield
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{what} of {type(model).__name__} failed: {first.strip()}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' own chatter on standard error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
