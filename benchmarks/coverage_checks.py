@@ -20,7 +20,8 @@ from snp.audit import audit, control, outputs
 from snp.costs import CostModel
 from snp.graph.readers import readers_of
 from snp.inputs import call
-from snp.pruning import decide, problem_of, realise
+from snp.pruning import decide, problem_of
+from snp.realisation import realise
 from snp.report.measure import macs
 from snp.selfcheck import SelfCheckError
 from snp.settings import PruneSettings

@@ -25,7 +25,8 @@ from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.models import huggingface
 from snp.plan import PruningPlan
-from snp.pruning import decide, prepare, realise, sensitivity_of
+from snp.pruning import decide, prepare, sensitivity_of
+from snp.realisation import realise
 from snp.scores import IGNORED
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of

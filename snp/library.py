@@ -20,7 +20,8 @@ from snp.latency import measure_table, measured_share
 from snp.plainweights import with_plain_weights
 from snp.plan import PruningPlan
 from snp.planners import Selection
-from snp.pruning import decide, prepare, realise, sensitivity_of
+from snp.pruning import decide, prepare, sensitivity_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
 from snp.surgery import cut

@@ -1,4 +1,4 @@
-"""How does an analysed network with moments become a plan, and the plan a smaller network?"""
+"""How does an analysed network with moments become a plan?"""
 
 from __future__ import annotations
 
@@ -8,30 +8,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snp import planners
 from snp.bases import in_head_bases
 from snp.budgets import use_up
 from snp.core.gram import Moments
 from snp.costs import CostModel
-from snp.folding import folded_weights, kept_columns
-from snp.graph.readers import other_readers, readers_of
 from snp.latency_check import checked_by_clock
 from snp.latency_table import LatencyTable
-from snp.layerfit import FitSettings
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Choice, LogitStatistics, Problem, Selection
-from snp.selfcheck import self_check
 from snp.sensitivity import measure_sensitivity
-from snp.sequential import Fits, fit_in_sequence
 from snp.settings import PruneSettings
 from snp.subject import Subject
-from snp.surgery import cut, masked_weights, silent_rows, with_weights
 from snp.trials import Trials
 from snp.units import UnitGroup
 
-__all__ = ["Decision", "Realised", "decide", "prepare", "problem_of", "realise", "sensitivity_of"]
+__all__ = ["Decision", "decide", "prepare", "problem_of", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +34,6 @@ class Decision:
 
     plan: PruningPlan
     selection: Selection
-
-
-@dataclass(frozen=True, eq=False)
-class Realised:
-    """A small network.
-
-    Attributes:
-        model: in evaluation mode.
-        check: largest relative difference to the masked dense network on one batch.
-        fitted_samples: samples on this process that the sequential fit had memory for; 0 without one.
-    """
-
-    model: nn.Module
-    check: float
-    fitted_samples: int
 
 
 def problem_of(
@@ -172,69 +151,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def realise(
-    subject: Subject,
-    problem: Problem,
-    plan: PruningPlan,
-    settings: PruneSettings,
-    inputs: Sequence[Any] = (),
-    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    *,
-    share: bool = False,
-) -> Realised:
-    """The small network of a plan.
-
-    Args:
-        subject: the dense network.
-        problem: its moments.
-        plan: the units that stay.
-        settings: how weights are fitted.
-        inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
-        reduce: adds a tensor up over processes.
-        share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
-
-    Raises:
-        SelfCheckError: the small network differs from the dense one with the same units masked.
-    """
-    fitted = 0
-    if not settings.reconstruct:
-        weights: dict[str, Tensor] = masked_weights(subject.model, plan)
-    elif settings.is_sequential:
-        fits = _fits(subject, problem, plan, settings, inputs, reduce)
-        weights, fitted = fits.tensors, fits.samples
-    else:
-        weights = masked_weights(subject.model, plan)
-        for name in list(problem.readers):  # one at a time, each in the place of the other
-            weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
-    masked = with_weights(subject.model, weights, share=share)
-    small = cut(masked, plan, share=share)
-    return Realised(small, self_check(masked, small, subject.example), fitted)
-
-
-def _fits(
-    subject: Subject,
-    problem: Problem,
-    plan: PruningPlan,
-    settings: PruneSettings,
-    inputs: Sequence[Any],
-    reduce: Callable[[Tensor], Tensor],
-) -> Fits:
-    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
-    if settings.refit_all:
-        readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
-    kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
-    fit = FitSettings(
-        settings.ridge,
-        settings.intercept,
-        settings.repair,
-        settings.rectify,
-        settings.batch_norm == "reestimate",
-        settings.memory_gib,
-    )
-
-    def start(name: str) -> Tensor:
-        return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
-
-    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce, silent_rows(plan))

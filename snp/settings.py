@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from snp.core import cuts, orderings
+from snp.option_checks import CUT_OF_TARGET, TARGETS, check_names, check_plain, check_structures, check_target
 
 __all__ = ["BUDGETS", "PruneSettings"]
 
-_CHOICES = {
-    "calibration": ("sequential", "joint"),
-    "conv_gram": ("patch", "channel"),
-    "batch_norm": ("keep", "reestimate"),
-    "attention": ("free", "equal"),
-}
-_STRUCTURES = ("ffn", "vo", "qk", "heads")
-_TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
 BUDGETS = ("macs", "params", "latency")
-_CUT_OF_TARGET = {"target_var": "variance", "target_units": "uniform"}
 
 
 @dataclass(frozen=True)
@@ -100,77 +89,17 @@ class PruneSettings:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        self._check_names()
-        self._check_target()
-        if self.ridge is not None and (not _is_number(self.ridge) or self.ridge < 0):
-            raise ValueError(f"prune.ridge must be a number of at least 0 or null, found {self.ridge!r}")
-        if not _is_number(self.memory_gib) or self.memory_gib <= 0:
-            raise ValueError(f"prune.memory_gib must be a number above 0, found {self.memory_gib!r}")
-        for name, least in (("round_to", 1), ("seed", 0), ("latency_batch", 1), ("latency_threads", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-                raise ValueError(f"prune.{name} must be a whole number of at least {least}, found {value!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
-        for name in (field.name for field in fields(self) if field.type == "bool"):  # annotations are text here
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"prune.{name} must be true or false, found {getattr(self, name)!r}")
-        if not isinstance(self.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in self.ignore):
-            raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {self.ignore!r}")
+        check_names(self)
+        check_target(self)
+        check_plain(self)
+        check_structures(self)
         object.__setattr__(self, "ignore", tuple(self.ignore))
-        self._check_structures()
-
-    def _check_structures(self) -> None:
-        found = self.structures
-        if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
-            raise ValueError(f"prune.structures must be a list such as [ffn, vo], found {found!r}")
-        if "residual" in found:
-            raise ValueError(
-                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of the "
-                "stream, so a narrower one computes something else; prune.streams=true cuts streams that meet no "
-                "such norm"
-            )
-        unknown = sorted(set(found) - set(_STRUCTURES))
-        if unknown:
-            raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
-        if self.attention == "equal" and len({"vo", "qk"} & set(found)) == 1:
-            raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
-        object.__setattr__(self, "structures", tuple(found))
-
-    def _check_names(self) -> None:
-        """Names are files of folders; the planners' folder is only looked at, because planners import this module."""
-        folder = Path(__file__).parent / "planners"
-        planners = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-        known = {"planner": planners, "ordering": ["auto", *orderings.names()], "cut": ["auto", *cuts.names()]}
-        for name, choices in known.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(self, name)!r}")
-        if self.planner != "snp" and self.target_var is not None:
-            raise ValueError(
-                f"prune.target_var goes with prune.planner=snp, because {self.planner} measures no such share; give "
-                "prune.target_units, prune.target_macs or prune.target_params"
-            )
-
-    def _check_target(self) -> None:
-        given = [name for name in _TARGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"prune.{' and prune.'.join(given)} exclude each other: give one of them")
-        for name in given:
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= 1:
-                raise ValueError(f"prune.{name} must be a number in (0, 1], found {value!r}")
-            wanted = _CUT_OF_TARGET.get(name)
-            if wanted is not None and self.cut not in ("auto", wanted):
-                raise ValueError(
-                    f"prune.{name} goes with prune.cut={wanted}, found prune.cut={self.cut!r}: change the cut, or give "
-                    "prune.target_macs or prune.target_params, which go with every cut"
-                )
+        object.__setattr__(self, "structures", tuple(self.structures))
 
     @property
     def target(self) -> tuple[str, float]:
         """Name of the target without ``target_`` and its value."""
-        for name in _TARGETS:
+        for name in TARGETS:
             if getattr(self, name) is not None:
                 return name.removeprefix("target_"), float(getattr(self, name))
         return "macs", 0.5
@@ -178,7 +107,7 @@ class PruneSettings:
     @property
     def cut_name(self) -> str:
         """The cut, with ``"auto"`` decided by the target."""
-        return _CUT_OF_TARGET.get(f"target_{self.target[0]}", "output") if self.cut == "auto" else self.cut
+        return CUT_OF_TARGET.get(f"target_{self.target[0]}", "output") if self.cut == "auto" else self.cut
 
     @property
     def ordering_name(self) -> str:
@@ -225,8 +154,4 @@ class PruneSettings:
             "cut": self.cut_name,
             "ordering": self.ordering_name,
         }
-        return {key: value for key, value in plain.items() if key not in _TARGETS} | {"target": dict([self.target])}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return {key: value for key, value in plain.items() if key not in TARGETS} | {"target": dict([self.target])}

@@ -22,7 +22,8 @@ from snp.models import Prepared, Spec
 from snp.plan import PruningPlan
 from snp.planners import Problem
 from snp.processes import copy_from_first, from_first, summed
-from snp.pruning import decide, realise, sensitivity_of
+from snp.pruning import decide, sensitivity_of
+from snp.realisation import realise
 from snp.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.runfolder import RunFolder, folder_at, say
 from snp.settings import PruneSettings

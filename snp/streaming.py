@@ -22,7 +22,8 @@ from snp.core.gram import Moments
 from snp.graph.readers import Reader
 from snp.inputs import call, first_samples, first_tensor, inputs_of, num_samples
 from snp.library import PruneResult
-from snp.pruning import decide, problem_of, realise
+from snp.pruning import decide, problem_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import subject_of
 from snp.weights import write_tensors

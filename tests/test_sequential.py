@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from snp.activations import MomentCollector
 from snp.library import PruneResult, prune
-from snp.pruning import decide, problem_of, realise
+from snp.pruning import decide, problem_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import subject_of
 from tests.audit import randomise

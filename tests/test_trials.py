@@ -12,7 +12,8 @@ from snp.library import prune
 from snp.plan import GroupPlan, PruningPlan
 from snp.planners import Problem
 from snp.planners.snp import choose
-from snp.pruning import problem_of, realise
+from snp.pruning import problem_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
 from snp.trials import Trials

@@ -16,7 +16,8 @@ from torch import nn
 
 from ladder.results import Results
 from snp.activations import MomentCollector
-from snp.pruning import decide, prepare, realise, sensitivity_of
+from snp.pruning import decide, prepare, sensitivity_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import subject_of
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ladder.rungs import Rung
 from snp.activations import MomentCollector
 from snp.planners import Problem
-from snp.pruning import decide, problem_of, realise, sensitivity_of
+from snp.pruning import decide, problem_of, sensitivity_of
+from snp.realisation import realise
 from snp.settings import PruneSettings
 from snp.subject import Subject, subject_of
 from snp.trials import Trials

@@ -1,0 +1,127 @@
+"""How much faster is a network with half of its multiply-accumulates, by the clock?
+
+Random weights and images of 224 x 224 pixels: the time of a pass depends on sizes, not on values. Every group keeps the
+same share of its units, which needs no calibration; ``--own`` lets the library's default cut choose. Dense and pruned
+networks are timed in turns. Where nothing else is named the networks run as they are; ``folded`` has BatchNorm folded
+into convolutions and the channels-last memory format, as for deployment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from harness import print_provenance, print_table
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import snp
+from snp.timing import Durations, time_in_turns
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    # As timm initialises it, the last norm of every block is zero.
+    "resnet50": {"zero_init_last": False},
+    "deit_small_patch16_224": {},
+}
+STRUCTURES = {"resnet50": ("ffn",), "deit_small_patch16_224": ("ffn", "vo", "qk")}
+EQUAL = {"planner": "magnitude", "reconstruct": False, "calibration": "joint"}
+
+
+def pruned(name: str, dense: nn.Module, images: Tensor, options: argparse.Namespace, round_to: int) -> Any:
+    """The pruned network and its plan."""
+    target = {f"target_{options.target}": options.share}
+    settings = {} if options.own else EQUAL
+    timed = {"latency_batch": options.batch_size, "latency_threads": options.threads}
+    structures = STRUCTURES[name]
+    return snp.prune(dense, [images], structures=structures, round_to=round_to, **target, **settings, **timed)
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """BatchNorm of timm's ResNets folded into the convolutions before it, channels last."""
+    small = copy.deepcopy(model)
+    for module in list(small.modules()):
+        children = list(module.named_children())
+        for (first, conv), (second, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, first, fuse_conv_bn_eval(conv, norm))
+                setattr(module, second, nn.Identity())
+    small = small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-3)
+    return small
+
+
+def timed(models: dict[str, nn.Module], images: Tensor, options: argparse.Namespace) -> dict[str, Durations]:
+    """Passes of all networks in turns."""
+    calls: dict[str, Callable[[], object]] = {name: partial(model, images) for name, model in models.items()}
+    return time_in_turns(calls, num_threads=options.threads, min_rounds=options.rounds, min_seconds=0.0)
+
+
+def ratio(dense: list[float], small: list[float]) -> str:
+    """Median of the ratios of neighbouring passes, and their quartiles."""
+    found = [slow / fast for slow, fast in zip(dense, small, strict=True)]
+    low, median, high = statistics.quantiles(found, n=4)
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def rows_of(name: str, options: argparse.Namespace) -> list[list[str]]:
+    """Table rows of one network."""
+    torch.manual_seed(0)
+    dense = timm.create_model(name, **NETWORKS[name]).eval()
+    images = torch.randn(options.batch_size, 3, 224, 224)
+    results = {round_to: pruned(name, dense, images, options, round_to) for round_to in options.round_to}
+    models = {"dense": dense} | {str(round_to): result.model.eval() for round_to, result in results.items()}
+    forms = {"as it is": (models, images)}
+    if "resnet" in name:
+        last = images.to(memory_format=torch.channels_last)
+        forms["folded"] = ({key: folded(model) for key, model in models.items()}, last)
+    rows = []
+    for form, (networks, inputs) in forms.items():
+        found = timed(networks, inputs, options)
+        for round_to, result in results.items():
+            small, whole = found[str(round_to)], found["dense"]
+            macs = result.plan.macs["pruned"] / result.plan.macs["dense"]
+            line = [f"{name}, {form}, round_to={round_to}", f"{macs:.3f}"]
+            line += [f"{1e3 * statistics.median(times.wall):.0f}" for times in (whole, small)]
+            rows.append([*line, ratio(whole.wall, small.wall), ratio(whole.own, small.own)])
+    return rows
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--target", choices=("macs", "latency"), default="macs", help="the budget")
+    parser.add_argument("--share", type=float, default=0.5, help="of the dense network that is left")
+    parser.add_argument("--own", action="store_true", help="the library's default cut instead of equal shares")
+    parser.add_argument("--round-to", type=int, nargs="+", default=[8], help="units are multiples of this")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=11, help="passes of each network")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the table."""
+    options = options_of()
+    header = ["network", "MACs left", "dense ms", "pruned ms", "speed-up", "speed-up, processor time"]
+    print_table(header, [row for name in options.models for row in rows_of(name, options)])
+    print(
+        f"batches of {options.batch_size} images of 224 x 224 pixels, CPU threads: {options.threads}; medians and, in "
+        f"brackets, quartiles of the ratios of neighbouring passes, {options.rounds} each, in turns"
+    )
+    print_provenance()
+
+
+if __name__ == "__main__":
+    main()
