@@ -171,7 +171,7 @@ def test_each_block_is_least_squares_on_its_own_inputs(calibration: str) -> None
     model, batch = randomise(grouped(2)), images(64)
     result = snp.prune(
         model, [batch], target_units=0.5, cut="uniform", ordering="variance", calibration=calibration,
-        intercept=False, repair=False, refit_all=False, ridge=0.0,
+        intercept=False, repair=False, rectify=False, refit_all=False, ridge=0.0,
     )  # fmt: skip
     decisions = {decision.group.name: decision for decision in result.plan.groups}
     assert len(decisions["first"].kept) == 6
