@@ -57,14 +57,18 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
     if not filler.is_met(kept):
         kept = filler.exchanged(kept)
     if not filler.is_met(kept):
-        reached = math.ceil(1e4 * filler.share(kept)) / 1e4
-        raise ValueError(
-            f"prune.target_{name}={value:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense {name} is "
-            f"the closest found below it, because single units of this network cost more than that. Ask for "
-            f"prune.target_{name}={reached:.4f}, or for a share of the units (prune.target_units)."
-        )
+        raise ValueError(_refusal(name, value, filler.share(kept)))
     choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
     return replace(selection, choices=tuple(choices))
+
+
+def _refusal(name: str, value: float, share: float) -> str:
+    reached = math.ceil(1e4 * share) / 1e4
+    return (
+        f"prune.target_{name}={value:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense {name} is "
+        f"the closest found below it, because single units of this network cost more than that. Ask for "
+        f"prune.target_{name}={reached:.4f}, or for a share of the units (prune.target_units)."
+    )
 
 
 def _damage(choice: Choice) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -71,15 +71,11 @@ def prune(
     if settings.dry_run:
         raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
     dense = copy.deepcopy(model).eval()
-    iterator = iter(batches)
-    try:
-        first = next(iterator)
-    except StopIteration:
-        raise ValueError("batches is empty: give at least one batch of inputs") from None
+    first, others = _parted(batches)
     device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
     subject = subject_of(dense, to_device(first_samples(first, 2), device), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-    moments, samples, inputs = _measure(subject, chain([first], iterator), device, keeps_inputs)
+    moments, samples, inputs = _measure(subject, chain([first], others), device, keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, table = to_device(inputs_of(first), device), None
     timed = settings.latency_batch, settings.latency_threads
@@ -117,6 +113,15 @@ def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> Pru
         if name not in known:
             raise ValueError(f"prune() has no option {name!r}; there are {', '.join(sorted(known))}")
     return replace(settings or PruneSettings(), **options)
+
+
+def _parted(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first batch and the others."""
+    iterator = iter(batches)
+    try:
+        return next(iterator), iterator
+    except StopIteration:
+        raise ValueError("batches is empty: give at least one batch of inputs") from None
 
 
 def _measure(
