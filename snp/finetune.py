@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from snp.distillation import distillation_loss
 from snp.inputs import first_tensor
 from snp.scores import IGNORED, MeanLoss, PercentAccuracy, Perplexity
 from snp.training_recipe import TrainingRecipe, learning_rate_factor
@@ -51,32 +52,51 @@ class Learner(LightningModule):
         model: Its first output tensor holds logits (N, ..., num_classes). Not copied: it is trained in place.
         recipe: How to train; `trainer.test` needs it only for its name.
         metrics: Name to metric of (logits, labels).
+        teacher: The dense network, for recipes that distil; it is looked at only.
 
     Raises:
         ValueError: Training finds nothing to train, or the loss stops being finite.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainingRecipe, metrics: Mapping[str, Metric]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: TrainingRecipe,
+        metrics: Mapping[str, Metric],
+        teacher: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        assert not recipe.distil or teacher is not None, "distillation needs the dense network"
         self.model = model
         self.recipe = recipe
+        # In a tuple it is no part of this module: not saved, not synchronised over processes, never in training mode.
+        self._teacher = (teacher,) if teacher is not None and recipe.distil else ()
         scores = nn.ModuleDict({**metrics, "loss": MeanLoss()})
         self.train_metrics, self.val_metrics, self.test_metrics = scores, deepcopy(scores), deepcopy(scores)
 
     def on_fit_start(self) -> None:
         """Train in training mode: Lightning leaves a network that was scored before in evaluation mode."""
         self.train()
+        for teacher in self._teacher:
+            teacher.to(next(self.model.parameters())).eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, ..., num_classes) of a batch of inputs."""
         return first_tensor(self.model(inputs))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the smoothed cross-entropy of one batch (inputs, integer labels) and log it."""
+        """Return the loss of one batch (inputs, integer labels), and log its cross-entropy."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log(f"{self.recipe.where}/learning_rate", rate, on_step=True, on_epoch=False)
         prefix = f"{self.recipe.where}/train_"
-        return self._score(self.train_metrics, prefix, batch, self.recipe.label_smoothing)
+        logits, loss = self._score(self.train_metrics, prefix, batch, self.recipe.label_smoothing)
+        for teacher in self._teacher:
+            with torch.no_grad():
+                wanted = first_tensor(teacher(batch[0])).float()
+            share, is_counted = self.recipe.distil, batch[1] != IGNORED
+            distilled = distillation_loss(logits[is_counted], wanted[is_counted], self.recipe.temperature)
+            loss = (1 - share) * loss + share * distilled
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Score one batch between epochs."""
@@ -88,7 +108,7 @@ class Learner(LightningModule):
 
     def _score(
         self, metrics: nn.ModuleDict, prefix: str, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Update and log the metrics; they gather over processes at the end of the epoch, never per batch."""
         inputs, labels = batch
         # Half precision would round the loss of confident logits to nothing.
@@ -102,7 +122,7 @@ class Learner(LightningModule):
             else:
                 metric.update(logits.detach(), labels)
             self.log(prefix + name, metric, on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss
+        return logits, loss
 
     def on_train_epoch_end(self) -> None:
         """Stop a run whose loss is no longer finite: nothing good can come of it."""
@@ -143,18 +163,20 @@ class Classifier(Learner):
     Args:
         model: Maps images (N, channels, height, width) to logits (N, num_classes).
         num_classes: Number of classes, at least 2.
-        recipe: See `Learner`.
+        recipe, teacher: See `Learner`.
 
     Raises:
         ValueError: There are fewer than two classes.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, recipe: TrainingRecipe) -> None:
+    def __init__(
+        self, model: nn.Module, num_classes: int, recipe: TrainingRecipe, teacher: nn.Module | None = None
+    ) -> None:
         if num_classes < 2:
             raise ValueError(f"A classifier needs at least 2 classes, the data set has num_classes={num_classes}.")
         # Top-5 says nothing about five classes or fewer.
         top_ks = (1, 5) if num_classes > 5 else (1,)
-        super().__init__(model, recipe, {f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks})
+        super().__init__(model, recipe, {f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks}, teacher)
 
 
 class LanguageModel(Learner):
@@ -162,8 +184,8 @@ class LanguageModel(Learner):
 
     Args:
         model: Maps tokens (N, T) to logits (N, T, vocabulary).
-        recipe: See `Learner`.
+        recipe, teacher: See `Learner`.
     """
 
-    def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
-        super().__init__(model, recipe, {"perplexity": Perplexity()})
+    def __init__(self, model: nn.Module, recipe: TrainingRecipe, teacher: nn.Module | None = None) -> None:
+        super().__init__(model, recipe, {"perplexity": Perplexity()}, teacher)

@@ -43,7 +43,7 @@ def run(**settings: Any) -> dict[str, Any]:
     plan = job.plan(subject, problem, prepared)
     small = job.small_network(subject, problem, plan, inputs)
     compare_speed(job, subject, small)
-    job.fine_tune(small)
+    job.fine_tune(small, subject.model)
     leave()
     _report(job)
     return job.folder.metrics

@@ -190,14 +190,14 @@ class Run:
         self.bench.score("pruned", small)
         return small
 
-    def fine_tune(self, small: nn.Module) -> None:
-        """Train the small network; ``finetune.epochs=0`` skips it."""
+    def fine_tune(self, small: nn.Module, dense: nn.Module) -> None:
+        """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
         if self.finetune.epochs == 0:
             return
         # Seeded again, so that it goes the same way whether dense weights were trained or found.
         seed_everything(self.seed, workers=True, verbose=False)
         started, tuned = time.perf_counter(), copy.deepcopy(small)
-        self.bench.fit(tuned, self.finetune)
+        self.bench.fit(tuned, self.finetune, dense)
         self.folder.record({"time/finetune_s": time.perf_counter() - started})
         rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
         self.bench.score("finetuned", tuned)

@@ -21,12 +21,12 @@ class Task:
     """How a kind of data is learned and scored.
 
     Attributes:
-        learner: trains and scores a network by a recipe.
+        learner: trains and scores a network by a recipe, with a teacher where the recipe distils.
         scores: name in `metrics.json`, behind the stage, and name of the test result.
         headline: sentence for the terminal, to be formatted with the scores.
     """
 
-    learner: Callable[[nn.Module, TrainingRecipe], Learner]
+    learner: Callable[[nn.Module, TrainingRecipe, nn.Module | None], Learner]
     scores: Mapping[str, str]
     headline: str
 
@@ -38,7 +38,7 @@ def task_of(data: SampleData) -> Task:
     assert isinstance(data, ImageData), type(data)
     num_classes = data.num_classes
     return Task(
-        lambda model, recipe: Classifier(model, num_classes, recipe),
+        lambda model, recipe, teacher: Classifier(model, num_classes, recipe, teacher),
         {name: f"test/{name}" for name in ("acc1_percent", "acc5_percent")},
         "{acc1_percent:.2f} % top-1",
     )

@@ -19,6 +19,8 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "label_smoothing": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "warmup_epochs": ("a number, 0 or more", lambda value: value >= 0),
     "gamma": ("a number in (0, 1]", lambda value: 0 < value <= 1),
+    "distil": ("a number in [0, 1]", lambda value: 0 <= value <= 1),
+    "temperature": ("a number above 0", lambda value: value > 0),
 }
 
 
@@ -43,6 +45,8 @@ class TrainingRecipe:
         warmup_epochs: Epochs (fractions allowed) of linear warm-up before the schedule, at most `epochs`.
         milestones: Increasing epochs (fractions allowed) inside the run at which "multistep" drops the rate.
         gamma: Factor of each drop, in (0, 1].
+        distil: Share of the loss that asks for the dense network's outputs, not for the labels, in [0, 1]; dense: 0.
+        temperature: Of both networks' outputs in that share, above 0; above 1 unlikely classes count for more.
         where: The stage this recipe belongs to, "dense" or "finetune": prefix of messages and of logged names.
 
     Raises:
@@ -61,6 +65,8 @@ class TrainingRecipe:
     warmup_epochs: float = 0.0
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
+    distil: float = 0.0
+    temperature: float = 4.0
     where: str = "finetune"
 
     def __post_init__(self) -> None:
@@ -70,6 +76,7 @@ class TrainingRecipe:
             self._require(name, isinstance(getattr(self, name), bool), "true or false")
         for name, (rule, holds) in _RANGES.items():
             self._require(name, _is_number(getattr(self, name)) and holds(getattr(self, name)), rule)
+        self._require("distil", not self.distil or self.where == "finetune", "0: the dense network has no teacher")
         self._require(
             "warmup_epochs", self.warmup_epochs <= self.epochs or not self.epochs, f"at most the {self.epochs} epochs"
         )

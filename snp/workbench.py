@@ -85,11 +85,11 @@ class Workbench:
         except TypeError as error:
             raise ValueError(f"trainer: {error}") from error
 
-    def fit(self, model: nn.Module, recipe: TrainingRecipe) -> None:
-        """Train a network in place; it ends on the CPU, and the same on every process."""
+    def fit(self, model: nn.Module, recipe: TrainingRecipe, teacher: nn.Module | None = None) -> None:
+        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere."""
         say(f"{recipe.where} training: {recipe.epochs} epochs")
         trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
-        trainer.fit(self._task.learner(model, recipe), datamodule=self._data)
+        trainer.fit(self._task.learner(model, recipe, teacher), datamodule=self._data)
         model.to("cpu")
         copy_from_first(model)
 
@@ -128,10 +128,11 @@ class Workbench:
         """Scores on the whole test part, cost and latency, recorded as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
-        results = trainer.test(self._task.learner(model, recipe), datamodule=self._data, verbose=False)[0]
+        results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
         scores = {name: results.get(result) for name, result in self._task.scores.items()}
         if isinstance(self._data, TextData) and self._data.has_second:
-            second = self.trainer().test(self._task.learner(model, recipe), _SecondText(self._data), verbose=False)[0]
+            learner, text = self._task.learner(model, recipe, None), _SecondText(self._data)
+            second = self.trainer().test(learner, text, verbose=False)[0]
             scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():
             self._measure(stage, model, trainer.strategy.root_device, scores)
