@@ -1,4 +1,7 @@
-"""Does the network that was chosen take the time that the table of layer times says?  If not, the table learns."""
+"""Does the network that was chosen take the time that the table of layer times says?  If not, the table learns.
+
+Layers timed alone say too little of a whole network, whose layers share caches and whose other operations shrink less.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,9 @@ def checked_by_clock(
 ) -> tuple[Problem, Selection]:
     """A selection whose predicted time rests on a measurement of nearly the same network.
 
-    Layers timed alone say too little of a whole network, whose layers share caches and whose other operations shrink
-    less. So the chosen network is cut (weights are not fitted yet, time does not depend on them) and timed in turns
-    with the dense one. Where that differs from the budget by more than one percent of the dense time, the table is
-    corrected to say what was measured, and the level of the cut is sought again by it. At most three times.
+    The chosen network is cut (weights are not fitted yet, time does not depend on them) and timed in turns with the
+    dense one. Where that differs from the budget by more than one percent of the dense time, the table is corrected to
+    say what was measured, and the level of the cut is sought again. At most three times.
 
     Args:
         subject: the dense network.
@@ -54,12 +56,11 @@ def checked_by_clock(
     for _ in range(_MOST_ROUNDS):
         kept = [choice.num_kept for choice in selection.choices]
         costs = problem.costs
-        assert costs.table is not None, "latency budgets come with a table"
+        assert costs.table is not None
         predicted = costs.latency(kept) / costs.latency(costs.dense)
         if predicted >= 1 or selection.num_kept is None:
             break
-        measured = share_of(_cut(subject, selection))
-        if abs(measured - settings.target[1]) <= TOLERANCE:
+        if abs((measured := share_of(_cut(subject, selection))) - settings.target[1]) <= TOLERANCE:
             break
         problem = replace(problem, costs=costs.with_table(costs.table.corrected(predicted, measured)))
         selection = use_up(problem, settings, moved(problem, settings, selection))

@@ -101,15 +101,13 @@ def fitted_behind_rectifier(
     weight, shift = problem.solution()
     for part in range(_ROUNDS):
         cross, total = torch.zeros_like(problem.moments.cross), torch.zeros_like(problem.moments.target)
-        count = 0
+        count = torch.zeros((), dtype=torch.float64)
         for rows in batches(part, _ROUNDS):
-            assert rows.dense is not None
-            predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
-            moved = rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
+            moved = _movement(rows, weight, shift, scale_O, bounds)
             cross += (moved.T @ rows.inputs).double()
             total += moved.sum(dim=0).double()
             count += len(moved)
-        seen = float(reduce(torch.tensor(float(count), dtype=torch.float64)))
+        seen = float(reduce(count))
         factor = problem.moments.inputs.count / max(seen, 1.0)
         moments = replace(
             problem.moments,
@@ -118,6 +116,13 @@ def fitted_behind_rectifier(
         )
         weight, shift = replace(problem, moments=moments).solution()
     return weight, shift
+
+
+def _movement(rows: Rows, weight: Tensor, shift: Tensor, scale_O: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """How far the targets of rows move when the rectifier behind them is heeded, shape [N, O]."""
+    assert rows.dense is not None
+    predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
+    return rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
 
 
 def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:

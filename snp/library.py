@@ -68,8 +68,7 @@ def prune(
         SelfCheckError: the small network does not compute what it should (never expected).
     """
     settings = _settings(settings, options)
-    if settings.dry_run:
-        raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
+    _refuse_dry_run(settings)
     dense = copy.deepcopy(model).eval()
     first, others = _parted(batches)
     device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
@@ -77,10 +76,9 @@ def prune(
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], others), device, keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
-    example, table = to_device(inputs_of(first), device), None
-    timed = settings.latency_batch, settings.latency_threads
-    if settings.target[0] == "latency":
-        table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+    example, timed = to_device(inputs_of(first), device), (settings.latency_batch, settings.latency_threads)
+    is_timed = settings.target[0] == "latency"
+    table = measure_table(subject.model, subject.graph, subject.groups, example, *timed) if is_timed else None
     subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
@@ -88,6 +86,11 @@ def prune(
     if table is not None:
         plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
     return PruneResult(result.model.train(model.training), plan, decision.selection, result.check)
+
+
+def _refuse_dry_run(settings: PruneSettings) -> None:
+    if settings.dry_run:
+        raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
 
 
 def inspect(

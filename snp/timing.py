@@ -53,9 +53,7 @@ def time_in_turns(
     Raises:
         ValueError: a number is out of range.
     """
-    if num_threads < 1 or min_rounds < 1 or not min_seconds >= 0:
-        found = f"{num_threads}, {min_rounds} and {min_seconds}"
-        raise ValueError(f"num_threads and min_rounds must be at least 1 and min_seconds at least 0, found {found}")
+    _refuse_counts(num_threads, min_rounds, min_seconds)
     times = {name: Durations() for name in calls}
     by_wall = num_threads > 1 or torch.device(device).type != "cpu"
     with _threads(num_threads), torch.inference_mode():
@@ -70,6 +68,12 @@ def time_in_turns(
                 times[name].wall.append(wall)
                 times[name].own.append(wall if by_wall else own)
     return times
+
+
+def _refuse_counts(num_threads: int, min_rounds: int, min_seconds: float) -> None:
+    if num_threads < 1 or min_rounds < 1 or not min_seconds >= 0:
+        found = f"{num_threads}, {min_rounds} and {min_seconds}"
+        raise ValueError(f"num_threads and min_rounds must be at least 1 and min_seconds at least 0, found {found}")
 
 
 def _timed(call: Callable[[], object], device: torch.device | str) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.expor
         ValueError: the network cannot be exported, or the program read back computes something else.
     """
     require_batch(model, example)
-    with _refusal(model, "torch.export"), _quiet(), torch.no_grad():
+    with _refusal(model, "torch.export"), quiet(), torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         torch.export.save(program, path)
         again = torch.export.load(path)
@@ -66,7 +66,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
     """
     require_packages()
     require_batch(model, example)
-    with _refusal(model, "ONNX export"), _quiet(), torch.no_grad():
+    with _refusal(model, "ONNX export"), quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,
             (example,),
@@ -139,7 +139,7 @@ def _refusal(model: nn.Module, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporters' own chatter on standard error."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

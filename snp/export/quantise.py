@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snp.export.programs import require_packages
+from snp.export.programs import quiet, require_packages
 
 __all__ = ["quantise"]
 
@@ -36,25 +35,20 @@ def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
     reader = _Reader(batches, _input_name(source))
     if reader.is_empty:
         raise ValueError("batches is empty: give calibration inputs for the ranges of activations")
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            prepared = Path(folder) / "prepared.onnx"
-            # Folds normalisation into convolutions, so that there is one range per layer.
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(
-                str(prepared),
-                str(target),
-                reader,
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-    finally:
-        logging.disable(before)
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        # Folds normalisation into convolutions, so that there is one range per layer.
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(target),
+            reader,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
 
 
 def _input_name(path: Path) -> str:
