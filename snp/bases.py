@@ -16,10 +16,11 @@ from snp.core.bases import PairedBasis, affine_second_moment, paired_basis
 from snp.core.gram import Moments
 from snp.heads import AttentionLayer
 from snp.planners import LogitStatistics
+from snp.projections import Projection
 from snp.selfcheck import SelfCheckError, self_check
 from snp.subject import Subject
 from snp.surgery import with_weights
-from snp.units import UnitGroup, module_of
+from snp.units import UnitGroup
 
 __all__ = ["InBases", "in_head_bases"]
 
@@ -107,7 +108,7 @@ def _queries_and_keys(
 ) -> None:
     """Bases of queries and keys. A constant added to all keys leaves every softmax as it is, so keys are centred."""
     energies, weights = [], []
-    query, key = (_Projection(model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
+    query, key = (Projection(model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
     of_query, of_key = moments[layer.query.tensor], moments[layer.key.tensor]
     second, mean = of_query.second / max(of_query.count, 1), of_query.mean()
     centred = of_key.centred() / max(of_key.count, 1)
@@ -143,7 +144,7 @@ def _values(
     if len(group.consumers) != 1:
         return
     (member,) = group.consumers
-    value, out = (_Projection(model, name, change.weights) for name in (layer.value.tensor, member.tensor))
+    value, out = (Projection(model, name, change.weights) for name in (layer.value.tensor, member.tensor))
     of_out = moments[member.tensor]
     gram = of_out.centred() / max(of_out.count, 1)
     weight, fisher = out.weight(), sensitivity.get(member.tensor)
@@ -171,41 +172,3 @@ def _of_equal_energy(basis: PairedBasis, values: Tensor) -> PairedBasis:
     now = float((basis.first @ values @ basis.first.T).trace())
     factor = (float(values.trace()) / now) ** 0.5 if now > 0 else 1.0
     return PairedBasis(basis.first * factor, basis.second / (factor or 1.0), basis.energy)
-
-
-class _Projection:
-    """Weight and bias of one linear layer, changed in a dictionary of new weights, computed in float64."""
-
-    def __init__(self, model: nn.Module, name: str, changed: dict[str, Tensor]) -> None:
-        self._changed, self._name = changed, name
-        self._dense: dict[str, Tensor] = {name: model.get_parameter(name)}
-        self._bias: str | None = None
-        bias = getattr(model.get_submodule(module_of(name)), "bias", None)
-        if isinstance(bias, Tensor):
-            self._bias = f"{module_of(name)}.bias"
-            self._dense[self._bias] = bias
-
-    def _now(self, name: str) -> Tensor:
-        return self._changed.get(name, self._dense[name]).detach().double().cpu()
-
-    def weight(self) -> Tensor:
-        """The whole weight, [O, C], float64."""
-        return self._now(self._name)
-
-    def rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the weight and of the bias (zeros where there is none)."""
-        weight = self._now(self._name)[rows]
-        return weight, weight.new_zeros(len(rows)) if self._bias is None else self._now(self._bias)[rows]
-
-    def rotate(self, rows: Tensor, matrix: Tensor) -> None:
-        """Put ``matrix`` times these rows in their place."""
-        for name in self._dense:  # weight and bias
-            value = self._now(name).clone()
-            value[rows] = matrix @ value[rows]
-            self._changed[name] = value.to(self._dense[name])
-
-    def rotate_columns(self, columns: Tensor, matrix: Tensor) -> None:
-        """Put these columns, mapped by ``matrix``, in their place."""
-        value = self._now(self._name).clone()
-        value[:, columns] = value[:, columns] @ matrix.T
-        self._changed[self._name] = value.to(self._dense[self._name])

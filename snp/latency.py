@@ -16,8 +16,9 @@ from snp.costs import CostModel
 from snp.graph import CouplingGraph
 from snp.inputs import call, repeated
 from snp.latency_table import LatencyTable, LayerTimes, calibrated, rising
+from snp.module_sizes import refresh
 from snp.plan import GroupPlan, PruningPlan
-from snp.surgery import cut, refresh
+from snp.surgery import cut
 from snp.timing import Durations, time_in_turns
 from snp.units import UnitGroup, module_of
 

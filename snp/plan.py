@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snp.heads import AttentionLayer
-from snp.units import Slice, UnitGroup
+from snp.units import Count, Slice, UnitGroup
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
 
@@ -161,6 +161,7 @@ def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
         **{
             role: [member.to_json() for member in getattr(group, role)] for role in ("producers", "consumers", "others")
         },
+        **({"counts": [asdict(count) for count in group.counts]} if group.counts else {}),
     }
 
 
@@ -178,6 +179,7 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
         is_stream=plain["is_stream"],
         num_partitions=num_partitions,
         kind=plain.get("kind", "ffn"),
+        counts=tuple(Count(**entry) for entry in plain.get("counts", [])),
         **roles,
     )
     kept = torch.tensor(plain["kept"], dtype=torch.int64)

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.cache import Cache
-from snp.calibrate import CalibrationCallback, CalibrationSettings
+from snp.calibrate import CalibrationSettings
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
@@ -113,7 +113,9 @@ class Run:
         if self.calibration.streamed:
             moments, facts = self.bench.streamed_moments(subject, self.calibration, self.seed)
         else:
-            moments, facts = self.cache.moments(subject, self.calibration, lambda: self._measure(subject))
+            moments, facts = self.cache.moments(
+                subject, self.calibration, lambda: self.bench.measured_moments(subject, self.calibration, self.seed)
+            )
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(
@@ -125,13 +127,6 @@ class Run:
             }
         )
         return moments
-
-    def _measure(self, subject: Subject) -> tuple[dict[str, Moments], dict[str, Any]]:
-        # The first pass measures nothing: it is the yardstick for the cost of the second.
-        plain, full = (CalibrationCallback(readers, self.calibration) for readers in ({}, subject.readers))
-        for callback in (plain, full):
-            self.bench.forward(subject.model, self.calibration.samples, self.seed, callback)
-        return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
 
     def inputs_again(self, subject: Subject) -> list[Tensor]:
         """The calibration inputs for stages that look at more than moments, with the model on their device."""

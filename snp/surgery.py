@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from snp.attention import resize
 from snp.blocks import contracted, expanded, without_inputs
 from snp.heads import AttentionLayer
+from snp.module_sizes import recount, refresh
 from snp.plan import PruningPlan
 from snp.units import Slice, module_of
 
-__all__ = ["cut", "masked_weights", "refresh", "silent_rows", "with_weights"]
+__all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -120,9 +121,16 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
             _put(small, name, replaced[id(tensor)])
     for module_name in {module_of(name) for name in tensors}:
         refresh(small.get_submodule(module_name))
+    _recount(small, plan)
     for layer in plan.attention:
         _resize_heads(small, layer, plan)
     return small
+
+
+def _recount(small: nn.Module, plan: PruningPlan) -> None:
+    for decision in plan.groups:
+        for count in decision.group.counts:
+            recount(small, count, len(decision.cut))
 
 
 def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) -> None:
@@ -178,27 +186,3 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
         module.register_parameter(leaf, value)
     else:
         setattr(module, leaf, value)
-
-
-def refresh(module: nn.Module) -> None:
-    """Bring the sizes that a module keeps beside its tensors in line with them."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        weight = getattr(module, "running_mean", None)  # a norm may have statistics only
-    if not isinstance(weight, Tensor):
-        return
-    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
-        if module.groups > 1 and module.in_channels == module.groups:
-            # Depthwise: a channel that goes takes its group along. Other grouped kernels keep their groups.
-            rows_per_group = module.out_channels // module.groups
-            module.groups = weight.shape[0] // rows_per_group
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = weight.shape[0]
-    elif isinstance(module, nn.GroupNorm):
-        module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
-        module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = weight.shape[1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Slice", "UnitGroup", "module_of"]
+__all__ = ["Count", "Slice", "UnitGroup", "module_of"]
 
 
 def module_of(tensor_name: str) -> str:
@@ -73,6 +73,23 @@ def _regular(start: int, stride: int, width: int, num_units: int) -> Tensor:
     return start + stride * torch.arange(num_units)[:, None] + torch.arange(width)
 
 
+@dataclass(frozen=True)
+class Count:
+    """A number of units that a module keeps for itself: an entry of a list of sizes at which its code splits tensors.
+
+    Attributes:
+        module: state-dict name.
+        attribute: a list or tuple of integers.
+        position: of the entry in it.
+        width: how much of the entry each unit accounts for.
+    """
+
+    module: str
+    attribute: str
+    position: int
+    width: int
+
+
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
     """Units that share producers and consumers: one cut decides how many of them stay.
@@ -89,6 +106,7 @@ class UnitGroup:
             layer. 1 where any units may stay.
         kind: which structure the units are: ``conv`` (channels of convolutions), ``ffn`` (units of linear layers),
             and in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``.
+        counts: numbers in modules that fall with the units.
     """
 
     name: str
@@ -99,6 +117,7 @@ class UnitGroup:
     is_stream: bool = False
     num_partitions: int = 1
     kind: str = "ffn"
+    counts: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_partitions < 1 or self.num_units % self.num_partitions:

@@ -13,7 +13,8 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from snp.calibrate import CalibrationSettings, ForwardPass
+from snp.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
+from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.processes import copy_from_first
@@ -99,6 +100,16 @@ class Workbench:
         calibration = _CalibrationSamples(self._data, samples, seed)
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
+
+    def measured_moments(
+        self, subject: Subject, settings: CalibrationSettings, seed: int
+    ) -> tuple[dict[str, Moments], dict[str, Any]]:
+        """Moments of the calibration samples from one pass, and facts about it."""
+        # The first pass measures nothing: it is the yardstick for the cost of the second.
+        plain, full = (CalibrationCallback(readers, settings) for readers in ({}, subject.readers))
+        for callback in (plain, full):
+            self.forward(subject.model, settings.samples, seed, callback)
+        return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
 
     def streamed_moments(
         self, subject: Subject, settings: CalibrationSettings, seed: int

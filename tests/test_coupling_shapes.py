@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d, PatchEmbed
+from timm.layers.fast_norm import rms_norm2d
 from timm.models.swin_transformer import PatchMerging, window_partition, window_reverse
 from torch import Tensor, nn
 
@@ -153,6 +154,23 @@ def test_layer_norm_over_channels_freezes_the_stream_only() -> None:
     graph = cut_anyhow(model)
     assert one(graph).name == "up"
     assert "normalised together" in graph.frozen["stem.weight"]
+
+
+def test_norm_written_out_freezes_the_stream_only() -> None:
+    """RMSNorm over channels by power, mean and root: what it sees stays, the hidden units behind it go."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        x = x + m.down(F.gelu(m.up(rms_norm2d(m.depth(x), [8]))))
+        return m.head(x.mean((2, 3)))
+
+    model = Net(
+        forward, stem=conv(3, 8), depth=conv(8, 8, groups=8), up=conv(8, 12, 1), down=conv(12, 8, 1),
+        head=nn.Linear(8, 4),
+    )  # fmt: skip
+    graph = cut_anyhow(model)
+    assert one(graph).name == "up"
+    assert "aten.mean.dim makes one value of many units" in graph.frozen["stem.weight"]
 
 
 class Tokens(nn.Module):

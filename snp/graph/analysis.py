@@ -13,6 +13,7 @@ from torch import nn
 from snp.graph.collect import collect_groups
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.interpreter import propagate
+from snp.graph.splits import with_counts
 from snp.graph.tracer import Tracer
 from snp.heads import AttentionLayer
 from snp.inputs import example_of, num_samples
@@ -75,6 +76,7 @@ def analyse(
     tracer = Tracer(num_samples(batch), wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
+    groups = with_counts(model, tracer, groups)
     layers = attention_layers(tracer)
     if "heads" in wanted:
         whole = _whole_heads(program, Tracer(num_samples(batch), whole_heads=True), names)

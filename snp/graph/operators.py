@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph.aten import POOLING, SHAPE, UNARY
-from snp.graph.tracer import Parameter, Rule, Tracer
+from snp.graph.splits import Split, along
+from snp.graph.tracer import Parameter, Rule, Tracer, module_running
 
 __all__ = ["RULES", "unknown"]
 
@@ -58,6 +59,8 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(first, other)
     if "chunk" in str(node.target):
         tracer.chunks.append(list(labels))
+    if "split" in str(node.target) and isinstance(args[1], (list, tuple)):
+        tracer.splits.append(Split(module_running(node), tuple(args[1]), along(labels, *args[2:])))
     return labels
 
 
@@ -155,7 +158,9 @@ def _reduce(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         return unknown(tracer, node, args)
     over = [dims % shadow.ndim] if isinstance(dims, int) else [dim % shadow.ndim for dim in dims]
     if not all(_constant_along(tracer, shadow, dim) for dim in over):
-        return unknown(tracer, node, args)
+        reason = f"{node.target} makes one value of many units, as a norm written out in operators does"
+        tracer.freeze_inputs(args, reason)
+        return tracer.constant_like(node, reason)
     for dim in over:
         shadow = shadow.narrow(dim, 0, 1)
     return shadow.reshape(result.shape)

@@ -13,8 +13,9 @@ from snp.units import module_of
 
 if TYPE_CHECKING:
     from snp.graph.attention import Call
+    from snp.graph.splits import Split
 
-__all__ = ["Parameter", "Rule", "Tracer"]
+__all__ = ["Parameter", "Rule", "Tracer", "module_running"]
 
 
 class Parameter:
@@ -26,6 +27,12 @@ class Parameter:
 
 
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
+
+
+def module_running(node: fx.Node) -> str | None:
+    """Name of the innermost module whose code ran an operator; None where that is not known."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]).split("@")[0] if stack else None
 
 
 class Tracer:
@@ -42,6 +49,7 @@ class Tracer:
         blocks: weight of a grouped convolution -> its number of groups.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
         chunks: labels of the parts of every tensor that was divided into a number of parts.
+        splits: tensors that were divided into parts of given sizes.
         convolutions: names of the weights of convolutions.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
@@ -70,6 +78,7 @@ class Tracer:
         self.blocks: dict[str, int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
+        self.splits: list[Split] = []
         self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
@@ -83,6 +92,7 @@ class Tracer:
         self.scores.clear()
         self.even.clear()
         self.chunks.clear()
+        self.splits.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
@@ -150,8 +160,4 @@ class Tracer:
     @staticmethod
     def is_own_module(weight: Parameter, node: fx.Node) -> bool:
         """Does the module that owns the weight do the reading, so that a hook on it sees the activations?"""
-        stack = node.meta.get("nn_module_stack") or {}
-        if not stack:
-            return False
-        innermost = list(stack.values())[-1][0]
-        return str(innermost).split("@")[0] == module_of(weight.name) and weight.name.endswith(".weight")
+        return module_running(node) == module_of(weight.name) and weight.name.endswith(".weight")

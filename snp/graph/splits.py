@@ -1,0 +1,86 @@
+"""Which sizes that modules keep are the sizes of parts into which tensors are split?
+
+A network may divide a layer's output at sizes that its constructor wrote down (``self.split_indices``). They lie in
+an attribute of the module that runs the split, so that they can follow a cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from snp.graph.tracer import Tracer
+from snp.units import Count, UnitGroup
+
+__all__ = ["Split", "along", "with_counts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A tensor that was divided into parts of given sizes.
+
+    Attributes:
+        module: whose code did it; None where that is not known.
+        sizes: of the parts.
+        parts: labels along the divided dimension, one tensor of shape [size] per part.
+    """
+
+    module: str | None
+    sizes: tuple[int, ...]
+    parts: tuple[Tensor, ...]
+
+
+def along(parts: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
+    """Labels of every part along one dimension, at the first position of the others; empty where there is none."""
+    return tuple(part.movedim(dim, 0).flatten(1)[:, 0] if part.numel() else part.new_empty(0) for part in parts)
+
+
+def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[UnitGroup, ...]:
+    """The groups, with the entries of modules' lists of sizes that count their units.
+
+    A list counts where exactly one attribute of the module holds just these sizes, and all splits that the module
+    does by them lose the same. Everything else is left for the trial cut to refuse.
+    """
+    owners: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        first = group.producers[0]
+        roots = tracer.labels.roots(tracer.dims[(first.tensor, first.dim)][first.index[:, 0]])
+        owners |= dict.fromkeys(roots.tolist(), number)
+    counts: dict[int, list[Count]] = defaultdict(list)
+    for (module, attribute), splits in _lists(model, tracer.splits).items():
+        for position in range(len(splits[0].sizes)):
+            widths, *others = (_widths(tracer.labels.roots(s.parts[position]), owners, groups) for s in splits)
+            for number, width in widths.items():
+                if all(other.get(number) == width for other in others):
+                    counts[number].append(Count(module, attribute, position, width))
+    return tuple(replace(group, counts=tuple(counts[number])) for number, group in enumerate(groups))
+
+
+def _lists(model: nn.Module, splits: Iterable[Split]) -> dict[tuple[str, str], list[Split]]:
+    """(module, attribute) -> the splits at the sizes that lie there."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = {module: name for name, module in reversed(modules.items())}  # the first name of each
+    lists: dict[tuple[str, str], list[Split]] = defaultdict(list)
+    for split in splits:
+        module = None if split.module is None else modules.get(split.module)
+        held = vars(module).items() if module is not None else ()
+        found = [name for name, value in held if type(value) in (list, tuple) and tuple(value) == split.sizes]
+        if module is not None and len(found) == 1:
+            lists[(names[module], found[0])].append(split)
+    return lists
+
+
+def _widths(roots: Tensor, owners: Mapping[int, int], groups: Sequence[UnitGroup]) -> dict[int, int]:
+    """Number of a group -> how many indices of a part each of its units owns, where all own as many, at least one."""
+    owned: dict[int, Counter[int]] = defaultdict(Counter)
+    for root in roots.tolist():
+        if root in owners:
+            owned[owners[root]][root] += 1
+    return {
+        number: min(units.values())
+        for number, units in owned.items()
+        if len(units) == groups[number].num_units and min(units.values()) == max(units.values())
+    }
