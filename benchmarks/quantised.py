@@ -51,11 +51,12 @@ class Scored(nn.Module):
         return self.run(images)
 
 
-def files_of(network: networks.Network, share: float, seed: int, ranges: int, folder: Path) -> dict[str, Path]:
+def files_of(network: networks.Network, share: float, seed: int, options: Namespace, folder: Path) -> dict[str, Path]:
     """The four ONNX files, by form."""
     calibration = network.calibration(seed)
-    samples = networks.some_of(calibration, ranges)
-    small = snp.prune(network.model, calibration, target_macs=share, seed=seed).model.eval()
+    samples = networks.some_of(calibration, options.ranges)
+    settings = {"target_macs": share, "seed": seed, "round_from": options.round_from}
+    small = snp.prune(network.model, calibration, **settings).model.eval()
     example = calibration[0][0][:4]
     files = {form: folder / f"{form.replace(' ', '')}.onnx" for form in FORMS}
     for form, model in (("dense", network.model), ("pruned", small)):
@@ -68,7 +69,7 @@ def files_of(network: networks.Network, share: float, seed: int, ranges: int, fo
 def measure(name: str, network: networks.Network, seed: int, options: Namespace, found: dict[str, Found]) -> None:
     """Score and time the four forms for one seed, and add what came out to ``found``."""
     with tempfile.TemporaryDirectory() as folder:
-        files = files_of(network, SHARES[name], seed, options.ranges, Path(folder))
+        files = files_of(network, SHARES[name], seed, options, Path(folder))
         runs = {form: session_of(path) for form, path in files.items()}
         test: Batches = network.test(seed)
         images = torch.cat([images for images, _ in test])[: options.batch_size]
@@ -96,6 +97,7 @@ def options_of(words: list[str] | None = None) -> Namespace:
     parser.add_argument("--networks", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of calibration; EfficientNet: halves")
     parser.add_argument("--ranges", type=int, default=250, help="calibration images that show ranges of activations")
+    parser.add_argument("--round-from", type=int, help="prune.round_from: how wide groups with rounded counts are")
     parser.add_argument("--batch-size", type=int, default=8, help="images per timed pass")
     parser.add_argument("--rounds", type=int, default=51, help="timed passes of each form and seed, in turns")
     return parser.parse_args(words)

@@ -46,7 +46,11 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
     cost = problem.costs.of_target(name, settings.count_embeddings)
     dense = cost(problem.costs.dense)
     filler = _Filler(
-        problem.groups, [_damage(choice) for choice in selection.choices], lambda kept: cost(kept) / dense, value
+        problem.groups,
+        [_damage(choice) for choice in selection.choices],
+        lambda kept: cost(kept) / dense,
+        value,
+        settings.round_from,
     )
     kept = [choice.num_kept for choice in selection.choices]
     if all(choice.damage is not None for choice in selection.choices):
@@ -90,12 +94,14 @@ class _Filler:
         damages: per group, with the first k units kept, shape [U + 1].
         share: of the dense cost that numbers of kept units have.
         target: the share that must not be passed.
+        round_from: groups of so many units move in rounded steps, see :func:`snp.planners._level.rounded`.
     """
 
     groups: Sequence[UnitGroup]
     damages: Sequence[Tensor]
     share: Callable[[Sequence[int]], float]
     target: float
+    round_from: int | None = None
 
     def is_met(self, kept: Sequence[int]) -> bool:
         """Within the budget, and not more than the tolerance below."""
@@ -119,7 +125,7 @@ class _Filler:
     def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> tuple[float, float, int, int] | None:
         """Damage avoided per cost, cost after it, group, and its units; None where it does not fit."""
         group, before = self.groups[number], kept[number]
-        after = rounded(before + 1, group.num_units, round_to, group.num_partitions)
+        after = rounded(before + 1, group.num_units, round_to, group.num_partitions, self.round_from)
         if before >= group.num_units:
             return None
         share = self.share([*kept[:number], after, *kept[number + 1 :]])

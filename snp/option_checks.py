@@ -28,10 +28,7 @@ def check_plain(options: Any) -> None:
         raise ValueError(f"prune.ridge must be a number of at least 0 or null, found {options.ridge!r}")
     if not _is_number(options.memory_gib) or options.memory_gib <= 0:
         raise ValueError(f"prune.memory_gib must be a number above 0, found {options.memory_gib!r}")
-    for name, least in (("round_to", 1), ("seed", 0), ("latency_batch", 1), ("latency_threads", 1)):
-        value = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-            raise ValueError(f"prune.{name} must be a whole number of at least {least}, found {value!r}")
+    _check_counts(options)
     for name, choices in _CHOICES.items():
         if getattr(options, name) not in choices:
             raise ValueError(f"prune.{name} must be one of {', '.join(choices)}; found {getattr(options, name)!r}")
@@ -40,6 +37,16 @@ def check_plain(options: Any) -> None:
             raise ValueError(f"prune.{name} must be true or false, found {getattr(options, name)!r}")
     if not isinstance(options.ignore, (list, tuple)) or not all(isinstance(pattern, str) for pattern in options.ignore):
         raise ValueError(f"prune.ignore must be a list of patterns such as ['head*'], found {options.ignore!r}")
+
+
+def _check_counts(options: Any) -> None:
+    """Whole numbers."""
+    for name, least in (("round_to", 1), ("seed", 0), ("latency_batch", 1), ("latency_threads", 1)):
+        value = getattr(options, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise ValueError(f"prune.{name} must be a whole number of at least {least}, found {value!r}")
+    if options.round_from is not None and (type(options.round_from) is not int or options.round_from < 1):
+        raise ValueError(f"prune.round_from must be a whole number of at least 1 or null, found {options.round_from!r}")
 
 
 def check_structures(options: Any) -> None:

@@ -53,7 +53,8 @@ class PruneSettings:
         attention: ``"free"`` lets queries and values keep different sizes, in a small module of ours where the stock
             one cannot; ``"equal"`` cuts both alike, in the stock module.
         streams: cut residual streams, too, not only units inside blocks.
-        round_to: kept units are a multiple of this in groups of at least 16 times as many units; 1 switches it off.
+        round_to: kept units are a multiple of this in wide groups; 1 switches it off.
+        round_from: how many units a wide group has, at least; None: 16 times ``round_to``.
         seed: of everything random.
         dry_run: a run lists the groups and stops; the library call for that is ``snp.inspect``.
     """
@@ -85,6 +86,7 @@ class PruneSettings:
     attention: str = "free"
     streams: bool = False
     round_to: int = 8
+    round_from: int | None = None
     seed: int = 0
     dry_run: bool = False
 

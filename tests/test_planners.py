@@ -251,6 +251,15 @@ def test_rounding(num_kept: int, num_units: int, round_to: int, wanted: int) -> 
 
 
 @pytest.mark.parametrize(
+    ("num_kept", "num_units", "round_from", "wanted"),
+    [(13, 16, 16, 16), (7, 16, 16, 8), (7, 15, 16, 7), (7, 15, 1, 7), (65, 96, 96, 72), (65, 96, 97, 65)],
+)
+def test_rounding_of_groups_named_wide(num_kept: int, num_units: int, round_from: int, wanted: int) -> None:
+    """With round_from groups of so many units are rounded, if two multiples fit."""
+    assert rounded(num_kept, num_units, 8, round_from=round_from) == wanted
+
+
+@pytest.mark.parametrize(
     ("num_kept", "num_units", "round_to", "num_partitions", "wanted"),
     [
         (1, 12, 8, 3, 3),

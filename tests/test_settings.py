@@ -43,6 +43,8 @@ WRONG = [
     {"round_to": 0},
     {"round_to": 2.0},
     {"round_to": True},
+    {"round_from": 0},
+    {"round_from": 16.0},
     {"seed": -1},
     {"seed": 1.5},
     {"seed": 2**63},

@@ -13,10 +13,15 @@ from snp.settings import PruneSettings
 __all__ = ["kept_at_level", "level_for", "moved", "rounded"]
 
 
-def rounded(num_kept: int, num_units: int, round_to: int, num_partitions: int = 1) -> int:
-    """Kept units rounded up to a multiple of the partitions, and of ``round_to`` where 16 such multiples fit."""
+def rounded(
+    num_kept: int, num_units: int, round_to: int, num_partitions: int = 1, round_from: int | None = None
+) -> int:
+    """Kept units rounded up to a multiple of the partitions, and of ``round_to`` where the group is wide enough.
+
+    That is, where 16 such multiples fit; with ``round_from``, where it has so many units and two multiples fit.
+    """
     step = math.lcm(round_to, num_partitions)
-    if num_units < 16 * step:
+    if num_units < (16 * step if round_from is None else max(round_from, 2 * step)):
         step = num_partitions
     return min(num_units, -(-num_kept // step) * step)
 
@@ -26,7 +31,7 @@ def kept_at_level(
 ) -> list[int]:
     """Kept units per group at a level; ``num_kept(group, level)`` is the cut."""
     return [
-        rounded(num_kept(number, level), group.num_units, settings.round_to, group.num_partitions)
+        rounded(num_kept(number, level), group.num_units, settings.round_to, group.num_partitions, settings.round_from)
         for number, group in enumerate(problem.groups)
     ]
 
