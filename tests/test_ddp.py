@@ -76,7 +76,7 @@ def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path
     alone = run_here(*method, f"cache_dir={tmp_path}/one", "finetune.epochs=0", folder=tmp_path)
     assert alone.status == 0, alone.stderr
     options = ("trainer=ddp_cpu", "trainer.enable_progress_bar=false", "hydra.run.dir=both", "cache_dir=two")
-    ended = run(*method, *options, "finetune.epochs=1", cwd=tmp_path)
+    ended = run(*method, *options, "finetune.epochs=1", "finetune.distil=0.5", cwd=tmp_path)
     assert ended.status == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"Run folder: {tmp_path / 'both'}"
     assert "the dense weights of an earlier run are used" in ended.stdout
@@ -87,6 +87,7 @@ def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path
     numbers = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("both", "run")]
     for name in ("dense/acc1_percent", "pruned/acc1_percent", "pruned/macs", "calibration/samples"):
         assert numbers[0][name] == pytest.approx(numbers[1][name], abs=1e-4), name
+    assert numbers[0]["finetuned/acc1_percent"] > 90
     assert not list(tmp_path.glob("outputs"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from harness import Batches, accuracy
 
 from ladder.makers import Calibrated, NotPossibleError, made
-from ladder.networks import NETWORKS, Network, some_of
+from ladder.networks import NETWORKS, Network
 from ladder.results import Results
 from ladder.rungs import Rung, Table
 from snp.report.measure import macs, num_params
@@ -20,13 +20,12 @@ __all__ = ["Cell", "cells_of", "measure"]
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One rung of a network at a share of its MACs, for one seed, scored on so many images (0: all)."""
+    """One rung of a network at a share of its MACs, for one seed."""
 
     network: str
     rung: Rung
     share: float
     seed: int
-    images: int
 
     @property
     def key(self) -> dict[str, Any]:
@@ -38,7 +37,6 @@ class Cell:
             "batch_norm": self.rung.batch_norm,
             "share": self.share,
             "seed": self.seed,
-            "images": self.images,
         }
 
 
@@ -47,10 +45,9 @@ def cells_of(network: str, rung: Rung, seeds: Sequence[int]) -> list[Cell]:
     setting = NETWORKS[network]
     seeds = seeds[: rung.most_seeds if rung.is_seeded or setting.is_halved else 1]
     if rung.maker == "dense":
-        return [Cell(network, rung, 1.0, seed, images) for seed in seeds for images in sorted({0, setting.images})]
+        return [Cell(network, rung, 1.0, seed) for seed in seeds]
     shares = setting.shares + (setting.more_shares if rung.is_main else ())
-    images = 0 if rung.is_main else setting.images
-    return [Cell(network, rung, share, seed, images) for seed in seeds for share in shares]
+    return [Cell(network, rung, share, seed) for seed in seeds for share in shares]
 
 
 def _all_cells(network: str, tables: Iterable[Table], seeds: Sequence[int]) -> list[Cell]:
@@ -105,7 +102,7 @@ def _values(cell: Cell, network: Network, calibrated: Calibrated) -> dict[str, A
     except NotPossibleError as reason:
         return {"not_possible": str(reason)}
     seconds = time.perf_counter() - started
-    test: Batches = some_of(network.test(cell.seed), cell.images)
+    test: Batches = network.test(cell.seed)
     example = calibrated.inputs[0][:1]
     return {
         "acc1_percent": accuracy(small, test),

@@ -13,15 +13,13 @@ import small_vit
 import torch
 import torchvision
 from harness import Batches, in_memory
-from torch import Tensor, nn
+from torch import nn
 from training import train, trained
 
 from snp import models
 from snp.data.digits import Digits
 
-__all__ = ["NETWORKS", "Network", "digits_network", "load", "some_of"]
-
-_BATCH = 100
+__all__ = ["NETWORKS", "Network", "digits_network", "load"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,35 +44,31 @@ class Setting:
     Attributes:
         shares: of the whole network's MACs, for all rungs.
         more_shares: for main rungs only.
-        images: how many test images score rungs that are not main ones; 0 for all.
         about: the line above its tables.
         is_halved: every seed has test images of its own.
     """
 
     shares: tuple[float, ...]
     more_shares: tuple[float, ...]
-    images: int
     about: str
     is_halved: bool = False
 
 
 NETWORKS = {
-    "resnet56": Setting((0.476, 0.333), (), 2000, "ResNet-56, CIFAR-10 (JPEG copies), 1,024 calibration images"),
+    "resnet56": Setting((0.476, 0.333), (), "ResNet-56, CIFAR-10 (JPEG copies), 1,024 calibration images"),
     "efficientnet_lite0": Setting(
         (0.8, 0.667),
         (0.5, 0.333),
-        0,
         "EfficientNet-Lite0, 500 ImageNet images in halves of 250: calibrated on one, scored on the other",
         is_halved=True,
     ),
     "vit": Setting(
         (0.667, 0.5),
         (0.8, 0.333),
-        2000,
         "ViT of six blocks trained here on CIFAR-10 (JPEG copies), 1,024 calibration images",
     ),
-    "resnet20_digits": Setting((), (0.8, 0.667, 0.5), 0, "ResNet-20 trained here on digits, 1,024 calibration images"),
-    "resnet50_digits": Setting((), (0.5, 0.3, 0.2), 0, "ResNet-50 trained here on digits, 1,024 calibration images"),
+    "resnet20_digits": Setting((), (0.8, 0.667, 0.5), "ResNet-20 trained here on digits, 1,024 calibration images"),
+    "resnet50_digits": Setting((), (0.5, 0.3, 0.2), "ResNet-50 trained here on digits, 1,024 calibration images"),
 }
 
 _SAMPLES = 1024
@@ -135,14 +129,3 @@ def digits_network(name: str, cache: Path | None) -> Network:
     model = trained(build(), path, lambda network: train(network, digits, epochs=epochs, learning_rate=2e-3, seed=0))
     test = in_memory(digits.test_dataloader())
     return Network(model, lambda seed: in_memory(digits.calibration_dataloader(_SAMPLES, seed)), lambda seed: test)
-
-
-def some_of(batches: Batches, images: int) -> Batches:
-    """A fixed random choice of so many images, or all of them where there are no more or ``images`` is 0."""
-    total = sum(len(labels) for _, labels in batches)
-    if images == 0 or images >= total:
-        return batches
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:images]
-    pixels: Tensor = torch.cat([pixels for pixels, _ in batches])[chosen]
-    labels = torch.cat([labels for _, labels in batches])[chosen]
-    return list(zip(pixels.split(_BATCH), labels.split(_BATCH), strict=True))

@@ -22,7 +22,7 @@ class Rung:
         settings: of ``PruneSettings``, without target and seed; for Torch-Pruning its criterion and scope.
         maker: how it is made, a name of ``ladder.makers.MAKERS``.
         batch_norm: statistics are re-estimated on the calibration images afterwards.
-        is_main: looked at closely, at all shares and on all test images.
+        is_main: looked at closely, at all shares.
         is_seeded: does it look at the calibration images?  If not, it is measured once where seeds share test images.
         most_seeds: how many seeds are measured, the first ones.
     """

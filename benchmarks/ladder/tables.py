@@ -35,11 +35,9 @@ def _row(rung: Rung, cells: list[Cell], shares: Sequence[float], results: Result
     if all(values.get("not_possible") == NO_BATCH_NORM for values in found.values()):
         return None
     if rung.maker == "dense":
-        by_images: dict[int, list[float]] = {}
-        for values in found.values():
-            by_images.setdefault(values["images"], []).append(values["acc1_percent"])
-        return [rung.name, *([" / ".join(spread(v) for v in by_images.values())] * len(shares)), _list(by_images)]
-    texts = [_text([values for cell, values in found.items() if cell.share == share]) for share in shares]
+        texts = [_text(list(found.values()))] * len(shares)
+    else:
+        texts = [_text([values for cell, values in found.items() if cell.share == share]) for share in shares]
     return [rung.name, *texts, _list({values["images"] for values in found.values() if "images" in values})]
 
 
