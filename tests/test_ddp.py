@@ -87,7 +87,7 @@ def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path
     numbers = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("both", "run")]
     for name in ("dense/acc1_percent", "pruned/acc1_percent", "pruned/macs", "calibration/samples"):
         assert numbers[0][name] == pytest.approx(numbers[1][name], abs=1e-4), name
-    assert numbers[0]["finetuned/acc1_percent"] > 90
+    assert numbers[0]["finetuned/acc1_percent"] > numbers[0]["pruned/acc1_percent"]  # learned from the dense network
     assert not list(tmp_path.glob("outputs"))
 
 
