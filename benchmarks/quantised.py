@@ -27,6 +27,7 @@ from snp.timing import time_in_turns
 
 SHARES = {"resnet56": 0.476, "efficientnet_lite0": 0.8}  # of the MACs, as asked of cuts without fine-tuning
 FORMS = ("dense", "pruned", "int8", "pruned + int8")
+_BATCH = 100
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Scored(nn.Module):
 def files_of(network: networks.Network, share: float, seed: int, options: Namespace, folder: Path) -> dict[str, Path]:
     """The four ONNX files, by form."""
     calibration = network.calibration(seed)
-    samples = networks.some_of(calibration, options.ranges)
+    samples = _some_of(calibration, options.ranges)
     settings = {"target_macs": share, "seed": seed, "round_from": options.round_from}
     small = snp.prune(network.model, calibration, **settings).model.eval()
     example = calibration[0][0][:4]
@@ -62,8 +63,15 @@ def files_of(network: networks.Network, share: float, seed: int, options: Namesp
     for form, model in (("dense", network.model), ("pruned", small)):
         export_onnx(model, example, files[form])
         whole = files["int8" if form == "dense" else "pruned + int8"]
-        quantise(files[form], whole, [images for images, _ in samples])
+        quantise(files[form], whole, samples)
     return files
+
+
+def _some_of(batches: Batches, count: int) -> list[Tensor]:
+    """A fixed random choice of so many images, or all of them where there are no more, in batches."""
+    images = torch.cat([images for images, _ in batches])
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    return list((images if count >= len(images) else images[chosen]).split(_BATCH))
 
 
 def measure(name: str, network: networks.Network, seed: int, options: Namespace, found: dict[str, Found]) -> None:

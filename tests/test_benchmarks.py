@@ -162,6 +162,24 @@ def _labelled_images(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(images.split(32), labels.split(32), strict=True))
 
 
+def test_four_forms_of_one_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The dense file computes what the network does, the pruned one something else, and int8 comes near each."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    benchmark = _benchmark("quantised", monkeypatch)
+    network = benchmark.networks.Network(_small_network(), _labelled_images, lambda seed: _labelled_images(9))
+    options = benchmark.options_of(["--ranges", "40"])
+    files = benchmark.files_of(network, 0.5, 0, options, tmp_path)
+    assert list(files) == list(benchmark.FORMS)
+    images = _labelled_images(0)[0][0]
+    scores = {form: benchmark.session_of(path)(images) for form, path in files.items()}
+    assert torch.allclose(scores["dense"], network.model(images), atol=1e-4)
+    assert not torch.allclose(scores["pruned"], scores["dense"], atol=1e-3)
+    for form in ("dense", "pruned"):
+        difference = (scores["int8" if form == "dense" else "pruned + int8"] - scores[form]).abs().max()
+        assert 1e-6 < float(difference) < 0.2 * float(scores[form].abs().max())
+
+
 def test_every_rung_is_something_that_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """All settings validate at every share of every network, makers exist, and a row's name says which row it is."""
     rungs = _benchmark("ladder.rungs", monkeypatch).rungs
