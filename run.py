@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snp.door import command_line, guarded
+from snp.run.errors import command_line, guarded
 
 OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -16,7 +16,7 @@ OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 @guarded
 def main(config: DictConfig) -> float | None:
-    """Run the composed configuration; the root's target is ``snp.pipeline.run``."""
+    """Run the composed configuration; the root's target is ``snp.run.pipeline.run``."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     found = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import snp
-from snp.activations import MomentCollector
-from snp.audit import audit, control, outputs
-from snp.costs import CostModel
-from snp.graph.readers import readers_of
-from snp.inputs import call
+from snp.fit.realise import realise
+from snp.graph.batches import call
+from snp.measure.moments import MomentCollector
+from snp.measure.readers import readers_of
+from snp.plan.costs import CostModel
 from snp.pruning import decide, problem_of
-from snp.realisation import realise
-from snp.report.measure import macs
-from snp.selfcheck import SelfCheckError
 from snp.settings import PruneSettings
-from snp.subject import Subject, subject_of
+from snp.speed.network import macs
+from snp.surgery.audit import audit, control, outputs
+from snp.surgery.checks import SelfCheckError
+from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["examine"]
 

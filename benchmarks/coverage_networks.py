@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from snp.audit import randomise
+from snp.surgery.audit import randomise
 
 __all__ = ["Network", "build", "families", "smallest_input", "smallest_variant"]
 

@@ -8,8 +8,8 @@ import torch
 from coverage_networks import Network, smallest_input
 from torch import Tensor, nn
 
-from snp.audit import outputs
-from snp.blocks import contracted, expanded
+from snp.graph.grouped_kernels import contracted, expanded
+from snp.surgery.audit import outputs
 
 __all__ = ["examine_peer"]
 

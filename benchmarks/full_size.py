@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import snp
 from snp import models
-from snp.activations import MomentCollector
+from snp.measure.moments import MomentCollector
 from snp.settings import PruneSettings
-from snp.subject import subject_of
+from snp.surgery.subject import subject_of
 
 NETWORKS: dict[str, dict[str, Any]] = {
     # As timm initialises it, the last norm of every block is zero: blocks would do nothing, and a check see nothing.

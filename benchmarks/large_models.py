@@ -18,8 +18,8 @@ from harness import in_own_process, print_provenance, print_table
 from torch import Tensor
 
 import snp
+from snp.library import prune_streamed
 from snp.models import huggingface
-from snp.streaming import prune_streamed
 
 COMMON: dict[str, Any] = {"model_type": "opt", "vocab_size": 50272, "max_position_embeddings": 2048}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import snp
-from snp.timing import Durations, time_in_turns
+from snp.speed.timing import Durations, time_in_turns
 
 NETWORKS: dict[str, dict[str, Any]] = {
     # As timm initialises it, the last norm of every block is zero.

@@ -20,16 +20,16 @@ from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
 from torch import Tensor, nn
 
-from snp.activations import MomentCollector
 from snp.core.gram import Moments
 from snp.data.text import TextData
+from snp.data.windows import IGNORED
+from snp.fit.realise import realise
+from snp.measure.moments import MomentCollector
 from snp.models import huggingface
-from snp.plan import PruningPlan
+from snp.plan.plan import PruningPlan
 from snp.pruning import decide, prepare, sensitivity_of
-from snp.realisation import realise
-from snp.scores import IGNORED
 from snp.settings import PruneSettings
-from snp.subject import Subject, subject_of
+from snp.surgery.subject import Subject, subject_of
 
 # Name -> settings; the peers choose by their own scores, and are fitted as their papers say.
 METHODS: dict[str, dict[str, Any]] = {

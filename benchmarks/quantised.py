@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import snp
 from snp.export import export_onnx, quantise
 from snp.export.programs import session_of
-from snp.timing import time_in_turns
+from snp.speed.timing import time_in_turns
 
 SHARES = {"resnet56": 0.476, "efficientnet_lite0": 0.8}  # of the MACs, as asked of cuts without fine-tuning
 FORMS = ("dense", "pruned", "int8", "pruned + int8")

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 import snp
 from snp import models
-from snp.activations import MomentCollector
 from snp.core.gram import Moments
-from snp.graph.readers import readers_of
-from snp.library import PruneResult
-from snp.plan import PruningPlan
+from snp.measure.moments import MomentCollector
+from snp.measure.readers import readers_of
+from snp.plan.plan import PruningPlan
+from snp.pruning import PruneResult
 
 ATTENTION = ("vo", "qk")
 # Row -> share of units that stay, per structure.

@@ -1,5 +1,8 @@
 """How is a network pruned in one call?  ``import snp; result = snp.prune(model, batches, target_var=0.95)``."""
 
-from snp.library import PruneResult, inspect, load, prune, save
+from snp.library import inspect, load, prune, save
+from snp.plan.plan import PruningPlan as Plan
+from snp.pruning import PruneResult
+from snp.settings import PruneSettings
 
-__all__ = ["PruneResult", "inspect", "load", "prune", "save"]
+__all__ = ["Plan", "PruneResult", "PruneSettings", "inspect", "load", "prune", "save"]

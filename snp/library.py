@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,39 +13,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp import inspection
-from snp.activations import MomentCollector
 from snp.core.gram import Moments
-from snp.inputs import call, first_samples, inputs_of, num_samples, to_device
-from snp.latency import measure_table, measured_share
-from snp.plainweights import with_plain_weights
-from snp.plan import PruningPlan
-from snp.planners import Selection
-from snp.pruning import decide, prepare, sensitivity_of
-from snp.realisation import realise
+from snp.fit.realise import realise
+from snp.graph.batches import call, first_samples, inputs_of, num_samples, to_device
+from snp.graph.plain_weights import with_plain_weights
+from snp.measure.moments import MomentCollector
+from snp.measure.streamed import refuse_streaming, stream_moments
+from snp.plan.plan import PruningPlan
+from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
 from snp.settings import PruneSettings
-from snp.subject import Subject, subject_of
-from snp.surgery import cut
+from snp.speed.layer_times import measure_table, measured_share
+from snp.surgery import inspection
+from snp.surgery.subject import Subject, subject_of
+from snp.surgery.surgery import cut
 from snp.weights import read_weights, write_weights
 
-__all__ = ["PruneResult", "inspect", "load", "prune", "save"]
-
-
-@dataclass(frozen=True, eq=False)
-class PruneResult:
-    """What a prune gives back.
-
-    Attributes:
-        model: the small network, a plain module.
-        plan: what was decided.
-        selection: per group the order of units and the cumulative variance along it.
-        check: largest relative difference between the small network and the masked dense one on one batch.
-    """
-
-    model: nn.Module
-    plan: PruningPlan
-    selection: Selection
-    check: float
+__all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
 
 def prune(
@@ -86,6 +70,39 @@ def prune(
     if table is not None:
         plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
     return PruneResult(result.model.train(model.training), plan, decision.selection, result.check)
+
+
+def prune_streamed(
+    model: nn.Module, batches: Sequence[Any], settings: PruneSettings | None = None, **options: Any
+) -> PruneResult:
+    """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
+
+    Tensors that lose nothing are the same in both networks afterwards.
+
+    Args:
+        model: as there; it is not changed, and put into evaluation mode while this runs.
+        batches: a sequence of batches on the model's device; they are used once per call of this function.
+        settings: as there; the fit is joint, and order and cut are those that look at moments only.
+        **options: single settings.
+
+    Raises:
+        ValueError: the settings need more than moments (sequential fit, sensitivity, heads), or the network has no
+            blocks.
+    """
+    settings = replace(settings or PruneSettings(), **options)
+    refuse_streaming(settings)
+    was_training = model.training
+    try:
+        subject = subject_of(model.eval(), first_samples(batches[0], 2), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = [inputs_of(batch) for batch in batches]
+            moments = stream_moments(model, inputs, subject.readers, Path(folder))
+            problem = problem_of(subject, moments)
+            decision = decide(subject, problem, settings, samples=sum(map(num_samples, batches)))
+            result = realise(subject, problem, decision.plan, settings, share=True)
+    finally:
+        model.train(was_training)
+    return PruneResult(result.model.train(was_training), decision.plan, decision.selection, result.check)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:

@@ -69,7 +69,7 @@ def check_structures(options: Any) -> None:
 
 def check_names(options: Any) -> None:
     """Names are files of folders; the planners' folder is only looked at, because planners import this module."""
-    folder = Path(__file__).parent / "planners"
+    folder = Path(__file__).parent / "plan" / "planners"
     planners = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     known = {"planner": planners, "ordering": ["auto", *orderings.names()], "cut": ["auto", *cuts.names()]}
     for name, choices in known.items():

@@ -8,24 +8,41 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from snp import planners
-from snp.bases import in_head_bases
-from snp.budgets import use_up
 from snp.core.gram import Moments
-from snp.costs import CostModel
-from snp.latency_check import checked_by_clock
-from snp.latency_table import LatencyTable
-from snp.plan import GroupPlan, PruningPlan
-from snp.planners import Choice, LogitStatistics, Problem, Selection
-from snp.sensitivity import measure_sensitivity
+from snp.fit.head_bases import in_head_bases
+from snp.fit.trials import Trials
+from snp.graph.units import UnitGroup
+from snp.measure.sensitivity import measure_sensitivity
+from snp.plan import planners
+from snp.plan.budgets import use_up
+from snp.plan.costs import CostModel
+from snp.plan.latency_table import LatencyTable
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
 from snp.settings import PruneSettings
-from snp.subject import Subject
-from snp.trials import Trials
-from snp.units import UnitGroup
+from snp.speed.clock import checked_by_clock
+from snp.surgery.subject import Subject
 
-__all__ = ["Decision", "decide", "prepare", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "prepare", "problem_of", "sensitivity_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class PruneResult:
+    """What a prune gives back.
+
+    Attributes:
+        model: the small network, a plain module.
+        plan: what was decided.
+        selection: per group the order of units and the cumulative variance along it.
+        check: largest relative difference between the small network and the masked dense one on one batch.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    selection: Selection
+    check: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ class PruneSettings:
             layer times measured on this machine.
         latency_batch: samples per pass where passes are timed, for a plan or against each other, at least 1.
         latency_threads: CPU threads of these passes, at least 1.
-        planner: name of a file in ``snp/planners``.
+        planner: name of a file in ``snp/plan/planners``.
         ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
             variance cut and ``output`` elsewhere.
         cut: name of a file in ``snp/core/cuts``; ``"auto"`` is what the target goes with, ``output`` for budgets.

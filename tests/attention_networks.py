@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph
-from snp.plan import GroupPlan, PruningPlan
-from snp.units import UnitGroup
+from snp.graph.units import UnitGroup
+from snp.plan.plan import GroupPlan, PruningPlan
 from tests.audit import randomise
 
 __all__ = ["NETWORKS", "Grouped", "build", "irregular", "pictures", "words"]

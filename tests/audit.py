@@ -1,5 +1,5 @@
 """How do tests prove that a group is complete?  The audit lives in the package, where benchmarks find it, too."""
 
-from snp.audit import audit, control, outputs, randomise
+from snp.surgery.audit import audit, control, outputs, randomise
 
 __all__ = ["audit", "control", "outputs", "randomise"]

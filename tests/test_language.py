@@ -15,10 +15,10 @@ from torch import Tensor
 import snp
 from snp.data.text import TextData
 from snp.data.wikitext2 import WikiText2
-from snp.data.windows import Windows
+from snp.data.windows import IGNORED, Windows
 from snp.models import LanguageModelSpec, build, huggingface
 from snp.report.page import write_report
-from snp.scores import IGNORED, Perplexity
+from snp.run.training.scores import Perplexity
 from tests.command_line import run_here
 from tests.transformer_models import save_folder, sentences, transformer
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp import models, planners
+from snp import models
 from snp.core import cuts, orderings
-from snp.report.measure import macs
+from snp.plan import planners
 from snp.settings import PruneSettings
+from snp.speed.network import macs
 from tests import networks
 from tests.audit import outputs
 

@@ -13,16 +13,16 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from torch import nn
 
-from snp.calibrate import CalibrationCallback, CalibrationSettings, write_moments
 from snp.data.digits import Digits
-from snp.finetune import Classifier
-from snp.graph.readers import Reader
-from snp.processes import from_first, leave
-from snp.runfolder import RunFolder
-from snp.tracking import quiet_libraries
-from snp.training_recipe import TrainingRecipe
+from snp.measure.readers import Reader
+from snp.run.calibrate import CalibrationCallback, CalibrationSettings, write_moments
+from snp.run.folder import RunFolder
+from snp.run.loggers import quiet_libraries
+from snp.run.processes import from_first, leave
+from snp.run.trainer import JobTrainer
+from snp.run.training.learner import Classifier
+from snp.run.training.recipe import TrainingRecipe
 from snp.weights import fingerprint
-from snp.workbench import Workbench
 
 SAMPLES = 65  # odd: one process has one sample more; the 359 test images are odd, too
 READERS = {"5.weight": Reader("5.weight", "5", -1, 64), "7.weight": Reader("7.weight", "7", -1, 12)}
@@ -50,7 +50,7 @@ def measure(folder: Path, num_processes: int, rank: int) -> None:
     model = network().eval()
     data = Digits(batch_size=16)
     data.configure(8, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
-    bench = Workbench(data, lambda **keywords: trainer(num_processes, **keywords), [], RunFolder(folder / "run"))
+    bench = JobTrainer(data, lambda **keywords: trainer(num_processes, **keywords), [], RunFolder(folder / "run"))
     callback = CalibrationCallback(READERS, CalibrationSettings(samples=SAMPLES))
     bench.forward(model, SAMPLES, 0, callback)
     write_moments(callback.moments, folder / f"moments{rank}.safetensors", {})

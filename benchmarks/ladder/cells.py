@@ -13,7 +13,7 @@ from ladder.makers import Calibrated, NotPossibleError, made
 from ladder.networks import NETWORKS, Network
 from ladder.results import Results
 from ladder.rungs import Rung, Table
-from snp.report.measure import macs, num_params
+from snp.speed.network import macs, num_params
 
 __all__ = ["Cell", "cells_of", "measure"]
 

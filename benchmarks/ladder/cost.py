@@ -15,11 +15,11 @@ from harness import Batches
 from torch import nn
 
 from ladder.results import Results
-from snp.activations import MomentCollector
+from snp.fit.realise import realise
+from snp.measure.moments import MomentCollector
 from snp.pruning import decide, prepare, sensitivity_of
-from snp.realisation import realise
 from snp.settings import PruneSettings
-from snp.subject import subject_of
+from snp.surgery.subject import subject_of
 
 __all__ = ["ROUTES", "rows_of", "run", "seconds_of"]
 

@@ -18,13 +18,13 @@ from peers.mean_folding import fold_means
 from torch import Tensor, nn
 
 from ladder.rungs import Rung
-from snp.activations import MomentCollector
-from snp.planners import Problem
+from snp.fit.realise import realise
+from snp.fit.trials import Trials
+from snp.measure.moments import MomentCollector
+from snp.plan.problem import Problem
 from snp.pruning import decide, problem_of, sensitivity_of
-from snp.realisation import realise
 from snp.settings import PruneSettings
-from snp.subject import Subject, subject_of
-from snp.trials import Trials
+from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["MAKERS", "NO_BATCH_NORM", "Calibrated", "NotPossibleError", "made", "settings_of"]
 

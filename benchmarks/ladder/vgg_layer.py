@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from ladder.networks import digits_network
 from ladder.results import Results
-from snp.activations import MomentCollector
 from snp.core import orderings
 from snp.core.reconstruct import fold, transfer
-from snp.graph.readers import Reader
-from snp.planners import Problem
-from snp.planners._statistics import group_statistics
+from snp.measure.moments import MomentCollector
+from snp.measure.readers import Reader
+from snp.plan.problem import Problem
+from snp.plan.statistics import group_statistics
 from snp.pruning import problem_of
 from snp.settings import PruneSettings
-from snp.subject import Subject, subject_of
+from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["SHARES", "errors", "rows_of", "run"]
 

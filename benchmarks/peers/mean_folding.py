@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snp.folding import kept_columns
-from snp.plan import PruningPlan
-from snp.planners import Problem
-from snp.subject import Subject
-from snp.surgery import cut, masked_weights, with_weights
-from snp.units import module_of
+from snp.fit.joint import kept_columns
+from snp.graph.units import module_of
+from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
+from snp.surgery.subject import Subject
+from snp.surgery.surgery import cut, masked_weights, with_weights
 
 __all__ = ["fold_means"]
 

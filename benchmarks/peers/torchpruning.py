@@ -17,8 +17,8 @@ from harness import Batches
 from torch import Tensor, nn
 
 from snp.graph import analyse
-from snp.report.measure import macs
-from snp.units import module_of
+from snp.graph.units import module_of
+from snp.speed.network import macs
 
 __all__ = ["CRITERIA", "SCOPES", "gradients_for", "ignored_layers", "prune_to_share"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from snp.scores import IGNORED
+__all__ = ["IGNORED", "Windows"]
 
-__all__ = ["Windows"]
+IGNORED = -100  # a label that asks for nothing
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snp.door import guarded
 from snp.export.programs import export_onnx, export_program, require_packages
 from snp.export.quantise import quantise
 from snp.library import load
+from snp.run.errors import guarded
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp.graph.batches import example_of, num_samples
 from snp.graph.collect import collect_groups
 from snp.graph.headgroups import attention_layers, products_of
+from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
 from snp.graph.splits import with_counts
 from snp.graph.tracer import Tracer
-from snp.heads import AttentionLayer
-from snp.inputs import example_of, num_samples
-from snp.units import UnitGroup
+from snp.graph.units import UnitGroup
 
 __all__ = ["CouplingGraph", "analyse"]
 

@@ -7,38 +7,15 @@ that of a head, the result holds scores, and scores times values have the values
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from snp.graph.traced import Call, module_running
 from snp.graph.tracer import Tracer
 
-__all__ = ["HEAD_DIMENSION", "Call", "attend", "attention_macs", "multiply"]
-
-HEAD_DIMENSION = "head dimension of an attention layer"
-
-
-@dataclass(eq=False)
-class Call:
-    """One attention call; labels of all L heads of all samples.
-
-    Attributes:
-        module: name of the module that computes the product.
-        query, key: labels of shape [L, D].
-        value: labels of shape [L, V]; None until scores meet values.
-        implicit_scale: the fused call scales by the size it gets.
-        score_macs, value_macs: multiply-accumulates of the whole example batch.
-    """
-
-    module: str
-    query: Tensor
-    key: Tensor
-    score_macs: int
-    implicit_scale: bool = False
-    value: Tensor | None = None
-    value_macs: int = 0
+__all__ = ["attend", "attention_macs", "multiply"]
 
 
 def attend(
@@ -97,7 +74,7 @@ def _scores(tracer: Tracer, node: fx.Node, query: Tensor, key: Tensor) -> Tensor
         tracer.labels.tie(queries, keys)
     shape = (*lead, query.shape[-2], key.shape[-2])
     implicit = "scaled_dot_product" in str(node.target) and node.kwargs.get("scale") is None
-    call = Call(_module_of(node), queries, keys, math.prod(shape) * query.shape[-1], implicit)
+    call = Call(module_running(node) or "", queries, keys, math.prod(shape) * query.shape[-1], implicit)
     tracer.calls.append(call)
     _, inverse = torch.cat([queries, keys], dim=1).unique(dim=0, return_inverse=True)
     fresh = tracer.labels.new(int(inverse.max()) + 1)
@@ -129,8 +106,3 @@ def _weighed(tracer: Tracer, scores: Tensor, value: Tensor) -> Tensor | None:
     shape = (*lead, scores.shape[-2], value.shape[-1])
     call.value, call.value_macs = values, math.prod(shape) * scores.shape[-1]
     return values.reshape(*lead, 1, value.shape[-1]).expand(shape)
-
-
-def _module_of(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]).split("@")[0] if stack else ""

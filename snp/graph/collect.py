@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snp.graph.attention import HEAD_DIMENSION
 from snp.graph.headgroups import HeadUnits, freeze_unwanted, group_of, head_units
 from snp.graph.partitions import Evenness
+from snp.graph.traced import HEAD_DIMENSION
 from snp.graph.tracer import Tracer
-from snp.units import Slice, UnitGroup, module_of
+from snp.graph.units import Slice, UnitGroup, module_of
 
 __all__ = ["collect_groups"]
 

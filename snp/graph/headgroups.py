@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snp.graph.attention import HEAD_DIMENSION, Call
+from snp.graph.heads import AttentionLayer
+from snp.graph.traced import HEAD_DIMENSION, Call
 from snp.graph.tracer import Tracer
-from snp.heads import AttentionLayer
-from snp.units import Slice, UnitGroup
+from snp.graph.units import Slice, UnitGroup
 
 __all__ = ["HeadUnits", "attention_layers", "freeze_unwanted", "group_of", "head_units", "products_of"]
 

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from snp.graph.layers import RULES
 from snp.graph.operators import unknown
-from snp.graph.tracer import Parameter, Tracer
+from snp.graph.traced import Parameter
+from snp.graph.tracer import Tracer
 
 __all__ = ["propagate"]
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from snp.graph.attention import HEAD_DIMENSION, attend, attention_macs, multiply
+from snp.graph.attention import attend, attention_macs, multiply
 from snp.graph.operators import RULES, unknown
-from snp.graph.tracer import Parameter, Tracer
+from snp.graph.traced import HEAD_DIMENSION, Parameter
+from snp.graph.tracer import Tracer
 
 __all__ = ["RULES"]
 

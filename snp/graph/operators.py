@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph.aten import POOLING, SHAPE, UNARY
-from snp.graph.splits import Split, along
-from snp.graph.tracer import Parameter, Rule, Tracer, module_running
+from snp.graph.splits import along
+from snp.graph.traced import Parameter, Split, module_running
+from snp.graph.tracer import Rule, Tracer
 
 __all__ = ["RULES", "unknown"]
 

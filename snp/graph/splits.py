@@ -8,29 +8,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from snp.graph.traced import Split
 from snp.graph.tracer import Tracer
-from snp.units import Count, UnitGroup
+from snp.graph.units import Count, UnitGroup
 
-__all__ = ["Split", "along", "with_counts"]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A tensor that was divided into parts of given sizes.
-
-    Attributes:
-        module: whose code did it; None where that is not known.
-        sizes: of the parts.
-        parts: labels along the divided dimension, one tensor of shape [size] per part.
-    """
-
-    module: str | None
-    sizes: tuple[int, ...]
-    parts: tuple[Tensor, ...]
+__all__ = ["along", "with_counts"]
 
 
 def along(parts: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from snp.graph.labels import LabelSpace
-from snp.units import module_of
+from snp.graph.traced import Call, Parameter, Split, module_running
+from snp.graph.units import module_of
 
-if TYPE_CHECKING:
-    from snp.graph.attention import Call
-    from snp.graph.splits import Split
-
-__all__ = ["Parameter", "Rule", "Tracer", "module_running"]
-
-
-class Parameter:
-    """A parameter or buffer of the exported program; its labels come into being when a rule asks for them."""
-
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.name = name
-        self.shape = shape
+__all__ = ["Rule", "Tracer"]
 
 
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
-
-
-def module_running(node: fx.Node) -> str | None:
-    """Name of the innermost module whose code ran an operator; None where that is not known."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]).split("@")[0] if stack else None
 
 
 class Tracer:

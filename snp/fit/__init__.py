@@ -1,0 +1,1 @@
+"""Which weights take over what the cut units did?"""

@@ -1,0 +1,58 @@
+"""Which weights take over what the cut units did?  All groups that a reader sees are fitted together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from snp.core.reconstruct import fold, transfer
+from snp.measure.readers import Reader
+from snp.plan.plan import GroupPlan
+from snp.plan.problem import Problem
+
+__all__ = ["folded_weights", "kept_columns"]
+
+_USUAL_RIDGE = 1e-4
+
+
+def folded_weights(
+    problem: Problem, decisions: Sequence[GroupPlan], ridge: float | None, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """New weight of every reader that loses columns, in dense shape with zeros in the cut columns.
+
+    Args:
+        problem: groups, weights and moments.
+        decisions: which units stay.
+        ridge: relative ridge of the fit; None for the usual 1e-4.
+        names: weights to fold; all readers when None.
+    """
+    weights: dict[str, Tensor] = {}
+    for name in problem.readers if names is None else names:
+        reader = problem.readers[name]
+        kept = kept_columns(reader, decisions)
+        if len(kept) == reader.num_columns:
+            continue
+        ridge_used = _USUAL_RIDGE if ridge is None else ridge
+        weights[name] = _folded(problem.weights[name], reader, problem.moments[name].second, kept, ridge_used)
+    return weights
+
+
+def _folded(weight: Tensor, reader: Reader, gram_CC: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The rows of each block take over what the cut columns of their own block did."""
+    parts = []
+    for rows, block in zip(weight.chunk(reader.num_blocks), reader.blocks(kept), strict=True):
+        transfer_CK = transfer(gram_CC[block.columns, block.columns], block.kept, ridge)
+        parts.append(fold(rows, transfer_CK, block.kept))
+    return torch.cat(parts)
+
+
+def kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:
+    """Gram columns of a reader that stay, ascending, all groups together, shape [K]."""
+    is_kept = torch.ones(reader.num_columns, dtype=torch.bool)
+    for decision in decisions:
+        for member in decision.group.consumers:
+            if member.tensor == reader.weight:
+                is_kept[reader.columns(member)[decision.cut].reshape(-1)] = False
+    return is_kept.nonzero().flatten()

@@ -1,0 +1,193 @@
+"""Which weights of one layer give the dense network's outputs on the inputs that are really there?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from snp.core.reconstruct import fold
+from snp.fit.behind_layer import Tail
+from snp.fit.regression import Reduce, Rows, fitted, fitted_behind_rectifier
+from snp.fit.two_networks import TwoNetworks
+from snp.measure.readers import Block, Reader
+
+__all__ = ["FitSettings", "LayerFit", "reestimate"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How the layers are fitted.
+
+    Attributes:
+        ridge: relative to the mean energy of a kept column; None chooses it on held-back batches, layer by layer.
+        intercept: fit an offset into the bias (or the mean of the normalisation behind the layer).
+        repair: let a layer that adds to a residual stream make up for the stream's error.
+        rectify: fit what a rectifier behind a layer lets through, instead of the layer's outputs.
+        batch_norm: re-estimate normalisation statistics on what the pruned network feeds them.
+        memory_gib: what the values that are alive at once may take; fewer batches are used beyond.
+    """
+
+    ridge: float | None = None
+    intercept: bool = True
+    repair: bool = True
+    rectify: bool = True
+    batch_norm: bool = False
+    memory_gib: float = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFit:
+    """One layer that is about to be computed.
+
+    Attributes:
+        networks: the two networks; the layer's inputs are computed in both.
+        node: the layer's convolution or linear operation.
+        name: of its weight.
+        reader: how its inputs become samples.
+        kept: Gram columns that stay, shape [K].
+    """
+
+    networks: TwoNetworks
+    node: fx.Node
+    name: str
+    reader: Reader
+    kept: Tensor
+
+    @property
+    def _source(self) -> fx.Node:
+        source = self.node.args[0]
+        assert isinstance(source, fx.Node)
+        return source
+
+    @property
+    def _bias(self) -> Any:
+        return self.node.args[2] if len(self.node.args) > 2 else None
+
+    def _bias_value(self, batch: int) -> Tensor | None:
+        """The bias, which may be computed on the way, as the changed network adds it."""
+        name = self.networks.name_of(self._bias)
+        if name is not None:
+            return self.networks.tensors[name]
+        return self.networks.current[self._bias][batch] if isinstance(self._bias, fx.Node) else None
+
+    def outputs(self, tail: Tail | None, settings: FitSettings, reduce: Reduce) -> None:
+        """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
+        networks, dense = self.networks, self.networks.tensors[self.name]
+        bias_name, mean_name = _own(networks, self._bias), _own(networks, _mean_behind(self.node))
+        affine = settings.intercept and (bias_name is not None or mean_name is not None)
+        folded, shifts = [], []
+        for number, (rows, block) in enumerate(self._blocks()):
+            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine, reduce)
+            folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
+            shifts.append(shift)
+        shift = torch.cat(shifts)
+        networks.change(self.name, torch.cat(folded).reshape(dense.shape))
+        if affine and bias_name is not None:
+            networks.change(bias_name, networks.tensors[bias_name] + shift.to(dense))
+        elif affine and mean_name is not None:
+            networks.change(mean_name, networks.tensors[mean_name] - shift.to(dense))
+
+    def _blocks(self) -> Iterable[tuple[Tensor, Block]]:
+        """The weight's rows [O / B, columns of the block] block by block; a plain layer is one block."""
+        dense, num_blocks = self.networks.tensors[self.name], self.reader.num_blocks
+        return zip(dense.reshape(len(dense), -1).chunk(num_blocks), self.reader.blocks(self.kept), strict=True)
+
+    def _own(self, values: Tensor, number: int) -> Tensor:
+        """The channels of one block."""
+        return values.chunk(self.reader.num_blocks, self.reader.channel_dim)[number]
+
+    def _fitted(
+        self,
+        weight: Tensor,
+        tail: Tail | None,
+        number: int,
+        block: Block,
+        settings: FitSettings,
+        affine: bool,
+        reduce: Reduce,
+    ) -> tuple[Tensor, Tensor]:
+        """Weight [O / B, K] and offset of one block."""
+        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, reduce)
+        if tail is None or not tail.rectifies:
+            return problem.solution()
+        scale = tail.scale.chunk(self.reader.num_blocks)[number]
+
+        def some(part: int, num_parts: int) -> Iterable[Rows]:
+            return self._output_rows(tail, number, block, part, num_parts)
+
+        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), reduce)
+
+    def _output_rows(
+        self, tail: Tail | None, number: int, block: Block, part: int = 0, num_parts: int = 1
+    ) -> Iterable[Rows]:
+        """Rows of every batch, or of one part of the batches where there are enough of them."""
+        current, outputs = self.networks.current[self._source], self.networks.dense_values(self.node)
+        num_parts = num_parts if len(current) >= num_parts else 1
+        for batch in range(part % num_parts, len(current), num_parts):
+            inputs, dense = current[batch], outputs[batch]
+            wanted, rectified = dense, None
+            if tail is not None:
+                wanted = dense + tail.missing(self.networks, batch)
+                if tail.rectifies:
+                    at_rectifier = tail.dense(self.networks, dense, batch)
+                    rectified = block.reader.outputs(self._own(at_rectifier, number))
+            bias = self._bias_value(batch)
+            if bias is not None:
+                wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
+            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
+            yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified)
+
+    def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
+        """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
+        dense, folded = self.networks.tensors[self.name], []
+        for number, (rows, block) in enumerate(self._blocks()):
+            selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
+            rows_of = self._input_rows(number, block)
+            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, reduce).solution()
+            folded.append(fold(rows, transfer, block.kept))
+        self.networks.change(self.name, torch.cat(folded).reshape(dense.shape))
+
+    def _input_rows(self, number: int, block: Block) -> Iterable[Rows]:
+        current, dense = self.networks.current[self._source], self.networks.dense[self._source]
+        for inputs, wanted in zip(current, dense, strict=True):
+            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
+            yield Rows(samples, block.reader.samples(self._own(wanted, number)))
+
+
+def reestimate(networks: TwoNetworks, node: fx.Node, reduce: Reduce) -> None:
+    """Statistics of a normalisation layer over all positions of all batches of the changed network."""
+    source = node.args[0]
+    names = [networks.name_of(argument) for argument in node.args[3:5]]
+    if not isinstance(source, fx.Node) or not networks.differs(source):
+        return
+    if any(name is None or networks.num_reads(name) > 1 for name in names):
+        return
+    rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
+    count = reduce(torch.tensor(float(sum(part.shape[1] for part in rows)), dtype=torch.float64)).to(rows[0].device)
+    mean = reduce(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
+    square = reduce(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
+    for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
+        assert name is not None
+        networks.change(name, value)
+
+
+def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:
+    return bias.reshape([-1 if index == dim % values.ndim else 1 for index in range(values.ndim)])
+
+
+def _own(networks: TwoNetworks, node: Any) -> str | None:
+    """Name of the tensor a node stands for, unless others read it, too: they do not want it changed."""
+    name = networks.name_of(node)
+    return name if name is not None and networks.num_reads(name) == 1 else None
+
+
+def _mean_behind(node: fx.Node) -> Any:
+    """Running mean of the normalisation that alone reads a layer's output: subtracting from it adds to the output."""
+    users = list(node.users)
+    if len(users) == 1 and "batch_norm" in str(users[0].target) and users[0].args[0] is node:
+        return users[0].args[3]
+    return None

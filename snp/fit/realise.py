@@ -1,0 +1,103 @@
+"""How does a plan become a smaller network?  Weights are fitted, units are cut, and the result is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from snp.fit.joint import folded_weights, kept_columns
+from snp.fit.layer import FitSettings
+from snp.fit.sequential import Fits, fit_in_sequence
+from snp.measure.readers import other_readers, readers_of
+from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
+from snp.settings import PruneSettings
+from snp.surgery.checks import self_check
+from snp.surgery.subject import Subject
+from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
+
+__all__ = ["Realised", "realise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Realised:
+    """A small network.
+
+    Attributes:
+        model: in evaluation mode.
+        check: largest relative difference to the masked dense network on one batch.
+        fitted_samples: samples on this process that the sequential fit had memory for; 0 without one.
+    """
+
+    model: nn.Module
+    check: float
+    fitted_samples: int
+
+
+def realise(
+    subject: Subject,
+    problem: Problem,
+    plan: PruningPlan,
+    settings: PruneSettings,
+    inputs: Sequence[Any] = (),
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    *,
+    share: bool = False,
+) -> Realised:
+    """The small network of a plan.
+
+    Args:
+        subject: the dense network.
+        problem: its moments.
+        plan: the units that stay.
+        settings: how weights are fitted.
+        inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
+        reduce: adds a tensor up over processes.
+        share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
+
+    Raises:
+        SelfCheckError: the small network differs from the dense one with the same units masked.
+    """
+    fitted = 0
+    if not settings.reconstruct:
+        weights: dict[str, Tensor] = masked_weights(subject.model, plan)
+    elif settings.is_sequential:
+        fits = _fits(subject, problem, plan, settings, inputs, reduce)
+        weights, fitted = fits.tensors, fits.samples
+    else:
+        weights = masked_weights(subject.model, plan)
+        for name in list(problem.readers):  # one at a time, each in the place of the other
+            weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
+    masked = with_weights(subject.model, weights, share=share)
+    small = cut(masked, plan, share=share)
+    return Realised(small, self_check(masked, small, subject.example), fitted)
+
+
+def _fits(
+    subject: Subject,
+    problem: Problem,
+    plan: PruningPlan,
+    settings: PruneSettings,
+    inputs: Sequence[Any],
+    reduce: Callable[[Tensor], Tensor],
+) -> Fits:
+    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
+    if settings.refit_all:
+        readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
+    kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
+    fit = FitSettings(
+        settings.ridge,
+        settings.intercept,
+        settings.repair,
+        settings.rectify,
+        settings.batch_norm == "reestimate",
+        settings.memory_gib,
+    )
+
+    def start(name: str) -> Tensor:
+        return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
+
+    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce, silent_rows(plan))

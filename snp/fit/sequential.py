@@ -1,0 +1,128 @@
+"""Which weights give the dense network's values on what the pruned network really computes?
+
+Layers are fitted in execution order. Each reader's inputs come from the network as it is pruned so far, its target
+from the dense network, so that errors do not pile up. Where a reader's output is added to a residual stream, the
+target includes the error that the stream has gathered so far (error repair). Where a rectifier comes next, what it cuts
+off need not be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from snp.fit.behind_layer import tail_of
+from snp.fit.layer import FitSettings, LayerFit, reestimate
+from snp.fit.regression import HOLD_BACK_ONE_IN, Reduce
+from snp.fit.two_networks import TwoNetworks, equal_batches
+from snp.graph.batches import num_samples
+from snp.measure.readers import Reader
+
+__all__ = ["FitSettings", "Fits", "fit_in_sequence"]
+
+_LARGEST_BATCH = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for."""
+
+    tensors: dict[str, Tensor]
+    samples: int
+
+
+def fit_in_sequence(
+    model: nn.Module,
+    batches: Sequence[Any],
+    readers: Mapping[str, Reader],
+    kept: Mapping[str, Tensor],
+    start: Callable[[str], Tensor],
+    settings: FitSettings,
+    reduce: Reduce = lambda tensor: tensor,
+    silent: Mapping[str, Tensor] | None = None,
+) -> Fits:
+    """Fit every reader whose inputs have changed or lose columns, one after the other.
+
+    Args:
+        model: the dense network in evaluation mode.
+        batches: inputs on the model's device.
+        readers: weight name -> how its inputs are read.
+        kept: weight name -> Gram columns that stay, for every reader.
+        start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
+        settings: see :class:`FitSettings`.
+        reduce: adds a tensor up over processes.
+        silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
+
+    Returns:
+        Weights with zeros in cut columns, biases, statistics.
+    """
+    fitter = _Fitter(readers, kept, start, settings, reduce)
+    total = sum(num_samples(batch) for batch in batches)
+    # At least four batches, so that one in four can be held back.
+    size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
+    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit)
+    networks.zero_rows(silent or {})
+    samples = networks.limit(int(settings.memory_gib * 2**30))
+    fitter.count_reads(networks)
+    networks.run()
+    return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples)
+
+
+class _Fitter:
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        kept: Mapping[str, Tensor],
+        start: Callable[[str], Tensor],
+        settings: FitSettings,
+        reduce: Reduce,
+    ) -> None:
+        self._readers, self._kept, self._start = readers, kept, start
+        self._settings, self._reduce = settings, reduce
+        self._reads: dict[str, int] = {}
+
+    def count_reads(self, networks: TwoNetworks) -> None:
+        """Note how often each weight is read: one read twice has no single set of inputs."""
+        for node in networks.graph.nodes:
+            name = self._weight_of(networks, node)
+            if name is not None:
+                self._reads[name] = self._reads.get(name, 0) + 1
+
+    @staticmethod
+    def _weight_of(networks: TwoNetworks, node: fx.Node) -> str | None:
+        if node.op != "call_function" or not any(word in str(node.target) for word in ("conv", "linear")):
+            return None
+        return networks.name_of(node.args[1]) if len(node.args) > 1 else None
+
+    def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
+        """Fit the node's tensors before it is computed."""
+        name = self._weight_of(networks, node)
+        if name in self._readers:
+            assert name is not None
+            self._visit_reader(networks, node, name)
+        elif self._settings.batch_norm and "batch_norm" in str(node.target):
+            reestimate(networks, node, self._reduce)
+
+    def _visit_reader(self, networks: TwoNetworks, node: fx.Node, name: str) -> None:
+        loses = len(self._kept[name]) < self._readers[name].num_columns
+        if self._reads[name] > 1:
+            if loses and name not in networks.changed:
+                networks.change(name, self._start(name))
+            return
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if not loses and not networks.differs(source):
+            return
+        # Statistics that are estimated anew later on would move what is aimed at here.
+        rectify = self._settings.rectify and not self._settings.batch_norm
+        tail = tail_of(networks, node, repair=self._settings.repair, rectify=rectify)
+        if tail is not None and tail.other is not None:
+            networks.compute(tail.other)
+        fit = LayerFit(networks, node, name, self._readers[name], self._kept[name])
+        if self._readers[name].fits_outputs:
+            fit.outputs(tail, self._settings, self._reduce)
+        else:
+            fit.inputs(self._settings, self._reduce)

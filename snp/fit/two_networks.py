@@ -1,0 +1,179 @@
+"""How do the dense network and the one that is being changed run side by side, layer by layer?
+
+Every node of the exported graph is computed for all batches before the next one, once with the dense tensors and once
+with the changed ones, so that a layer can be fitted on what the changed network really feeds it. Where the two do not
+differ yet they share their values. Values are dropped after their last use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from snp.graph.batches import example_of
+from snp.graph.exported import export, footprint, is_inplace
+
+__all__ = ["TwoNetworks", "equal_batches"]
+
+Visit = Callable[["TwoNetworks", fx.Node], None]
+
+
+class TwoNetworks:
+    """Two networks of one architecture on the same batches.
+
+    Args:
+        model: the dense network in evaluation mode.
+        batches: inputs, all of one shape, on the model's device.
+        visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
+            :attr:`tensors`.
+
+    Attributes:
+        dense: node -> its value in the dense network, per batch.
+        current: the same in the network that is being changed; the very same list where nothing differs yet.
+        tensors: name -> parameter or buffer of the network that is being changed.
+        changed: names of tensors that differ from the dense network's.
+        open: nodes that are being computed: what depends on one of them cannot be computed yet.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Any], visit: Visit) -> None:
+        self._exported = export(model, batches[0])
+        self.graph, self._names = self._exported.graph, self._exported.names
+        self._inputs = [pytree.tree_leaves(example_of(batch)) for batch in batches]
+        self._visit = visit
+        self._dense_tensors = self._exported.tensors
+        self.tensors = dict(self._dense_tensors)
+        self.changed: set[str] = set()
+        self._silent: dict[str, Tensor] = {}
+        self.dense: dict[fx.Node, list[Any]] = {}
+        self.current: dict[fx.Node, list[Any]] = {}
+        self.open: set[fx.Node] = set()
+        self._done: set[fx.Node] = set()
+        self._uses = {node: len(node.users) for node in self.graph.nodes}
+
+    def limit(self, num_bytes: int) -> int:
+        """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
+        per_batch = 2 * footprint(self.graph)
+        del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
+        return sum(_num_samples(leaves) for leaves in self._inputs)
+
+    def run(self) -> None:
+        """Compute all nodes in order."""
+        with torch.no_grad():
+            for node in self.graph.nodes:
+                if node.op != "output":
+                    self.compute(node)
+
+    def name_of(self, node: Any) -> str | None:
+        """Name of the parameter or buffer that a node stands for, else None."""
+        return self._names.get(node.name) if isinstance(node, fx.Node) else None
+
+    def num_reads(self, name: str) -> int:
+        """How many nodes read a parameter or buffer."""
+        return sum(len(node.users) for node in self.graph.nodes if self._names.get(node.name) == name)
+
+    def differs(self, node: fx.Node) -> bool:
+        """Has the value of a computed node moved away from the dense network's?"""
+        return self.current[node] is not self.dense[node]
+
+    def change(self, name: str, value: Tensor) -> None:
+        """Give the changed network another tensor from here on; its silent rows stay zero."""
+        value = value.to(self._dense_tensors[name])
+        if name in self._silent:
+            value = value.index_fill(0, self._silent[name].to(value.device), 0.0)
+        self.tensors[name] = value
+        self.changed.add(name)
+
+    def zero_rows(self, rows: Mapping[str, Tensor]) -> None:
+        """Keep some rows of tensors of the changed network at zero, whatever they are changed to."""
+        self._silent = dict(rows)
+        for name in rows:
+            self.change(name, self._dense_tensors[name])
+
+    def compute(self, node: fx.Node) -> None:
+        """Compute a node, and first what it needs, unless that was done before."""
+        if node in self._done:
+            return
+        self._done.add(node)
+        if node.op in ("placeholder", "get_attr"):
+            if node.name not in self._names:
+                self.dense[node] = self.current[node] = self._given(node)
+            return
+        self.open.add(node)
+        for argument in node.all_input_nodes:
+            self.compute(argument)
+        self._visit(self, node)
+        self._call(node)
+        self.open.remove(node)
+        for argument in node.all_input_nodes:
+            self._uses[argument] -= 1
+            if self._uses[argument] == 0:
+                self.dense.pop(argument, None)
+                self.current.pop(argument, None)
+
+    def _given(self, node: fx.Node) -> list[Any]:
+        if node.name in self._exported.constants:
+            return [self._exported.constants[node.name]] * len(self._inputs)
+        position = self._exported.inputs[node.name]
+        return [leaves[position] for leaves in self._inputs]
+
+    def dense_values(self, node: fx.Node) -> list[Any]:
+        """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
+        if node not in self.dense:
+            self.dense[node] = self._values(node, self.dense, self._dense_tensors)
+        return self.dense[node]
+
+    def _call(self, node: fx.Node) -> None:
+        self.dense_values(node)
+        inputs = [argument for argument in node.all_input_nodes if argument in self.dense]
+        names = {self._names[argument.name] for argument in node.all_input_nodes if argument.name in self._names}
+        if names & self.changed or any(self.differs(argument) for argument in inputs):
+            self.current[node] = self._values(node, self.current, self.tensors)
+        else:
+            self.current[node] = self.dense[node]
+
+    def _values(self, node: fx.Node, store: dict[fx.Node, list[Any]], tensors: dict[str, Tensor]) -> list[Any]:
+        target = node.target
+        assert callable(target)
+        results = []
+        for batch in range(len(self._inputs)):
+
+            def value(argument: fx.Node, batch: int = batch) -> Any:
+                name = self._names.get(argument.name)
+                return tensors[name] if name is not None else store[argument][batch]
+
+            args: Any = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            if is_inplace(node):
+                # The value that is written over may still be needed under its old name.
+                args = (args[0].clone(), *args[1:])
+            results.append(target(*args, **kwargs))
+        return results
+
+
+def equal_batches(batches: Sequence[Any], largest: int) -> list[Any]:
+    """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
+
+    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
+    """
+    leaves = [pytree.tree_flatten(example_of(batch)) for batch in batches]
+    parts = zip(*(flat for flat, _ in leaves), strict=True)
+    # Switches and other values that are no tensors are the same for all batches.
+    joined = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in parts]
+    spec, total = leaves[0][1], _num_samples(joined)
+    size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
+    if size * 4 < min(largest, total):
+        size = min(largest, total)
+    result = []
+    for start in range(0, total - size + 1, size):
+        chosen = [part[start : start + size] if isinstance(part, Tensor) else part for part in joined]
+        args, kwargs = pytree.tree_unflatten(chosen, spec)
+        result.append(args[0] if args else kwargs)
+    return result
+
+
+def _num_samples(leaves: Sequence[Any]) -> int:
+    return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))

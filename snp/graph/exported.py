@@ -1,0 +1,124 @@
+"""What does a network compute, node by node, and which of its tensors does each placeholder stand for?"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from snp.graph.batches import example_of
+
+__all__ = ["Exported", "export", "footprint", "is_inplace"]
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A network as a graph of operators.
+
+    Attributes:
+        graph: from ``torch.export``; no operator writes into memory that is read under another name.
+        names: placeholder -> parameter or buffer; a tied tensor has one name, the one ``named_parameters`` gives.
+        tensors: name -> parameter or buffer, detached.
+        inputs: placeholder -> position among the leaves of the batch.
+        constants: placeholder or attribute -> value.
+    """
+
+    graph: fx.Graph
+    names: dict[str, str]
+    tensors: dict[str, Tensor]
+    inputs: dict[str, int]
+    constants: dict[str, Any]
+
+
+def export(model: nn.Module, batch: Any) -> Exported:
+    """Export a network in evaluation mode for batches of one size."""
+    args, kwargs = example_of(batch)
+    program = torch.export.export(model, args, kwargs, strict=False)
+    if any(_writes_into_view(node) for node in program.graph.nodes):
+        # The functional form of every operator: x[:, 0] = 0 becomes a new x.
+        program = program.run_decompositions({})
+    signature = program.graph_signature
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    listed = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    tied = {name: first.setdefault(id(tensor), name) for name, tensor in listed}
+    placeholders = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        tensors.setdefault(tied[name], tensor.detach())
+    constants = {
+        name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
+    }
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            constants[node.name] = operator.attrgetter(str(node.target))(program.graph_module)
+    specs = [spec for spec in signature.input_specs if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT]
+    inputs = {spec.arg.name: position for position, spec in enumerate(specs)}
+    names = {name: tied[target] for name, target in placeholders.items()}
+    return Exported(program.graph, names, tensors, inputs, constants)
+
+
+def is_inplace(node: fx.Node) -> bool:
+    """Does the operator write over its first argument?"""
+    arguments = _schema_arguments(node)
+    return bool(arguments) and arguments[0].alias_info is not None and arguments[0].alias_info.is_write
+
+
+def _schema_arguments(node: fx.Node) -> list[Any]:
+    return list(node.target._schema.arguments) if isinstance(node.target, torch._ops.OpOverload) else []
+
+
+def _is_view(node: fx.Node) -> bool:
+    """May the result share memory with the first argument, unchanged?"""
+    if node.target is operator.getitem:
+        return True
+    arguments = _schema_arguments(node)
+    return bool(arguments) and arguments[0].alias_info is not None and not arguments[0].alias_info.is_write
+
+
+def _writes_into_view(node: fx.Node) -> bool:
+    """Does the node write into memory that others read by the name of a view, or of what it is a view of?"""
+    if not is_inplace(node):
+        return False
+    root = node.args[0]
+    while isinstance(root, fx.Node) and root.op == "call_function" and _is_view(root):
+        root = root.args[0]
+    family, waiting, readers = 0, [root], 0
+    while waiting:
+        member = waiting.pop()
+        if not isinstance(member, fx.Node):
+            return True
+        family += 1
+        views = [user for user in member.users if user.op == "call_function" and _is_view(user)]
+        readers += len(member.users) - len(views)
+        waiting += views
+    return family > 1 and readers > 1
+
+
+def footprint(graph: fx.Graph) -> int:
+    """Bytes of the values that are alive at once at most, for one batch of the exported size and one network.
+
+    Values without memory of their own count as if they had some.
+    """
+    uses = {node: len(node.users) for node in graph.nodes}
+    alive = most = 0
+    for node in graph.nodes:
+        alive += _num_bytes(node)
+        most = max(most, alive)
+        for argument in node.all_input_nodes:
+            uses[argument] -= 1
+            if uses[argument] == 0:
+                alive -= _num_bytes(argument)
+    return most
+
+
+def _num_bytes(node: fx.Node) -> int:
+    if node.op != "call_function":
+        return 0
+    values = pytree.tree_leaves(node.meta.get("val"))
+    return sum(math.prod(v.shape) * v.element_size() for v in values if isinstance(v, Tensor))

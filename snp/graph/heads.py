@@ -1,0 +1,85 @@
+"""What does an attention layer own: which rows compute each head's queries, keys and values?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snp.graph.units import Slice
+
+__all__ = ["AttentionLayer", "HeadSizes"]
+
+Removed = Mapping[tuple[str, int], Tensor]  # (tensor, dim) -> indices that go
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    """Numbers that an attention module keeps about its heads."""
+
+    num_heads: int
+    num_key_value_heads: int
+    query_size: int  # of queries and keys, per head
+    value_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """Rows of weights behind one product of queries and keys.
+
+    Attributes:
+        module: name of the module that computes the product.
+        query: rows of each head's queries, index of shape [H, D].
+        key: rows of the keys that each query head meets, [H, D]; heads that share keys (GQA) name the same rows.
+        value: the same for values, [H, V].
+        implicit_scale: the fused product is called without a scale, and takes that of the size it gets.
+    """
+
+    module: str
+    query: Slice
+    key: Slice
+    value: Slice
+    implicit_scale: bool = False
+
+    def sizes(self, removed: Removed | None = None) -> HeadSizes:
+        """Sizes once some rows are gone.
+
+        Raises:
+            ValueError: heads would be left with unequal sizes.
+        """
+        query, key, value = (_left(part, removed or {}) for part in (self.query, self.key, self.value))
+        stays = query > 0
+        sizes = [set(part[stays].tolist()) for part in (query, key, value)]
+        same_heads = torch.equal(stays, key > 0) and torch.equal(stays, value > 0)
+        if any(len(found) != 1 for found in sizes) or sizes[0] != sizes[1] or not same_heads:
+            raise ValueError(f"the heads of {self.module} would keep unequal numbers of queries, keys and values")
+        num_shared = len(self.key.index[stays].unique(dim=0))
+        return HeadSizes(int(stays.sum()), num_shared, sizes[0].pop(), sizes[2].pop())
+
+    def to_json(self) -> dict[str, Any]:
+        """Readable form."""
+        parts = {role: getattr(self, role).to_json() for role in ("query", "key", "value")}
+        return {
+            "module": self.module,
+            "num_heads": len(self.query.index),
+            "implicit_scale": self.implicit_scale,
+            **parts,
+        }
+
+    @staticmethod
+    def from_json(plain: dict[str, Any]) -> AttentionLayer:
+        """Inverse of :meth:`to_json`."""
+        num_heads = plain["num_heads"]
+        query, key, value = (Slice.from_json(plain[role], num_heads) for role in ("query", "key", "value"))
+        return AttentionLayer(plain["module"], query, key, value, plain["implicit_scale"])
+
+
+def _left(rows: Slice, removed: Removed) -> Tensor:
+    """Number of rows that each head keeps, shape [H]."""
+    gone = removed.get((rows.tensor, rows.dim))
+    if gone is None:
+        return torch.full((len(rows.index),), rows.width)
+    return (~torch.isin(rows.index, gone)).sum(dim=1)

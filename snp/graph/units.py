@@ -1,0 +1,146 @@
+"""Which slices of which tensors belong to a unit, so that they stand or fall together?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Count", "Slice", "UnitGroup", "module_of"]
+
+
+def module_of(tensor_name: str) -> str:
+    """Name of the module that owns a parameter or buffer: ``layer1.0.conv1.weight`` -> ``layer1.0.conv1``."""
+    return tensor_name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """What each unit of a group owns of one tensor.
+
+    Attributes:
+        tensor: state-dict name.
+        dim: dimension along which units lie.
+        index: indices along ``dim``, shape [U, m], int64: row u belongs to unit u.
+        num_blocks: for columns of a grouped convolution the number of its groups: indices run over all its inputs
+            (:mod:`snp.graph.grouped_kernels`). 1 otherwise.
+    """
+
+    tensor: str
+    dim: int
+    index: Tensor
+    num_blocks: int = 1
+
+    @property
+    def width(self) -> int:
+        """Number of indices m that each unit owns."""
+        return self.index.shape[1]
+
+    def is_in(self, members: Iterable[Slice]) -> bool:
+        """Does one of these own the first index of this slice?"""
+        first = self.index.reshape(-1)[0]
+        return any(
+            (member.tensor, member.dim) == (self.tensor, self.dim) and bool((member.index == first).any())
+            for member in members
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Readable form; regular index patterns are written as start, stride and width."""
+        plain: dict[str, Any] = {"tensor": self.tensor, "dim": self.dim}
+        if self.num_blocks > 1:
+            plain["num_blocks"] = self.num_blocks
+        start, width = int(self.index[0, 0]), self.width
+        stride = int(self.index[1, 0]) - start if len(self.index) > 1 else width
+        regular = _regular(start, stride, width, len(self.index))
+        if torch.equal(regular, self.index):
+            return plain | {"start": start, "stride": stride, "width": width}
+        return plain | {"index": self.index.tolist()}
+
+    @staticmethod
+    def from_json(plain: dict[str, Any], num_units: int) -> Slice:
+        """Inverse of :meth:`to_json`."""
+        if "index" in plain:
+            index = torch.tensor(plain["index"], dtype=torch.int64)
+        else:
+            index = _regular(plain["start"], plain["stride"], plain["width"], num_units)
+        return Slice(plain["tensor"], plain["dim"], index, plain.get("num_blocks", 1))
+
+
+def _regular(start: int, stride: int, width: int, num_units: int) -> Tensor:
+    return start + stride * torch.arange(num_units)[:, None] + torch.arange(width)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number of units that a module keeps for itself: an entry of a list of sizes at which its code splits tensors.
+
+    Attributes:
+        module: state-dict name.
+        attribute: a list or tuple of integers.
+        position: of the entry in it.
+        width: how much of the entry each unit accounts for.
+    """
+
+    module: str
+    attribute: str
+    position: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGroup:
+    """Units that share producers and consumers: one cut decides how many of them stay.
+
+    Attributes:
+        name: module name of the first producer (with a suffix where that is taken).
+        num_units: U.
+        producers: rows of weights that compute the units (convolutions, linear layers, embeddings).
+        consumers: columns of weights that read the units.
+        others: everything else a unit owns: biases, normalisation parameters and statistics, layer scales, tokens.
+        is_stream: the units are a sum of several layers' outputs (a residual stream).
+        num_partitions: P. Units lie partition-major, unit u in partition u // (U / P), and every partition keeps the
+            same number of units (not the same units): the groups of a grouped convolution, the heads of an attention
+            layer. 1 where any units may stay.
+        kind: which structure the units are: ``conv`` (channels of convolutions), ``ffn`` (units of linear layers),
+            and in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``.
+        counts: numbers in modules that fall with the units.
+    """
+
+    name: str
+    num_units: int
+    producers: tuple[Slice, ...]
+    consumers: tuple[Slice, ...]
+    others: tuple[Slice, ...]
+    is_stream: bool = False
+    num_partitions: int = 1
+    kind: str = "ffn"
+    counts: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.num_partitions < 1 or self.num_units % self.num_partitions:
+            raise ValueError(
+                f"the {self.num_units} units of {self.name} do not divide into {self.num_partitions} partitions"
+            )
+
+    @property
+    def units_per_partition(self) -> int:
+        """U / P."""
+        return self.num_units // self.num_partitions
+
+    def is_even(self, kept: Tensor) -> bool:
+        """Does every partition keep the same number of these units, at least one?"""
+        counts = torch.bincount(kept.cpu() // self.units_per_partition, minlength=self.num_partitions)
+        return bool((counts == counts[0]).all()) and int(counts[0]) > 0
+
+    @property
+    def is_multiplied(self) -> bool:
+        """Do units meet each other in products of activations (queries and keys), so that masks zero their rows?"""
+        return self.kind in ("qk", "dims")
+
+    @property
+    def members(self) -> tuple[Slice, ...]:
+        """All slices of the group."""
+        return self.producers + self.consumers + self.others

@@ -1,0 +1,1 @@
+"""What do samples say of a layer?"""

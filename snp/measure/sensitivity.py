@@ -1,0 +1,78 @@
+"""How much does the network's output move with an error at each layer's output?
+
+The Fisher matrix of the layer's outputs: with labels drawn from the network's own prediction, the mean outer product
+of the gradients of the log-likelihood, summed over positions. Half of e^T F e is the change of the prediction, in
+Kullback-Leibler divergence, that a small error e at one position causes. One backward pass over a few batches serves
+all layers and all cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snp.graph.batches import call, first_tensor, num_samples
+from snp.measure.readers import Reader
+
+__all__ = ["measure_sensitivity"]
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    batches: Sequence[Any],
+    readers: Mapping[str, Reader],
+    generator: torch.Generator,
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> dict[str, Tensor]:
+    """Fisher matrix of the outputs of every reader.
+
+    Args:
+        model: in evaluation mode; its first output tensor holds logits along the last dimension.
+        batches: inputs on the model's device, no labels.
+        readers: the layers to look at.
+        generator: draws the labels, on the CPU.
+        reduce: adds a tensor up over processes.
+
+    Returns:
+        Weight name -> shape [O, O], float64, per sample, on the model's device.
+    """
+    sums: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(reader.module).register_forward_hook(_forward_hook(name, reader, sums))
+        for name, reader in readers.items()
+    ]
+    samples = 0
+    try:
+        for batch in batches:
+            with torch.enable_grad():
+                logits = first_tensor(call(model, batch))
+                flat = logits.reshape(-1, logits.shape[-1]).float()
+                labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
+                F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
+            samples += num_samples(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+    count = float(reduce(torch.tensor(float(samples), dtype=torch.float64)))
+    return {name: reduce(total) / count for name, total in sums.items()}
+
+
+def _forward_hook(name: str, reader: Reader, sums: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def add(gradient: Tensor) -> None:
+        rows = gradient.movedim(reader.channel_dim, -1).reshape(-1, gradient.shape[reader.channel_dim]).float()
+        product = (rows.T @ rows).double()
+        sums[name] = sums[name] + product if name in sums else product
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        # A network without trainable parameters still passes gradients on from here.
+        tracked = output if output.requires_grad else output.detach().requires_grad_()
+        tracked.register_hook(add)
+        # What follows may write over its input, which a leaf does not allow.
+        return tracked.clone() if tracked.is_leaf else tracked
+
+    return hook

@@ -1,0 +1,157 @@
+"""How is a large network calibrated block by block, so that one block's activations and moments are in memory?
+
+All batches go through one block of the network before the next: what is kept between blocks is one hidden state per
+batch. A block's moments go to disk when it is done, and come back one at a time when units are chosen and weights
+folded. Everything else is the code of the usual path, so plans are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from snp.core.gram import Moments
+from snp.graph.batches import call, first_tensor
+from snp.measure.moments import MomentCollector
+from snp.measure.readers import Reader
+from snp.settings import PruneSettings
+from snp.weights import write_tensors
+
+__all__ = ["MomentsOnDisk", "blocks_of", "refuse_streaming", "stream_moments"]
+
+
+class MomentsOnDisk(Mapping[str, Moments]):
+    """Moments by weight name, in files of a folder; one is in memory while it is looked at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+
+    def add(self, name: str, moments: Moments) -> None:
+        """Write the moments of one reader."""
+        path = self._folder / f"{len(self._files)}.safetensors"
+        count = torch.tensor(moments.count)
+        write_tensors({"second": moments.second, "first": moments.first, "count": count}, path, {"weight": name})
+        self._files[name] = path
+
+    def __getitem__(self, name: str) -> Moments:
+        tensors = load_file(self._files[name])
+        return Moments(tensors["second"], tensors["first"], int(tensors["count"]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+class _ReachedError(Exception):
+    """The first block is reached; the rest of the network is not computed."""
+
+
+def blocks_of(model: nn.Module, readers: Mapping[str, Reader]) -> list[str]:
+    """Names of the blocks that follow each other and hold all readers: the entries of one `nn.ModuleList`.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and all(r.module.startswith(f"{name}.") for r in readers.values()):
+            return [f"{name}.{index}" for index in range(len(module))]
+    raise ValueError(
+        f"{type(model).__name__} has no list of blocks that holds every layer to be measured: calibrate it as a whole "
+        "with snp.prune, or leave the layers outside its blocks alone (ignore=...)"
+    )
+
+
+def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
+    """Streamed calibration keeps moments, and no activations, and works in one process.
+
+    Raises:
+        ValueError: the settings need more than that.
+    """
+    if num_processes > 1:
+        raise ValueError(
+            f"calibration.streamed=true works in one process, the trainer has {num_processes}: use trainer=gpu or "
+            "trainer=cpu, or calibrate without streaming"
+        )
+    if settings.is_sequential or settings.needs_sensitivity:
+        raise ValueError(
+            "streamed calibration keeps moments only: ask for prune.calibration='joint' with an ordering and a cut "
+            "that need no sensitivity, such as prune.ordering='zca' with prune.cut='variance'"
+        )
+    if settings.target[0] == "latency":
+        raise ValueError(
+            "prune.target_latency: streamed calibration holds no second network to time; ask for prune.target_macs or "
+            "prune.target_params, or calibrate without streaming"
+        )
+    if settings.structures != ("ffn",):
+        raise ValueError(
+            f"prune.structures={list(settings.structures)}: streamed calibration does not turn attention heads into "
+            "the bases that suit a cut; ask for prune.structures=['ffn'], or calibrate without streaming"
+        )
+
+
+def stream_moments(
+    model: nn.Module,
+    batches: Sequence[Any],
+    readers: Mapping[str, Reader],
+    folder: Path,
+    product_dtype: torch.dtype = torch.float64,
+) -> MomentsOnDisk:
+    """Moments of all readers, block after block.
+
+    Every block takes the hidden state first and gives it out first; what it takes beside that (masks, positions) is
+    the same for all blocks, as in the transformers of `transformers` and timm.
+
+    Args:
+        model: in evaluation mode.
+        batches: inputs on the model's device.
+        readers: what is measured, all of it inside the blocks.
+        folder: where the moments go.
+        product_dtype: precision of the products within a batch.
+
+    Raises:
+        ValueError: there are no such blocks.
+    """
+    blocks, found = blocks_of(model, readers), MomentsOnDisk(folder)
+    with torch.no_grad():
+        states = [_at_first_block(model, blocks[0], batch) for batch in batches]
+        for name in blocks:
+            own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
+            with MomentCollector(model, own, product_dtype) as collector:
+                states = [_through(model.get_submodule(name), *state) for state in states]
+            for weight, moments in collector.moments.items():
+                found.add(weight, moments.cpu())
+    return found
+
+
+def _at_first_block(model: nn.Module, name: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments that the first block is called with."""
+    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append((args, kwargs))
+        raise _ReachedError
+
+    handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        call(model, batch)
+    except _ReachedError:
+        return caught[0]
+    finally:
+        handle.remove()
+    raise ValueError(f"{name} is not called when the network runs: its blocks cannot be calibrated one by one")
+
+
+def _through(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the next block: the new hidden state takes the place of the old one."""
+    hidden: Tensor = first_tensor(block(*args, **kwargs))
+    if args:
+        return (hidden, *args[1:]), kwargs
+    return (), {**kwargs, "hidden_states": hidden}

@@ -1,0 +1,162 @@
+"""Is a budget used up?  Where a common level moves in steps too coarse for it, single groups are raised one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from snp.graph.units import UnitGroup
+from snp.plan.level import rounded
+from snp.plan.problem import Choice, Problem, Selection
+from snp.settings import BUDGETS, PruneSettings
+
+__all__ = ["TOLERANCE", "use_up"]
+
+# What is reached lies between the share asked for and this much less.
+TOLERANCE = 0.01
+_NO_DAMAGE = 1e-9  # avoided per share of the cost: units that do nothing
+_MOST_EXCHANGED = 5  # groups
+_MOST_COMBINATIONS = 4096
+
+
+def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
+    """A selection that meets the budget to one percent of the dense network.
+
+    A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
+    what that leaves is spent in such steps, the one first that avoids most damage per cost. Where more than one percent
+    is left unspent, groups are raised step by step in any case; in single units where rounded steps do not fit; and at
+    last a group gives way to others. Other targets are left as they are.
+
+    Args:
+        problem: knows costs.
+        settings: the target.
+        selection: of a planner, within the budget.
+
+    Raises:
+        ValueError: single units are too large for that; the message says what was reached.
+    """
+    name, value = settings.target
+    if name not in BUDGETS:
+        return selection
+    cost = problem.costs.of_target(name, settings.count_embeddings)
+    dense = cost(problem.costs.dense)
+    filler = _Filler(
+        problem.groups,
+        [_damage(choice) for choice in selection.choices],
+        lambda kept: cost(kept) / dense,
+        value,
+        settings.round_from,
+    )
+    kept = [choice.num_kept for choice in selection.choices]
+    if all(choice.damage is not None for choice in selection.choices):
+        kept = filler.filled(kept, settings.round_to, least=_NO_DAMAGE)
+    for round_to in (settings.round_to, 1):
+        if not filler.is_met(kept):
+            kept = filler.filled(kept, round_to)
+    if not filler.is_met(kept):
+        kept = filler.exchanged(kept)
+    if not filler.is_met(kept):
+        raise ValueError(_refusal(name, value, filler.share(kept)))
+    choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
+    return replace(selection, choices=tuple(choices))
+
+
+def _refusal(name: str, value: float, share: float) -> str:
+    reached = math.ceil(1e4 * share) / 1e4
+    return (
+        f"prune.target_{name}={value:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense {name} is "
+        f"the closest found below it, because single units of this network cost more than that. Ask for "
+        f"prune.target_{name}={reached:.4f}, or for a share of the units (prune.target_units)."
+    )
+
+
+def _damage(choice: Choice) -> Tensor:
+    """Damage with the first k units kept, k = 0..U: measured, or the variance that is lost, or the share of units."""
+    num_units = len(choice.order)
+    if choice.damage is not None:
+        return choice.damage.double().cpu()
+    if choice.kept_variance is None:
+        return 1 - torch.arange(num_units + 1, dtype=torch.float64) / num_units
+    return 1 - torch.cat([torch.zeros(1, dtype=torch.float64), choice.kept_variance.double().cpu()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Filler:
+    """Moves numbers of kept units towards a budget from below.
+
+    Attributes:
+        groups: G of them.
+        damages: per group, with the first k units kept, shape [U + 1].
+        share: of the dense cost that numbers of kept units have.
+        target: the share that must not be passed.
+        round_from: groups of so many units move in rounded steps, see :func:`snp.plan.level.rounded`.
+    """
+
+    groups: Sequence[UnitGroup]
+    damages: Sequence[Tensor]
+    share: Callable[[Sequence[int]], float]
+    target: float
+    round_from: int | None = None
+
+    def is_met(self, kept: Sequence[int]) -> bool:
+        """Within the budget, and not more than the tolerance below."""
+        return self.target - TOLERANCE <= self.share(kept) <= self.target
+
+    def damage(self, kept: Sequence[int]) -> float:
+        """All groups together."""
+        return sum(float(damage[count]) for damage, count in zip(self.damages, kept, strict=True))
+
+    def filled(self, kept: Sequence[int], round_to: int, least: float = -math.inf) -> list[int]:
+        """Raise one group by one step as long as some step fits, the best damage per cost first, if above ``least``."""
+        current = list(kept)
+        while True:
+            spent = self.share(current)
+            steps = [self._step(current, number, spent, round_to) for number in range(len(current))]
+            best = max((step for step in steps if step is not None), default=None)
+            if best is None or best[0] <= least:
+                return current
+            current[best[2]] = best[3]
+
+    def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> tuple[float, float, int, int] | None:
+        """Damage avoided per cost, cost after it, group, and its units; None where it does not fit."""
+        group, before = self.groups[number], kept[number]
+        after = rounded(before + 1, group.num_units, round_to, group.num_partitions, self.round_from)
+        if before >= group.num_units:
+            return None
+        share = self.share([*kept[:number], after, *kept[number + 1 :]])
+        if share > self.target:
+            return None
+        avoided = float(self.damages[number][before] - self.damages[number][after])
+        return avoided / max(share - spent, 1e-12), share, number, after
+
+    def exchanged(self, kept: Sequence[int]) -> list[int]:
+        """The least damage that meets the budget in the neighbourhood of a choice, or else the closest from below.
+
+        The neighbourhood is every combination of a few units more or less in the groups of the cheapest units.
+        """
+        movable = sorted(range(len(kept)), key=lambda number: self._unit_share(kept, number))[:_MOST_EXCHANGED]
+        radius = int((_MOST_COMBINATIONS ** (1 / len(movable)) - 1) / 2)
+        found = [list(kept)]
+        for counts in product(*(self._near(number, kept[number], radius) for number in movable)):
+            trial = list(kept)
+            for number, count in zip(movable, counts, strict=True):
+                trial[number] = count
+            if self.share(trial) <= self.target:
+                found.append(trial)
+        meeting = [one for one in found if self.is_met(one)]
+        return min(meeting, key=self.damage) if meeting else max(found, key=self.share)
+
+    def _unit_share(self, kept: Sequence[int], number: int) -> float:
+        """What the units of a group cost, one each of its partitions, as a share of the dense cost."""
+        step = self.groups[number].num_partitions
+        return self.share([*kept[:number], kept[number] + step, *kept[number + 1 :]]) - self.share(kept)
+
+    def _near(self, number: int, count: int, radius: int) -> list[int]:
+        group = self.groups[number]
+        steps = (count + steps * group.num_partitions for steps in range(-radius, radius + 1))
+        return [near for near in steps if group.num_partitions <= near <= group.num_units]

@@ -1,0 +1,161 @@
+"""What will the network cost once units are cut?  Counts from shapes, and times from a table, without building it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from snp.graph import CouplingGraph
+from snp.graph.units import UnitGroup
+from snp.plan.latency_table import LatencyTable
+
+__all__ = ["CostModel"]
+
+
+class CostModel:
+    """Multiply-accumulates per sample, parameters and latency as functions of the kept units per group.
+
+    Attributes:
+        table: measured layer times; None where no one asks for latency.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: CouplingGraph,
+        groups: Sequence[UnitGroup],
+        table: LatencyTable | None = None,
+    ) -> None:
+        self.table = table
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        self._embeddings = graph.embeddings
+        self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
+        self._num_units = [group.num_units for group in groups]
+        numbers = {group.name: number for number, group in enumerate(groups)}
+        self._products = [
+            (macs, [numbers[name] for name in names if name in numbers]) for macs, names in graph.products
+        ]
+        # tensor -> dim -> who owns its indices
+        self._owned: dict[str, dict[int, list[_Share]]] = defaultdict(lambda: defaultdict(list))
+        blocks = [number for number, group in enumerate(groups) if group.kind == "heads"]
+        for number in [*blocks, *(number for number in range(len(groups)) if number not in blocks)]:
+            for member in groups[number].members:
+                owners = self._owned[member.tensor][member.dim]
+                inside = next((s for s in owners if s.is_block and bool(torch.isin(member.index, s.index).all())), None)
+                share = _Share(number, member.index, number in blocks, member.num_blocks)
+                (owners if inside is None else inside.parts).append(share)
+
+    def _num_removed(self, owners: Sequence[_Share], kept: Sequence[int]) -> int:
+        """Indices of one dimension that go; a head takes along what is left of its dimensions."""
+        total = 0
+        for share in owners:
+            num_units, size = self._num_units[share.group], share.index.numel() // share.num_blocks
+            left = size - self._num_removed(share.parts, kept)
+            total += size - left * kept[share.group] // num_units
+        return total
+
+    def _shape(self, name: str, kept: Sequence[int]) -> list[int]:
+        shape = list(self._shapes[name])
+        for dim, owners in self._owned.get(name, {}).items():
+            shape[dim] -= self._num_removed(owners, kept)
+        return shape
+
+    def _num_elements(self, name: str, kept: Sequence[int]) -> int:
+        return math.prod(self._shape(name, kept))
+
+    def macs(self, kept: Sequence[int]) -> int:
+        """Multiply-accumulates per sample with that many units kept in each group."""
+        weights = (name for name in self._positions if name in self._shapes)
+        total = self._fixed_macs + sum(self._positions[name] * self._num_elements(name, kept) for name in weights)
+        for macs, numbers in self._products:
+            for number in numbers:
+                macs = macs * kept[number] // self._num_units[number]
+            total += macs
+        return total
+
+    def params(self, kept: Sequence[int]) -> int:
+        """Parameters with that many units kept in each group."""
+        return sum(self._num_elements(name, kept) for name in self._shapes)
+
+    def params_outside_embeddings(self, kept: Sequence[int]) -> int:
+        """The same without tables that are looked up and heads tied to them: the layers of a language model."""
+        return sum(self._num_elements(name, kept) for name in self._shapes if name not in self._embeddings)
+
+    @property
+    def resized_weights(self) -> dict[str, tuple[int, ...]]:
+        """Weights of layers whose sizes a cut changes -> which of their first two dimensions it changes."""
+        names = (name for name in self._positions if name in self._shapes and name in self._owned)
+        return {name: tuple(dim for dim in (0, 1) if dim in self._owned[name]) for name in names}
+
+    def sizes(self, kept: Sequence[int], names: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """First two sizes of weights with that many units kept in each group."""
+        shapes = {name: self._shape(name, kept) for name in names}
+        return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+
+    def activations(self, kept: Sequence[int]) -> int:
+        """Outputs of all layers per sample."""
+        weights = (name for name in self._positions if name in self._shapes)
+        return sum(self._positions[name] * self._shape(name, kept)[0] for name in weights)
+
+    def latency(self, kept: Sequence[int]) -> float:
+        """Milliseconds of a pass by the table of layer times."""
+        assert self.table is not None, "whoever asks for latency gives the table"
+        activations = self.activations(kept) / self.activations(self.dense)
+        return self.table.total_ms(self.sizes(kept, self.table.layers), activations)
+
+    def with_table(self, table: LatencyTable) -> CostModel:
+        """The same counts with another table of layer times."""
+        other = copy.copy(self)
+        other.table = table
+        return other
+
+    def predicted(self, kept: Sequence[int], by_layers: CostModel) -> dict[str, float]:
+        """What the plan says of a latency budget; nothing where no times were measured.
+
+        Args:
+            kept: units per group.
+            by_layers: the costs before a cut network was timed; what they predict goes in as ``layers_share``.
+        """
+        if self.table is None:
+            return {}
+        dense_ms, pruned_ms = self.latency(self.dense), self.latency(kept)
+        return {
+            "batch": self.table.batch,
+            "threads": self.table.threads,
+            "predicted_ms": pruned_ms,
+            "predicted_share": pruned_ms / dense_ms,
+            "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),
+        }
+
+    def of_target(self, target: str, count_embeddings: bool) -> Callable[[Sequence[int]], float]:
+        """What a budget of that name (``"macs"``, ``"params"`` or ``"latency"``) counts."""
+        if target == "latency":
+            return self.latency
+        if target == "params":
+            return self.params if count_embeddings else self.params_outside_embeddings
+        return self.macs
+
+    @property
+    def dense(self) -> list[int]:
+        """Kept units per group of the dense network."""
+        return list(self._num_units)
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """Indices of one dimension that a group's units own, shape [U, m], spread over ``num_blocks`` kernel blocks.
+
+    Of heads (``is_block``) the parts that other groups own of them.
+    """
+
+    group: int
+    index: Tensor
+    is_block: bool
+    num_blocks: int
+    parts: list[_Share] = field(default_factory=list)

@@ -1,0 +1,74 @@
+"""Which level meets the target, and how many units does it keep in each group?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from snp.core.budget import BudgetError, bisect_level
+from snp.plan.problem import Problem, Selection
+from snp.settings import PruneSettings
+
+__all__ = ["kept_at_level", "level_for", "moved", "rounded"]
+
+
+def rounded(
+    num_kept: int, num_units: int, round_to: int, num_partitions: int = 1, round_from: int | None = None
+) -> int:
+    """Kept units rounded up to a multiple of the partitions, and of ``round_to`` where the group is wide enough.
+
+    That is, where 16 such multiples fit; with ``round_from``, where it has so many units and two multiples fit.
+    """
+    step = math.lcm(round_to, num_partitions)
+    if num_units < (16 * step if round_from is None else max(round_from, 2 * step)):
+        step = num_partitions
+    return min(num_units, -(-num_kept // step) * step)
+
+
+def kept_at_level(
+    problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int], level: float
+) -> list[int]:
+    """Kept units per group at a level; ``num_kept(group, level)`` is the cut."""
+    return [
+        rounded(num_kept(number, level), group.num_units, settings.round_to, group.num_partitions, settings.round_from)
+        for number, group in enumerate(problem.groups)
+    ]
+
+
+def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int]) -> float:
+    """The level that the target asks for, by bisection where it is a budget.
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    name, value = settings.target
+    if name in ("var", "units"):
+        return value
+    cost = problem.costs.of_target(name, settings.count_embeddings)
+    dense = cost(problem.costs.dense)
+
+    def fraction(level: float) -> float:
+        return cost(kept_at_level(problem, settings, num_kept, level)) / dense
+
+    try:
+        return bisect_level(fraction, value)
+    except BudgetError as error:
+        raise ValueError(
+            f"prune.target_{name}={value:g} cannot be reached: with every group at its smallest, {error.reached:.3f} "
+            f"of the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
+            "shorten prune.ignore."
+        ) from error
+
+
+def moved(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
+    """The same orders at the level that meets the target by the costs of this problem.
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    assert selection.num_kept is not None, "only a selection by level can be moved"
+    level = level_for(problem, settings, selection.num_kept)
+    kept = kept_at_level(problem, settings, selection.num_kept, level)
+    choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
+    return replace(selection, choices=tuple(choices), level=level)

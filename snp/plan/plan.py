@@ -1,0 +1,191 @@
+"""What was decided, in a form that outlives the process?  ``plan.json``: readable, diffable, enough to cut again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snp.graph.heads import AttentionLayer
+from snp.graph.units import Count, Slice, UnitGroup
+
+__all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPlan:
+    """The decision for one group.
+
+    Attributes:
+        group: its units and what they own.
+        kept: indices of units that stay, ascending, shape [K], K >= 1.
+        kept_variance: share of the group's orthogonalised variance that the kept units hold, in [0, 1]; None when
+            the planner does not measure it.
+    """
+
+    group: UnitGroup
+    kept: Tensor
+    kept_variance: float | None = None
+
+    @property
+    def cut(self) -> Tensor:
+        """Indices of the units that go, ascending."""
+        is_cut = torch.ones(self.group.num_units, dtype=torch.bool)
+        is_cut[self.kept] = False
+        return is_cut.nonzero().flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class PruningPlan:
+    """Decisions for all groups and where they came from.
+
+    Attributes:
+        groups: one decision per group that could have been cut.
+        settings: what was asked for (ordering, cut, target, level found, seed, samples, ...), JSON values.
+        macs: ``{"dense": n, "pruned": n}``, multiply-accumulates per sample.
+        params: ``{"dense": n, "pruned": n}``.
+        latency: for a latency budget: batch, threads, milliseconds and shares, predicted and measured; else empty.
+        frozen: weight name -> why its units could not be cut.
+        recipe: how to build the dense model again (``snp.models.build(**recipe)``), or None.
+        versions: library name -> version.
+        attention: layers whose modules keep numbers about their heads.
+    """
+
+    groups: tuple[GroupPlan, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    macs: dict[str, int] = field(default_factory=dict)
+    params: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    attention: tuple[AttentionLayer, ...] = ()
+
+    def removed(self) -> dict[tuple[str, int], Tensor]:
+        """Indices that go, ascending, per (tensor, dim); all groups together."""
+        parts: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+        for decision in self.groups:
+            for member in decision.group.members:
+                parts[(member.tensor, member.dim)].append(member.index[decision.cut].reshape(-1))
+        return {key: torch.cat(indices).unique() for key, indices in parts.items()}
+
+    def blocks(self) -> dict[str, int]:
+        """Number of blocks of the grouped convolutions' weights that lose columns."""
+        members = (member for decision in self.groups for member in decision.group.consumers)
+        return {member.tensor: member.num_blocks for member in members if member.num_blocks > 1}
+
+    def with_recipe(self, recipe: dict[str, Any] | None) -> PruningPlan:
+        """The same plan that knows how to build its dense model."""
+        return replace(self, recipe=recipe)
+
+    def with_latency(self, measured: dict[str, float]) -> PruningPlan:
+        """The same plan with measured times beside the predicted ones."""
+        return replace(self, latency=self.latency | measured)
+
+    def to_json(self) -> str:
+        """Text of ``plan.json``: one line per list of numbers."""
+        plain = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "settings": self.settings,
+            "versions": self.versions,
+            "macs": self.macs,
+            "params": self.params,
+            "latency": self.latency,
+            "groups": [_group_to_json(decision) for decision in self.groups],
+            "attention": [layer.to_json() for layer in self.attention],
+            "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
+        }
+        text = json.dumps(plain, indent=1)
+        # Only lists that json.dumps broke over lines: strings hold no raw line breaks, so they stay as they are.
+        return re.sub(r"\[\n[\d\s,]*\]", lambda match: "[" + " ".join(match.group()[1:-1].split()) + "]", text) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> PruningPlan:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: the text is not a plan of this format.
+        """
+        try:
+            plain = json.loads(text)
+            if plain["format"] != FORMAT:
+                raise ValueError(f"its format is {plain['format']}, this version of snp reads {FORMAT}")
+            return PruningPlan(
+                groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
+                attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
+                frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
+                latency=plain.get("latency", {}),  # plans of earlier versions know none
+                **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
+
+    def save(self, path: Path) -> None:
+        """Write ``plan.json``; a half-written file never takes the place of a whole one."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(self.to_json())
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> PruningPlan:
+        """Read ``plan.json``.
+
+        Raises:
+            ValueError: there is no such file, or it is not a plan.
+        """
+        if not path.is_file():
+            raise ValueError(f"there is no plan at {path}: name the folder of a finished run")
+        return PruningPlan.from_json(path.read_text())
+
+
+def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
+    group = decision.group
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "num_units": group.num_units,
+        "num_partitions": group.num_partitions,
+        "num_kept": len(decision.kept),
+        "kept_variance": None if decision.kept_variance is None else round(decision.kept_variance, 6),
+        "kept": decision.kept.tolist(),
+        "is_stream": group.is_stream,
+        **{
+            role: [member.to_json() for member in getattr(group, role)] for role in ("producers", "consumers", "others")
+        },
+        **({"counts": [asdict(count) for count in group.counts]} if group.counts else {}),
+    }
+
+
+def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
+    num_units = plain["num_units"]
+    roles = {
+        role: tuple(Slice.from_json(entry, num_units) for entry in plain[role])
+        for role in ("producers", "consumers", "others")
+    }
+    # Plans of earlier versions know groups of one partition only.
+    num_partitions = plain.get("num_partitions", 1)
+    group = UnitGroup(
+        plain["name"],
+        num_units,
+        is_stream=plain["is_stream"],
+        num_partitions=num_partitions,
+        kind=plain.get("kind", "ffn"),
+        counts=tuple(Count(**entry) for entry in plain.get("counts", [])),
+        **roles,
+    )
+    kept = torch.tensor(plain["kept"], dtype=torch.int64)
+    fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units
+    if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):
+        raise ValueError(f"the units of {group.name} do not fit their number {num_units}")
+    if not group.is_even(kept):
+        raise ValueError(f"the {group.num_partitions} partitions of {group.name} keep unequal numbers of units")
+    return GroupPlan(group, kept, plain["kept_variance"])

@@ -1,0 +1,55 @@
+"""What does pruning by how much a unit's contribution fluctuates give?  The peer FLAP.
+
+FLAP (arXiv 2312.11983): a unit's score is the variance of its activation times the squared norm of the weights that
+read it; scores are standardised layer by layer, and one threshold cuts all layers. What a cut unit gave on average
+goes into biases: that is ``benchmarks/peers/mean_folding.py``, and every fit of the library can follow it instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snp.core.orderings import descending, interleaved
+from snp.graph.units import UnitGroup
+from snp.plan.level import kept_at_level, level_for
+from snp.plan.problem import Choice, Problem, Selection
+from snp.settings import PruneSettings
+
+__all__ = ["choose", "scores"]
+
+
+def scores(problem: Problem, group: UnitGroup) -> Tensor:
+    """Var(x_j) ||W_:j||^2 summed over a unit's columns and readers, shape [U], float64."""
+    total = torch.zeros(group.num_units, dtype=torch.float64)
+    for member in group.consumers:
+        reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
+        weight = problem.weights[member.tensor].detach().double()
+        size = weight.reshape(len(weight), reader.num_columns, -1).square().sum(dim=(0, 2))
+        variance = moments.centred().diagonal().clamp_min(0) / max(moments.count, 1)
+        total += (size * variance)[reader.columns(member)].sum(dim=1).cpu()
+    return total
+
+
+def _standardised(values: Tensor) -> Tensor:
+    spread = values.std(correction=0)
+    return (values - values.mean()) / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def choose(problem: Problem, settings: PruneSettings) -> Selection:
+    """Units by falling score; the level is the share of all the network's units that stays, at least one a group."""
+    found = [_standardised(scores(problem, group)) for group in problem.groups]
+    pooled = torch.cat(found).sort(descending=True).values
+    orders = [
+        interleaved(descending(values), group.num_partitions)
+        for values, group in zip(found, problem.groups, strict=True)
+    ]
+
+    def num_kept(group: int, level: float) -> int:
+        count = int(level * len(pooled) + 0.5)
+        threshold = pooled[count - 1] if count else torch.inf
+        return max(1, int((found[group] >= threshold).sum()))
+
+    level = level_for(problem, settings, num_kept)
+    kept = kept_at_level(problem, settings, num_kept, level)
+    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)

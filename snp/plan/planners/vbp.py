@@ -1,0 +1,48 @@
+"""What does pruning by the variance of activations give?  The peer that folds means, not other units, into what stays.
+
+Variance-based pruning (arXiv 2507.12988), as we read it: the units whose activations vary least go, the same threshold
+in all layers, because a unit that hardly varies is all but its mean, which a bias can hold. This is the choice of
+units; ``benchmarks/peers/mean_folding.py`` puts their means into biases, and every fit of the library can follow it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snp.core.orderings import descending, interleaved
+from snp.graph.units import UnitGroup
+from snp.plan.level import kept_at_level, level_for
+from snp.plan.problem import Choice, Problem, Selection
+from snp.settings import PruneSettings
+
+__all__ = ["choose", "unit_variance"]
+
+
+def unit_variance(problem: Problem, group: UnitGroup) -> Tensor:
+    """Variance of each unit's activation, mean over its columns at all readers, shape [U], float64."""
+    total = torch.zeros(group.num_units, dtype=torch.float64)
+    for member in group.consumers:
+        moments = problem.moments[member.tensor]
+        variance = moments.centred().diagonal().clamp_min(0) / max(moments.count, 1)
+        total += variance.cpu()[problem.readers[member.tensor].columns(member)].mean(dim=1)
+    return total / max(len(group.consumers), 1)
+
+
+def choose(problem: Problem, settings: PruneSettings) -> Selection:
+    """Units by falling variance; the level is the share of all the network's units that stays, at least one a group."""
+    variances = [unit_variance(problem, group) for group in problem.groups]
+    pooled = torch.cat(variances).sort(descending=True).values
+    orders = [
+        interleaved(descending(variance), group.num_partitions)
+        for variance, group in zip(variances, problem.groups, strict=True)
+    ]
+
+    def num_kept(group: int, level: float) -> int:
+        count = int(level * len(pooled) + 0.5)
+        threshold = pooled[count - 1] if count else torch.inf
+        return max(1, int((variances[group] >= threshold).sum()))
+
+    level = level_for(problem, settings, num_kept)
+    kept = kept_at_level(problem, settings, num_kept, level)
+    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)

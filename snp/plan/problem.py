@@ -1,0 +1,88 @@
+"""What may a planner look at, and what does it decide?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from snp.core.gram import Moments
+from snp.graph.units import UnitGroup
+from snp.measure.readers import Reader
+from snp.plan.costs import CostModel
+
+__all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitStatistics:
+    """What the dimensions of queries and keys of one attention layer hold.
+
+    Attributes:
+        energy: mean squared part of the attention logits that each unit makes, shape [U], float64.
+        weight: how much the network's output moves with a squared error of a logit of the unit's head, shape [U].
+    """
+
+    energy: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a planner may look at.
+
+    Attributes:
+        groups: groups that may be cut.
+        weights: state-dict name -> weight of every producer and consumer of the groups.
+        readers: weight name -> what was measured there.
+        moments: weight name -> moments of the reader's inputs.
+        costs: the cost of any choice.
+        sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
+        logits: group name -> what its units do to attention logits, for units of queries and keys.
+        trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
+            group is cut, in nats per sample; None where that cannot be tried.
+    """
+
+    groups: tuple[UnitGroup, ...]
+    weights: Mapping[str, Tensor]
+    readers: Mapping[str, Reader]
+    moments: Mapping[str, Moments]
+    costs: CostModel
+    sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
+    trial: Callable[[int, Tensor], float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The units of one group in order of keeping, and how many stay.
+
+    Attributes:
+        order: most important first, shape [U]; interleaved where the group has partitions
+            (:func:`snp.core.orderings.interleaved`), so that every multiple of P keeps as many units of each.
+        num_kept: in P..U, a multiple of the group's number of partitions P.
+        kept_variance: cumulative share of variance after each unit of the order, shape [U]; None if not measured.
+        damage: error at the network's output with the first k units kept, shape [U + 1]; None if not measured.
+    """
+
+    order: Tensor
+    num_kept: int
+    kept_variance: Tensor | None = None
+    damage: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Choices for all groups and the level that gave them.
+
+    Attributes:
+        choices: one per group.
+        level: of the cut.
+        num_kept: units of a group at any level, by (group, level), before rounding: for a budget whose costs are known
+            better once a choice has been measured; None where the planner has no level.
+    """
+
+    choices: tuple[Choice, ...]
+    level: float
+    num_kept: Callable[[int, float], int] | None = None

@@ -1,0 +1,107 @@
+"""What do a group's readers see of it, and what do they make of it?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from snp.core.gram import partial_trace, select_columns
+from snp.core.orderings import GroupStatistics, ReaderStatistics
+from snp.core.reconstruct import output_error
+from snp.core.shrinkage import shrunk
+from snp.core.subspace import factorize
+from snp.graph.grouped_kernels import expanded
+from snp.graph.units import Slice, UnitGroup
+from snp.plan.problem import LogitStatistics, Problem
+
+__all__ = ["damage_of", "group_statistics"]
+
+
+def group_statistics(
+    problem: Problem, group: UnitGroup, generator: torch.Generator, *, shrink: bool = False
+) -> GroupStatistics:
+    """Statistics of a group over all its readers.
+
+    Each reader's Gram matrix is divided by its trace, so that their sum is the Gram matrix of the readers'
+    activations side by side, each reader with the same total energy. Kernel elements and unequal numbers of columns
+    count as samples there; the readers one by one keep their columns, and their Gram matrices are shrunk where asked.
+    """
+    readers = tuple(_reader_statistics(problem, member) for member in group.consumers)
+    logits = problem.logits.get(group.name)
+    if logits is not None:
+        readers = (*readers, _product_statistics(logits))
+    widths = {reader.columns_per_unit for reader in readers}
+    has_patches = any(_patch_size(problem, member) > 1 for member in group.consumers)
+    by_unit = len(widths) > 1 or has_patches
+    width = 1 if by_unit else widths.pop()
+    gram = sum(
+        (_normalised(partial_trace(r.gram, r.columns_per_unit) if by_unit else r.gram) for r in readers),
+        torch.zeros((), dtype=torch.float64, device=readers[0].gram.device),
+    )
+    outgoing = torch.cat(
+        [_outgoing(problem, member, width) for member in group.consumers]
+        + ([logits.energy.sqrt().diag()] if logits is not None else [])
+    )
+    if shrink:
+        counts = [problem.moments[member.tensor].count for member in group.consumers]
+        pairs = zip(readers[: len(counts)], counts, strict=True)
+        readers = (*(replace(r, gram=shrunk(r.gram, max(count, 1))) for r, count in pairs), *readers[len(counts) :])
+    return GroupStatistics(gram, outgoing, width, generator, readers)
+
+
+def _product_statistics(logits: LogitStatistics) -> ReaderStatistics:
+    """Products of queries and keys as a reader: each unit adds a term of its own to the logits."""
+    return ReaderStatistics(logits.energy.diag(), logits.weight.sqrt().diag(), 1)
+
+
+def _normalised(gram: Tensor) -> Tensor:
+    energy = float(gram.trace())
+    return gram / energy if energy > 0 else gram
+
+
+def _patch_size(problem: Problem, member: Slice) -> int:
+    patch = problem.readers[member.tensor].patch
+    return 1 if patch is None else patch.size
+
+
+def _whole_weight(problem: Problem, member: Slice) -> Tensor:
+    """The reader's weight over all inputs, float64; that of a grouped convolution is block-diagonal."""
+    return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
+
+
+def _flat_weight(problem: Problem, member: Slice) -> Tensor:
+    """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
+    weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
+    return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
+
+
+def _outgoing(problem: Problem, member: Slice, width: int) -> Tensor:
+    """Weights that read a group's units, absolute values summed where a unit's columns count as one, [O, U * b]."""
+    columns = problem.readers[member.tensor].columns(member)
+    weight = _flat_weight(problem, member)[:, columns.reshape(-1)]
+    return weight if width > 1 or columns.shape[1] == 1 else weight.reshape(len(weight), len(columns), -1).abs().sum(2)
+
+
+def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
+    reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
+    columns = reader.columns(member)
+    gram = select_columns(moments.second, columns.reshape(-1)) / max(moments.count, 1)
+    weight = _whole_weight(problem, member)
+    weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
+    fisher = problem.sensitivity.get(member.tensor)
+    if fisher is not None:
+        values, vectors = torch.linalg.eigh(fisher.to(weight.device))
+        root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+        weight = torch.einsum("po,ocs->pcs", root, weight)
+    return ReaderStatistics(gram, weight.movedim(2, 1).reshape(-1, weight.shape[1]), columns.shape[1])
+
+
+def damage_of(statistics: GroupStatistics, order: Tensor) -> Tensor:
+    """Squared error at all readers' outputs with the first k units of an order kept and refitted, shape [U + 1]."""
+    total = torch.zeros(len(order) + 1, dtype=torch.float64, device=order.device)
+    for reader in statistics.readers:
+        subspace = factorize(reader.gram, order, reader.columns_per_unit)
+        total = total + output_error(reader.weighted, subspace, reader.columns_per_unit)
+    return total

@@ -1,0 +1,104 @@
+"""What can be taken over from an earlier run?  Dense weights and moments, if they are of the very same facts."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from snp.core.gram import Moments
+from snp.data.loading import SampleData
+from snp.plan.latency_table import LatencyTable
+from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
+from snp.run.folder import log
+from snp.run.training.recipe import TrainingRecipe
+from snp.surgery.subject import Subject
+from snp.weights import fingerprint, read_metadata, read_weights, write_weights
+
+__all__ = ["Cache"]
+
+Measured = tuple[dict[str, Moments], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A folder with ``dense.safetensors`` and ``moments.safetensors``, each marked with a hash of what it depends on.
+
+    Attributes:
+        folder: may be shared by runs.
+        data: configured for the network.
+        data_settings: plain values that say which samples these are.
+        seed: of the run.
+    """
+
+    folder: Path
+    data: SampleData
+    data_settings: Mapping[str, Any]
+    seed: int
+
+    def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[], None]) -> None:
+        """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them."""
+        path, mark = self.folder / "dense.safetensors", fingerprint(model, recipe, *self._facts())
+        if read_metadata(path).get("fingerprint") == mark:
+            log(f"the dense weights of an earlier run are used: {path}")
+            read_weights(model, path)
+        elif recipe.epochs == 0:
+            log("dense.epochs=0: the dense network stays untrained")
+        else:
+            train()
+            rank_zero_only(write_weights)(model, path, {"fingerprint": mark})
+
+    def moments(
+        self, subject: Subject, settings: CalibrationSettings, measure: Callable[[], Measured]
+    ) -> tuple[dict[str, Moments], dict[str, Any]]:
+        """Moments measured before, else measured now and kept.
+
+        Args:
+            subject: what is measured.
+            settings: how it is measured.
+            measure: gives moments and facts about the measurement.
+
+        Returns:
+            The moments, and the facts with ``reused`` beside them; facts read from disk are strings.
+        """
+        path = self.folder / "moments.safetensors"
+        mark = fingerprint(subject.model, settings, repr(subject.readers), *self._facts())
+        found = read_moments(path, mark)
+        if found is not None:
+            log(f"the moments of an earlier run are used: {path}")
+            return found[0], {**found[1], "reused": True}
+        moments, facts = measure()
+        metadata = {name: str(value) for name, value in facts.items()} | {"fingerprint": mark}
+        rank_zero_only(write_moments)(moments, path, metadata)
+        return moments, {**facts, "reused": False}
+
+    def latency(self, subject: Subject, batch: int, threads: int, measure: Callable[[], LatencyTable]) -> LatencyTable:
+        """Layer times measured before on this machine, else measured now and kept in ``latency.json``."""
+        path = self.folder / "latency.json"
+        sizes = [(group.name, group.num_units) for group in subject.groups]
+        mark = fingerprint(
+            subject.model, sizes, batch, threads, torch.__version__, platform.node(), platform.processor()
+        )
+        try:
+            kept = json.loads(path.read_text()) if path.is_file() else {}
+            if kept.get("fingerprint") == mark:
+                log(f"the layer times of an earlier run are used: {path}")
+                return LatencyTable.from_json(kept["table"])
+        except (ValueError, KeyError):
+            log(f"{path} is damaged: layers are timed anew")
+        table = measure()
+        partial = path.with_name("latency.json.partial")
+        partial.write_text(json.dumps({"fingerprint": mark, "table": table.to_json()}))
+        partial.replace(path)
+        return table
+
+    def _facts(self) -> tuple[object, ...]:
+        settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
+        return type(self.data).__name__, settings, self.data.format, self.seed

@@ -1,0 +1,155 @@
+"""How do activations become moments, on any number of processes?
+
+``Trainer.predict`` shows every sample to exactly one process; each sums its own moments, and the sums are added up
+once at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from snp.core.gram import Moments
+from snp.graph.batches import call, num_samples
+from snp.measure.moments import MomentCollector
+from snp.measure.readers import Reader
+from snp.weights import read_metadata, write_tensors
+
+__all__ = ["CalibrationCallback", "CalibrationSettings", "ForwardPass", "read_moments", "write_moments"]
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How much is measured, and how precisely.
+
+    Attributes:
+        samples: number of calibration samples, at least 1, from the training part.
+        products: ``"float64"`` (repeats to 1e-10) or ``"float32"`` (faster where float64 arithmetic is slow) for the
+            products within a batch; sums over batches are float64.
+        streamed: all samples go through one block of a transformer before the next, and moments lie on disk, so that
+            large networks fit into memory (:mod:`snp.measure.streamed`).
+    """
+
+    samples: int = 1024
+    products: str = "float64"
+    streamed: bool = False
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Precision of the products."""
+        return _DTYPES[self.products]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
+            raise ValueError(f"calibration.samples must be a whole number of at least 1, found {self.samples!r}")
+        if self.products not in _DTYPES:
+            raise ValueError(f"calibration.products must be float64 or float32, found {self.products!r}")
+        if not isinstance(self.streamed, bool):
+            raise ValueError(f"calibration.streamed must be true or false, found {self.streamed!r}")
+
+
+class ForwardPass(LightningModule):
+    """Runs the network on batches and keeps nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def predict_step(self, batch: Any, batch_index: int) -> None:
+        """One forward pass; callbacks look on."""
+        call(self.model, batch)
+
+
+class CalibrationCallback(Callback):
+    """Collects moments during ``Trainer.predict`` and adds them up over all processes.
+
+    Attributes:
+        moments: weight name -> moments of all samples on all processes, on the CPU; empty until the end.
+        samples: number of samples seen on all processes.
+        seconds: from the first batch to the last, on this process.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader], settings: CalibrationSettings) -> None:
+        self._readers = readers
+        self._dtype = settings.product_dtype
+        self._collector: MomentCollector | None = None
+        self._started = 0.0
+        self.moments: dict[str, Moments] = {}
+        self.samples = 0
+        self.seconds = 0.0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hook the readers."""
+        assert isinstance(pl_module, ForwardPass)
+        self._collector = MomentCollector(pl_module.model, self._readers, self._dtype)
+        self._collector.__enter__()
+        self.samples = 0
+        self._started = time.perf_counter()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Count the samples."""
+        self.samples += num_samples(batch)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Unhook, and sum over processes."""
+        assert self._collector is not None
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self._started
+        self._collector.__exit__(None, None, None)
+        self.moments = {name: _summed(trainer, moments) for name, moments in self._collector.moments.items()}
+        self.samples = int(_reduce(trainer, torch.tensor(float(self.samples), dtype=torch.float64)))
+        self._collector = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hooks behind."""
+        if self._collector is not None:
+            self._collector.__exit__(None, None, None)
+
+
+def _summed(trainer: Trainer, moments: Moments) -> Moments:
+    count = torch.tensor(float(moments.count), dtype=torch.float64)
+    second, first, count = (_reduce(trainer, part).cpu() for part in (moments.second, moments.first, count))
+    return Moments(second, first, int(count))
+
+
+def _reduce(trainer: Trainer, tensor: Tensor) -> Tensor:
+    # The default of reduce is the mean, and a process without samples holds its zeros on the CPU.
+    total = trainer.strategy.reduce(tensor.to(trainer.strategy.root_device), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+def write_moments(moments: Mapping[str, Moments], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``moments.safetensors``: per weight name ``/second``, ``/first`` and ``/count``."""
+    tensors: dict[str, Tensor] = {}
+    for name, entry in moments.items():
+        tensors[f"{name}/second"], tensors[f"{name}/first"] = entry.second, entry.first
+        tensors[f"{name}/count"] = torch.tensor(entry.count)
+    write_tensors(tensors, path, metadata)
+
+
+def read_moments(path: Path, fingerprint: str) -> tuple[dict[str, Moments], dict[str, str]] | None:
+    """Moments and metadata of a file if it is there and its metadata has that ``fingerprint``, else None."""
+    metadata = read_metadata(path)
+    if metadata.get("fingerprint") != fingerprint:
+        return None
+    tensors = load_file(path)
+    names = [name.removesuffix("/count") for name in tensors if name.endswith("/count")]
+    moments = {
+        name: Moments(tensors[f"{name}/second"], tensors[f"{name}/first"], int(tensors[f"{name}/count"]))
+        for name in names
+    }
+    return moments, metadata

@@ -1,0 +1,68 @@
+"""In what order do the stages of a run happen?  dense -> calibrate -> plan -> prune -> fine-tune -> report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from snp.pruning import prepare
+from snp.report.page import write_report
+from snp.report.terminal import print_summary
+from snp.run.folder import is_first_process
+from snp.run.loggers import close_loggers, log_results, quiet_libraries
+from snp.run.processes import destroy_group
+from snp.run.speed import compare_speed, latency_table
+from snp.run.stages import Run
+from snp.surgery.inspection import inspection_of
+from snp.surgery.subject import survey
+
+__all__ = ["run"]
+
+
+def run(**settings: Any) -> dict[str, Any]:
+    """All stages of one run; the keywords are the fields of :class:`Run`.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    unknown = sorted(settings.keys() - Run.__dataclass_fields__.keys())
+    if unknown:
+        raise ValueError(f"there is no option {', '.join(unknown)}; --help shows which there are")
+    quiet_libraries()
+    job = Run(**settings)
+    if job.prune.dry_run:
+        _list_groups(job)
+        return {}
+    prepared = job.dense_network()
+    subject = job.analyse(prepared)
+    moments = job.calibrate(subject)
+    inputs = job.inputs_again(subject)
+    sensitivity = job.sensitivity(subject, inputs)
+    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, latency_table(job, subject))
+    plan = job.plan(subject, problem, prepared)
+    small = job.small_network(subject, problem, plan, inputs)
+    compare_speed(job, subject, small)
+    job.fine_tune(small, subject.model)
+    destroy_group()
+    _report(job)
+    return job.folder.metrics
+
+
+@rank_zero_only
+def _report(job: Run) -> None:
+    """Page, figures, loggers, and the table on the terminal."""
+    write_report(job.folder.path)
+    numbers = {name: value for name, value in job.folder.metrics.items() if not isinstance(value, str)}
+    log_results(job.loggers, numbers, sorted((job.folder.path / "figures").glob("*.png")))
+    close_loggers(job.loggers)
+    print_summary(job.folder.metrics, job.folder.path)
+
+
+def _list_groups(job: Run) -> None:
+    """A dry run: every group, written and printed; nothing is trained, and results in the folder stay."""
+    model = job.prepared().model.eval()
+    found = inspection_of(model, survey(model, job.lightning.example(2), job.prune))
+    if is_first_process():
+        found.save(job.folder.path)
+        print(f"\n{found}\nRun folder: {job.folder.path}", flush=True)

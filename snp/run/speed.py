@@ -1,0 +1,59 @@
+"""How fast are a run's networks: layer by layer before the plan, and dense beside pruned after it?"""
+
+from __future__ import annotations
+
+import time
+
+from torch import nn
+
+from snp.plan.latency_table import LatencyTable
+from snp.plan.plan import PruningPlan
+from snp.run.folder import is_first_process, log
+from snp.run.processes import from_first
+from snp.run.stages import Run
+from snp.speed.layer_times import measure_table, measured_share
+from snp.surgery.subject import Subject
+
+__all__ = ["compare_speed", "latency_table"]
+
+
+def latency_table(job: Run, subject: Subject) -> LatencyTable | None:
+    """Layer times for a latency budget, from an earlier run of the very same network or measured now; else None."""
+    if job.prune.target[0] != "latency":
+        return None
+    started = time.perf_counter()
+    table = LatencyTable.from_json(from_first(lambda: _table(job, subject).to_json()))
+    job.folder.record({"time/latency_s": time.perf_counter() - started})
+    return table
+
+
+def _table(job: Run, subject: Subject) -> LatencyTable:
+    batch, threads = job.prune.latency_batch, job.prune.latency_threads
+
+    def measure() -> LatencyTable:
+        log(f"timing layers: batch {batch}, CPU threads {threads}")
+        device = job.lightning.trainer().strategy.root_device
+        subject.model.to(device)
+        example = job.lightning.example(batch).to(device)
+        return measure_table(subject.model, subject.graph, subject.groups, example, batch, threads)
+
+    return job.cache.latency(subject, batch, threads, measure)
+
+
+def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
+    """Passes of the dense and the pruned network in turns, recorded as ``latency/...``, beside what was predicted."""
+    if is_first_process():
+        batch, threads = job.prune.latency_batch, job.prune.latency_threads
+        device = job.lightning.trainer().strategy.root_device
+        example = job.lightning.example(batch).to(device)
+        measured = measured_share(subject.model.to(device), small.to(device).eval(), example, batch, threads)
+        path = job.folder.path / "plan.json"
+        plan = PruningPlan.load(path)
+        if plan.latency:
+            plan = plan.with_latency(measured)
+            plan.save(path)
+        facts = {"batch": batch, "threads": threads} | plan.latency | measured
+        job.folder.record({f"latency/{name}": value for name, value in facts.items()})
+        log(f"in turns, the pruned network takes {measured['measured_share']:.1%} of the dense one's time")
+    job.lightning.trainer().strategy.barrier()
+    small.to("cpu")

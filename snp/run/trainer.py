@@ -1,0 +1,178 @@
+"""How is a network trained, scored and run over samples inside a run, on whatever devices the trainer has?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from snp.core.gram import Moments
+from snp.data.loading import SampleData
+from snp.data.text import TextData
+from snp.measure.streamed import MomentsOnDisk, stream_moments
+from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
+from snp.run.folder import RunFolder, is_first_process, log
+from snp.run.processes import copy_from_first
+from snp.run.training.recipe import TrainingRecipe
+from snp.run.training.task import task_of
+from snp.speed import network
+from snp.surgery.subject import Subject
+
+__all__ = ["JobTrainer"]
+
+_LATENCY_BATCH = 8
+
+
+class _CalibrationSamples(LightningDataModule):
+    """Makes the calibration loader when Lightning asks, after the processes have found each other."""
+
+    def __init__(self, data: SampleData, samples: int, seed: int) -> None:
+        super().__init__()
+        self._arguments = (samples, seed)
+        self._data = data
+
+    def predict_dataloader(self) -> Any:
+        """The fixed calibration samples, each on exactly one process."""
+        return self._data.calibration_dataloader(*self._arguments)
+
+
+class _SecondText(LightningDataModule):
+    """Makes the loader of the second text when Lightning asks."""
+
+    def __init__(self, data: TextData) -> None:
+        super().__init__()
+        self._data = data
+
+    def test_dataloader(self) -> Any:
+        """Windows of the second text, each on exactly one process."""
+        return self._data.second_dataloader()
+
+
+class JobTrainer:
+    """A run's data, trainer, loggers and folder, used together.
+
+    Args:
+        data: configured for the network before the first use.
+        trainer: makes a Lightning trainer from further keywords.
+        loggers: get what training logs.
+        folder: gets the scores.
+    """
+
+    def __init__(
+        self, data: SampleData, trainer: Callable[..., Trainer], loggers: list[Logger], folder: RunFolder
+    ) -> None:
+        self._data, self._task = data, task_of(data)
+        self._trainer = trainer
+        self._loggers = loggers
+        self._folder = folder
+        self._on_disk: TemporaryDirectory[str] | None = None
+
+    def trainer(self, **keywords: Any) -> Trainer:
+        """A trainer that leaves no files of its own and logs nothing unless told to.
+
+        Raises:
+            ValueError: Lightning refuses the settings.
+        """
+        defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
+        try:
+            return self._trainer(**{**defaults, **keywords})
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
+
+    def fit(self, model: nn.Module, recipe: TrainingRecipe, teacher: nn.Module | None = None) -> None:
+        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere."""
+        log(f"{recipe.where} training: {recipe.epochs} epochs")
+        trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
+        trainer.fit(self._task.learner(model, recipe, teacher), datamodule=self._data)
+        model.to("cpu")
+        copy_from_first(model)
+
+    def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
+        """Show the calibration samples to a network, each once over all processes."""
+        trainer = self.trainer(callbacks=[callback])
+        calibration = _CalibrationSamples(self._data, samples, seed)
+        trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
+        model.to("cpu")
+
+    def measured_moments(
+        self, subject: Subject, settings: CalibrationSettings, seed: int
+    ) -> tuple[dict[str, Moments], dict[str, Any]]:
+        """Moments of the calibration samples from one pass, and facts about it."""
+        # The first pass measures nothing: it is the yardstick for the cost of the second.
+        plain, full = (CalibrationCallback(readers, settings) for readers in ({}, subject.readers))
+        for callback in (plain, full):
+            self.forward(subject.model, settings.samples, seed, callback)
+        return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
+
+    def streamed_moments(
+        self, subject: Subject, settings: CalibrationSettings, seed: int
+    ) -> tuple[MomentsOnDisk, dict[str, Any]]:
+        """Moments of the calibration samples, taken block by block and left on disk, and facts about it."""
+        inputs = self.calibration_inputs(settings.samples, seed)
+        subject.model.to(inputs[0].device)
+        self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder.path)
+        started, folder = time.perf_counter(), Path(self._on_disk.name)
+        found = stream_moments(subject.model, inputs, subject.readers, folder, settings.product_dtype)
+        subject.model.to("cpu")
+        seconds, samples = time.perf_counter() - started, sum(map(len, inputs))
+        # There is no pass without measuring to compare with.
+        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples, "reused": False}
+
+    def forget_moments(self) -> None:
+        """Remove what lies on disk, once nobody reads it any more."""
+        if self._on_disk is not None:
+            self._on_disk.cleanup()
+
+    def calibration_inputs(self, samples: int, seed: int) -> list[Tensor]:
+        """This process's share of the calibration inputs, on its device; each on exactly one process."""
+        device = self.trainer().strategy.root_device
+        return [inputs.to(device) for inputs, _ in self._data.calibration_dataloader(samples, seed)]
+
+    def score(self, stage: str, model: nn.Module) -> None:
+        """Scores on the whole test part, cost and latency, recorded as ``<stage>/...``."""
+        trainer = self.trainer()
+        recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
+        results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
+        scores = {name: results.get(result) for name, result in self._task.scores.items()}
+        if isinstance(self._data, TextData) and self._data.has_second:
+            learner, text = self._task.learner(model, recipe, None), _SecondText(self._data)
+            second = self.trainer().test(learner, text, verbose=False)[0]
+            scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
+        if is_first_process():
+            self._measure(stage, model, trainer.strategy.root_device, scores)
+        # On shared cores other processes would slow down what is being timed.
+        trainer.strategy.barrier()
+        model.to("cpu")
+
+    def _measure(self, stage: str, model: nn.Module, device: torch.device, scores: Mapping[str, Any]) -> None:
+        inputs = self.example(_LATENCY_BATCH).to(device)
+        model.to(device).eval()
+        timing = network.latency(model, inputs)
+        numbers: dict[str, Any] = {
+            **scores,
+            "macs": network.macs(model, inputs),
+            "params": network.num_params(model),
+            "latency_ms": timing.median_ms,
+            "latency_iqr_ms": timing.iqr_ms,
+            "latency_batch": timing.batch_size,
+            "latency_threads": timing.num_threads,
+            "latency_passes": timing.num_passes,
+            "latency_warmup": timing.num_warmup,
+            "samples_per_s": timing.samples_per_s,
+        }
+        self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
+        log(f"{stage}: {self._task.headline.format(**scores)}, {numbers['macs'] / 1e6:.1f} M MACs")
+
+    def example(self, count: int) -> Tensor:
+        """The first test inputs as the network gets them, shape [count, ...]; fewer where there are fewer."""
+        self._data.setup("test")
+        assert self._data.test_set is not None
+        size = min(count, len(self._data.test_set))
+        return torch.stack([self._data.test_set[index][0] for index in range(size)])

@@ -1,0 +1,183 @@
+"""How long do the layers of a network take on this machine, alone at a few widths and all together?"""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snp.graph import CouplingGraph
+from snp.graph.batches import call, repeated
+from snp.graph.units import UnitGroup, module_of
+from snp.plan.costs import CostModel
+from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.speed.timing import Durations, time_in_turns
+from snp.surgery.module_sizes import refresh
+from snp.surgery.surgery import cut
+
+__all__ = ["measure_table", "measured_share"]
+
+_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+_LAYER_SECONDS = 0.02
+_NETWORK_SECONDS = 1.0
+_NETWORK_ROUNDS = 11
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer as it is called in the network: its module, one of its inputs, and how often it is called."""
+
+    module: nn.Module
+    inputs: Tensor
+    num_calls: int
+
+
+def measure_table(
+    model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup], example: Any, batch: int, threads: int
+) -> LatencyTable:
+    """Time every layer whose size a cut changes, then the dense network and one cut to halves, and put them together.
+
+    The least of several measurements counts: what disturbs a measurement only makes it longer. For the same reason time
+    in which other programs have the core is left out, where one CPU thread works.
+
+    Args:
+        model: the dense network in evaluation mode.
+        graph: what the analysis found.
+        groups: the groups that may be cut.
+        example: some samples on the model's device, repeated up to the batch size.
+        batch: samples per pass, 1 or more.
+        threads: CPU threads, 1 or more.
+    """
+    inputs, device = repeated(example, batch), next(model.parameters()).device
+    costs = CostModel(model, graph, groups)
+    layers = _called(model, inputs, costs.resized_weights)
+    times: dict[str, LayerTimes] = {}
+    known: dict[tuple[object, ...], LayerTimes] = {}
+    for name, layer in layers.items():
+        dims = costs.resized_weights[name]
+        key = (repr(layer.module), tuple(layer.inputs.shape), dims, layer.num_calls)
+        if key not in known:
+            known[key] = _layer_times(layer, dims, threads)
+        times[name] = known[key]
+    half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
+    seconds = _network_seconds({"dense": model, "half": half}, inputs, threads)
+    whole = {name: 1e3 * min(found.own) for name, found in seconds.items()}
+    raw = LatencyTable(times, 1.0, 0.0, 0.0, batch, threads, _machine(device), whole)
+    kept = [len(_half(group).kept) for group in groups]
+    activations = costs.activations(kept) / costs.activations(costs.dense)
+    sums = [raw.layers_ms(costs.sizes(numbers, times)) for numbers in (costs.dense, kept)]
+    scale, of_activations, constant = calibrated(whole["dense"], whole["half"], sums[0], sums[1], activations)
+    table = replace(raw, scale=scale, activation_ms=of_activations, constant_ms=constant)
+    predicted = table.total_ms(costs.sizes(kept, times), activations) / whole["dense"]
+    return table.corrected(predicted, whole["half"] / whole["dense"]) if predicted < 1 else table
+
+
+def measured_share(dense: nn.Module, small: nn.Module, example: Any, batch: int, threads: int) -> dict[str, float]:
+    """What the small network's pass takes of the dense one's, measured in turns.
+
+    Args:
+        dense: in evaluation mode.
+        small: on the same device, in evaluation mode.
+        example: some samples on that device, repeated up to the batch size.
+        batch: samples per pass.
+        threads: CPU threads.
+
+    Returns:
+        ``measured_share``, the ratio of the median times; ``measured_share_low`` and ``_high``, the quartiles of the
+        ratios of neighbouring passes; ``own_share``, the ratio of the shortest passes without the time of other
+        programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``.
+    """
+    seconds = _network_seconds({"dense": dense, "pruned": small}, repeated(example, batch), threads)
+    dense_s, pruned_s = (torch.tensor(seconds[name].wall, dtype=torch.float64) for name in ("dense", "pruned"))
+    low, high = (pruned_s / dense_s).quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+    return {
+        "dense_ms": 1e3 * float(dense_s.quantile(0.5)),
+        "pruned_ms": 1e3 * float(pruned_s.quantile(0.5)),
+        "measured_share": float(pruned_s.quantile(0.5) / dense_s.quantile(0.5)),
+        "measured_share_low": low,
+        "measured_share_high": high,
+        "own_share": min(seconds["pruned"].own) / min(seconds["dense"].own),
+        "passes": len(dense_s),
+    }
+
+
+def _network_seconds(models: dict[str, nn.Module], inputs: Any, threads: int) -> dict[str, Durations]:
+    device = next(next(iter(models.values())).parameters()).device
+    calls: dict[str, Callable[[], object]] = {name: partial(call, model, inputs) for name, model in models.items()}
+    modes = {name: model.training for name, model in models.items()}
+    assert not any(modes.values()), "networks are timed as they are evaluated"
+    return time_in_turns(
+        calls, num_threads=threads, min_rounds=_NETWORK_ROUNDS, min_seconds=_NETWORK_SECONDS, device=device
+    )
+
+
+def _half(group: UnitGroup) -> GroupPlan:
+    """Every second unit of each partition, at least one."""
+    per_partition = group.num_units // group.num_partitions
+    first = torch.arange(group.num_partitions)[:, None] * per_partition
+    return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
+
+
+def _called(model: nn.Module, inputs: Any, weights: Any) -> dict[str, _Layer]:
+    """The layers that own the weights, with the inputs that they get; others than convolutions and linear ones rest."""
+    seen: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name in weights:
+        module = model.get_submodule(module_of(name))
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and name.endswith(".weight"):
+
+            def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                seen.setdefault(name, []).append(args[0])
+
+            hooks.append(module.register_forward_pre_hook(note))
+    with torch.inference_mode():
+        call(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    return {name: _Layer(model.get_submodule(module_of(name)), found[0], len(found)) for name, found in seen.items()}
+
+
+def _layer_times(layer: _Layer, dims: tuple[int, ...], threads: int) -> LayerTimes:
+    """Times at every combination of a few sizes of the dimensions that cuts change."""
+    weight: Any = layer.module.weight
+    # Rows of a grouped convolution fall into equal blocks.
+    blocks = getattr(layer.module, "groups", 1)
+    is_depthwise = blocks > 1 and weight.shape[1] == 1
+    rows = _sizes(weight.shape[0], 1 if is_depthwise else blocks) if 0 in dims else (weight.shape[0],)
+    columns = _sizes(weight.shape[1], 1) if 1 in dims else (weight.shape[1],)
+    ms = [[_milliseconds(layer, row, column, threads) for column in columns] for row in rows]
+    return LayerTimes(rows, columns, rising(ms))
+
+
+def _sizes(size: int, multiple: int) -> tuple[int, ...]:
+    """A few shares of a size, in multiples of eight where it is wide: odd widths take as long as the next even one."""
+    step = multiple * (8 if size >= 64 * multiple else 1)
+    found = {min(size, max(step, round(size * share / step) * step)) for share in _SHARES}
+    return tuple(sorted(found | {size}))
+
+
+def _milliseconds(layer: _Layer, rows: int, columns: int, threads: int) -> float:
+    module = copy.deepcopy(layer.module)
+    weight: Any = module.weight
+    module.weight = nn.Parameter(weight.detach()[:rows, :columns].contiguous(), requires_grad=False)
+    if isinstance(getattr(module, "bias", None), Tensor):
+        module.bias = nn.Parameter(module.bias.detach()[:rows].contiguous(), requires_grad=False)  # type: ignore[operator]
+    refresh(module)
+    dim, width = (-1, module.in_features) if isinstance(module, nn.Linear) else (1, module.in_channels)
+    inputs = layer.inputs.narrow(dim, 0, int(width)).contiguous()  # type: ignore[arg-type]
+    seconds = time_in_turns(
+        {"layer": partial(module, inputs)}, num_threads=threads, min_seconds=_LAYER_SECONDS, device=inputs.device
+    )
+    return 1e3 * layer.num_calls * min(seconds["layer"].own)
+
+
+def _machine(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type} {name}"

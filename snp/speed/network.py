@@ -1,0 +1,143 @@
+"""How large and how fast is a network?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from snp.speed.timing import NUM_WARMUP, time_in_turns
+
+MIN_PASSES = 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass.
+
+    Attributes:
+        median_ms: Median over the measured passes, milliseconds, above 0.
+        iqr_ms: Spread: distance between the quartiles, milliseconds, 0 or more.
+        num_threads: CPU threads used inside operations.
+        batch_size: Samples per pass.
+        num_passes: Passes that were measured.
+        num_warmup: Passes before them that do not count.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    num_threads: int
+    batch_size: int
+    num_passes: int
+    num_warmup: int
+
+    @property
+    def samples_per_s(self) -> float:
+        """Throughput: samples of a batch over the median time of its pass."""
+        return 1e3 * self.batch_size / self.median_ms
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the spread is above a tenth of the median: small differences then mean nothing."""
+        return self.iqr_ms > 0.1 * self.median_ms
+
+
+def macs(model: nn.Module, example: Tensor) -> int:
+    """Count the multiply-accumulates of one sample (one MAC is two FLOPs).
+
+    Convolutions, matrix products and attention count; norms, activations and additions do not.
+
+    Args:
+        model: Any module that takes the example; left in the mode (train or eval) it came in.
+        example: One batch (N, ...) on the model's device; only the first sample is used.
+
+    Raises:
+        ValueError: The example holds no sample.
+    """
+    _require_samples(example)
+    # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
+    kernel = sdpa_kernel(SDPBackend.MATH)
+    with _evaluating(model), _plain_attention(), _fixed(model), kernel, FlopCounterMode(display=False) as counter:
+        model(example[:1])
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _fixed(model: nn.Module) -> Iterator[None]:
+    """Without gradients: the counter's hooks fail on views that some networks hand to their layers."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused path of PyTorch's attention layers, whose products the counter does not see."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def num_params(model: nn.Module) -> int:
+    """Count the elements of all parameters, shared ones once; buffers are left out."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def latency(model: nn.Module, example: Tensor, *, num_threads: int = 1, min_run_time_s: float = 1.0) -> Latency:
+    """Time the forward pass in evaluation mode; the first passes warm up and do not count.
+
+    Args:
+        model: Any module that takes the example; left in the mode (train or eval) it came in.
+        example: The batch (N, ...) to time, on the model's device.
+        num_threads: CPU threads, 1 or more. On a machine that does other work too, several threads wait for each other
+            and can take forty times as long as one.
+        min_run_time_s: Seconds to keep measuring, above 0; a slow network takes longer, for five measurements at least.
+
+    Raises:
+        ValueError: The example holds no sample, or a number is out of range.
+    """
+    _require_samples(example)
+    if num_threads < 1 or not min_run_time_s > 0:
+        found = f"{num_threads} and {min_run_time_s}"
+        raise ValueError(f"num_threads must be at least 1 and min_run_time_s above 0, found {found}.")
+    with _evaluating(model):
+        times = time_in_turns(
+            {"pass": lambda: model(example)},
+            num_threads=num_threads,
+            min_rounds=MIN_PASSES,
+            min_seconds=min_run_time_s,
+            device=example.device,
+        )["pass"].wall
+    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    low, median, high = (1e3 * torch.tensor(times, dtype=torch.float64).quantile(quartiles)).tolist()
+    return Latency(median, high - low, num_threads, len(example), len(times), NUM_WARMUP)
+
+
+def _require_samples(example: Tensor) -> None:
+    if example.ndim < 1 or len(example) < 1:
+        raise ValueError(f"example must be a batch of at least one sample, found shape {tuple(example.shape)}.")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; puts back the training flag of every submodule."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,1 @@
+"""What is the smaller module, and is it right?"""

@@ -1,0 +1,122 @@
+"""Which module attends where queries and values have sizes of their own per head?
+
+Stock modules divide the outputs of all three projections by one head size. This one takes over the layers of such a
+module under their names, so that weights and plans fit, and divides by two sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snp.graph.heads import AttentionLayer, HeadSizes
+from snp.surgery.attention_separate import SeparateAttention, projections_of
+
+__all__ = ["SplitAttention", "resize"]
+
+_FUSED = {"qkv", "proj"}
+_NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+_NUM_SHARED = ("num_key_value_heads", "num_kv_heads")
+_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head")
+_ALL_HEADS = ("attn_dim", "all_head_size")
+
+
+class SplitAttention(nn.Module):
+    """Self-attention with one projection for queries, keys and values, whose sizes per head may differ.
+
+    Args:
+        stock: a module of timm's make (``qkv``, ``q_norm``, ``k_norm``, ``attn_drop``, ``norm``, ``gate``, ``proj``,
+            ``proj_drop``); its layers are taken over.
+        sizes: of the heads.
+        scale: that queries are multiplied with: that of the dense heads.
+    """
+
+    qkv: nn.Linear
+    attn_drop: nn.Dropout
+    proj: nn.Linear
+
+    def __init__(self, stock: nn.Module, sizes: HeadSizes, scale: float) -> None:
+        super().__init__()
+        for name, layer in stock.named_children():
+            self.add_module(name, layer)
+        self.num_heads, self.query_size, self.value_size = sizes.num_heads, sizes.query_size, sizes.value_size
+        self.scale = scale
+        self.training = stock.training
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Tokens [B, N, C] to tokens [B, N, C]."""
+        sizes = [self.num_heads * size for size in (self.query_size, self.query_size, self.value_size)]
+        query, key, value = (self._heads(part) for part in self.qkv(x).split(sizes, dim=-1))
+        dropout = self.attn_drop.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(
+            self._layer("q_norm", query),
+            self._layer("k_norm", key),
+            value,
+            attn_mask,
+            dropout,
+            is_causal,
+            scale=self.scale,
+        )
+        attended = self._layer("norm", attended.transpose(1, 2).flatten(2))  # [B, N, H * V]
+        gate = getattr(self, "gate", None)
+        if gate is not None:
+            attended = attended * gate(x).sigmoid()
+        return self._layer("proj_drop", self.proj(attended))
+
+    def _heads(self, part: Tensor) -> Tensor:
+        """[B, N, H * D] -> [B, H, N, D]."""
+        return part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _layer(self, name: str, values: Tensor) -> Tensor:
+        layer: Any = getattr(self, name, None)
+        attended: Tensor = values if layer is None else layer(values)
+        return attended
+
+    def extra_repr(self) -> str:
+        """Sizes, for print(model)."""
+        return f"num_heads={self.num_heads}, query_size={self.query_size}, value_size={self.value_size}"
+
+
+def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, bool]:
+    """The module for heads of other sizes: itself with its numbers changed, or one of ours in its place.
+
+    Returns:
+        The module, and whether it scales queries by the size that they have now, so that what the dense size gave
+        has to be folded into the weights.
+    """
+    _renumber(module, _NUM_HEADS, dense.num_heads, sizes.num_heads)
+    _renumber(module, _NUM_SHARED, dense.num_key_value_heads, sizes.num_key_value_heads)
+    if isinstance(module, SplitAttention | SeparateAttention):
+        module.query_size, module.value_size = sizes.query_size, sizes.value_size
+        return module, False
+    if sizes.query_size != sizes.value_size:
+        return _of_two_sizes(module, layer, dense, sizes), False
+    _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
+    whole = dense.num_heads * dense.query_size
+    _renumber(module, _ALL_HEADS, whole, sizes.num_heads * sizes.query_size)
+    # timm's fused path scales by the size of what it gets, the other one by a stored number: bring both in line.
+    follows = hasattr(module, "fused_attn") and sizes.query_size != dense.query_size
+    if follows and abs(float(module.scale) - dense.query_size**-0.5) < 1e-9:
+        module.scale = sizes.query_size**-0.5
+    return module, follows
+
+
+def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> nn.Module:
+    if {name for name, _ in module.named_children()} >= _FUSED:
+        return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5)))
+    projections = projections_of(module, layer)
+    if projections is not None:
+        try:
+            return SeparateAttention(module, projections, sizes)
+        except ValueError:  # not of that make
+            pass
+    return module  # it may find its sizes from its layers; the trial cut shows
+
+
+def _renumber(module: Any, names: tuple[str, ...], dense: int, now: int) -> None:
+    """Change the numbers of these names where they are what the dense module has."""
+    for name in names:
+        if getattr(module, name, None) == dense:
+            setattr(module, name, now)

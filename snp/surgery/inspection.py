@@ -1,0 +1,153 @@
+"""What could be cut in a network, before anything is measured?  Every group, its readers, and why others stay."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from snp.graph.batches import first_samples, to_device
+from snp.graph.units import UnitGroup, module_of
+from snp.plan.costs import CostModel
+from snp.settings import PruneSettings
+from snp.surgery.subject import Survey, survey
+
+__all__ = ["GroupFacts", "Inspection", "inspect", "inspection_of"]
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One group of units that stand or fall together.
+
+    Attributes:
+        name: of the group.
+        num_units: U.
+        num_partitions: parts that must keep the same number of units each.
+        producers: modules that compute the units.
+        readers: modules that read them.
+        macs_share: share of the network's multiply-accumulates in layers that the units take part in, [0, 1]; a layer
+            between two groups counts in both.
+        frozen: why the group is left alone; None where it can be cut.
+    """
+
+    name: str
+    num_units: int
+    num_partitions: int
+    producers: tuple[str, ...]
+    readers: tuple[str, ...]
+    macs_share: float
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an analysis found; ``str()`` of it is a table.
+
+    Attributes:
+        model: class of the network.
+        macs: multiply-accumulates per sample.
+        params: parameters.
+        prunable_macs: those in layers that units of some group that can be cut take part in.
+        groups: in execution order, also those that are left alone.
+        frozen: name -> reason for layers whose units are in no group.
+    """
+
+    model: str
+    macs: int
+    params: int
+    prunable_macs: int
+    groups: tuple[GroupFacts, ...]
+    frozen: dict[str, str]
+
+    def to_json(self) -> str:
+        """All of it as readable JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    def __str__(self) -> str:
+        """A Markdown page that reads well on a terminal, too."""
+        open_ones = [group for group in self.groups if group.frozen is None]
+        units = sum(group.num_units for group in open_ones)
+        share = self.prunable_macs / max(self.macs, 1)
+        lines = [
+            f"# What can be cut in {self.model}",
+            "",
+            f"{self.macs / 1e6:,.2f} M multiply-accumulates per sample, {self.params:,} parameters. {units} units in "
+            f"{len(open_ones)} groups can be cut; {share:.1%} of the multiply-accumulates are in layers they touch.",
+            "",
+            *_table(("group", "units", "parts", "MACs", "readers", "left alone because"), map(_row, self.groups)),
+        ]
+        if self.frozen:
+            lines += ["", "Layers whose units are in no group:", ""]
+            lines += _table(("layer", "reason"), self.frozen.items())
+        return "\n".join(lines) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write ``groups.json`` and ``groups.md``."""
+        (folder / "groups.json").write_text(self.to_json())
+        (folder / "groups.md").write_text(str(self))
+
+
+def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None) -> Inspection:
+    """List every group of a network; nothing is trained, measured or changed.
+
+    Args:
+        model: any module that ``torch.export`` accepts.
+        batch: inputs as the model gets them: a tensor, an (inputs, labels) pair or a mapping of keyword arguments.
+        settings: ``ignore``, ``streams`` and the like select groups.
+
+    Raises:
+        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+    """
+    settings = settings or PruneSettings()
+    dense = copy.deepcopy(model).eval()
+    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
+    return inspection_of(dense, survey(dense, to_device(first_samples(batch, 2), device), settings))
+
+
+def inspection_of(model: nn.Module, found: Survey) -> Inspection:
+    """The facts of a survey."""
+    costs = CostModel(model, found.graph, found.graph.groups)
+    dense = costs.dense
+    whole, open_names = costs.macs(dense), {group.name for group in found.groups}
+
+    def without(names: set[str]) -> int:
+        kept = [0 if group.name in names else count for group, count in zip(found.graph.groups, dense, strict=True)]
+        return whole - costs.macs(kept)
+
+    groups = tuple(
+        _facts(group, without({group.name}) / max(whole, 1), found.frozen.get(group.name))
+        for group in found.graph.groups
+    )
+    named = {group.name for group in found.graph.groups}
+    frozen = {name: reason for name, reason in found.frozen.items() if name not in named}
+    return Inspection(type(model).__name__, whole, costs.params(dense), without(open_names), groups, frozen)
+
+
+def _facts(group: UnitGroup, share: float, frozen: str | None) -> GroupFacts:
+    producers, readers = (
+        tuple(dict.fromkeys(module_of(member.tensor) for member in members))
+        for members in (group.producers, group.consumers)
+    )
+    return GroupFacts(group.name, group.num_units, group.num_partitions, producers, readers, share, frozen)
+
+
+def _row(group: GroupFacts) -> tuple[str, ...]:
+    readers = ", ".join(group.readers[:3]) + (f" and {len(group.readers) - 3} more" if len(group.readers) > 3 else "")
+    counts = (str(group.num_units), str(1), f"{group.macs_share:.1%}")
+    return (group.name, *counts, readers, group.frozen or "")
+
+
+def _table(header: Sequence[str], rows: Any) -> list[str]:
+    """Markdown with columns as wide as their widest cell."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    return [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]

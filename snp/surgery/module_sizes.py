@@ -1,0 +1,58 @@
+"""Which numbers do modules keep beside their tensors, and what are they once units are gone?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from snp.graph.units import Count
+
+__all__ = ["recount", "refresh"]
+
+
+def refresh(module: nn.Module) -> None:
+    """Bring the sizes that a module keeps beside its tensors in line with them."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        weight = getattr(module, "running_mean", None)  # a norm may have statistics only
+    if not isinstance(weight, Tensor):
+        return
+    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+        if module.groups > 1 and module.in_channels == module.groups:
+            # Depthwise: a channel that goes takes its group along. Other grouped kernels keep their groups.
+            rows_per_group = module.out_channels // module.groups
+            module.groups = weight.shape[0] // rows_per_group
+        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
+        module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = weight.shape[1]
+
+
+def recount(model: nn.Module, count: Count, num_cut: int) -> None:
+    """Take units that are gone off an entry of a module's list of sizes.
+
+    Args:
+        model: owns the module; the list is replaced, not changed.
+        count: which entry.
+        num_cut: units that are gone.
+
+    Raises:
+        ValueError: the model has no such list.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    sizes: Any = getattr(modules.get(count.module), count.attribute, None)
+    lost = count.width * num_cut
+    if type(sizes) not in (list, tuple) or count.position >= len(sizes) or sizes[count.position] < lost:
+        raise ValueError(
+            f"the plan takes {lost} off entry {count.position} of {count.attribute} in {count.module}, which is "
+            f"{sizes!r}: it was made for another model"
+        )
+    entries = [size - lost * (position == count.position) for position, size in enumerate(sizes)]
+    setattr(modules[count.module], count.attribute, type(sizes)(entries))

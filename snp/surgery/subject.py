@@ -1,0 +1,104 @@
+"""Which groups of a network take part in a prune, and what is to be measured?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from snp.graph import CouplingGraph, analyse
+from snp.graph.ignored import ignored_groups
+from snp.graph.plain_weights import with_plain_weights
+from snp.graph.units import UnitGroup
+from snp.measure.readers import Reader, head_readers, readers_of
+from snp.settings import PruneSettings
+from snp.surgery.checks import confirm
+
+__all__ = ["Subject", "Survey", "subject_of", "survey"]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What may be cut in a network, before anything is measured.
+
+    Attributes:
+        graph: what the analysis found.
+        groups: the groups that take part.
+        frozen: name -> reason for everything that does not.
+    """
+
+    graph: CouplingGraph
+    groups: tuple[UnitGroup, ...]
+    frozen: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network that was analysed and is ready to be calibrated.
+
+    Attributes:
+        model: the dense network in evaluation mode, with plain weights (:mod:`snp.graph.plain_weights`).
+        graph: what the analysis found.
+        groups: the groups that take part.
+        frozen: name -> reason for everything that does not.
+        readers: what is to be measured, by weight name.
+        example: a small batch on the model's device.
+    """
+
+    model: nn.Module
+    graph: CouplingGraph
+    groups: tuple[UnitGroup, ...]
+    frozen: dict[str, str]
+    readers: dict[str, Reader]
+    example: Any
+
+
+def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
+    """Analyse a network and select the groups that take part, be it none.
+
+    Args:
+        model: in evaluation mode; not changed.
+        example: one or two samples on the model's device.
+        settings: ``ignore``, ``streams`` and ``structures`` select groups.
+
+    Raises:
+        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+    """
+    model = with_plain_weights(model)
+    graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
+    ignored = ignored_groups(model, graph.groups, settings.ignore)
+    frozen = dict(graph.frozen)
+    selected = []
+    for group in graph.groups:
+        if group.name in ignored:
+            frozen[group.name] = "named by prune.ignore"
+        elif group.is_stream and not settings.streams:
+            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
+        elif group.kind == "ffn" and "ffn" not in settings.structures:
+            frozen[group.name] = "prune.structures leaves out ffn"
+        else:
+            selected.append(group)
+    groups, refused = confirm(model, selected, example, graph.attention)
+    return Survey(graph, tuple(groups), frozen | refused)
+
+
+def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
+    """Analyse a network, select the groups that take part, and say what is to be measured.
+
+    Args:
+        model: in evaluation mode; kept, not copied, unless kernels that it computes become weights.
+        example: one or two samples on the model's device.
+        settings: ``ignore``, ``streams`` and ``structures`` select groups.
+
+    Raises:
+        ValueError: nothing in the network can be cut.
+    """
+    model = with_plain_weights(model)
+    found = survey(model, example, settings)
+    if not found.groups:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
+        raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
+    readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
+    readers |= head_readers(model, found.graph, found.groups)
+    return Subject(model, found.graph, found.groups, found.frozen, readers, example)

@@ -1,0 +1,188 @@
+"""Given a plan, what is the smaller model?  Slices of every tensor, and the numbers that modules keep about them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snp.graph.grouped_kernels import contracted, expanded, without_inputs
+from snp.graph.heads import AttentionLayer
+from snp.graph.units import Slice, module_of
+from snp.plan.plan import PruningPlan
+from snp.surgery.attention_fused import resize
+from snp.surgery.module_sizes import recount, refresh
+
+__all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
+    """A copy of the model with some parameters and buffers replaced by others of the same shape.
+
+    With ``share`` all other tensors are the model's own, and the new ones are those given: for a copy that is looked at
+    and thrown away, or a network that is too large to be there twice.
+    """
+    if share:
+        tensors = _named_tensors(model)
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors.values()}
+        for name, value in weights.items():
+            assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
+            memo[id(tensors[name])] = _in_place_of(tensors[name], value)
+        return copy.deepcopy(model, memo)
+    changed = copy.deepcopy(model)
+    tensors = _named_tensors(changed)
+    with torch.no_grad():
+        for name, value in weights.items():
+            assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
+            tensors[name].copy_(value)
+    return changed
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
+    """The value as what the old tensor is: no copy where type and device fit."""
+    value = value.detach().to(old)
+    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+
+
+def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
+    """Every consumer's weight with the columns of cut units set to zero: plain deletion.
+
+    Where queries meet keys, which no weight reads, units lose their rows, too.
+    """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights: dict[str, Tensor] = {}
+    for member, columns in _silenced(plan):
+        if member.tensor not in weights:
+            weights[member.tensor] = tensors[member.tensor].detach().clone()
+        whole = expanded(weights[member.tensor], member.num_blocks)
+        whole.index_fill_(member.dim, columns.to(whole.device), 0.0)
+        weights[member.tensor] = contracted(whole, member.num_blocks)
+    return weights
+
+
+def _silenced(plan: PruningPlan) -> list[tuple[Slice, Tensor]]:
+    """What is zero once units are masked: members and the indices."""
+    return [
+        (member, member.index[decision.cut].reshape(-1))
+        for decision in plan.groups
+        for member in (decision.group.members if decision.group.is_multiplied else decision.group.consumers)
+        if len(decision.cut)
+    ]
+
+
+def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
+    """Rows of weights and biases that are zero once units are masked that meet in products, ascending."""
+    rows: dict[str, list[Tensor]] = {}
+    for decision in plan.groups:
+        group = decision.group
+        for member in group.producers + group.others if group.is_multiplied else ():
+            rows.setdefault(member.tensor, []).append(member.index[decision.cut].reshape(-1))
+    return {name: torch.cat(parts).unique() for name, parts in rows.items()}
+
+
+def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Module:
+    """A copy of the model without the units that the plan removes.
+
+    With ``share`` tensors that lose nothing are the model's own: for a copy that is looked at and thrown away, or a
+    network that is too large to be there twice.
+
+    Raises:
+        ValueError: the plan was made for another model.
+    """
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if plan.params and plan.params["dense"] != size:
+        raise ValueError(
+            f"the plan was made for a model of {plan.params['dense']:,} parameters, this one has {size:,}: give the "
+            "dense model that the plan was made for"
+        )
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in _named_tensors(model).values()} if share else {}
+    small = copy.deepcopy(model, memo)
+    keep: dict[str, dict[int, Tensor]] = {}
+    for (name, dim), indices in plan.removed().items():
+        if len(indices):
+            keep.setdefault(name, {})[dim] = indices
+    tensors = _named_tensors(small)
+    replaced: dict[int, Tensor] = {}
+    blocks = plan.blocks()
+    for name, dims in keep.items():
+        if name not in tensors:
+            raise ValueError(f"the plan names {name}, which this model does not have: it was made for another model")
+        replaced[id(tensors[name])] = _without(tensors[name], dims, name, blocks.get(name, 1))
+    for name, tensor in tensors.items():
+        if id(tensor) in replaced:
+            _put(small, name, replaced[id(tensor)])
+    for module_name in {module_of(name) for name in tensors}:
+        refresh(small.get_submodule(module_name))
+    _recount(small, plan)
+    for layer in plan.attention:
+        _resize_heads(small, layer, plan)
+    return small
+
+
+def _recount(small: nn.Module, plan: PruningPlan) -> None:
+    for decision in plan.groups:
+        for count in decision.group.counts:
+            recount(small, count, len(decision.cut))
+
+
+def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) -> None:
+    """Give the module of an attention layer the numbers and the scale that fit its rows now."""
+    removed = plan.removed()
+    dense, sizes = layer.sizes(), layer.sizes(removed)
+    if sizes == dense:
+        return
+    module, follows = resize(small.get_submodule(layer.module), layer, dense, sizes)
+    if module is not small.get_submodule(layer.module):
+        parent = small.get_submodule(module_of(layer.module))
+        setattr(parent, layer.module.rpartition(".")[2], module)
+    elif sizes.query_size != dense.query_size and (follows or layer.implicit_scale):
+        _scale_queries(small, layer, removed, (sizes.query_size / dense.query_size) ** 0.5)
+
+
+def _scale_queries(
+    small: nn.Module, layer: AttentionLayer, removed: Mapping[tuple[str, int], Tensor], factor: float
+) -> None:
+    name = layer.query.tensor
+    gone = removed.get((name, 0), torch.empty(0, dtype=torch.int64))
+    rows = layer.query.index.unique()
+    rows = rows[~torch.isin(rows, gone)]
+    rows = rows - torch.searchsorted(gone, rows)
+    owner = small.get_submodule(module_of(name))
+    with torch.no_grad():
+        for tensor in (owner.weight, getattr(owner, "bias", None)):
+            if isinstance(tensor, Tensor):
+                tensor[rows.to(tensor.device)] *= factor
+
+
+def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: int) -> Tensor:
+    value = tensor.detach()
+    # Columns first: where the rows of a block end is known as long as no row is gone.
+    for dim, removed in sorted(dims.items(), reverse=True):
+        blocks = num_blocks if dim == 1 else 1
+        if dim >= value.ndim or int(removed.max()) >= value.shape[dim] * blocks:
+            raise ValueError(f"the plan does not fit {name} of shape {tuple(tensor.shape)}: made for another model")
+        if blocks > 1:
+            value = without_inputs(value, removed, blocks)
+            continue
+        is_kept = torch.ones(value.shape[dim], dtype=torch.bool)
+        is_kept[removed] = False
+        value = value.index_select(dim, is_kept.nonzero().flatten().to(value.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value
+
+
+def _put(model: nn.Module, name: str, value: Tensor) -> None:
+    module, leaf = model.get_submodule(module_of(name)), name.rpartition(".")[2]
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(leaf, value)
+    else:
+        setattr(module, leaf, value)

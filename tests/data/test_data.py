@@ -1,0 +1,658 @@
+"""Are the samples the right ones, each seen as often as it should be, and are mistakes in the data named?"""
+
+import csv
+import hashlib
+import inspect
+import io
+import os
+import pickle
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+from torchvision.datasets import CIFAR10
+from torchvision.transforms.v2 import functional
+
+from snp.data.archive import list_images, read
+from snp.data.base import ImageData, ImageFormat, TransformedSamples
+from snp.data.cifar10 import CLASSES, Cifar10
+from snp.data.digits import Digits
+from snp.data.image_folder import ImageFolder
+from snp.data.imagenet import ImageNet
+from snp.data.sampling import ExactlyOnceSampler
+from snp.data.splits import stratified, subset
+from snp.data.text import TextData
+from snp.data.transforms import RandomShift, of_photographs, of_small_images
+
+CONF = Path(__file__).parents[2] / "conf"
+ALL_NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+TEXT_NAMES = ("text", "wikitext2")  # tests/test_language.py has their contract
+DATA_NAMES = sorted(set(ALL_NAMES) - set(TEXT_NAMES))
+WNIDS = ("n01484850", "n01440764", "n15075141")  # labels 2, 0 and 999
+HALF = (0.5, 0.5, 0.5)
+
+
+def png(seed: int, size: int = 32) -> bytes:
+    """A noise image, encoded without loss; the same for the same seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def files_of(folders: tuple[str, ...], num_each: int, size: int = 32) -> dict[str, bytes]:
+    """`num_each` images, all different, in each of the folders."""
+    names = [f"{folder}/{index}.png" for folder in folders for index in range(num_each)]
+    return {name: png(seed, size) for seed, name in enumerate(names)}
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """The files as files below `root`."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    """The files as members of a tar file, in the order given."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def make(name: str, root: Path) -> ImageData:
+    """A small data set of every kind, configured for 32 x 32 pixels."""
+    data: ImageData
+    if name == "digits":
+        data = Digits(batch_size=100)
+    elif name == "cifar10":
+        write_tar(root / "train.tar", files_of(CLASSES, 4))
+        write_tar(root / "test.tar", files_of(CLASSES, 2))
+        data = Cifar10(str(root), batch_size=7)
+    elif name == "imagenet":
+        write_folder(root / "train", files_of(WNIDS, 5, 40))
+        write_folder(root / "val", files_of(WNIDS, 3, 40))
+        data = ImageNet(str(root), batch_size=4, num_workers=0, image_size=32)
+    else:
+        write_folder(root, files_of(("a", "b"), 10, 40))
+        data = ImageFolder(str(root), batch_size=4, num_workers=0, image_size=32)
+    data.configure(32, HALF, HALF, "bilinear", 0.875)
+    return data
+
+
+def all_of(loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images and labels of a loader, in its order."""
+    batches = list(loader)
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def keys_of(images: torch.Tensor) -> Counter[str]:
+    """How often each image occurs, by the digest of its values."""
+    return Counter(hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in images)
+
+
+# ------------------------------------------------------------------------------------------ every data set
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_loaders_yield_images_and_labels(name: str, tmp_path: Path) -> None:
+    """All loaders of every data set give float32 images and int64 labels below the number of classes."""
+    data = make(name, tmp_path)
+    data.setup()
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.calibration_dataloader(8, seed=0)):
+        images, labels = next(iter(loader))
+        assert images.dtype == torch.float32
+        assert images.shape == (len(labels), 3, 32, 32)
+        assert labels.dtype == torch.int64
+        assert 0 <= labels.min() <= labels.max() < data.num_classes
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_calibration_is_fixed_and_from_the_training_part(name: str, tmp_path: Path) -> None:
+    """The same seed gives the same images in the same order, each of them a training image and each only once."""
+    data = make(name, tmp_path)
+    images, labels = all_of(data.calibration_dataloader(12, seed=5))
+    again, same_labels = all_of(data.calibration_dataloader(12, seed=5))
+    others, _ = all_of(data.calibration_dataloader(12, seed=6))
+    assert torch.equal(images, again)
+    assert torch.equal(labels, same_labels)
+    assert not torch.equal(images, others)
+    assert data.format is not None
+    plain = TransformedSamples(data.samples("train"), data.transform(data.format, training=False))
+    training = keys_of(torch.stack([plain[index][0] for index in range(len(plain))]))
+    assert len(images) == 12
+    assert not keys_of(images) - training
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_training_varies_and_testing_does_not(name: str, tmp_path: Path) -> None:
+    """Training images are seen differently each time, test images always alike."""
+    data = make(name, tmp_path)
+    data.setup()
+    assert data.train_set is not None
+    assert data.test_set is not None
+    assert len({data.train_set[0][0].numpy().tobytes() for _ in range(8)}) > 1
+    assert len({data.test_set[0][0].numpy().tobytes() for _ in range(8)}) == 1
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_test_loader_shows_everything_once_in_order(name: str, tmp_path: Path) -> None:
+    """The test loader leaves nothing out, repeats nothing and does not shuffle."""
+    data = make(name, tmp_path)
+    data.setup("test")
+    assert data.test_set is not None
+    images, labels = all_of(data.test_dataloader())
+    assert labels.tolist() == [data.test_set[index][1] for index in range(len(data.test_set))]
+    assert torch.equal(images[-1], data.test_set[len(data.test_set) - 1][0])
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_too_many_calibration_samples(name: str, tmp_path: Path) -> None:
+    """Asking for more samples than the training part has says how many there are."""
+    data = make(name, tmp_path)
+    with pytest.raises(ValueError, match=r"calibration\.samples=100000: the training part has only \d+ samples"):
+        data.calibration_dataloader(100000, seed=0)
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_conf_lists_all_keys(name: str) -> None:
+    """Every file in conf/data lists every argument of its class, gives a valid one of it, and has its name."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        # The digits are shown at a size that the model names.
+        config = compose("config", overrides=[f"data={name}"]).data
+    arguments = inspect.signature(get_class(config["_target_"])).parameters
+    assert set(config) - {"_convert_"} == {"_target_", *arguments}
+    data = instantiate(config)
+    assert isinstance(data, TextData if name in TEXT_NAMES else ImageData)
+    assert data.name == name
+    if name in DATA_NAMES:
+        assert data.trains_from_scratch == (name != "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 0), ("num_workers", -1), ("image_size", 0), ("batch_size", -3)]
+)
+def test_numbers_that_make_no_sense(key: str, value: int) -> None:
+    """A batch size, a number of workers or an image size out of range is named."""
+    with pytest.raises(ValueError, match=rf"data\.{key}={value}: choose at least"):
+        Digits(**{key: value})
+
+
+@pytest.mark.parametrize(("batch_size", "num_batches"), [(4, 4), (16, 1), (17, 1), (8, 2)])
+def test_last_small_batch_is_dropped_only_if_others_remain(batch_size: int, num_batches: int, tmp_path: Path) -> None:
+    """16 training samples: 4 batches of 4; one batch when they all fit in."""
+    write_folder(tmp_path, files_of(("a", "b"), 10))
+    data = ImageFolder(str(tmp_path), batch_size=batch_size, num_workers=0)
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    assert len(list(data.train_dataloader())) == num_batches
+
+
+def test_dropped_batch(tmp_path: Path) -> None:
+    """Of 16 training samples in batches of 5, the single last one is left out."""
+    write_folder(tmp_path, files_of(("a", "b"), 10))
+    data = ImageFolder(str(tmp_path), batch_size=5, num_workers=0)
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [5, 5, 5]
+
+
+# ------------------------------------------------------------------------------------------ sampling and splits
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 7, 103])
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
+def test_exactly_once_sampler_partitions(num_samples: int, num_replicas: int) -> None:
+    """The ranks' samples are disjoint, together they are all samples, and lengths tell the truth."""
+    dataset = TensorDataset(torch.zeros(num_samples))
+    samplers = [ExactlyOnceSampler(dataset, num_replicas, rank) for rank in range(num_replicas)]
+    seen = [list(sampler) for sampler in samplers]
+    assert sorted(index for indices in seen for index in indices) == list(range(num_samples))
+    assert [len(sampler) for sampler in samplers] == [len(indices) for indices in seen]
+    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+    assert all(isinstance(sampler, DistributedSampler) for sampler in samplers)
+
+
+def write_what_a_rank_sees(rank: int, folder: str) -> None:
+    """One of two processes: note every test and calibration image that this rank is shown."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    data = Digits(batch_size=50)
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    test_images, _ = all_of(data.test_dataloader())
+    calibration_images, _ = all_of(data.calibration_dataloader(101, seed=0))
+    np.savez(f"{folder}/rank{rank}.npz", test=test_images.numpy(), calibration=calibration_images.numpy())
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_see_everything_once(tmp_path: Path) -> None:
+    """Two real processes together see exactly what one process sees, in testing and in calibration."""
+    mp.spawn(write_what_a_rank_sees, args=(str(tmp_path),), nprocs=2)
+    ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]
+    data = Digits(batch_size=50)
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    for part, loader in (("test", data.test_dataloader()), ("calibration", data.calibration_dataloader(101, seed=0))):
+        together = torch.cat([torch.from_numpy(rank[part]) for rank in ranks])
+        assert keys_of(together) == keys_of(all_of(loader)[0])
+
+
+@pytest.mark.parametrize("test_fraction", [0.05, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("sizes", [(1,) * 10, (2, 3), (50, 7, 1, 1), (100,), (0, 4, 0, 4)])
+def test_split_is_stratified(sizes: tuple[int, ...], test_fraction: float) -> None:
+    """Parts are disjoint, complete and not empty, and hold each class's share to within one sample."""
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    train, test = stratified(labels, test_fraction, seed=3)
+    assert sorted(train + test) == list(range(len(labels)))
+    assert train
+    assert test
+    share = len(test) / len(labels)
+    counts = Counter(labels[index] for index in test)
+    assert all(abs(counts[label] - size * share) < 1 + 1e-9 for label, size in enumerate(sizes))
+    assert (train, test) == stratified(labels, test_fraction, seed=3)
+
+
+def test_split_depends_on_the_seed() -> None:
+    """Another seed gives another split, also of classes with one sample each."""
+    labels = list(range(50))
+    assert stratified(labels, 0.5, seed=0) != stratified(labels, 0.5, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_fraction", "message"),
+    [([0, 1], 0.0, r"data\.test_fraction=0\.0"), ([0, 1], 1.5, "between 0 and 1"), ([0], 0.5, "at least two")],
+)
+def test_split_that_cannot_be(labels: list[int], test_fraction: float, message: str) -> None:
+    """Fractions that leave a part empty and single samples are refused."""
+    with pytest.raises(ValueError, match=message):
+        stratified(labels, test_fraction, seed=0)
+
+
+def test_subset_grows() -> None:
+    """A larger choice with the same seed begins with the smaller one, and samples do not repeat."""
+    assert subset(100, 40, seed=2)[:10] == subset(100, 10, seed=2)
+    assert len(set(subset(100, 100, seed=2))) == 100
+
+
+def test_subset_of_nothing() -> None:
+    """Asking for no sample at all is refused."""
+    with pytest.raises(ValueError, match=r"calibration\.samples=0"):
+        subset(10, 0, seed=0)
+
+
+# ------------------------------------------------------------------------------------------ transforms
+
+
+def test_shift_moves_and_fills_with_zeros() -> None:
+    """A lone pixel lands on each of the 3 x 3 places within reach, and nothing else lights up."""
+    image = torch.zeros(3, 5, 5, dtype=torch.uint8)
+    image[:, 2, 2] = 200
+    moved = [RandomShift(1)(image) for _ in range(300)]
+    assert {tuple(divmod(int(image[0].argmax()), 5)) for image in moved} == {
+        (row, column) for row in (1, 2, 3) for column in (1, 2, 3)
+    }
+    assert all(image.sum() == 600 and image.shape == (3, 5, 5) for image in moved)
+
+
+def test_small_images_are_scaled_and_normalized() -> None:
+    """Evaluation computes (x / 255 - mean) / std per channel, and resizes only when the size differs."""
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    transform = of_small_images(
+        ImageFormat(32, tuple(mean.tolist()), tuple(std.tolist()), "bicubic", 0.9), shift=0, flip=False
+    )
+    expected = (image / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(transform(image), expected)
+    larger = of_small_images(ImageFormat(48, HALF, HALF, "lanczos", 0.9), shift=4, flip=True)
+    assert larger(image).shape == (3, 48, 48)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_photographs_of_one_colour(training: bool) -> None:
+    """An image of one colour stays of one colour, normalised, whatever its size and the crop."""
+    image = Image.new("RGB", (70, 50), (255, 0, 51))
+    seen = of_photographs(ImageFormat(32, HALF, (0.5, 0.25, 0.5), "bicubic", 0.875), training=training)(image)
+    assert seen.shape == (3, 32, 32)
+    torch.testing.assert_close(seen.mean(dim=(1, 2)), torch.tensor([1.0, -2.0, -0.6]))
+    assert seen.std(dim=(1, 2)).max() < 1e-5
+
+
+def test_photographs_keep_the_centre() -> None:
+    """Evaluation crops the centre: with a crop fraction of one half, the border of half the width is gone."""
+    image = Image.new("RGB", (64, 64))
+    image.paste((255, 255, 255), (16, 16, 48, 48))
+    seen = of_photographs(ImageFormat(32, (0.0,) * 3, (1.0,) * 3, "nearest", 0.5), training=False)(image)
+    assert torch.equal(seen, torch.ones(3, 32, 32))
+
+
+# ------------------------------------------------------------------------------------------ digits
+
+
+def test_digits_are_divided_for_good() -> None:
+    """1,438 and 359 digits, together scikit-learn's, every class with its share in the test part."""
+    data = Digits()
+    data.configure(8, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
+    data.setup()
+    test_images, test_labels = all_of(data.test_dataloader())
+    train_images, train_labels = all_of(data.calibration_dataloader(1438, seed=0))
+    assert len(test_images) + len(train_images) == 1797
+    everything = Counter(torch.cat([test_labels, train_labels]).tolist())
+    shares = [count / everything[label] for label, count in Counter(test_labels.tolist()).items()]
+    assert max(shares) - min(shares) < 0.02
+    from sklearn.datasets import load_digits
+
+    original = torch.from_numpy(load_digits().images).mul(255 / 16).round().byte()
+    both = torch.cat([test_images, train_images]).mul(255).round().byte()
+    assert keys_of(both[:, 0]) == keys_of(original)
+
+
+def test_digits_grow_to_the_network() -> None:
+    """Digits come in the size asked for, grey in three channels, and look the same seen from afar."""
+    data = Digits()
+    data.configure(64, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
+    images, _ = all_of(data.test_dataloader())
+    assert images.shape[1:] == (3, 64, 64)
+    assert torch.equal(images[:, 0], images[:, 2])
+    data.configure(8, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
+    small, _ = all_of(data.test_dataloader())
+    afar = torch.nn.functional.avg_pool2d(images, 8)
+    correlation = torch.corrcoef(torch.stack([afar.flatten(), small.flatten()]))[0, 1]
+    assert correlation > 0.95
+
+
+# ------------------------------------------------------------------------------------------ folders and tar files
+
+
+def test_tar_and_folder_hold_the_same(tmp_path: Path) -> None:
+    """A tar file and the folder it was made of list the same images with the same pixels, whatever its order."""
+    files = files_of(("b", "a", "c/d"), 3)
+    folder = list_images(write_folder(tmp_path / "folder", files))
+    archive = list_images(write_tar(tmp_path / "images.tar", dict(reversed(files.items()))))
+    assert [image.name for image in folder] == [image.name for image in archive] == sorted(files)
+    assert all(read(one).tobytes() == read(other).tobytes() for one, other in zip(folder, archive, strict=True))
+
+
+def test_other_files_are_left_out(tmp_path: Path) -> None:
+    """Hidden files, lists and links are no images; endings in capitals are."""
+    files = {"a/1.PNG": png(0), "a/._1.png": png(1), ".git/2.png": png(2), "labels.csv": b"a", "./a/3.jpeg": png(3)}
+    folder = write_folder(tmp_path / "folder", files)
+    path = write_tar(tmp_path / "images.tar", files)
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("a/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    assert [image.name for image in list_images(path)] == ["a/1.PNG", "a/3.jpeg"]
+    assert [image.name for image in list_images(folder)] == ["a/1.PNG", "a/3.jpeg"]
+
+
+@pytest.mark.parametrize("name", ["../evil/1.png", "/etc/1.png", "a/../../1.png"])
+def test_names_that_point_outside(name: str, tmp_path: Path) -> None:
+    """A tar file with a member outside of it is refused, and nothing is written anywhere."""
+    path = write_tar(tmp_path / "images.tar", {"a/1.png": png(0), name: png(1)})
+    with pytest.raises(ValueError, match="points outside of the tar file"):
+        list_images(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.tar"]
+
+
+def test_compressed_tar(tmp_path: Path) -> None:
+    """A compressed tar file is refused with what to do."""
+    path = write_tar(tmp_path / "images.tar.gz", {"a/1.png": png(0)}, "w:gz")
+    with pytest.raises(ValueError, match=r"not a plain tar file .*must be decompressed"):
+        list_images(path)
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    """A root that is not there is named."""
+    with pytest.raises(FileNotFoundError, match=r"data\.root=.*nowhere: there is no such folder or tar file"):
+        list_images(tmp_path / "nowhere")
+
+
+def test_broken_image(tmp_path: Path) -> None:
+    """Bytes that are no image are named with the file they are in."""
+    path = write_tar(tmp_path / "images.tar", {"a/1.png": b"not an image"})
+    with pytest.raises(ValueError, match=r"a/1\.png in .*images\.tar is not a readable image"):
+        read(list_images(path)[0])
+
+
+def test_several_workers_read_one_tar(tmp_path: Path) -> None:
+    """Loading processes read the same images from one tar file as the main process does."""
+    path = write_tar(tmp_path / "images.tar", files_of(("a", "b"), 20))
+    seen = []
+    for num_workers in (0, 2):
+        data = ImageFolder(str(path), batch_size=3, num_workers=num_workers)
+        data.configure(32, HALF, HALF, "bilinear", 1.0)
+        seen.append(all_of(data.calibration_dataloader(32, seed=0)))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
+def labels_by_image(data: ImageData, part: str) -> dict[bytes, int]:
+    """Label of every raw image of a part, by its pixels."""
+    samples = data.samples(part)  # type: ignore[arg-type]
+    return {samples[index][0].tobytes(): samples[index][1] for index in range(len(samples))}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrapper", ["", "outer/", "outer/inner/"])
+@pytest.mark.parametrize("test_folder", ["test", "val"])
+@pytest.mark.parametrize("as_tar", [False, True])
+def test_division_by_folders(wrapper: str, test_folder: str, as_tar: bool, tmp_path: Path) -> None:
+    """Folders train and test (or val) are the parts, in folders and tar files, wrapped in others or not."""
+    files = {
+        f"{wrapper}{name}": content
+        for name, content in files_of(("train/x", "train/y", f"{test_folder}/x", f"{test_folder}/y"), 2).items()
+    }
+    root = write_tar(tmp_path / "images.tar", files) if as_tar else write_folder(tmp_path / "images", files)
+    data = ImageFolder(str(root), num_workers=0)
+    assert data.class_names() == ("x", "y")
+    for part, folder in (("train", "train"), ("test", test_folder)):
+        expected = {
+            Image.open(io.BytesIO(content)).tobytes(): int("/y/" in name)
+            for name, content in files.items()
+            if f"{folder}/" in name
+        }
+        assert labels_by_image(data, part) == expected
+
+
+def test_one_image_per_class(tmp_path: Path) -> None:
+    """With one image per class and a fraction of one half, half of the images are for testing."""
+    write_folder(tmp_path, files_of(tuple(f"class{index:02d}" for index in range(20)), 1))
+    data = ImageFolder(str(tmp_path), num_workers=0, test_fraction=0.5)
+    assert data.num_classes == 20
+    train, test = labels_by_image(data, "train"), labels_by_image(data, "test")
+    assert len(train) == len(test) == 10
+    assert sorted([*train.values(), *test.values()]) == list(range(20))
+
+
+def test_imagenet_labels_of_any_folder(tmp_path: Path) -> None:
+    """Folders named by WordNet ids get the labels of the 1000 classes, though most of those are absent."""
+    files = files_of(WNIDS, 2)
+    write_folder(tmp_path, files)
+    data = ImageFolder(str(tmp_path), num_workers=0, classes="imagenet-1k", test_fraction=0.5)
+    assert data.num_classes == 1000
+    assert not data.trains_from_scratch
+    seen = {**labels_by_image(data, "train"), **labels_by_image(data, "test")}
+    names = ImageNetInfo("imagenet-1k").label_names()
+    expected = {Image.open(io.BytesIO(content)).tobytes(): names.index(name[:9]) for name, content in files.items()}
+    assert seen == expected
+    assert set(seen.values()) == {0, 2, 999}
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        ({}, {}, "it has no folders with images"),
+        ({"1.png": b""}, {}, "give one folder per class"),
+        ({"a/readme.txt": b""}, {}, "it has no folders with images"),
+        ({"cat/1.png": b"", "cat/2.png": b""}, {"classes": "imagenet-1k"}, "the folders cat are not among the WordNet"),
+        ({"train/a/1.png": b"", "test/b/2.png": b""}, {}, "the folders b are not among the class folders of the train"),
+        ({"train/a/1.png": b""}, {}, "it has no images in a folder test or val"),
+        ({"a/1.png": b""}, {}, "at least two"),
+        ({"a/1.png": b"", "a/2.png": b""}, {"test_fraction": 1}, r"data\.test_fraction=1"),
+    ],
+)
+def test_folders_that_do_not_serve(
+    files: dict[str, bytes], settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """Every way in which a folder is not what it should be has its own sentence."""
+    data = ImageFolder(str(write_folder(tmp_path, files)), num_workers=0, **settings)  # type: ignore[arg-type]
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    with pytest.raises(ValueError, match=message):
+        data.setup()
+
+
+def test_classes_that_are_not_known() -> None:
+    """A class order other than the known ones is refused."""
+    with pytest.raises(ValueError, match=r"data\.classes=imagenet-9k: choose null .* or imagenet-1k"):
+        ImageFolder("somewhere", classes="imagenet-9k")
+
+
+@pytest.mark.parametrize("data", [Cifar10(None), ImageFolder(None), ImageNet(None)], ids=lambda data: data.name)
+def test_root_that_is_not_set(data: ImageData) -> None:
+    """Data that must be brought along say that their root is not set."""
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    with pytest.raises(ValueError, match=r"data\.root is not set: give .*data\.root=PATH"):
+        data.setup()
+
+
+# ------------------------------------------------------------------------------------------ imagenet
+
+
+def test_imagenet_layout(tmp_path: Path) -> None:
+    """The folders train and val have the labels of the 1000 classes, and such data are not trained on from scratch."""
+    data = make("imagenet", tmp_path)
+    assert (data.num_classes, data.trains_from_scratch) == (1000, False)
+    assert Counter(labels_by_image(data, "train").values()) == {0: 5, 2: 5, 999: 5}
+    assert len(all_of(data.test_dataloader())[1]) == 9
+
+
+def test_imagenet_without_its_layout(tmp_path: Path) -> None:
+    """Class folders without train and val are refused with the data set that takes them."""
+    write_folder(tmp_path, files_of(WNIDS, 1))
+    with pytest.raises(ValueError, match=r"choose data=image_folder with data\.classes=imagenet-1k"):
+        ImageNet(str(tmp_path)).samples("test")
+
+
+def test_imagenet_to_score_only(tmp_path: Path) -> None:
+    """With val alone a network can be scored; calibrating it says that train is missing."""
+    write_folder(tmp_path / "val", files_of(WNIDS, 1))
+    data = ImageNet(str(tmp_path), num_workers=0)
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    data.setup("test")
+    assert len(all_of(data.test_dataloader())[0]) == 3
+    with pytest.raises(ValueError, match="no images in a folder train"):
+        data.calibration_dataloader(1, seed=0)
+
+
+# ------------------------------------------------------------------------------------------ cifar10
+
+
+def test_cifar10_from_tar_files(tmp_path: Path) -> None:
+    """Images keep their pixels, and labels follow the alphabetical order of the classes."""
+    data = make("cifar10", tmp_path)
+    samples = data.samples("train")
+    stored = list_images(tmp_path / "train.tar")
+    assert len(samples) == 40  # type: ignore[arg-type]
+    for index, image in enumerate(stored):
+        pixels, label = samples[index]
+        assert torch.equal(pixels, functional.pil_to_tensor(read(image)))
+        assert CLASSES[label] == image.name.split("/")[0]
+
+
+def write_original_cifar10(root: Path) -> dict[str, list[list[str]]]:
+    """Small files in the layout of the original CIFAR-10; their names and digests, as torchvision wants them."""
+    folder = root / CIFAR10.base_folder
+    folder.mkdir()
+    lists: dict[str, list[list[str]]] = {"train_list": [], "test_list": []}
+    names = [(f"data_batch_{index}", "train_list") for index in range(1, 6)] + [("test_batch", "test_list")]
+    for seed, (name, kind) in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 3072), dtype=np.uint8)
+        # The format of the original files, which torchvision reads after checking their digests.
+        content = pickle.dumps({"data": pixels, "labels": [seed, 9, 0, 1]})
+        (folder / name).write_bytes(content)
+        lists[kind].append([name, hashlib.md5(content).hexdigest()])
+    meta = pickle.dumps({"label_names": list(CLASSES)})
+    (folder / "batches.meta").write_bytes(meta)
+    return {**lists, "meta": [["batches.meta", hashlib.md5(meta).hexdigest()]]}
+
+
+def test_cifar10_from_the_original_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original python files give their images channel by channel, and damaged ones are refused."""
+    lists = write_original_cifar10(tmp_path)
+    data = Cifar10(str(tmp_path))
+    with pytest.raises(ValueError, match="cifar-10-batches-py are missing or damaged"):
+        data.samples("test")
+    monkeypatch.setattr(CIFAR10, "train_list", lists["train_list"])
+    monkeypatch.setattr(CIFAR10, "test_list", lists["test_list"])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": lists["meta"][0][1]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    assert len(data.samples("train")) == 20  # type: ignore[arg-type]
+    pixels, label = data.samples("test")[0]
+    expected = np.random.default_rng(5).integers(0, 256, (4, 3072), dtype=np.uint8)[0].reshape(3, 32, 32)
+    assert torch.equal(pixels, torch.from_numpy(expected))
+    assert label == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "it has neither train.tar nor cifar-10-batches-py"),
+        ({}, "holds no images"),
+        ({"wolf/1.png": png(0)}, "no class of CIFAR-10: wolf"),
+        ({"cat/1.png": png(0, size=64)}, "not 32 x 32"),
+        ({"cat/1.png": png(0), "dog/1.png": png(0, size=64)}, "not 32 x 32"),
+    ],
+)
+def test_cifar10_files_that_do_not_serve(files: dict[str, bytes] | None, message: str, tmp_path: Path) -> None:
+    """Every way in which the tar files are not CIFAR-10 has its own sentence."""
+    if files is not None:
+        write_tar(tmp_path / "train.tar", files)
+    with pytest.raises(ValueError, match=message):
+        Cifar10(str(tmp_path)).samples("train")
+
+
+# ------------------------------------------------------------------------------------------ real data
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of real data."""
+    folder = os.environ.get("SNP_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SNP_DATA_DIR does not name a folder of real data")
+    return Path(folder)
+
+
+@pytest.mark.realdata
+def test_real_cifar10(data_dir: Path) -> None:
+    """The JPEG copies have 20,000 and 5,000 images, as many of each class."""
+    data = Cifar10(str(data_dir / "cifar10"))
+    for part, num_each in (("train", 2000), ("test", 500)):
+        labels = data.samples(part).tensors[1]  # type: ignore[arg-type,attr-defined]
+        assert labels.bincount().tolist() == [num_each] * 10
+
+
+@pytest.mark.realdata
+def test_real_imagenet_sample(data_dir: Path) -> None:
+    """The labels of the ImageNet images are those of the list that came with them."""
+    folder = data_dir / "imagenet_sample"
+    data = ImageFolder(str(folder), num_workers=0, classes="imagenet-1k", test_fraction=0.5)
+    with open(folder / "labels.csv") as file:
+        expected = {row["file"]: int(row["imagenet_1k_index"]) for row in csv.DictReader(file)}
+    found = {}
+    for part in ("train", "test"):
+        samples = data.samples(part)  # type: ignore[arg-type]
+        found.update({image.name: label for image, label in zip(samples.images, samples.labels, strict=True)})
+        assert len(samples) == 250
+    assert found == expected

@@ -1,0 +1,115 @@
+"""Does an exported network compute what the pruned one computes, and is what cannot be exported refused?"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import snp
+from snp import models
+from snp.data.digits import Digits
+from snp.export import export_onnx, export_program, quantise
+from snp.export.__main__ import main
+from snp.export.programs import TOLERANCE, largest_difference, session_of
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.settings import PruneSettings
+from snp.surgery.subject import subject_of
+from snp.surgery.surgery import cut
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the extra packages of snp[export] are not installed")
+
+# The exporter's own use of deprecated calls.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def halved(model: nn.Module, example: torch.Tensor, **options: object) -> nn.Module:
+    """The model with every second unit of each group gone."""
+    subject = subject_of(model.eval(), example, PruneSettings(**options))  # type: ignore[arg-type]
+    plans = []
+    for group in subject.groups:
+        size = group.num_units // group.num_partitions
+        first = torch.arange(group.num_partitions)[:, None] * size
+        plans.append(GroupPlan(group, (first + torch.arange(max(1, size // 2))).flatten()))
+    return cut(subject.model, PruningPlan(tuple(plans), attention=subject.graph.attention)).eval()
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+
+
+def test_convolutions_in_onnx_program_and_int8(tmp_path: Path) -> None:
+    """All three files agree with the pruned network, the first two to 1e-4, at any batch size."""
+    images = torch.randn(8, 3, 12, 12)
+    small = halved(convolutional(), images[:2])
+    assert export_onnx(small, images[:4], tmp_path / "model.onnx") <= TOLERANCE
+    program = export_program(small, images[:4], tmp_path / "model.pt2")
+    assert program.state_dict["0.weight"].shape == (8, 3, 3, 3)
+    with torch.no_grad():
+        wanted = small(images)
+    assert largest_difference(session_of(tmp_path / "model.onnx")(images), wanted) <= TOLERANCE
+    quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", images.split(4))
+    assert 1e-6 < largest_difference(session_of(tmp_path / "int8.onnx")(images), wanted) < 0.1
+
+
+def test_attention_with_two_head_sizes(tmp_path: Path) -> None:
+    """Our attention module is exported like any other."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    options = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 4}
+    images = torch.randn(2, 3, 16, 16)
+    small = halved(timm.models.VisionTransformer(**options), images, structures=("ffn", "vo"))
+    assert any(type(module).__name__ == "SplitAttention" for module in small.modules())
+    assert export_onnx(small, images, tmp_path / "model.onnx") <= TOLERANCE
+    export_program(small, images, tmp_path / "model.pt2")
+
+
+class Branching(nn.Module):
+    """Its path depends on values: no graph shows it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence each: a network without a graph, one sample, training mode, no batches, folders of other kinds."""
+    images = torch.randn(2, 3, 12, 12)
+    with pytest.raises(ValueError, match=r"torch\.export of Branching failed"):
+        export_program(Branching().eval(), images, tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        export_onnx(convolutional(), images[:1], tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="training mode"):
+        export_onnx(convolutional().train(), images, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    for words, said in (([str(tmp_path)], "holds no plan.json"), ([str(tmp_path / "none")], "holds no plan.json")):
+        with pytest.raises(SystemExit) as ending:
+            main(words)
+        assert ending.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with a recipe and a note of its samples becomes ONNX, a program, and int8 by calibration images."""
+    recipe = {"family": "cifar_resnet", "arguments": {"depth": 20, "num_classes": 10, "image_size": 8}}
+    model = models.build(**recipe).eval()
+    options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+    snp.save(snp.prune(model, [torch.randn(8, 3, 8, 8)], **options), tmp_path, recipe)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert "--input-shape" in capsys.readouterr().err
+    settings = {"_target_": "snp.data.digits.Digits", "batch_size": 8, "num_workers": 0, "image_size": 8}
+    form = {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_fraction": 1.0}
+    (tmp_path / "data.json").write_text(json.dumps({"settings": settings, "format": form, "seed": 0}))
+    main([str(tmp_path), "--int8", "--samples", "16"])
+    digits = Digits(batch_size=8, image_size=8)
+    digits.configure(**form)
+    images = next(iter(digits.calibration_dataloader(16, 0)))[0]
+    with torch.no_grad():
+        wanted = snp.load(tmp_path)(images)
+    assert largest_difference(session_of(tmp_path / "export" / "model.onnx")(images), wanted) <= TOLERANCE
+    assert largest_difference(session_of(tmp_path / "export" / "model.int8.onnx")(images), wanted) < 0.2
+    assert (tmp_path / "export" / "model.pt2").is_file()

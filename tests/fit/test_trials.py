@@ -1,0 +1,116 @@
+"""Does a trial cut measure what it says, on samples that nothing was fitted on, and is it heeded?"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snp.fit.realise import realise
+from snp.fit.trials import Trials
+from snp.library import prune
+from snp.measure.moments import MomentCollector
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.plan.planners.snp import choose
+from snp.plan.problem import Problem
+from snp.pruning import problem_of
+from snp.settings import PruneSettings
+from snp.surgery.subject import Subject, subject_of
+from tests import networks
+
+JOINT = PruneSettings(calibration="joint", target_macs=0.5, round_to=1)
+
+
+def measured(model: nn.Module, batches: list[Tensor], settings: PruneSettings = JOINT) -> tuple[Subject, Problem]:
+    subject = subject_of(model, batches[0][:2], settings)
+    with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
+        for batch in batches:
+            model(batch)
+    return subject, problem_of(subject, collector.moments)
+
+
+@pytest.mark.parametrize("sizes", [[60], [30, 30], [25, 25, 10], [50, 10]])
+@pytest.mark.parametrize("model", [networks.cnn, networks.attention], ids=lambda make: make.__name__)
+def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: list[int]) -> None:
+    """A quarter is left out of the fit; on it the small network's prediction is as far from the dense one's."""
+    assert callable(model)
+    dense = model()
+    inputs = networks.images(60) if model is networks.cnn else networks.tokens(60)
+    subject, problem = measured(dense, list(inputs.split(sizes)))
+    trials = Trials(subject, problem, list(inputs.split(sizes)))
+    last = inputs.split(sizes)[-1]
+    probes = last[:15] if len(last) >= 15 else torch.cat([last, inputs.split(sizes)[-2][: 15 - len(last)]])
+    others = torch.cat([row[None] for row in inputs if not any(torch.equal(row, probe) for probe in probes)])
+    _, fitted = measured(dense, [others])
+    for number, group in enumerate(problem.groups):
+        kept = torch.arange(0, group.num_units, 2)
+        plan = PruningPlan((GroupPlan(group, kept),), attention=subject.graph.attention)
+        small = realise(subject, fitted, plan, JOINT).model
+        with torch.no_grad():
+            wanted, found = dense(probes).log_softmax(-1), small(probes).log_softmax(-1)
+        expected = float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / 15
+        assert trials(number, kept) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_keeping_all_moves_nothing() -> None:
+    """No unit cut, no divergence."""
+    subject, problem = measured(networks.cnn(), [networks.images(24)])
+    trials = Trials(subject, problem, [networks.images(24)])
+    for number, group in enumerate(problem.groups):
+        assert trials(number, torch.arange(group.num_units)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_dense_network_is_left_alone() -> None:
+    """Trials change no weight."""
+    model = networks.cnn()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    subject, problem = measured(model, [networks.images(24)])
+    Trials(subject, problem, [networks.images(24)])(0, torch.tensor([0, 1]))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_group_that_trials_find_dear_keeps_more() -> None:
+    """The planner follows what trials log, whatever the prediction."""
+    _, problem = measured(networks.cnn(), [networks.images(400)])
+    settings = PruneSettings(target_macs=0.5, round_to=1)
+
+    def kept(dear: int) -> list[int]:
+        sizes = [group.num_units for group in problem.groups]
+
+        def trial(number: int, units: Tensor) -> float:
+            return (1.0 if number == dear else 1e-3) * (1 - len(units) / sizes[number])
+
+        return [choice.num_kept for choice in choose(replace(problem, trial=trial), settings).choices]
+
+    for dear in range(len(problem.groups)):
+        others = [kept(other)[dear] for other in range(len(problem.groups)) if other != dear]
+        assert kept(dear)[dear] == problem.groups[dear].num_units or kept(dear)[dear] > max(others)
+        assert kept(dear)[dear] >= max(others) > min(others)
+
+
+class Overfitted(nn.Module):
+    """A wide last layer that sees one sample per image, behind a cheap one that sees many: [N, 3, 8, 8] -> [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.wide = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 200, 1)
+        self.head = nn.Linear(200, 10)
+        with torch.no_grad():
+            self.head.weight.mul_(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.wide(self.two(self.one(x).relu()).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("trials", [True, False])
+def test_fewer_samples_than_units_are_no_licence_to_cut(trials: bool) -> None:
+    """Forty images explain 200 units by forty of them; that says nothing about other images."""
+    torch.manual_seed(0)
+    model, pictures = Overfitted().eval(), torch.randn(240, 3, 8, 8)
+    result = prune(model, list(pictures[:40].split(10)), target_macs=0.7, trials=trials)
+    kept = {decision.group.name: len(decision.kept) for decision in result.plan.groups}
+    assert kept["wide"] > 60
+    with torch.no_grad():
+        wanted, found = model(pictures[40:]).log_softmax(-1), result.model(pictures[40:]).log_softmax(-1)
+    assert float(F.kl_div(found, wanted, log_target=True, reduction="batchmean")) < 0.2

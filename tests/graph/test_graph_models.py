@@ -1,0 +1,156 @@
+"""Is every group of the networks we claim complete, is every cut what the mask computes, is every cost exact?"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import timm
+import torch
+from timm.models.vgg import ConvMlp
+from torch import Tensor, nn
+
+from snp import models
+from snp.graph import CouplingGraph, analyse
+from snp.plan.costs import CostModel
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.speed.network import macs
+from snp.surgery.checks import confirm, self_check
+from snp.surgery.surgery import cut, masked_weights, with_weights
+from tests.audit import audit, control, randomise
+
+# Network and size of its images: what is claimed runs every time, in sizes that keep it quick.
+FAST = {
+    "resnet18": 32,
+    "resnet50": 32,
+    "vgg16": 32,
+    "mobilenetv3_small_100": 32,
+    "mobilenetv2_100": 32,
+    "tf_efficientnet_lite0": 32,
+    "efficientnet_b0": 32,
+    "densenet121": 32,
+    "deit_tiny": 32,
+    "deit_small": 32,
+    "cifar_resnet": 16,
+}
+SLOW = {
+    "convnext_atto": 64,
+    "hrnet_w18_small": 64,
+    "regnetx_002": 64,
+    "ghostnet_100": 64,
+    "mobilevit_xxs": 64,
+    "swin_tiny_patch4_window7_224": 224,
+    "mixer_s32_224": 224,
+    "cspresnet50": 64,
+    "dla34": 64,
+}
+NETWORKS = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with values everywhere, a small batch, and what the analysis says."""
+
+    model: nn.Module
+    batch: Tensor
+    graph: CouplingGraph
+
+
+@cache
+def case(name: str) -> Case:
+    size = (FAST | SLOW)[name]
+    torch.manual_seed(0)
+    if name == "cifar_resnet":
+        model = models.build("cifar_resnet", depth=20, num_classes=10, image_size=size)
+    elif name.startswith("deit"):
+        model = timm.create_model(f"{name}_patch16_224", img_size=size)
+    elif name == "vgg16":
+        model = timm.create_model(name)
+        # The hidden layers of 4,096 would take all the time.
+        model.pre_logits, model.head.fc = ConvMlp(512, 64, 7), nn.Linear(64, 10)
+    else:
+        model = timm.create_model(name)
+    randomise(model)
+    batch = torch.randn(2, 3, size, size)
+    return Case(model, batch, analyse(model, batch))
+
+
+def irregular(case: Case, streams: bool, seed: int = 0) -> PruningPlan:
+    """A plan that keeps a random number of random units in every group that passes the trial."""
+    groups = [group for group in case.graph.groups if streams or not group.is_stream]
+    groups, _ = confirm(case.model, groups, case.batch)
+    generator = torch.Generator().manual_seed(seed)
+    decisions = []
+    for group in groups:
+        count = int(torch.randint(max(1, group.num_units // 3), group.num_units, (1,), generator=generator))
+        kept = torch.randperm(group.num_units, generator=generator)[:count].sort().values
+        decisions.append(GroupPlan(group, kept))
+    return PruningPlan(tuple(decisions))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_group_passes_the_audit(name: str) -> None:
+    """With readers' columns of some units zero, whatever else these units own may change: the output stays."""
+    given = case(name)
+    assert given.graph.groups
+    for number, group in enumerate(given.graph.groups):
+        moved = audit(given.model, [group], given.batch, seed=number)
+        assert moved < 1e-4, (group.name, moved)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_group_matters(name: str) -> None:
+    """Changed without the mask, each group's units move the output: the audit is not passed by dead branches."""
+    given = case(name)
+    for number, group in enumerate(given.graph.groups):
+        assert control(given.model, [group], given.batch, seed=number) > 1e-6, group.name
+
+
+# Its halves of a chunk are read by different layers: cut alone they are divided at the wrong place.
+REFUSED = {"cspresnet50": 4}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trial_refuses_no_group(name: str) -> None:
+    """The code of these networks bears every cut that the labels allow, but for what is known."""
+    given = case(name)
+    refused = confirm(given.model, given.graph.groups, given.batch)[1]
+    assert len(refused) == REFUSED.get(name, 0), refused
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cut_equals_mask_and_costs_are_exact(name: str, streams: bool) -> None:
+    """A random irregular cut computes what the mask computes, and costs what the cost model says."""
+    given = case(name)
+    plan = irregular(given, streams)
+    masked = with_weights(given.model, masked_weights(given.model, plan))
+    small = cut(masked, plan)
+    assert self_check(masked, small, given.batch) < 1e-4
+    costs = CostModel(given.model, given.graph, [decision.group for decision in plan.groups])
+    kept = [len(decision.kept) for decision in plan.groups]
+    assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
+    assert costs.macs(kept) == macs(small, given.batch[:1])
+    assert costs.macs(costs.dense) == macs(given.model, given.batch[:1])
+    assert costs.macs(kept) < costs.macs(costs.dense)
+
+
+def test_expected_groups_of_networks_we_claim() -> None:
+    """Nothing that could be cut is lost: the number of groups and streams of known networks."""
+    counts = {}
+    for name in FAST:
+        groups = case(name).graph.groups
+        counts[name] = (len(groups), sum(group.is_stream for group in groups))
+    assert counts == {
+        "resnet18": (12, 4),
+        "resnet50": (37, 4),
+        "vgg16": (15, 0),
+        "mobilenetv3_small_100": (27, 4),
+        "mobilenetv2_100": (25, 5),
+        "tf_efficientnet_lite0": (24, 5),
+        "efficientnet_b0": (40, 5),
+        "densenet121": (120, 0),
+        "deit_small": (12, 0),
+        "deit_tiny": (12, 0),
+        # Nine blocks, and the first stage's 16 channels with all that they meet: wider stages add theirs to zeros.
+        "cifar_resnet": (10, 1),
+    }

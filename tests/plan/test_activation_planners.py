@@ -1,0 +1,71 @@
+"""Do the peers that look at activations score what their papers log, against plain loops over the data?"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from snp.measure.moments import MomentCollector
+from snp.plan import planners
+from snp.plan.planners import flap, wanda_sp
+from snp.plan.problem import Problem
+from snp.pruning import problem_of
+from snp.settings import PruneSettings
+from snp.surgery.subject import Subject, subject_of
+from tests.audit import randomise
+
+
+@pytest.fixture(scope="module")
+def data() -> Tensor:
+    return torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))).eval()
+
+
+@pytest.fixture(scope="module")
+def subject(network: nn.Module, data: Tensor) -> Subject:
+    return subject_of(network, data[:2], PruneSettings())
+
+
+@pytest.fixture(scope="module")
+def problem(subject: Subject, data: Tensor) -> Problem:
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        subject.model(data)
+    return problem_of(subject, collector.moments)
+
+
+def test_wanda_sp_is_the_sum_over_weights(network: nn.Module, problem: Problem, data: Tensor) -> None:
+    """|W_oj| times the root mean square of input j, summed over o."""
+    with torch.no_grad():
+        hidden = network[:2](data).double()
+    weight = network[2].weight.detach().double()
+    expected = [
+        sum(abs(float(row[unit])) * float(hidden[:, unit].square().mean().sqrt()) for row in weight)
+        for unit in range(12)
+    ]
+    torch.testing.assert_close(wanda_sp.scores(problem, problem.groups[0]), torch.tensor(expected).double())
+
+
+def test_flap_is_variance_times_squared_norm(network: nn.Module, problem: Problem, data: Tensor) -> None:
+    """Var(x_j) ||W_:j||^2 over the calibration samples."""
+    with torch.no_grad():
+        hidden = network[:4](data).double()
+    weight = network[4].weight.detach().double()
+    expected = hidden.var(dim=0, correction=0) * weight.square().sum(dim=0)
+    torch.testing.assert_close(flap.scores(problem, problem.groups[1]), expected)
+
+
+def test_flap_gives_groups_their_own_share(problem: Problem) -> None:
+    """One threshold on standardised scores: the units above it, in every group."""
+    selection = planners.load("flap")(problem, PruneSettings(planner="flap", target_units=0.5, cut="uniform"))
+    pooled = []
+    for group in problem.groups:
+        values = flap.scores(problem, group)
+        pooled.append((values - values.mean()) / values.std(correction=0))
+    threshold = torch.cat(pooled).sort(descending=True).values[round(0.5 * 21 + 0.01) - 1]
+    for choice, values in zip(selection.choices, pooled, strict=True):
+        assert choice.num_kept == max(1, int((values >= threshold).sum()))
+        assert torch.equal(choice.order, values.argsort(descending=True, stable=True))

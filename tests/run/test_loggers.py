@@ -1,0 +1,183 @@
+"""Do a run's numbers reach W&B and the CSV file, and does W&B never stand in the way?"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger, Logger
+
+from snp.report.tradeoff import score_against_macs
+from snp.run.loggers import build_loggers, close_loggers, log_results, resolve_mode
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a key, as a new user has it; return it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    return home
+
+
+def read_back(folder: Path) -> dict[str, Any]:
+    """What W&B's own reader finds in the offline run of a folder."""
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def build(folder: Path, csv: bool = False, wandb: str = "auto") -> list[Logger]:
+    """The loggers of a run with fixed names."""
+    return build_loggers(csv, wandb, "snp", "ablation", ["zca"], folder, {"prune": {"target_var": 0.95}, "seed": 0})
+
+
+def test_offline_run_is_written_and_read_back(tmp_path: Path) -> None:
+    """Settings, curves, final numbers and figures of an offline run are found by W&B's own reader."""
+    folder = tmp_path / "run"
+    metrics = {"dense/acc1_percent": 88.5, "dense/macs": 100, "pruned/acc1_percent": None, "finetuned/macs": 50}
+    figure = score_against_macs(metrics, tmp_path / "accuracy.png")
+    assert figure is not None
+    loggers = build(folder)
+    loggers[0].log_metrics({"finetune/train_loss": 0.25}, step=3)
+    log_results(loggers, metrics, [figure])
+    close_loggers(loggers)
+    found = read_back(folder)
+    assert found["state"] == "finished"
+    assert found["project"] == "snp"
+    assert found["tags"] == ["zca"]
+    assert found["config"]["prune"] == {"target_var": 0.95}
+    assert found["config"]["seed"] == 0
+    summary = found["summary"]
+    assert (summary["dense/acc1_percent"], summary["finetuned/macs"], summary["finetune/train_loss"]) == (
+        88.5,
+        50,
+        0.25,
+    )
+    assert "pruned/acc1_percent" not in summary
+    assert summary["figures/accuracy"]["count"] == 1
+
+
+def test_second_run_of_a_process_is_its_own(tmp_path: Path) -> None:
+    """After `close_loggers` the next run in the same process does not write into the first one."""
+    for name, value in (("first", 1.0), ("second", 2.0)):
+        loggers = build(tmp_path / name, wandb="offline")
+        log_results(loggers, {name: value})
+        close_loggers(loggers)
+    assert "second" not in read_back(tmp_path / "first")["summary"]
+    assert read_back(tmp_path / "second")["summary"]["second"] == 2.0
+
+
+def test_auto_is_offline_with_one_line_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a key "auto" means offline, and says so in exactly one line."""
+    assert resolve_mode("auto") == "offline"
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "offline" in printed
+    assert "wandb sync" in printed
+
+
+@pytest.mark.parametrize("place", ["variable", "netrc", "named netrc"])
+def test_auto_is_online_with_a_key(
+    place: str, no_account: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key in the environment or in a netrc file makes "auto" online, silently."""
+    entry = "machine api.wandb.ai\n  login user\n  password " + "a" * 40 + "\n"
+    if place == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    else:
+        path = no_account / (".netrc" if place == "netrc" else "keys")
+        path.write_text(entry)
+        path.chmod(0o600)
+        if place == "named netrc":
+            monkeypatch.setenv("NETRC", str(path))
+    assert resolve_mode("auto") == resolve_mode("online") == "online"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", ["machine elsewhere.org login user password secret\n", "machine\n"])
+def test_other_netrc_entries_are_no_key(no_account: Path, content: str) -> None:
+    """An entry for another server, or a broken file, leaves "auto" offline."""
+    (no_account / ".netrc").write_text(content)
+    (no_account / ".netrc").chmod(0o600)
+    assert resolve_mode("auto") == "offline"
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode"), [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")]
+)
+@pytest.mark.parametrize("setting", ["auto", "online", "offline"])
+def test_environment_wins(monkeypatch: pytest.MonkeyPatch, variable: str, mode: str, setting: str) -> None:
+    """WANDB_MODE wins over every setting that uses W&B."""
+    monkeypatch.setenv("WANDB_MODE", variable)
+    assert resolve_mode(setting) == mode
+
+
+def test_run_without_wandb_stays_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that chose no W&B gets no W&B logger, whatever the environment says."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert [type(logger) for logger in build(tmp_path, csv=True, wandb="disabled")] == [CSVLogger]
+    assert build(tmp_path, wandb="disabled") == []
+
+
+def test_csv_holds_the_curves(tmp_path: Path) -> None:
+    """The CSV logger writes its curves under the run folder, a rerun beside them."""
+    for value in (0.5, 0.25):
+        (logger,) = build(tmp_path, csv=True, wandb="disabled")
+        logger.log_metrics({"finetune/train_loss": value}, step=7)
+        logger.save()
+    tables = sorted((tmp_path / "training").glob("*/metrics.csv"))
+    assert [table.read_text().splitlines()[1] for table in tables] == ["0.5,7", "0.25,7"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "phrase"),
+    [
+        ({"wandb": "on"}, "logger.wandb must be one of auto, online, offline, disabled, found 'on'"),
+        ({"wandb": "online"}, "logger.wandb=online needs an API key"),
+        ({"project": ""}, "logger.project must be a W&B project name"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, settings: dict[str, Any], phrase: str) -> None:
+    """Unknown modes, a missing key and an empty project are refused in one sentence."""
+    arguments = {"csv": False, "wandb": "offline", "project": "snp", "group": None, "tags": [], "config": {}}
+    with pytest.raises(ValueError, match=phrase):
+        build_loggers(**{**arguments, "run_dir": tmp_path, **settings})
+
+
+def test_unknown_mode_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt WANDB_MODE is refused with the choices."""
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ValueError, match=r"WANDB_MODE in the environment must be one of online, .*found 'ofline'"):
+        resolve_mode("auto")
+
+
+QUIET_RUN = """
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from snp.run.training.learner import Classifier, TrainingRecipe
+from snp.run.loggers import quiet_libraries
+
+quiet_libraries()
+data = TensorDataset(torch.randn(12, 4), torch.arange(12) % 3)
+loader = DataLoader(data, batch_size=4)
+trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, log_every_n_steps=10,
+                  enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(Classifier(nn.Linear(4, 3), 3, TrainingRecipe(1, 0.1)), loader, loader)
+"""
+
+
+def test_libraries_are_quiet(tmp_path: Path) -> None:
+    """A whole training run prints nothing: no advertisement, device list or hint."""
+    script = tmp_path / "train.py"
+    script.write_text(QUIET_RUN)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

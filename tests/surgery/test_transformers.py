@@ -1,0 +1,130 @@
+"""Are transformers of Hugging Face analysed, cut, saved and used for generation as they should be?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import snp
+from snp.models import build, huggingface
+from snp.settings import PruneSettings
+from snp.surgery.subject import subject_of
+from tests.transformer_models import CONFIGS, token_batches, transformer
+
+CAUSAL = [name for name, (auto_class, _) in CONFIGS.items() if auto_class == huggingface.CAUSAL]
+
+
+def ffn_weights(model: nn.Module) -> set[str]:
+    """Weights of layers that compute the 24 hidden units of feed-forward blocks."""
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == 24
+    }
+
+
+def first(model: nn.Module, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return next(iter(model(tokens).values()))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_hidden_units_are_found(name: str) -> None:
+    """Every feed-forward block is a group of its 24 units, gate and value of a gated one together."""
+    model = transformer(name)
+    subject = subject_of(model, token_batches()[0][:2], PruneSettings())
+    hidden = [group for group in subject.groups if group.num_units == 24]
+    assert len(hidden) == 2
+    assert {member.tensor for group in hidden for member in group.producers} == ffn_weights(model)
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cut_of_dead_units_changes_nothing(name: str, calibration: str) -> None:
+    """Where half of the hidden units are dead, exactly they go and the output stays."""
+    model = transformer(name)
+    subject = subject_of(model, token_batches()[0][:2], PruneSettings())
+    hidden = [group for group in subject.groups if group.num_units == 24]
+    dead = torch.arange(0, 24, 2)
+    with torch.no_grad():
+        for group in hidden:
+            for member in (*group.producers, *group.others):
+                if member in group.others:  # biases that keep every other unit alive behind its ReLU
+                    model.get_parameter(member.tensor).fill_(4.0)
+                model.get_parameter(member.tensor).index_fill_(member.dim, dead, 0.0)
+    others = tuple(group.name for group in subject.groups if group.num_units != 24)
+    result = snp.prune(
+        model, token_batches(), target_units=0.5, ordering="variance", calibration=calibration, ignore=others
+    )
+    decided = {decision.group.name: decision.kept.tolist() for decision in result.plan.groups}
+    assert decided == {group.name: list(range(1, 24, 2)) for group in hidden}
+    tokens = token_batches(seed=5)[0]
+    torch.testing.assert_close(first(result.model, tokens), first(model, tokens), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saved_and_loaded_without_the_model(name: str, tmp_path: Path) -> None:
+    """With the recipe in plan.json nothing else is needed."""
+    auto_class, config = CONFIGS[name]
+    model = transformer(name)
+    result = snp.prune(model, token_batches(), target_params=0.8, calibration="joint")
+    snp.save(result, tmp_path, {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}})
+    again = snp.load(tmp_path)
+    tokens = token_batches(seed=5)[0]
+    assert torch.equal(first(again, tokens), first(result.model.eval(), tokens))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_generation_with_and_without_cache_agree(name: str) -> None:
+    """Greedy continuations of a pruned model are the same whether keys and values are kept or computed again."""
+    small = snp.prune(transformer(name), token_batches(), target_params=0.8, calibration="joint").model.eval()
+    prompt = token_batches(seed=3)[0][:3]
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    texts = [
+        small.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=use_cache, **settings)
+        for use_cache in (True, False)
+    ]
+    assert texts[0].shape == (3, prompt.shape[1] + 8)
+    assert torch.equal(texts[0], texts[1])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equal_sizes_are_saved_in_the_stock_form(name: str, tmp_path: Path) -> None:
+    """A stock model reads them, and computes the same."""
+    model = transformer(name)
+    groups = subject_of(model, token_batches()[0][:2], PruneSettings()).groups
+    others = tuple(group.name for group in groups if group.num_units != 24)
+    small = snp.prune(model, token_batches(), target_units=0.5, calibration="joint", ignore=others).model.eval()
+    huggingface.save_pretrained(small, tmp_path)
+    stock = getattr(transformers, CONFIGS[name][0]).from_pretrained(tmp_path).eval()
+    tokens = token_batches(seed=5)[0]
+    torch.testing.assert_close(first(stock, tokens), first(small, tokens))
+    assert stock.config.use_cache
+
+
+def test_different_sizes_are_refused(tmp_path: Path) -> None:
+    """The configuration has one number, and the message says how to get there."""
+    model = transformer("opt")
+    name = subject_of(model, token_batches()[0][:2], PruneSettings()).groups[0].name
+    small = snp.prune(model, token_batches(), target_units=0.5, calibration="joint", ignore=(name,)).model
+    with pytest.raises(ValueError, match=r"target_units=.*snp\.save"):
+        huggingface.save_pretrained(small, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": {"model_type": "nothing"}}, "cannot build a model"),
+        (
+            {"config": CONFIGS["opt"][1], "auto_class": "AutoTokenizer"},
+            "must be one of AutoModelForCausalLM, AutoModel",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be(arguments: dict[str, object], words: str) -> None:
+    """An unknown architecture or class is named."""
+    with pytest.raises(ValueError, match=words):
+        build("huggingface", arguments)
