@@ -114,7 +114,8 @@ def _probe(module: nn.Conv2d, size: int) -> dict[str, Any]:
             return {}
     if len(convolutions.found) != 1 or not isinstance(output, Tensor):
         return {}
-    return convolutions.found[0] | {"given": inputs, "output": output}
+    probe: dict[str, Any] = convolutions.found[0] | {"given": inputs, "output": output}
+    return probe
 
 
 def _built(kind: type[nn.Conv2d], module: nn.Conv2d, probe: Mapping[str, Any]) -> nn.Conv2d | None:
