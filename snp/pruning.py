@@ -28,7 +28,7 @@ from snp.surgery.subject import Subject
 __all__ = ["Decision", "PruneResult", "decide", "prepare", "problem_of", "sensitivity_of"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PruneResult:
     """What a prune gives back.
 
@@ -43,6 +43,13 @@ class PruneResult:
     plan: PruningPlan
     selection: Selection
     check: float
+
+    def __str__(self) -> str:
+        """The plan as a table, and how exactly the small network computes what it should."""
+        return f"{self.plan}\nSelf-check: the outputs differ by {self.check:.1e} of the largest.\n"
+
+    def __repr__(self) -> str:
+        return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"
 
 
 @dataclass(frozen=True, eq=False)
