@@ -121,7 +121,7 @@ class _Fitter:
         tail = tail_of(networks, node, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
-        fit = LayerFit(networks, node, name, self._readers[name], self._kept[name])
+        fit = LayerFit(networks, node, name, self._readers[name].behind_padding(), self._kept[name])
         if self._readers[name].fits_outputs:
             fit.outputs(tail, self._settings, self._reduce)
         else:
