@@ -15,7 +15,7 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.fit.realise import realise
-from snp.graph.batches import call, first_samples, inputs_of, num_samples, to_device
+from snp.graph.batches import call, device_of, first_samples, inputs_of, num_samples, to_device
 from snp.graph.plain_weights import with_plain_weights
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
@@ -55,8 +55,8 @@ def prune(
     _refuse_dry_run(settings)
     dense = copy.deepcopy(model).eval()
     first, others = _parted(batches)
-    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-    subject = subject_of(dense, to_device(first_samples(first, 2), device), settings)
+    device = device_of(dense)
+    subject = subject_of(dense, first_samples(first, 2), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], others), device, keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["call", "example_of", "first_samples", "first_tensor", "inputs_of", "num_samples", "repeated", "to_device"]
+__all__ = [
+    "beside",
+    "call",
+    "device_of",
+    "example_of",
+    "first_samples",
+    "first_tensor",
+    "inputs_of",
+    "num_samples",
+    "repeated",
+    "to_device",
+]
 
 
 def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -42,6 +54,17 @@ def to_device(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(to_device(entry, device) for entry in value)
     return value
+
+
+def beside(model: nn.Module, batch: Any) -> Any:
+    """A batch on the device of the model's first parameter (or buffer): what a model and its inputs agree by."""
+    return to_device(batch, device_of(model))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; the CPU for a model that has none."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def call(model: nn.Module, batch: Any) -> Any:

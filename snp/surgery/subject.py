@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import beside
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
@@ -43,7 +44,7 @@ class Subject:
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
         readers: what is to be measured, by weight name.
-        example: a small batch on the model's device.
+        samples: one or two samples, on any device.
     """
 
     model: nn.Module
@@ -51,7 +52,12 @@ class Subject:
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
     readers: dict[str, Reader]
-    example: Any
+    samples: Any
+
+    @property
+    def example(self) -> Any:
+        """The samples where the model is now: it moves between the stages of a run."""
+        return beside(self.model, self.samples)
 
 
 def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
@@ -59,13 +65,14 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
 
     Args:
         model: in evaluation mode; not changed.
-        example: one or two samples on the model's device.
+        example: one or two samples.
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
     model = with_plain_weights(model)
+    example = beside(model, example)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
     frozen = dict(graph.frozen)
@@ -88,7 +95,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
 
     Args:
         model: in evaluation mode; kept, not copied, unless kernels that it computes become weights.
-        example: one or two samples on the model's device.
+        example: one or two samples.
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
