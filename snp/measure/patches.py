@@ -68,8 +68,7 @@ class Patch:
     def patches(self, inputs: Tensor) -> Tensor:
         """What the kernel sees at each sampled position, shape [N * P, C * kernel elements]."""
         if self.size == 1 and not any(map(any, self.padding)):
-            thinned = inputs[(..., *(slice(None, None, step) for step in self.stride))]
-            return self.rows(thinned.flatten(2))
+            return self.rows(_strided(inputs, self.stride).flatten(2))
         padded = self._padded(inputs)
         outputs = [self._num_outputs(size, axis) for axis, size in enumerate(padded.shape[2:])]
         if self.positions is None or math.prod(outputs) != self.num_positions:
@@ -92,7 +91,7 @@ class Patch:
         dims, views = len(self.kernel), padded
         for axis, step in enumerate(self.stride):
             views = views.unfold(2 + axis, self.dilation[axis] * (self.kernel[axis] - 1) + 1, step)
-        views = views[(..., *(slice(None, None, step) for step in self.dilation))]
+        views = _strided(views, self.dilation)
         # [N, C, outputs ..., kernel ...] -> [N, outputs ..., C, kernel ...]
         return views.movedim(1, 1 + dims).reshape(-1, padded.shape[1] * self.size)
 
@@ -109,8 +108,7 @@ class Patch:
 
 def patch_of(module: nn.Module, num_positions: int, largest: int = LARGEST_GRAM) -> Patch | None:
     """Geometry of a plain convolution whose patch Gram is not too large, else None."""
-    plain = next((kind for kind in _PLAIN if isinstance(module, kind)), None)
-    if plain is None or type(module).forward is not plain.forward:
+    if not isinstance(module, _PLAIN) or not any(type(module).forward is plain.forward for plain in _PLAIN):
         return None
     num_columns = module.weight.shape[1] * module.weight[0, 0].numel()
     if num_columns > largest:
@@ -122,6 +120,13 @@ def patch_of(module: nn.Module, num_positions: int, largest: int = LARGEST_GRAM)
         positions = torch.randperm(num_positions, generator=generator)[:wanted].sort().values
     kernel, stride, dilation = tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation)
     return Patch(kernel, stride, _padding(module), dilation, module.padding_mode, positions, num_positions)
+
+
+def _strided(values: Tensor, steps: tuple[int, ...]) -> Tensor:
+    """Every n-th value along each of the last dimensions, n from ``steps``."""
+    for dim, step in enumerate(reversed(steps), start=1):
+        values = values.movedim(-dim, 0)[::step].movedim(0, -dim)
+    return values
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[tuple[int, int], ...]:
