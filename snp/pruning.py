@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
@@ -89,7 +90,7 @@ def prepare(
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
     settings: PruneSettings,
-    inputs: Sequence[Any] = (),
+    inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
@@ -120,7 +121,7 @@ def prepare(
 
 def sensitivity_of(
     subject: Subject,
-    inputs: Sequence[Any],
+    inputs: Sequence[Batch],
     settings: PruneSettings,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> dict[str, Tensor]:

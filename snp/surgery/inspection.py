@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from snp.graph.batches import first_samples, to_device
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup, module_of
 from snp.plan.costs import CostModel
 from snp.plan.table import markdown_table
@@ -108,8 +107,7 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
     """
     settings = settings or PruneSettings()
     dense = copy.deepcopy(model).eval()
-    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-    return inspection_of(dense, survey(dense, to_device(first_samples(batch, 2), device), settings))
+    return inspection_of(dense, survey(dense, Batch.of(batch).first(2), settings))
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:
