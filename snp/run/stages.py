@@ -17,6 +17,7 @@ from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.fit.realise import realise
+from snp.graph.batches import Batch
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.plan.plan import PruningPlan
@@ -132,15 +133,15 @@ class Run:
         )
         return moments
 
-    def inputs_again(self, subject: Subject) -> list[Tensor]:
+    def inputs_again(self, subject: Subject) -> list[Batch]:
         """The calibration inputs for stages that look at more than moments, with the model on their device."""
         if not (self.prune.is_sequential or self.prune.needs_sensitivity):
             return []
         inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
-        subject.model.to(inputs[0].device)
+        subject.to(self.lightning.device)
         return inputs
 
-    def sensitivity(self, subject: Subject, inputs: list[Tensor]) -> dict[str, Tensor]:
+    def sensitivity(self, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
         """How much the output moves with an error at each layer, where the choice of units asks for it."""
         if not self.prune.needs_sensitivity:
             return {}
@@ -170,7 +171,7 @@ class Run:
         write_decision(self.folder, plan, decision.selection, problem, subject.groups, self.prune, self.facts)
         return plan.to_json()
 
-    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Tensor]) -> nn.Module:
+    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Batch]) -> nn.Module:
         """Fit and surgery with the self-check at their end, and the score of the small network."""
         started = time.perf_counter()
         result = realise(subject, problem, plan, self.prune, inputs, summed, share=self.calibration.streamed)
