@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fuzzing.attention import Attention
 from fuzzing.networks import network
-from fuzzing.tokens import Attention
 
 __all__ = ["Plan", "masked_dense", "owned", "plain_dense", "put_back", "tensors_of"]
 

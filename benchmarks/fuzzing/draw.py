@@ -25,6 +25,7 @@ class Block(nn.Module):
             setattr(self, name, part)
 
     def forward(self, x: Tensor) -> Any:
+        """Whatever the rule says."""
         return self.rule(self, x)
 
 
@@ -43,9 +44,11 @@ class Draw:
     spaces: list[tuple[int, tuple[nn.Module, ...]]] = field(default_factory=list)
 
     def flag(self, chance: float = 0.5) -> bool:
+        """True with that chance."""
         return self.rng.random() < chance
 
     def one_of(self, *items: Item) -> Item:
+        """One of these, all alike likely."""
         return self.rng.choice(items)
 
     def width(self, multiple: int = 2, most: int = 16) -> int:
@@ -59,6 +62,7 @@ class Draw:
     # layers
 
     def conv(self, inputs: int, outputs: int, d: int, kernel: int | None = None, **options: Any) -> nn.Module:
+        """A convolution that keeps the size of a map."""
         kernel = self.one_of(1, 3) if kernel is None else kernel
         options = {"padding": kernel // 2, "bias": self.flag(0.6)} | options
         if kernel == 3 and self.flag(0.25):
@@ -67,10 +71,12 @@ class Draw:
         return weight_norm(layer) if not self.simple and self.flag(0.05) else layer
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """A linear layer."""
         layer = nn.Linear(inputs, outputs, bias=self.flag(0.7))
         return weight_norm(layer) if not self.simple and self.flag(0.04) else layer
 
     def norm(self, channels: int, d: int) -> nn.Module:
+        """A norm of a map, or none."""
         kind = self.one_of("batch", "batch", "batch", "none", "group", "instance", "one group", "layer")
         if self.simple or kind == "batch":
             return getattr(nn, f"BatchNorm{d}d")(channels, affine=self.flag(0.9))
@@ -83,6 +89,7 @@ class Draw:
         return ChannelNorm(channels) if kind == "layer" else nn.Identity()
 
     def act(self) -> nn.Module:
+        """An activation."""
         return self.one_of(
             nn.ReLU, nn.ReLU, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.Tanh, nn.ELU, nn.Mish
         )()
@@ -96,7 +103,25 @@ class ChannelNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shape [N, C, ...], kept."""
         return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias).movedim(-1, 1)
+
+
+class RootMeanSquare(nn.Module):
+    """RMSNorm written out in operators."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape [..., D], kept."""
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def token_norm(draw: Draw, size: int) -> nn.Module:
+    """A norm over the last dimension, or none."""
+    return draw.one_of(nn.LayerNorm, nn.LayerNorm, RootMeanSquare, nn.RMSNorm, lambda _: nn.Identity())(size)
 
 
 def randomise(model: nn.Module) -> nn.Module:

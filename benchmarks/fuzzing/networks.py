@@ -114,10 +114,7 @@ def network(seed: int, planted: bool | None = None) -> Sample:
     # Copies are told from chance only where samples are many more than columns.
     count = 128 if draw.simple else draw.one_of(10, 16, 24)
     inputs = data(count)
-    if draw.flag(0.5):
-        batches = [inputs[: count // 2], inputs[count // 2 :]]
-    else:
-        batches = [inputs]
+    batches = [inputs[: count // 2], inputs[count // 2 :]] if draw.flag(0.5) else [inputs]
     return Sample(model.eval(), batches, data(5), draw.simple, f"{words}; {number} planted")
 
 
