@@ -102,7 +102,7 @@ def fitted(
 ) -> LeastSquares:
     """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
 
-    One process with fewer samples than columns keeps the samples; else they become moments as they come.
+    One process with fewer samples than columns keeps the samples; else they become moments.
     """
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
     is_alone = float(reduce(torch.ones((), dtype=torch.float64))) == 1.0
@@ -110,13 +110,15 @@ def fitted(
     sums: _Sums | None = None
     for rows in batches:
         waiting.append(rows)
-        if sums is not None or not is_alone or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
-            sums = _Sums() if sums is None else sums
-            for one in waiting:
-                sums.add(one)
+        if sums is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
+            sums = sums or _Sums(torch.float32)
+            sums.add(waiting)
             waiting.clear()
-    if sums is None:
+    if sums is None and is_alone:
         return _from_samples(weight_OK, waiting, ridge, affine)
+    if sums is None:
+        sums = _Sums(torch.float64)  # few samples leave directions open that rounding would fill
+        sums.add(waiting)
     return _from_moments(weight_OK, sums, ridge, affine, reduce)
 
 
@@ -139,18 +141,24 @@ def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | Non
 
 
 class _Sums:
-    """Moments of the batches that are fitted on and of those held back."""
+    """Moments of the batches that are fitted on and of those held back.
 
-    def __init__(self) -> None:
+    Args:
+        product_dtype: precision of the products within a batch.
+    """
+
+    def __init__(self, product_dtype: torch.dtype) -> None:
+        self._dtype = product_dtype
         self._number = 0
         self._parts: list[CrossMoments | None] = [None, None]
 
-    def add(self, rows: Rows) -> None:
-        """One more batch."""
-        which = int(_is_held_back(self._number))
-        total, part = self._parts[which], CrossMoments.of(rows.inputs, rows.target, torch.float32)
-        self._parts[which] = part if total is None else total + part
-        self._number += 1
+    def add(self, batches: Iterable[Rows]) -> None:
+        """Some more batches."""
+        for rows in batches:
+            which = int(_is_held_back(self._number))
+            total, part = self._parts[which], CrossMoments.of(rows.inputs, rows.target, self._dtype)
+            self._parts[which] = part if total is None else total + part
+            self._number += 1
 
     def summed(self, reduce: Reduce) -> tuple[CrossMoments, CrossMoments]:
         """Both, of all processes. They reduce the same tensors, whether or not each has batches to hold back."""
