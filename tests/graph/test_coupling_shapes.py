@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from snp.graph import CouplingGraph, analyse
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.surgery.checks import confirm
 from snp.surgery.surgery import cut
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graph.test_graph import IMAGES, ROWS, Net, analysed, assert_cut_is_right, conv, owned
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snp.graph import CouplingGraph, analyse
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
-from snp.surgery.checks import confirm
+from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, control, randomise
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
