@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
 from snp.surgery.recorded import Difference, Recording, kept_inputs, largest_difference, record
 
@@ -26,7 +26,7 @@ class SelfCheckError(RuntimeError):
 
 
 def self_check(
-    masked: nn.Module, small: nn.Module, batch: Any, plan: PruningPlan | None = None, tolerance: float = TOLERANCE
+    masked: nn.Module, small: nn.Module, batch: Batch, plan: PruningPlan | None = None, tolerance: float = TOLERANCE
 ) -> float:
     """Compare the masked dense network with the small one on one batch.
 
@@ -74,7 +74,7 @@ def _precision(model: nn.Module) -> float:
     return max(torch.finfo(kind).eps for kind in kinds)
 
 
-def runs(small: nn.Module, batch: Any) -> Recording:
+def runs(small: nn.Module, batch: Batch) -> Recording:
     """The small network in its own precision.
 
     Raises:
@@ -87,7 +87,7 @@ def runs(small: nn.Module, batch: Any) -> Recording:
 
 
 def _compared(
-    masked: nn.Module, small: nn.Module, batch: Any, inputs: Mapping[str, Tensor | None]
+    masked: nn.Module, small: nn.Module, batch: Batch, inputs: Mapping[str, Tensor | None]
 ) -> tuple[Difference, bool]:
     """The largest difference, and was it found in double precision, not in the networks' own?"""
     for widened in (lambda model: model, lambda model: copy.deepcopy(model).double()):

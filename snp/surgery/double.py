@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["InDouble", "doubled"]
+__all__ = ["InDouble", "wider"]
 
 _WIDER = {
     torch.float16: torch.float64,
@@ -25,12 +25,13 @@ _WIDER = {
 }
 
 
-def doubled(value: Any) -> Any:
+def _doubled(value: Any) -> Any:
     """A nest of values with its floating tensors in double precision."""
-    return pytree.tree_map_only(Tensor, _wider, value)
+    return pytree.tree_map_only(Tensor, wider, value)
 
 
-def _wider(tensor: Tensor) -> Tensor:
+def wider(tensor: Tensor) -> Tensor:
+    """A floating tensor in double precision; others as they are."""
     return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
 
 
@@ -47,11 +48,11 @@ class InDouble(TorchDispatchMode):
             args, kwargs = pytree.tree_map_only(Tensor, lambda t: _narrower(t, written[0]), (args, kwargs))
             return func(*args, **kwargs)
         # A tensor that is double already stays the very same, so that what is written to it is not lost.
-        given, named = doubled((args, kwargs))
+        given, named = _doubled((args, kwargs))
         named = {key: _WIDER.get(value, value) if key == "dtype" else value for key, value in named.items()}
         result = func(*given, **named)
         # New tensors without a dtype are of the default one.
-        return result if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args)) else doubled(result)
+        return result if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args)) else _doubled(result)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

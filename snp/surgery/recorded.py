@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.graph.batches import call
+from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
-from snp.surgery.double import InDouble, doubled
+from snp.surgery.double import InDouble, wider
 
 __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "record"]
 
@@ -67,7 +67,7 @@ def kept_inputs(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor | None]
 
 
 def record(
-    model: nn.Module, batch: Any, inputs: Mapping[str, Tensor | None], *, in_double: bool, seed: int = 0
+    model: nn.Module, batch: Batch, inputs: Mapping[str, Tensor | None], *, in_double: bool, seed: int = 0
 ) -> Recording:
     """Run a network on a batch under one seed.
 
@@ -87,7 +87,7 @@ def record(
             stack.callback(handle.remove)
         torch.manual_seed(seed)
         with InDouble() if in_double else nullcontext():
-            output = call(model, doubled(batch) if in_double else batch)
+            output = (batch.mapped(wider) if in_double else batch).call(model)
     return Recording([leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)], seen)
 
 
@@ -115,7 +115,9 @@ def largest_difference(wanted: Recording, found: Recording) -> Difference:
     if len(wanted.outputs) != len(found.outputs):
         counts = f"{len(wanted.outputs)} to {len(found.outputs)}"
         return Difference(float("inf"), f"the number of outputs, which changed from {counts}")
-    pairs = [(f"output {n}", *pair, None) for n, pair in enumerate(zip(wanted.outputs, found.outputs, strict=True))]
+    pairs: list[tuple[str, Tensor, Tensor, int | None]] = [
+        (f"output {n}", *pair, None) for n, pair in enumerate(zip(wanted.outputs, found.outputs, strict=True))
+    ]
     for name, values in wanted.inputs.items():
         others = found.inputs.get(name, [])
         if len(others) != len(values):

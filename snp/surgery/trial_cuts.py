@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
+from snp.graph.batches import Batch
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -21,7 +21,7 @@ _Decide = Callable[[UnitGroup, int], GroupPlan]
 
 
 def confirm(
-    model: nn.Module, groups: Sequence[UnitGroup], batch: Any, attention: tuple[AttentionLayer, ...] = ()
+    model: nn.Module, groups: Sequence[UnitGroup], batch: Batch, attention: tuple[AttentionLayer, ...] = ()
 ) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Try cuts of every group; drop the groups whose cut the model's own code does not bear.
 
@@ -41,7 +41,7 @@ def confirm(
     return tuple(group for group in groups if group.name not in refused), refused
 
 
-def culprits(model: nn.Module, plan: PruningPlan, batch: Any) -> dict[str, str]:
+def culprits(model: nn.Module, plan: PruningPlan, batch: Batch) -> dict[str, str]:
     """Name -> reason for groups of a plan whose very cut the model's own code does not bear; empty for a sound plan.
 
     Trials cannot try all numbers: code may ask for a multiple of something.
@@ -60,7 +60,7 @@ class _Trials:
     """Cuts of groups in a network, several of the same groups."""
 
     def __init__(
-        self, model: nn.Module, batch: Any, attention: tuple[AttentionLayer, ...], decides: Sequence[_Decide]
+        self, model: nn.Module, batch: Batch, attention: tuple[AttentionLayer, ...], decides: Sequence[_Decide]
     ) -> None:
         self._model, self._batch, self._attention, self._decides = model, batch, attention, decides
 

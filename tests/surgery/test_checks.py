@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import analyse
+from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.double import InDouble
@@ -77,13 +78,13 @@ def test_a_wrong_permutation_of_one_layers_input_is_seen_where_nothing_reads_it_
         model[2].weight.zero_()
     masked = with_weights(model, masked_weights(model, plan))
     small = cut(masked, plan)
-    assert self_check(masked, small, rows, plan) < 1e-9
+    assert self_check(masked, small, Batch.of(rows), plan) < 1e-9
     with torch.no_grad():
         small[0].weight.copy_(small[0].weight[[0, 2, 1]])
         small[0].bias.copy_(small[0].bias[[0, 2, 1]])
-    assert self_check(masked, small, rows) == 0.0
+    assert self_check(masked, small, Batch.of(rows)) == 0.0
     with pytest.raises(SelfCheckError, match="the input of 2"):
-        self_check(masked, small, rows, plan)
+        self_check(masked, small, Batch.of(rows), plan)
 
 
 class InSingle(nn.Module):
@@ -101,7 +102,7 @@ def test_code_that_insists_on_single_precision_is_computed_in_double(kind: torch
     model = nn.Sequential(nn.Linear(6, 40), nn.GELU(), nn.Linear(40, 6), InSingle(), nn.Linear(6, 40), nn.ReLU())
     model = model.append(nn.Linear(40, 3)).to(kind).eval()
     rows = torch.randn(5, 6).to(kind)
-    groups, refused = confirm(model, analyse(model, rows).groups, rows)
+    groups, refused = confirm(model, analyse(model, rows).groups, Batch.of(rows))
     assert (len(groups), refused) == (2, {})
     with torch.no_grad(), InDouble():
         found = model(rows.double())
@@ -138,7 +139,7 @@ def test_networks_that_are_random_in_evaluation_are_compared_under_one_seed() ->
     torch.manual_seed(0)
     model = nn.Sequential(Noisy(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     rows, before = torch.randn(64, 3), torch.get_rng_state()
-    passed, refused = confirm(model, analyse(model, rows).groups, rows)
+    passed, refused = confirm(model, analyse(model, rows).groups, Batch.of(rows))
     assert (len(passed), refused) == (1, {})
     assert torch.equal(before, torch.get_rng_state())
 
@@ -160,8 +161,8 @@ def test_networks_that_compare_dtypes_are_computed_in_double_all_the_same() -> N
     plan = PruningPlan((GroupPlan(group, torch.tensor([1, 2, 5])),))
     masked = with_weights(model, masked_weights(model, plan))
     small = cut(masked, plan)
-    assert self_check(masked, small, rows, plan) < 1e-12
+    assert self_check(masked, small, Batch.of(rows), plan) < 1e-12
     with torch.no_grad():
         small[2].bias += 1e-5
     with pytest.raises(SelfCheckError, match="in double precision"):
-        self_check(masked, small, rows, plan)
+        self_check(masked, small, Batch.of(rows), plan)

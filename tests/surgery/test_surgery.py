@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph import analyse
+from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
@@ -114,7 +115,7 @@ def test_tied_weights_stay_tied() -> None:
     small = cut(masked, plan)
     assert small.first.weight is small.second.weight
     assert small.second.weight.shape == (3, 6)
-    assert self_check(masked, small, rows) < 1e-6
+    assert self_check(masked, small, Batch.of(rows)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -125,7 +126,7 @@ def test_other_precisions_pass_the_self_check(dtype: torch.dtype) -> None:
     masked = with_weights(model, masked_weights(model, plan))
     small = cut(masked, plan)
     assert small[0].weight.dtype == dtype
-    self_check(masked, small, IMAGES.to(dtype))
+    self_check(masked, small, Batch.of(IMAGES.to(dtype)))
 
 
 def test_plan_for_another_architecture_is_refused() -> None:
@@ -171,14 +172,14 @@ def test_self_check_measures_the_largest_difference_beside_its_channels_spread()
     """A mean of 1,000, and a neighbour of that size, change nothing; neither does the order of outputs."""
     values = torch.tensor([[1.0, 1000.0], [3.0, 1002.0]])
     moved = values + torch.tensor([[0.0, 0.0], [0.0, 1e-3]])
-    assert self_check(Outputs(values), Outputs(moved), IMAGES, tolerance=0.1) == pytest.approx(1e-3, rel=0.1)
-    both = self_check(Outputs(torch.zeros(2), values), Outputs(torch.zeros(2), moved), IMAGES, tolerance=0.1)
+    assert self_check(Outputs(values), Outputs(moved), Batch.of(IMAGES), tolerance=0.1) == pytest.approx(1e-3, rel=0.1)
+    both = self_check(Outputs(torch.zeros(2), values), Outputs(torch.zeros(2), moved), Batch.of(IMAGES), tolerance=0.1)
     assert both == pytest.approx(1e-3, rel=0.1)
     for maps in (values[:, :, None], values[:, None].expand(2, 3, 2)):
         far = maps + 1e-3 * (maps == 1002.0)
-        assert self_check(Outputs(maps), Outputs(far), IMAGES, tolerance=0.1) == pytest.approx(1e-3, rel=0.1)
+        assert self_check(Outputs(maps), Outputs(far), Batch.of(IMAGES), tolerance=0.1) == pytest.approx(1e-3, rel=0.1)
         with pytest.raises(SelfCheckError, match="output 0"):
-            self_check(Outputs(maps), Outputs(far), IMAGES)
+            self_check(Outputs(maps), Outputs(far), Batch.of(IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -198,19 +199,19 @@ def test_self_check_measures_the_largest_difference_beside_its_channels_spread()
 def test_self_check_refuses_what_differs(wanted: Tensor, found: Tensor) -> None:
     """Other values, other shapes, and values that are not finite in one of the two only."""
     with pytest.raises(SelfCheckError):
-        self_check(Outputs(wanted), Outputs(found), IMAGES)
+        self_check(Outputs(wanted), Outputs(found), Batch.of(IMAGES))
 
 
 def test_self_check_accepts_the_same_infinities() -> None:
     """Masked logits are minus infinity in both."""
     same = torch.tensor([1.0, -INF, 2.0])
-    assert self_check(Outputs(same), Outputs(same.clone()), IMAGES) == 0.0
+    assert self_check(Outputs(same), Outputs(same.clone()), Batch.of(IMAGES)) == 0.0
 
 
 def test_self_check_refuses_another_number_of_outputs() -> None:
     """An output that is gone is a difference."""
     with pytest.raises(SelfCheckError, match="number of outputs"):
-        self_check(Outputs(torch.ones(1), torch.ones(1)), Outputs(torch.ones(1)), IMAGES)
+        self_check(Outputs(torch.ones(1), torch.ones(1)), Outputs(torch.ones(1)), Batch.of(IMAGES))
 
 
 class Chaotic(nn.Module):
@@ -238,11 +239,11 @@ def test_rounding_that_grows_is_told_from_a_wrong_cut(as_mapping: bool) -> None:
     small = cut(masked, plan)
     with torch.no_grad():
         assert float((masked(rows) - small(rows)).abs().max()) > 1e-3
-    assert self_check(masked, small, batch) < 1e-6
+    assert self_check(masked, small, Batch.of(batch)) < 1e-6
     with torch.no_grad():
         small.head.bias += 1e-3
     with pytest.raises(SelfCheckError, match="in double precision"):
-        self_check(masked, small, batch)
+        self_check(masked, small, Batch.of(batch))
 
 
 def test_confirm_finds_the_wrong_group_among_right_ones() -> None:
@@ -251,7 +252,7 @@ def test_confirm_finds_the_wrong_group_among_right_ones() -> None:
     good = analyse(model, IMAGES).groups
     assert len(good) == 2
     bad = UnitGroup("bad", 8, (Slice("0.weight", 0, torch.arange(8)[:, None]),), (), ())
-    passed, refused = confirm(model, [good[1], bad], IMAGES)
+    passed, refused = confirm(model, [good[1], bad], Batch.of(IMAGES))
     assert [group.name for group in passed] == [good[1].name]
     assert list(refused) == ["bad"]
     assert "does not run" in refused["bad"]
@@ -264,11 +265,11 @@ def test_confirm_refuses_values_that_differ_although_shapes_fit() -> None:
     wrong = UnitGroup(
         "wrong", 6, second.producers, (Slice("6.weight", 1, second.consumers[0].index.flip(0)),), second.others
     )
-    passed, refused = confirm(model, [first, wrong], IMAGES)
+    passed, refused = confirm(model, [first, wrong], Batch.of(IMAGES))
     assert [group.name for group in passed] == [first.name]
     assert "differs" in refused["wrong"]
 
 
 def test_confirm_of_nothing_is_nothing() -> None:
     """No groups, no trial."""
-    assert confirm(network(), [], IMAGES) == ((), {})
+    assert confirm(network(), [], Batch.of(IMAGES)) == ((), {})
