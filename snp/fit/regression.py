@@ -8,20 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from snp.core.gram import CrossMoments, Moments
+from snp.core.gram import CrossMoments
 from snp.core.reconstruct import refit
 from snp.core.rectified import rectified_target
 from snp.core.ridge import choose_ridge
+from snp.core.sums import Sums
 
-__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Reduce", "Rows", "fitted", "fitted_behind_rectifier"]
+__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Rows", "fitted", "fitted_behind_rectifier"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +59,17 @@ class LeastSquares:
         return refit(self.weight, self.moments, self.ridge, affine=self.affine)
 
 
-def fitted(
-    weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, reduce: Reduce
-) -> LeastSquares:
+def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
     """The problem behind some batches; without a ridge it is the one that serves held-back batches best."""
-    sums: list[CrossMoments | None] = [None, None]
+    parts: list[CrossMoments | None] = [None, None]
     for batch, rows in enumerate(batches):
         held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
-        total, part = sums[held_back], CrossMoments.of(rows.inputs, rows.target, torch.float32)
-        sums[held_back] = part if total is None else total + part
-    first, second = sums
+        total, part = parts[held_back], CrossMoments.of(rows.inputs, rows.target, torch.float32)
+        parts[held_back] = part if total is None else total + part
+    first, second = parts
     assert first is not None
     # All processes reduce the same tensors, whether or not they themselves have enough batches to hold one back.
-    found, held = _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
+    found, held = sums.cross_moments(first), sums.cross_moments(first.zeros_like() if second is None else second)
     if ridge is None:
         ridge = choose_ridge(weight_OK, found, held if held.inputs.count else found, _RIDGES, affine=affine)
     return LeastSquares(weight_OK, found + held, ridge, affine)
@@ -83,7 +80,7 @@ def fitted_behind_rectifier(
     batches: Callable[[int, int], Iterable[Rows]],
     scale_O: Tensor,
     bounds: tuple[float, float],
-    reduce: Reduce,
+    sums: Sums,
 ) -> tuple[Tensor, Tensor]:
     """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
 
@@ -96,23 +93,22 @@ def fitted_behind_rectifier(
             fewer batches than parts.
         scale_O: of the affine map in front of the rectifier, shape [O].
         bounds: of the rectifier.
-        reduce: adds a tensor up over processes.
+        sums: over all processes.
     """
     weight, shift = problem.solution()
     for part in range(_ROUNDS):
         cross, total = torch.zeros_like(problem.moments.cross), torch.zeros_like(problem.moments.target)
-        count = torch.zeros((), dtype=torch.float64)
+        count = 0
         for rows in batches(part, _ROUNDS):
             moved = _movement(rows, weight, shift, scale_O, bounds)
             cross += (moved.T @ rows.inputs).double()
             total += moved.sum(dim=0).double()
             count += len(moved)
-        seen = float(reduce(count))
-        factor = problem.moments.inputs.count / max(seen, 1.0)
+        factor = problem.moments.inputs.count / max(sums.number(count), 1.0)
         moments = replace(
             problem.moments,
-            cross=problem.moments.cross + factor * reduce(cross),
-            target=problem.moments.target + factor * reduce(total),
+            cross=problem.moments.cross + factor * sums.of(cross),
+            target=problem.moments.target + factor * sums.of(total),
         )
         weight, shift = replace(problem, moments=moments).solution()
     return weight, shift
@@ -123,9 +119,3 @@ def _movement(rows: Rows, weight: Tensor, shift: Tensor, scale_O: Tensor, bounds
     assert rows.dense is not None
     predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
     return rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
-
-
-def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
-    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
-    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
-    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))
