@@ -17,6 +17,11 @@ class Sums:
         """The sum of a tensor over all processes, on the tensor's device."""
         return tensor
 
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+        return int(self.number(1))
+
     def number(self, value: float) -> float:
         """The sum of a number over all processes."""
         return float(self.of(torch.tensor(float(value), dtype=torch.float64)))
