@@ -16,8 +16,9 @@ from snp.plan import planners
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graph.test_graph import Net, analysed, assert_cut_is_right, conv, owned
 from tests.networks import images

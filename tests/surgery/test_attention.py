@@ -15,8 +15,9 @@ from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
 from snp.speed.network import macs
 from snp.surgery.attention_fused import SplitAttention
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import NETWORKS, Grouped, build, irregular
 from tests.audit import audit, control, outputs
 
