@@ -73,7 +73,7 @@ def realise(
             weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
     masked = with_weights(subject.model, weights, share=share)
     small = cut(masked, plan, share=share)
-    return Realised(small, self_check(masked, small, subject.example), fitted)
+    return Realised(small, self_check(masked, small, subject.example, plan), fitted)
 
 
 def _fits(
