@@ -120,7 +120,8 @@ BUILDERS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "roberta": partial(_build, "AutoModelForMaskedLM", {"model_type": "roberta", **ENCODER}, _text),
     "distilbert": partial(
         _build, "AutoModel",
-        {"model_type": "distilbert", "vocab_size": VOCABULARY, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4},
+        {"model_type": "distilbert", "vocab_size": VOCABULARY, "dim": 32, "hidden_dim": 64, "n_layers": 2,
+         "n_heads": 4},
         _text,
     ),
     "modernbert": partial(
