@@ -90,6 +90,7 @@ class Run:
         prepared = self.prepared()
         log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
+        self.facts["processes"] = self.lightning.trainer().world_size
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
         if prepared.weights in ("random", "backbone"):
             model = prepared.model
