@@ -118,7 +118,7 @@ class LayerFit:
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
+            yield Rows.of(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
@@ -134,7 +134,7 @@ class LayerFit:
         current, dense = self.networks.current[self._source], self.networks.dense[self._source]
         for batch, (inputs, wanted) in enumerate(zip(current, dense, strict=True)):
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
+            yield Rows.of(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
 
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
