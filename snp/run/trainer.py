@@ -22,6 +22,7 @@ from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.processes import copy_from_first
+from snp.run.training.checkpoints import Checkpoints, EpochSeed
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
 from snp.speed import network
@@ -93,11 +94,34 @@ class JobTrainer:
         except TypeError as error:
             raise ValueError(f"trainer: {error}") from error
 
-    def fit(self, model: nn.Module, recipe: TrainingRecipe, teacher: nn.Module | None = None) -> None:
-        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere."""
-        log(f"{recipe.where} training: {recipe.epochs} epochs")
-        trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
-        trainer.fit(self._task.learner(model, recipe, teacher), datamodule=self._data)
+    def fit(
+        self,
+        model: nn.Module,
+        recipe: TrainingRecipe,
+        teacher: nn.Module | None = None,
+        seed: int = 0,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere.
+
+        Args:
+            model: the network.
+            recipe: how it is trained.
+            teacher: the dense network.
+            seed: of every epoch.
+            checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
+        """
+        last = checkpoints.last if checkpoints else None
+        log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
+        validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
+        metric = f"{recipe.where}/val_loss" if validates else None
+        callbacks = [EpochSeed(seed), *(checkpoints.callbacks(metric) if checkpoints else [])]
+        keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
+        trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
+        learner = self._task.learner(model, recipe, teacher)
+        trainer.fit(learner, datamodule=self._data, ckpt_path=last, weights_only=True if last else None)
+        if recipe.keep == "best" and checkpoints:
+            checkpoints.load_best(model)
         model.to("cpu")
         copy_from_first(model)
 

@@ -9,6 +9,7 @@ _CHOICES = {
     "where": ("dense", "finetune"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant"),
+    "keep": ("last", "best"),
 }
 _SWITCHES = ("nesterov", "decay_norms")
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -47,6 +48,7 @@ class TrainingRecipe:
         gamma: Factor of each drop, in (0, 1].
         distil: Share of the loss that asks for the dense network's outputs, not for the labels, in [0, 1]; dense: 0.
         temperature: Of both networks' outputs in that share, above 0; above 1 unlikely classes count for more.
+        keep: Weights after the "last" epoch, or of the "best" one by the loss of the validation samples.
         where: The stage this recipe belongs to, "dense" or "finetune": prefix of messages and of logged names.
 
     Raises:
@@ -67,6 +69,7 @@ class TrainingRecipe:
     gamma: float = 0.1
     distil: float = 0.0
     temperature: float = 4.0
+    keep: str = "last"
     where: str = "finetune"
 
     def __post_init__(self) -> None:
