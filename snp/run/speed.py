@@ -6,6 +6,7 @@ import time
 
 from torch import nn
 
+from snp.data.text import TextData
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.run.folder import is_first_process, log
@@ -52,6 +53,8 @@ def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
             plan = plan.with_latency(measured)
             plan.save(path)
         facts = {"batch": batch, "threads": threads} | plan.latency | measured
+        if isinstance(job.data, TextData) and job.data.format is not None:
+            facts["tokens"] = job.data.format.context
         job.folder.record({f"latency/{name}": value for name, value in facts.items()})
         log(f"in turns, the pruned network takes {measured['measured_share']:.1%} of the dense one's time")
     job.lightning.trainer().strategy.barrier()

@@ -30,8 +30,6 @@ from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
 
-_LATENCY_BATCH = 8
-
 
 class _CalibrationSamples(LightningDataModule):
     """Makes the calibration loader when Lightning asks, after the processes have found each other."""
@@ -166,7 +164,7 @@ class JobTrainer:
         return [Batch.of(batch).to(self.device) for batch in self._data.calibration_dataloader(samples, seed)]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Scores on the whole test part, cost and latency, recorded as ``<stage>/...``."""
+        """Scores on the whole test part, cost and size, recorded as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
         results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
@@ -183,19 +181,12 @@ class JobTrainer:
 
     def _measure(self, stage: str, model: nn.Module, device: torch.device, scores: Mapping[str, Any]) -> None:
         model.to(device).eval()
-        inputs = self.example(_LATENCY_BATCH).beside(model)
-        timing = network.latency(model, inputs)
+        inputs = self.example(1).beside(model)
         numbers: dict[str, Any] = {
             **scores,
             "macs": network.macs(model, inputs),
             "params": network.num_params(model),
-            "latency_ms": timing.median_ms,
-            "latency_iqr_ms": timing.iqr_ms,
-            "latency_batch": timing.batch_size,
-            "latency_threads": timing.num_threads,
-            "latency_passes": timing.num_passes,
-            "latency_warmup": timing.num_warmup,
-            "samples_per_s": timing.samples_per_s,
+            "size_bytes": network.size_bytes(model),
         }
         self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
         log(f"{stage}: {self._task.headline.format(**scores)}, {numbers['macs'] / 1e6:.1f} M MACs")

@@ -97,6 +97,11 @@ def num_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers: what the file of weights takes, but for its header."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
 def latency(model: nn.Module, example: Any, *, num_threads: int = 1, min_run_time_s: float = 1.0) -> Latency:
     """Time the forward pass in evaluation mode; the first passes warm up and do not count.
 

@@ -256,10 +256,8 @@ def test_latency_of_a_run(tmp_path: Path) -> None:
     metrics, plan = (json.loads((folder / name).read_text()) for name in ("metrics.json", "plan.json"))
     assert metrics["latency/predicted_share"] == 1.0
     assert metrics["latency/measured_share"] == plan["latency"]["measured_share"]
-    assert metrics["dense/samples_per_s"] == pytest.approx(
-        1e3 * metrics["dense/latency_batch"] / metrics["dense/latency_ms"]
-    )
-    assert metrics["dense/latency_warmup"] == NUM_WARMUP
+    # Passes in turns are the only times: a network timed by itself said something else about the same run.
+    assert [name for name in metrics if "latency_" in name and name.startswith(("dense", "pruned"))] == []
     page = (folder / "report.md").read_text()
     assert "Throughput" in page
     assert f"the plan predicted {100 * metrics['latency/predicted_share']:.1f} %" in page
