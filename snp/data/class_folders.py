@@ -1,4 +1,4 @@
-"""Which class is each image of, and is it for training, validation or testing, going by the names of its folders alone?"""
+"""Which class is each image of, and is it for training, validation or testing, by the names of its folders alone?"""
 
 import sys
 from typing import NamedTuple
@@ -20,8 +20,8 @@ def parts_of(images: list[StoredImage]) -> dict[Part | None, list[ClassImage]]:
     """Images by part of the data and by class.
 
     Folders around everything (as a tar file of one folder has) are looked through. Then come the class folders, or the
-    folders `train`, `val` and `test` with class folders in them; without `test`, `val` is for testing. Images in no class folder
-    are left out.
+    folders `train`, `val` and `test` with class folders in them; without `test`, `val` is for testing. Images in no
+    class folder are left out.
 
     Returns:
         Non-empty parts only: `{None: images}` when the data are not divided, else some of "train", "val" and "test".

@@ -30,8 +30,8 @@ class ImageFolder(ImageData):
     """Any images with one folder per class, with or without a division into `train`, `val` and `test`.
 
     Args:
-        root: a folder or a plain tar file. It holds class folders, or the folders `train` and `test` that do, and perhaps
-            `val`; with `train` and `val` alone the latter is for testing.
+        root: a folder or a plain tar file. It holds class folders, or the folders `train` and `test` that do, and
+            perhaps `val`; with `train` and `val` alone the latter is for testing.
         batch_size: images per batch and process.
         num_workers: processes that load images.
         image_size: height and width in pixels, None for the network's own.

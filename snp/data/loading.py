@@ -2,15 +2,17 @@
 
 A few training samples are set apart for validation, unless the data have a part of their own for it; what chooses
 between runs or epochs looks there, never at the test part. The calibration samples are a fixed choice from the rest of
-the training part, seen as in evaluation, in a fixed order. When there are several processes, evaluation and calibration show every sample to exactly one of them.
+the training part, seen as in evaluation, in a fixed order. When there are several processes,
+evaluation and calibration show every sample to exactly one of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -97,6 +99,19 @@ class SampleData(LightningDataModule):
     def _divided(self, num_samples: int) -> tuple[list[int], list[int]]:
         return set_apart(num_samples, 0.0 if self.has_validation_part else self.val_fraction)
 
+    def counts(self) -> dict[str, int]:
+        """Number of samples of every part that is there: "train" (without those set apart), "val" and "test"."""
+        found = {}
+        for part in get_args(Part):
+            if part == "val" and not self.has_validation_part:
+                continue
+            with contextlib.suppress(ValueError):  # a part that this data set does not have
+                samples: Any = self.seen(part, training=False)
+                found[part] = len(samples)
+        if "train" in found and not self.has_validation_part:
+            found["train"], found["val"] = map(len, self._divided(found["train"]))
+        return {part: count for part, count in found.items() if count}
+
     def train_dataloader(self) -> Batches:
         """Training samples, shuffled by seed and epoch; a small last batch is left out if there is another."""
         self.setup("fit")
@@ -141,9 +156,7 @@ class SampleData(LightningDataModule):
 
     def _loader(self, dataset: Samples, **arguments: Any) -> Batches:
         common = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-        return DataLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, **{**common, **arguments}
-        )
+        return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, **{**common, **arguments})
 
 
 def _num_processes() -> int:

@@ -48,7 +48,7 @@ def set_apart(num_samples: int, fraction: float) -> tuple[list[int], list[int]]:
         fraction: share to set apart, in [0, 1); at most 5,000 samples, since every epoch looks at them.
 
     Returns:
-        Indices to train on and indices set apart, both sorted and disjoint; of fewer than two samples none is set apart.
+        Indices to train on and indices set apart, both sorted and disjoint; a single sample is not set apart.
     """
     num_apart = min(round(num_samples * fraction), _MOST_APART, max(num_samples - 1, 0))
     if num_apart == 0:

@@ -18,6 +18,7 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
+from snp.library import load
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.plan.plan import PruningPlan
@@ -27,14 +28,16 @@ from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.decided import write_decision
 from snp.run.facts import data_facts, run_facts
+from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.processes import copy_from_first, from_first, summed
 from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.run.trainer import JobTrainer
+from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
-from snp.weights import write_weights
+from snp.weights import fingerprint, write_weights
 
 __all__ = ["Run"]
 
@@ -80,6 +83,7 @@ class Run:
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
         self.cache = Cache(cache, self.data, self.config["data"], self.seed)
         self.facts = run_facts(self.config)
+        self.finished = Finished(self.folder)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
@@ -99,11 +103,32 @@ class Run:
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
         if prepared.weights in ("random", "backbone"):
-            model = prepared.model
-            self.cache.dense_weights(model, self.dense, lambda: self.lightning.fit(model, self.dense))
+            entry = self.cache.dense_weights(prepared.model, self.dense, lambda mark: self._train(prepared.model, mark))
+            self.folder.record({"cache/dense": entry})
+        self._checkpoints("dense", "").forget()
         prepared.model.eval()
-        self.lightning.score("dense", prepared.model)
+        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
+        if not self.finished.found("dense", self._dense):
+            self.lightning.score("dense", prepared.model)
+            self.finished.note("dense", self._dense)
         return prepared
+
+    def _train(self, model: nn.Module, mark: str) -> None:
+        self.lightning.fit(model, self.dense, seed=self.seed, checkpoints=self._checkpoints("dense", mark))
+
+    def _checkpoints(self, stage: str, mark: str) -> Checkpoints:
+        return Checkpoints(self.folder.path / "checkpoints", stage, mark)
+
+    def mark(self, *facts: object) -> str:
+        """Hash of the dense network, the settings of the prune and calibration, and further facts."""
+        return mark_of(self._dense, self.prune, self.calibration, *facts)
+
+    def finished_network(self, prepared: Prepared) -> nn.Module | None:
+        """The small network that an earlier start of this very run left, None where it did not come so far."""
+        if not self.finished.found("plan", self.mark("plan")) or not self.finished.found("pruned", self.mark("pruned")):
+            return None
+        self.folder.keep_results()
+        return load(self.folder.path, prepared.model)
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
@@ -129,6 +154,7 @@ class Run:
                 "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
                 "calibration/reused": facts["reused"],
+                "cache/moments": facts.get("entry"),
             }
         )
         return moments
@@ -152,6 +178,9 @@ class Run:
 
     def plan(self, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
         """Which units stay, the same on all processes; results of an earlier run in this folder go."""
+        if self.finished.found("plan", self.mark("plan")):
+            self.folder.keep_results()
+            return PruningPlan.load(self.folder.path / "plan.json")
         started = time.perf_counter()
         plan = PruningPlan.from_json(from_first(lambda: self._decide(subject, problem, prepared)))
         self.folder.record(
@@ -161,6 +190,7 @@ class Run:
                 "prune/threshold": plan.settings["level"],
             }
         )
+        self.finished.note("plan", self.mark("plan"), ("variance.csv", "data.json", "run.json"))
         return plan
 
     def _decide(self, subject: Subject, problem: Problem, prepared: Prepared) -> str:
@@ -192,11 +222,14 @@ class Run:
     def fine_tune(self, small: nn.Module, dense: nn.Module) -> None:
         """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
         if self.finetune.epochs == 0:
+            self.folder.remove("finetuned.safetensors")
             return
-        # Seeded again, so that it goes the same way whether dense weights were trained or found.
-        seed_everything(self.seed, workers=True, verbose=False)
-        started, tuned = time.perf_counter(), copy.deepcopy(small)
-        self.lightning.fit(tuned, self.finetune, dense)
-        self.folder.record({"time/finetune_s": time.perf_counter() - started})
-        rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
-        self.lightning.score("finetuned", tuned)
+        mark = self.mark("finetuned", self.finetune, fingerprint(small))
+        if not self.finished.found("finetuned", mark):
+            started, tuned = time.perf_counter(), copy.deepcopy(small)
+            self.lightning.fit(tuned, self.finetune, dense, self.seed, self._checkpoints("finetune", mark))
+            self.folder.record({"time/finetune_s": time.perf_counter() - started})
+            rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
+            self.lightning.score("finetuned", tuned)
+            self.finished.note("finetuned", mark, ("finetuned.safetensors",))
+        self._checkpoints("finetune", "").forget()

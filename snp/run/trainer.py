@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -22,7 +23,8 @@ from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.processes import copy_from_first
-from snp.run.training.checkpoints import Checkpoints, EpochSeed
+from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
+from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
 from snp.speed import network
@@ -31,29 +33,22 @@ from snp.surgery.subject import Subject
 __all__ = ["JobTrainer"]
 
 
-class _CalibrationSamples(LightningDataModule):
-    """Makes the calibration loader when Lightning asks, after the processes have found each other."""
+class _Loader(LightningDataModule):
+    """Makes a loader when Lightning asks, after the processes have found each other.
 
-    def __init__(self, data: SampleData, samples: int, seed: int) -> None:
+    Args:
+        make: gives a loader that shows each sample to exactly one process.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
         super().__init__()
-        self._arguments = (samples, seed)
-        self._data = data
+        self._make = make
 
     def predict_dataloader(self) -> Any:
-        """The fixed calibration samples, each on exactly one process."""
-        return self._data.calibration_dataloader(*self._arguments)
+        """The loader."""
+        return self._make()
 
-
-class _SecondText(LightningDataModule):
-    """Makes the loader of the second text when Lightning asks."""
-
-    def __init__(self, data: TextData) -> None:
-        super().__init__()
-        self._data = data
-
-    def test_dataloader(self) -> Any:
-        """Windows of the second text, each on exactly one process."""
-        return self._data.second_dataloader()
+    test_dataloader = predict_dataloader
 
 
 class JobTrainer:
@@ -74,6 +69,11 @@ class JobTrainer:
         self._loggers = loggers
         self._folder = folder
         self._on_disk: TemporaryDirectory[str] | None = None
+        self._launchers: list[Any] = []
+        # A log file has no use for a bar; whoever asks for one by name gets it.
+        asked = getattr(trainer, "keywords", {}).get("enable_progress_bar")
+        self._bars = {"enable_progress_bar": sys.stdout.isatty()} if asked == "auto" else {}
+        self._shows_bars = bool(self._bars.get("enable_progress_bar", asked))
 
     @cached_property
     def device(self) -> torch.device:
@@ -87,10 +87,19 @@ class JobTrainer:
             ValueError: Lightning refuses the settings.
         """
         defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
+        callbacks = [*keywords.pop("callbacks", ()), KeepSignals()]
         try:
-            return self._trainer(**{**defaults, **keywords})
+            made = self._trainer(**{**defaults, **keywords, **self._bars, "callbacks": callbacks})
         except TypeError as error:
             raise ValueError(f"trainer: {error}") from error
+        self._launchers.append(made.strategy.launcher)
+        return made
+
+    def end_processes(self) -> None:
+        """End the processes that Lightning started for this one, which would wait for it."""
+        for launcher in self._launchers:
+            for process in getattr(launcher, "procs", ()):
+                process.terminate()
 
     def fit(
         self,
@@ -113,7 +122,11 @@ class JobTrainer:
         log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
-        callbacks = [EpochSeed(seed), *(checkpoints.callbacks(metric) if checkpoints else [])]
+        callbacks = [
+            EpochSeed(seed),
+            *([] if self._shows_bars else [EpochLines(recipe.where, log)]),
+            *(checkpoints.callbacks(metric) if checkpoints else []),
+        ]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)
@@ -126,7 +139,7 @@ class JobTrainer:
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
         """Show the calibration samples to a network, each once over all processes."""
         trainer = self.trainer(callbacks=[callback])
-        calibration = _CalibrationSamples(self._data, samples, seed)
+        calibration = _Loader(lambda: self._data.calibration_dataloader(samples, seed))
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
 
@@ -164,13 +177,17 @@ class JobTrainer:
         return [Batch.of(batch).to(self.device) for batch in self._data.calibration_dataloader(samples, seed)]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Scores on the whole test part, cost and size, recorded as ``<stage>/...``."""
+        """Scores on the whole test part and on the validation samples (``val_``), cost and size, as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
         results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
         scores = {name: results.get(result) for name, result in self._task.scores.items()}
+        if len(self._data.val_dataloader()):
+            learner, apart = self._task.learner(model, recipe, None), _Loader(self._data.val_dataloader)
+            found = self.trainer().test(learner, apart, verbose=False)[0]
+            scores |= {f"val_{name}": found.get(result) for name, result in self._task.scores.items()}
         if isinstance(self._data, TextData) and self._data.has_second:
-            learner, text = self._task.learner(model, recipe, None), _SecondText(self._data)
+            learner, text = self._task.learner(model, recipe, None), _Loader(self._data.second_dataloader)
             second = self.trainer().test(learner, text, verbose=False)[0]
             scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-__all__ = ["Checkpoints", "EpochSeed"]
-
-
-class EpochSeed(Callback):
-    """Seeds every epoch by run, epoch and process alone, so that it goes the same way after an interruption."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first batch is drawn; the run's own seed, which loaders read, stays as it is."""
-        drawn = (self._seed + 1_000_003 * (trainer.current_epoch + 1) + 7919 * trainer.global_rank) % 2**32
-        random.seed(drawn)
-        np.random.seed(drawn)
-        torch.manual_seed(drawn)
+__all__ = ["Checkpoints"]
 
 
 class _WholeCheckpoint(ModelCheckpoint):
