@@ -20,6 +20,7 @@ from snp.run.processes import destroy_group
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.run.stopping import Stopped
+from snp.run.trained import fine_tune, network_left
 from snp.surgery.inspection import inspection_of
 from snp.surgery.subject import survey
 
@@ -51,10 +52,10 @@ def run(**settings: Any) -> dict[str, Any]:
 def _stages(job: Run) -> dict[str, Any]:
     """One after the other; those that an earlier start of this run finished are taken as they are."""
     prepared = job.dense_network()
-    small = job.finished_network(prepared)
+    small = network_left(job, prepared)
     if small is None:
         small = _pruned(job, prepared)
-    job.fine_tune(small, prepared.model)
+    fine_tune(job, small, prepared.model)
     destroy_group()
     _report(job)
     return job.folder.metrics

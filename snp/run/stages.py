@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
-from snp.library import load
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.plan.plan import PruningPlan
@@ -32,8 +30,8 @@ from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.processes import OVER_PROCESSES, copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
+from snp.run.trained import train_dense
 from snp.run.trainer import JobTrainer
-from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
@@ -102,10 +100,7 @@ class Run:
         log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
-        if prepared.weights in ("random", "backbone"):
-            entry = self.cache.dense_weights(prepared.model, self.dense, lambda mark: self._train(prepared.model, mark))
-            self.folder.record({"cache/dense": entry})
-        self._checkpoints("dense", "").forget()
+        train_dense(self, prepared)
         prepared.model.eval()
         self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
         if not self.finished.found("dense", self._dense):
@@ -113,22 +108,9 @@ class Run:
             self.finished.note("dense", self._dense)
         return prepared
 
-    def _train(self, model: nn.Module, mark: str) -> None:
-        self.lightning.fit(model, self.dense, seed=self.seed, checkpoints=self._checkpoints("dense", mark))
-
-    def _checkpoints(self, stage: str, mark: str) -> Checkpoints:
-        return Checkpoints(self.folder.path / "checkpoints", stage, mark)
-
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""
         return mark_of(self._dense, self.prune, self.calibration, *facts)
-
-    def finished_network(self, prepared: Prepared) -> nn.Module | None:
-        """The small network that an earlier start of this very run left, None where it did not come so far."""
-        if not self.finished.found("plan", self.mark("plan")) or not self.finished.found("pruned", self.mark("pruned")):
-            return None
-        self.folder.keep_results()
-        return load(self.folder.path, prepared.model)
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
@@ -218,18 +200,3 @@ class Run:
         rank_zero_only(write_weights)(small, self.folder.path / "pruned.safetensors")
         self.lightning.score("pruned", small)
         return small
-
-    def fine_tune(self, small: nn.Module, dense: nn.Module) -> None:
-        """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
-        if self.finetune.epochs == 0:
-            self.folder.remove("finetuned.safetensors")
-            return
-        mark = self.mark("finetuned", self.finetune, fingerprint(small))
-        if not self.finished.found("finetuned", mark):
-            started, tuned = time.perf_counter(), copy.deepcopy(small)
-            self.lightning.fit(tuned, self.finetune, dense, self.seed, self._checkpoints("finetune", mark))
-            self.folder.record({"time/finetune_s": time.perf_counter() - started})
-            rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
-            self.lightning.score("finetuned", tuned)
-            self.finished.note("finetuned", mark, ("finetuned.safetensors",))
-        self._checkpoints("finetune", "").forget()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
@@ -22,6 +22,7 @@ from snp.graph.batches import Batch
 from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
+from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
@@ -31,24 +32,6 @@ from snp.speed import network
 from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
-
-
-class _Loader(LightningDataModule):
-    """Makes a loader when Lightning asks, after the processes have found each other.
-
-    Args:
-        make: gives a loader that shows each sample to exactly one process.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def predict_dataloader(self) -> Any:
-        """The loader."""
-        return self._make()
-
-    test_dataloader = predict_dataloader
 
 
 class JobTrainer:
@@ -139,7 +122,7 @@ class JobTrainer:
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
         """Show the calibration samples to a network, each once over all processes."""
         trainer = self.trainer(callbacks=[callback])
-        calibration = _Loader(lambda: self._data.calibration_dataloader(samples, seed))
+        calibration = OneLoader(lambda: self._data.calibration_dataloader(samples, seed))
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
 
@@ -183,11 +166,11 @@ class JobTrainer:
         results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
         scores = {name: results.get(result) for name, result in self._task.scores.items()}
         if len(self._data.val_dataloader()):
-            learner, apart = self._task.learner(model, recipe, None), _Loader(self._data.val_dataloader)
+            learner, apart = self._task.learner(model, recipe, None), OneLoader(self._data.val_dataloader)
             found = self.trainer().test(learner, apart, verbose=False)[0]
             scores |= {f"val_{name}": found.get(result) for name, result in self._task.scores.items()}
         if isinstance(self._data, TextData) and self._data.has_second:
-            learner, text = self._task.learner(model, recipe, None), _Loader(self._data.second_dataloader)
+            learner, text = self._task.learner(model, recipe, None), OneLoader(self._data.second_dataloader)
             second = self.trainer().test(learner, text, verbose=False)[0]
             scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():

@@ -100,7 +100,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     holder.stdout.readline()
     ended = run_here("prune.dry_run=true", folder=tmp_path)
     holder.kill()
-    holder.wait()
+    holder.communicate()
     assert ended.status == 2
     assert re.search(r"error: run_dir=\S+: another run is writing there", ended.stderr)
     assert run_here("prune.dry_run=true", folder=tmp_path).status == 0
