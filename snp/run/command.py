@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.run.errors import command_line, guarded
-from snp.run.options import configuration, help_text
+from snp.run.options import configuration, help_text, refuse_unknown
 from snp.run.stopping import Stopped, stoppable
 
 __all__ = ["run"]
@@ -31,6 +31,7 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     if any(word in _HELP for word in given):
         print(help_text(program))
         return
+    guarded(refuse_unknown)(given)
     # Lightning starts further processes by the words of this one; Hydra reads others.
     before = sys.argv
     with stoppable(_is_first):
