@@ -80,8 +80,7 @@ class Run:
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
         self.cache = Cache(cache, self.data, self.config["data"], self.seed)
-        self.facts = run_facts(self.config)
-        self.finished = Finished(self.folder)
+        self.facts, self.finished = run_facts(self.config), Finished(self.folder)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
@@ -115,8 +114,7 @@ class Run:
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
         subject = subject_of(prepared.model, self.lightning.example(2), self.prune)
-        units = sum(group.num_units for group in subject.groups)
-        log(f"{len(subject.groups)} groups with {units} units can be cut")
+        log(f"{len(subject.groups)} groups with {sum(group.num_units for group in subject.groups)} units can be cut")
         return subject
 
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:

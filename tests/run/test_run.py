@@ -82,7 +82,7 @@ def test_the_last_words_of_a_run(finished_run: tuple[Path, Ended]) -> None:
     folder, ended = finished_run
     lines = ended.stdout.splitlines()
     assert lines[-1] == f"Run folder: {folder}"
-    table = "\n".join(lines[-12:-1])
+    table = "\n".join(lines[-20:-1])
     assert all(word in table for word in ("dense", "pruned", "finetuned", "MACs", "Latency", "Accuracy"))
     noise = [line for line in ended.stderr.splitlines() if not any(known in line for known in CHATTER)]
     assert noise == []
