@@ -95,7 +95,7 @@ def prune_streamed(
     refuse_streaming(settings)
     was_training = model.training
     try:
-        inputs = Batch.all(batches)
+        inputs = [batch.beside(model) for batch in Batch.all(batches)]
         subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
             moments = stream_moments(model, inputs, subject.readers, Path(folder))

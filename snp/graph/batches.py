@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -88,8 +89,15 @@ class Batch:
         return self.mapped(lambda tensor: tensor.to(device))
 
     def beside(self, model: nn.Module) -> Batch:
-        """The same inputs on the model's device."""
-        return self.to(device_of(model))
+        """The same inputs as the model takes them: on its device, and without a cache of keys and values.
+
+        Language models of Hugging Face give out such a cache unless told not to (``config.use_cache``). It is for
+        texts that grow token by token, and no part of what the network computes for a whole one.
+        """
+        moved = self.to(device_of(model))
+        if "use_cache" in moved.kwargs or not _keeps_cache(model):
+            return moved
+        return Batch(moved.args, {**moved.kwargs, "use_cache": False})
 
     def first(self, count: int) -> Batch:
         """The first samples, at most so many."""
@@ -119,6 +127,12 @@ class Batch:
         parts = [(batch.args, {key: batch.kwargs[key] for key in first.kwargs}) for batch in batches]
         args, kwargs = pytree.tree_map(join, *parts)
         return Batch(args, kwargs)
+
+
+def _keeps_cache(model: nn.Module) -> bool:
+    """Would the model give out a cache, and can it be told not to by a keyword?"""
+    keeps = getattr(getattr(model, "config", None), "use_cache", False)
+    return bool(keeps) and "use_cache" in inspect.signature(model.forward).parameters
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -19,6 +19,7 @@ from snp.data.loading import SampleData
 from snp.plan.latency_table import LatencyTable
 from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.run.folder import log
+from snp.run.processes import agreed
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import Subject
 from snp.weights import fingerprint, read_metadata, read_weights, write_weights
@@ -63,7 +64,7 @@ class Cache:
             return None
         mark = fingerprint(model, recipe, *self.facts())
         path = self.folder / f"dense-{mark}.safetensors"
-        if read_metadata(path).get("fingerprint") == mark:
+        if agreed(read_metadata(path).get("fingerprint") == mark):
             log(f"the dense weights of an earlier run are used: {path}")
             read_weights(model, path)
         else:
@@ -88,7 +89,8 @@ class Cache:
         mark = fingerprint(subject.model, settings, repr(subject.readers), *self.facts())
         path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
-        if found is not None:
+        if agreed(found is not None):
+            assert found is not None
             log(f"the moments of an earlier run are used: {path}")
             return found[0], {**found[1], "reused": True, "entry": path.name}
         moments, facts = measure()

@@ -10,13 +10,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.models import Prepared
-from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.run.facts import peak_memory_bytes
 from snp.run.folder import folder_at, is_first_process, locked, tell
 from snp.run.loggers import close_loggers, log_results, quiet_libraries
 from snp.run.processes import destroy_group
+from snp.run.pruned import small_network
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.run.stopping import Stopped
@@ -65,11 +65,7 @@ def _pruned(job: Run, prepared: Prepared) -> nn.Module:
     """The small network, from calibration on."""
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
-    inputs = job.inputs_again(subject)
-    sensitivity = job.sensitivity(subject, inputs)
-    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, latency_table(job, subject))
-    plan = job.plan(subject, problem, prepared)
-    small = job.small_network(subject, problem, plan, inputs)
+    small = small_network(job, prepared, subject, moments, latency_table(job, subject))
     compare_speed(job, subject, small)
     job.finished.note("pruned", job.mark("pruned"), ("plan.json", "pruned.safetensors"))
     return small

@@ -11,6 +11,7 @@ from torch import nn
 
 from snp.library import load
 from snp.models import Prepared
+from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
 from snp.weights import fingerprint, write_weights
 
@@ -35,7 +36,7 @@ def train_dense(job: Run, prepared: Prepared) -> None:
 
 def network_left(job: Run, prepared: Prepared) -> nn.Module | None:
     """The small network that an earlier start of this very run left, None where it did not come so far."""
-    if not job.finished.found("plan", job.mark("plan")) or not job.finished.found("pruned", job.mark("pruned")):
+    if not agreed(all(job.finished.found(stage, job.mark(stage)) for stage in ("plan", "pruned"))):
         return None
     job.folder.keep_results()
     return load(job.folder.path, prepared.model)
@@ -47,7 +48,7 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         job.folder.remove("finetuned.safetensors")
         return
     mark = job.mark("finetuned", job.finetune, fingerprint(small))
-    if not job.finished.found("finetuned", mark):
+    if not agreed(job.finished.found("finetuned", mark)):
         started, tuned = time.perf_counter(), copy.deepcopy(small)
         job.lightning.fit(tuned, job.finetune, dense, job.seed, _checkpoints(job, "finetune", mark))
         job.folder.record({"time/finetune_s": time.perf_counter() - started})
