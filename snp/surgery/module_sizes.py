@@ -18,7 +18,11 @@ def refresh(module: nn.Module) -> None:
         weight = getattr(module, "running_mean", None)  # a norm may have statistics only
     if not isinstance(weight, Tensor):
         return
-    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+    if isinstance(module, nn.modules.conv._ConvNd) and module.transposed:
+        if module.groups > 1 and module.in_channels == module.groups:
+            module.groups = weight.shape[0]
+        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd):
         if module.groups > 1 and module.in_channels == module.groups:
             # Depthwise: a channel that goes takes its group along. Other grouped kernels keep their groups.
             rows_per_group = module.out_channels // module.groups
@@ -33,6 +37,8 @@ def refresh(module: nn.Module) -> None:
         module.num_channels = weight.shape[0]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
+    elif type(module).__name__ == "Conv1D" and weight.ndim == 2:  # transformers' linear layer
+        module.nx, module.nf = weight.shape
 
 
 def recount(model: nn.Module, count: Count, num_cut: int) -> None:
