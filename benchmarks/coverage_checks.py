@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 import snp
 from snp.fit.realise import realise
-from snp.graph.batches import call
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import readers_of
 from snp.plan.costs import CostModel
@@ -127,7 +127,7 @@ def _prune(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
         subject = replace(subject, groups=groups)
     subject = replace(subject, readers=readers_of(subject.model, subject.graph, subject.groups, SETTINGS.moment_gram))
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        call(subject.model, batch)
+        Batch.of(batch).call(subject.model)
     try:
         problem = problem_of(subject, collector.moments)
         decision = decide(subject, problem, SETTINGS)
@@ -150,7 +150,7 @@ def _runs(small: nn.Module, batch: Tensor) -> None:
     """Forward and backward, as in fine-tuning."""
     try:
         small.train()
-        leaves = [leaf for leaf in pytree.tree_leaves(call(small, batch)) if isinstance(leaf, Tensor)]
+        leaves = [leaf for leaf in pytree.tree_leaves(Batch.of(batch).call(small)) if isinstance(leaf, Tensor)]
         sum(leaf.float().square().mean() for leaf in leaves).backward()
     except RuntimeError as error:
         raise WrongError(f"training step: {error}") from error

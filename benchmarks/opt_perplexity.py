@@ -24,6 +24,7 @@ from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
 from snp.fit.realise import realise
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
@@ -75,13 +76,13 @@ class Bench:
     """
 
     def __init__(self, model: nn.Module, batches: list[Tensor], structures: Sequence[str]) -> None:
-        self.batches, self.structures = batches, tuple(structures)
+        self.batches, self.structures = Batch.all(batches), tuple(structures)
         self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
-        sensitivity = sensitivity_of(self.subject, batches, PruneSettings())
+        sensitivity = sensitivity_of(self.subject, self.batches, PruneSettings())
         moments = measured(self.subject, batches)
         # Heads lie in the bases that suit a cut where the method refits what stays.
         self._prepared = {
-            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits), batches)
+            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits), self.batches)
             for refits in (True, False)
         }
 
@@ -89,7 +90,7 @@ class Bench:
         """The small network of one method at one budget."""
         settings = PruneSettings(target_params=left, structures=self.structures, **METHODS[method])
         subject, problem = self._prepared[settings.reconstruct]
-        plan = decide(subject, problem, settings, samples=sum(map(len, self.batches))).plan
+        plan = decide(subject, problem, settings, samples=sum(batch.size for batch in self.batches)).plan
         if method == MEANS_FOLDED:
             return fold_means(subject, problem, plan)
         print(_kept(plan), file=sys.stderr)

@@ -30,8 +30,9 @@ RUNS = {
     "digits": "dense.epochs=2 finetune.epochs=1",
     "resnet56": "model=cifar_resnet56 model.checkpoint={shared}/models/cifar10_resnet56.safetensors data=cifar10 "
     "data.root={shared}/data/cifar10 calibration.samples=256 finetune.epochs=0 prune.target_macs=0.5",
-    "opt": "model=opt model.checkpoint={shared}/models/opt_small data=text data.train={shared}/data/text/wikitext2_valid.txt "
-    "data.test={shared}/data/text/wikitext2_test.txt calibration.samples=32 finetune.epochs=0 prune.target_params=0.8",
+    "opt": "model=opt model.checkpoint={shared}/models/opt_small calibration.samples=32 finetune.epochs=0 "
+    "prune.target_params=0.8 data=text data.train={shared}/data/text/wikitext2_valid.txt "
+    "data.test={shared}/data/text/wikitext2_test.txt",
 }
 # What a clock says, and what names a place or a version.
 LOOSE = ("time/", "latency", "samples_per_s", "forward_s")

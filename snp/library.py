@@ -15,7 +15,7 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.fit.realise import realise
-from snp.graph.batches import call, first_samples, inputs_of, num_samples, to_device
+from snp.graph.batches import Batch
 from snp.graph.plain_weights import with_plain_weights
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
@@ -55,12 +55,11 @@ def prune(
     _refuse_dry_run(settings)
     dense = copy.deepcopy(model).eval()
     first, others = _parted(batches)
-    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-    subject = subject_of(dense, to_device(first_samples(first, 2), device), settings)
+    subject = subject_of(dense, first.first(2), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-    moments, samples, inputs = _measure(subject, chain([first], others), device, keeps_inputs)
+    moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
-    example, timed = to_device(inputs_of(first), device), (settings.latency_batch, settings.latency_threads)
+    example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
     is_timed = settings.target[0] == "latency"
     table = measure_table(subject.model, subject.graph, subject.groups, example, *timed) if is_timed else None
     subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
@@ -93,12 +92,12 @@ def prune_streamed(
     refuse_streaming(settings)
     was_training = model.training
     try:
-        subject = subject_of(model.eval(), first_samples(batches[0], 2), settings)
+        inputs = Batch.all(batches)
+        subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
-            inputs = [inputs_of(batch) for batch in batches]
             moments = stream_moments(model, inputs, subject.readers, Path(folder))
             problem = problem_of(subject, moments)
-            decision = decide(subject, problem, settings, samples=sum(map(num_samples, batches)))
+            decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
             result = realise(subject, problem, decision.plan, settings, share=True)
     finally:
         model.train(was_training)
@@ -135,9 +134,9 @@ def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> Pru
     return replace(settings or PruneSettings(), **options)
 
 
-def _parted(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+def _parted(batches: Iterable[Any]) -> tuple[Batch, Iterator[Batch]]:
     """The first batch and the others."""
-    iterator = iter(batches)
+    iterator = map(Batch.of, batches)
     try:
         return next(iterator), iterator
     except StopIteration:
@@ -145,15 +144,15 @@ def _parted(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
 
 
 def _measure(
-    subject: Subject, batches: Iterable[Any], device: torch.device, keeps_inputs: bool
-) -> tuple[dict[str, Moments], int, list[Any]]:
+    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool
+) -> tuple[dict[str, Moments], int, list[Batch]]:
     """Moments, number of samples, and the inputs themselves where they are needed again."""
-    samples, inputs = 0, []
+    samples, inputs = 0, list[Batch]()
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in batches:
-            on_device = to_device(inputs_of(batch), device)
-            call(subject.model, on_device)
-            samples += num_samples(batch)
+            on_device = batch.beside(subject.model)
+            on_device.call(subject.model)
+            samples += batch.size
             if keeps_inputs:
                 inputs.append(on_device)
     return collector.moments, samples, inputs

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
@@ -28,7 +29,7 @@ from snp.surgery.subject import Subject
 __all__ = ["Decision", "PruneResult", "decide", "prepare", "problem_of", "sensitivity_of"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PruneResult:
     """What a prune gives back.
 
@@ -43,6 +44,13 @@ class PruneResult:
     plan: PruningPlan
     selection: Selection
     check: float
+
+    def __str__(self) -> str:
+        """The plan as a table, and how exactly the small network computes what it should."""
+        return f"{self.plan}\nSelf-check: the outputs differ by {self.check:.1e} of the largest.\n"
+
+    def __repr__(self) -> str:
+        return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +90,7 @@ def prepare(
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
     settings: PruneSettings,
-    inputs: Sequence[Any] = (),
+    inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
@@ -113,7 +121,7 @@ def prepare(
 
 def sensitivity_of(
     subject: Subject,
-    inputs: Sequence[Any],
+    inputs: Sequence[Batch],
     settings: PruneSettings,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ TINY = (
     "calibration.samples=65",
     "data.image_size=8",
     "trainer=cpu",
-    "trainer.enable_progress_bar=false",
 )
 ARTEFACTS = ("moments.safetensors", "plan.json", "pruned.safetensors", "metrics.json", "report.md", "variance.csv")
 

@@ -230,7 +230,7 @@ def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("run")
     texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test", "second")]
     options = ["model=opt", f"model.checkpoint={folder}", "data=text", *texts, "data.context=12"]
-    small = ["calibration.samples=16", "trainer=cpu", "trainer.enable_progress_bar=false", "prune.target_params=0.8"]
+    small = ["calibration.samples=16", "trainer=cpu", "prune.target_params=0.8"]
     ended = run_here(*options, *small, folder=home, tiny=False)
     assert ended.status == 0, ended.stderr
     assert "perplexity" in ended.stdout
@@ -316,7 +316,7 @@ def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(folder: Path, 
     """Byte for byte; what lay on disk in between is gone."""
     texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test")]
     options = ["model=opt", f"model.checkpoint={folder}", "data=text", *texts, "data.context=12", "finetune.epochs=0"]
-    options += ["calibration.samples=16", "trainer=cpu", "trainer.enable_progress_bar=false", "logger=none"]
+    options += ["calibration.samples=16", "trainer=cpu", "logger=none"]
     homes = []
     for name, streaming in (("streamed", STREAMED), ("whole", STREAMED[1:])):
         ended = run_here(*options, *streaming, "prune.target_params=0.8", folder=tmp_path / name, tiny=False)

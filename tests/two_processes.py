@@ -18,7 +18,7 @@ from snp.measure.readers import Reader
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, write_moments
 from snp.run.folder import RunFolder
 from snp.run.loggers import quiet_libraries
-from snp.run.processes import from_first, leave
+from snp.run.processes import destroy_group, from_first
 from snp.run.trainer import JobTrainer
 from snp.run.training.learner import Classifier
 from snp.run.training.recipe import TrainingRecipe
@@ -29,9 +29,9 @@ READERS = {"5.weight": Reader("5.weight", "5", -1, 64), "7.weight": Reader("7.we
 
 
 def trainer(num_processes: int, **keywords: Any) -> Trainer:
-    """What conf/trainer/ddp_cpu.yaml makes, without bars."""
+    """What conf/trainer/ddp_cpu.yaml makes, bars included."""
     strategy = "ddp" if num_processes > 1 else "auto"
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet: dict[str, Any] = {"enable_model_summary": False, "num_sanity_val_steps": 0}
     # Validation would hide that statistics of norms drift apart: DDP copies them before each forward pass.
     quiet["limit_val_batches"] = 0
     return Trainer(accelerator="cpu", devices=num_processes, strategy=strategy, **quiet, **keywords)
@@ -65,7 +65,7 @@ def measure(folder: Path, num_processes: int, rank: int) -> None:
         "trained": fingerprint(model),
     }
     (folder / f"found{rank}.json").write_text(json.dumps(found))
-    leave()
+    destroy_group()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import nn
 
 from ladder.results import Results
 from snp.fit.realise import realise
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.pruning import decide, prepare, sensitivity_of
 from snp.settings import PruneSettings
@@ -33,12 +34,12 @@ _SHARE = 0.5
 def seconds_of(model: nn.Module, batches: Batches, **options: Any) -> float:
     """Seconds from calibration images to the small network, without the analysis, which is the same for all."""
     settings = PruneSettings(target_macs=_SHARE, **options)
-    inputs = [images for images, _ in batches]
-    subject = subject_of(model, inputs[0][:2], settings)
+    inputs = Batch.all(batches)
+    subject = subject_of(model, inputs[0].first(2), settings)
     started = time.perf_counter()
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for images in inputs:
-            subject.model(images)
+        for batch in inputs:
+            batch.call(subject.model)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     subject, problem = prepare(subject, collector.moments, sensitivity, settings, inputs)
     realise(subject, problem, decide(subject, problem, settings).plan, settings, inputs)

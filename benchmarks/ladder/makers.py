@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ladder.rungs import Rung
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan.problem import Problem
 from snp.pruning import decide, problem_of, sensitivity_of
@@ -52,7 +53,7 @@ class Calibrated:
 
     def __init__(self, model: nn.Module, batches: Batches, seed: int) -> None:
         self.model, self.batches, self.seed = model, batches, seed
-        self.inputs = [images for images, _ in batches]
+        self.inputs = Batch.all(batches)
         self._problems: dict[tuple[Any, ...], tuple[Subject, Problem]] = {}
         self._sensitivity: dict[bool, dict[str, Tensor]] = {}
         self._trials: dict[bool, Trials] = {}
@@ -63,10 +64,10 @@ class Calibrated:
         """What the planner looks at under some settings."""
         key = (settings.moment_gram, settings.largest_patch, settings.streams, settings.ignore)
         if key not in self._problems:
-            subject = subject_of(self.model, self.inputs[0][:2], settings)
+            subject = subject_of(self.model, self.inputs[0].first(2), settings)
             with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-                for images in self.inputs:
-                    subject.model(images)
+                for inputs in self.inputs:
+                    inputs.call(subject.model)
             self._problems[key] = subject, problem_of(subject, collector.moments)
         subject, problem = self._problems[key]
         if not settings.needs_sensitivity:
@@ -120,7 +121,7 @@ def _within_reach(work: Callable[[], Any]) -> Any:
 
 
 def _torch_pruning(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:
-    criterion, model, example = rung.settings["criterion"], calibrated.model, calibrated.inputs[0][:1]
+    criterion, model, example = rung.settings["criterion"], calibrated.model, calibrated.inputs[0].first(1).args[0]
     gradients = calibrated.gradients(criterion)
     ignored = torchpruning.ignored_layers(model, example, rung.settings["scope"])
     try:
@@ -147,4 +148,4 @@ def made(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:
         raise NotPossibleError(NO_BATCH_NORM)
     begun = f"{rung.maker} {dict(rung.settings)} {share}"
     small = calibrated.once(begun, lambda: MAKERS[rung.maker](calibrated, rung, share))
-    return reestimated(small, calibrated.inputs) if rung.batch_norm else small
+    return reestimated(small, [batch.args[0] for batch in calibrated.inputs]) if rung.batch_norm else small

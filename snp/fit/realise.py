@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from snp.fit.joint import folded_weights, kept_columns
 from snp.fit.layer import FitSettings
 from snp.fit.sequential import Fits, fit_in_sequence
+from snp.graph.batches import Batch
 from snp.measure.readers import other_readers, readers_of
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -42,7 +42,7 @@ def realise(
     problem: Problem,
     plan: PruningPlan,
     settings: PruneSettings,
-    inputs: Sequence[Any] = (),
+    inputs: Sequence[Batch] = (),
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     *,
     share: bool = False,
@@ -81,7 +81,7 @@ def _fits(
     problem: Problem,
     plan: PruningPlan,
     settings: PruneSettings,
-    inputs: Sequence[Any],
+    inputs: Sequence[Batch],
     reduce: Callable[[Tensor], Tensor],
 ) -> Fits:
     readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -18,7 +17,7 @@ from snp.fit.behind_layer import tail_of
 from snp.fit.layer import FitSettings, LayerFit, reestimate
 from snp.fit.regression import HOLD_BACK_ONE_IN, Reduce
 from snp.fit.two_networks import TwoNetworks, equal_batches
-from snp.graph.batches import num_samples
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 
 __all__ = ["FitSettings", "Fits", "fit_in_sequence"]
@@ -36,7 +35,7 @@ class Fits:
 
 def fit_in_sequence(
     model: nn.Module,
-    batches: Sequence[Any],
+    batches: Sequence[Batch],
     readers: Mapping[str, Reader],
     kept: Mapping[str, Tensor],
     start: Callable[[str], Tensor],
@@ -60,7 +59,7 @@ def fit_in_sequence(
         Weights with zeros in cut columns, biases, statistics.
     """
     fitter = _Fitter(readers, kept, start, settings, reduce)
-    total = sum(num_samples(batch) for batch in batches)
+    total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
     networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit)
@@ -121,7 +120,7 @@ class _Fitter:
         tail = tail_of(networks, node, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
-        fit = LayerFit(networks, node, name, self._readers[name], self._kept[name])
+        fit = LayerFit(networks, node, name, self._readers[name].behind_padding(), self._kept[name])
         if self._readers[name].fits_outputs:
             fit.outputs(tail, self._settings, self._reduce)
         else:

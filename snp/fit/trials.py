@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch.func import functional_call
 
 from snp.core.gram import Moments
 from snp.fit.joint import folded_weights
-from snp.graph.batches import example_of, first_samples, first_tensor, num_samples
+from snp.graph.batches import Batch, first_tensor
 from snp.measure.moments import MomentCollector
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
@@ -41,11 +40,11 @@ class Trials:
         inputs: the calibration inputs on the model's device, in batches.
     """
 
-    def __init__(self, subject: Subject, problem: Problem, inputs: Sequence[Any]) -> None:
+    def __init__(self, subject: Subject, problem: Problem, inputs: Sequence[Batch]) -> None:
         self._model = subject.model
-        total = sum(num_samples(batch) for batch in inputs)
+        total = sum(batch.size for batch in inputs)
         with torch.no_grad():
-            per_sample = self._logits({}, first_samples(inputs[-1], 1)).numel()
+            per_sample = self._logits({}, inputs[-1].first(1)).numel()
         most = min(_MOST_SAMPLES, _MOST_LOGITS // per_sample, total // _SHARE)
         self._probes = _last_samples(inputs, max(1, most))
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
@@ -70,22 +69,21 @@ class Trials:
             for batch, dense in zip(self._probes, self._dense, strict=True):
                 found = self._logits(weights, batch).log_softmax(dim=-1)
                 moved += float(F.kl_div(found, dense, reduction="sum", log_target=True))
-                samples += num_samples(batch)
+                samples += batch.size
         return moved / samples
 
-    def _logits(self, weights: dict[str, Tensor], batch: Any) -> Tensor:
-        args, kwargs = example_of(batch)
-        return first_tensor(functional_call(self._model, weights, args, kwargs)).float()
+    def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+        return first_tensor(functional_call(self._model, weights, batch.args, dict(batch.kwargs))).float()
 
 
-def _last_samples(batches: Sequence[Any], count: int) -> list[Any]:
+def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
     """The last batches, the first of them cut short, that hold so many samples."""
-    found: list[Any] = []
+    found: list[Batch] = []
     for batch in reversed(batches):
         if count <= 0:
             break
-        found.append(first_samples(batch, min(count, num_samples(batch))))
-        count -= num_samples(batch)
+        found.append(batch.first(count))
+        count -= batch.size
     return found
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from snp.graph.batches import example_of
+from snp.graph.batches import Batch
 from snp.graph.exported import export, footprint, is_inplace
 
 __all__ = ["TwoNetworks", "equal_batches"]
@@ -39,10 +38,10 @@ class TwoNetworks:
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], visit: Visit) -> None:
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit) -> None:
         self._exported = export(model, batches[0])
         self.graph, self._names = self._exported.graph, self._exported.names
-        self._inputs = [pytree.tree_leaves(example_of(batch)) for batch in batches]
+        self._inputs = list(batches)
         self._visit = visit
         self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
@@ -58,7 +57,7 @@ class TwoNetworks:
         """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
         per_batch = 2 * footprint(self.graph)
         del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
-        return sum(_num_samples(leaves) for leaves in self._inputs)
+        return sum(batch.size for batch in self._inputs)
 
     def run(self) -> None:
         """Compute all nodes in order."""
@@ -118,7 +117,7 @@ class TwoNetworks:
         if node.name in self._exported.constants:
             return [self._exported.constants[node.name]] * len(self._inputs)
         position = self._exported.inputs[node.name]
-        return [leaves[position] for leaves in self._inputs]
+        return [batch.leaves[position] for batch in self._inputs]
 
     def dense_values(self, node: fx.Node) -> list[Any]:
         """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
@@ -154,26 +153,14 @@ class TwoNetworks:
         return results
 
 
-def equal_batches(batches: Sequence[Any], largest: int) -> list[Any]:
+def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
     """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
 
     A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
     """
-    leaves = [pytree.tree_flatten(example_of(batch)) for batch in batches]
-    parts = zip(*(flat for flat, _ in leaves), strict=True)
-    # Switches and other values that are no tensors are the same for all batches.
-    joined = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in parts]
-    spec, total = leaves[0][1], _num_samples(joined)
+    joined = Batch.joined(batches)
+    total = joined.size
     size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
     if size * 4 < min(largest, total):
         size = min(largest, total)
-    result = []
-    for start in range(0, total - size + 1, size):
-        chosen = [part[start : start + size] if isinstance(part, Tensor) else part for part in joined]
-        args, kwargs = pytree.tree_unflatten(chosen, spec)
-        result.append(args[0] if args else kwargs)
-    return result
-
-
-def _num_samples(leaves: Sequence[Any]) -> int:
-    return next(len(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    return [batch for batch in joined.split(size) if batch.size == size]

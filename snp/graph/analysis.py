@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp.graph.batches import example_of, num_samples
+from snp.graph.batches import Batch
 from snp.graph.collect import collect_groups
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
@@ -65,9 +65,9 @@ def analyse(
         ValueError: the model cannot be exported.
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
-    args, kwargs = example_of(batch)
+    example = Batch.of(batch)
     try:
-        program = torch.export.export(model, args, kwargs, strict=False)
+        program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     except Exception as error:
         raise ValueError(
             f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "
@@ -75,13 +75,13 @@ def analyse(
             "Make torch.export.export(model, example) pass first."
         ) from error
     wanted, names = frozenset(structures), _first_names(model)
-    tracer = Tracer(num_samples(batch), wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
+    tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
     groups = with_counts(model, tracer, groups)
     layers = attention_layers(tracer)
     if "heads" in wanted:
-        whole = _whole_heads(program, Tracer(num_samples(batch), whole_heads=True), names)
+        whole = _whole_heads(program, Tracer(example.size, whole_heads=True), names)
         groups, layers = groups + whole[0], layers or whole[1]
     fixed, products = products_of(tracer, groups)
     return CouplingGraph(

@@ -1,53 +1,130 @@
-"""How is a batch handed to a model?"""
+"""What is a batch, to a model?  Positional and keyword arguments, without labels; parsed once, where batches enter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["call", "example_of", "first_samples", "first_tensor", "inputs_of", "num_samples", "repeated", "to_device"]
+__all__ = ["Batch", "device_of", "first_tensor"]
 
 
-def example_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments for the model in a batch.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs of a model for some samples.
 
-    A tensor is the model's input; of a tuple or list the first entry is (the rest are labels); a mapping holds
-    keyword arguments, without ``labels``.
-
-    Raises:
-        ValueError: the batch is something else.
+    Attributes:
+        args: positional arguments; tensors among them have the samples along their first dimension.
+        kwargs: keyword arguments, likewise.
     """
-    if isinstance(batch, Tensor):
-        return (batch,), {}
-    if isinstance(batch, Mapping):
-        return (), {key: value for key, value in batch.items() if key != "labels"}
-    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, Mapping)):
-        return example_of(batch[0])
-    raise ValueError(
-        "batches must yield tensors, (inputs, labels) pairs or mappings of keyword arguments; "
-        f"found {type(batch).__name__}"
-    )
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(raw: Any) -> Batch:
+        """The inputs in what a data loader yields.
+
+        Args:
+            raw: a tensor is the model's input; of a tuple or list the first entry is (the rest are labels), and where
+                that entry is a tuple itself it holds several inputs; a mapping holds keyword arguments, without
+                ``labels``; a :class:`Batch` stays what it is.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(raw, Batch):
+            return raw
+        inputs = raw[0] if isinstance(raw, (tuple, list)) and raw else raw
+        if isinstance(inputs, Tensor):
+            return Batch((inputs,))
+        if isinstance(inputs, Mapping):
+            return Batch((), {key: value for key, value in inputs.items() if key != "labels"})
+        if isinstance(inputs, (tuple, list)) and inputs and isinstance(inputs[0], Tensor):
+            return Batch(tuple(inputs))
+        raise ValueError(
+            "batches must yield tensors, (inputs, labels) pairs or mappings of keyword arguments; "
+            f"found {type(raw).__name__}"
+        )
+
+    @staticmethod
+    def all(raws: Iterable[Any]) -> list[Batch]:
+        """:meth:`of` everything that a data loader yields."""
+        return [Batch.of(raw) for raw in raws]
+
+    @property
+    def size(self) -> int:
+        """Number of samples.
+
+        Raises:
+            ValueError: the batch holds no tensor.
+        """
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor):
+                return len(value)
+        raise ValueError(f"a batch must hold a tensor; found {', '.join(map(str, self.kwargs)) or 'nothing'}")
+
+    @property
+    def leaves(self) -> list[Any]:
+        """Every value, in the order in which an exported program takes them."""
+        return pytree.tree_leaves((self.args, dict(self.kwargs)))
+
+    def call(self, model: nn.Module) -> Any:
+        """The model's output."""
+        return model(*self.args, **self.kwargs)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same nest of arguments with every tensor changed."""
+        args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return Batch(args, kwargs)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same inputs on a device."""
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def beside(self, model: nn.Module) -> Batch:
+        """The same inputs on the model's device."""
+        return self.to(device_of(model))
+
+    def first(self, count: int) -> Batch:
+        """The first samples, at most so many."""
+        return self._part(0, count)
+
+    def split(self, size: int) -> list[Batch]:
+        """The samples in batches of one size, in order; the last may be smaller."""
+        return [self._part(start, start + size) for start in range(0, self.size, size)]
+
+    def _part(self, start: int, end: int) -> Batch:
+        return self.mapped(lambda tensor: tensor[start:end])
+
+    def repeated(self, count: int) -> Batch:
+        """The samples repeated in order up to a number."""
+        order = torch.arange(count) % self.size
+        return self.mapped(lambda tensor: tensor[order.to(tensor.device)])
+
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """All samples in one batch; values that are no tensors (switches) are the first batch's."""
+        first = batches[0]
+
+        def join(*values: Any) -> Any:
+            return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+        # Mappings may name their entries in another order each.
+        parts = [(batch.args, {key: batch.kwargs[key] for key in first.kwargs}) for batch in batches]
+        args, kwargs = pytree.tree_map(join, *parts)
+        return Batch(args, kwargs)
 
 
-def to_device(value: Any, device: torch.device | str) -> Any:
-    """The same nest of tuples, lists and mappings with its tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: to_device(entry, device) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(to_device(entry, device) for entry in value)
-    return value
-
-
-def call(model: nn.Module, batch: Any) -> Any:
-    """The model's output for the inputs of a batch."""
-    args, kwargs = example_of(batch)
-    return model(*args, **kwargs)
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; the CPU for a model that has none."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -60,32 +137,3 @@ def first_tensor(output: Any) -> Tensor:
         if isinstance(leaf, Tensor):
             return leaf
     raise ValueError(f"the model's output holds no tensor of logits: it is a {type(output).__name__}")
-
-
-def num_samples(batch: Any) -> int:
-    """Size of the batch dimension."""
-    args, kwargs = example_of(batch)
-    return next(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-
-
-def inputs_of(batch: Any) -> Any:
-    """A batch without its labels: the input tensor, or the mapping of keyword arguments."""
-    args, kwargs = example_of(batch)
-    return args[0] if args else kwargs
-
-
-def first_samples(batch: Any, count: int) -> Any:
-    """The inputs of a batch (no labels) cut to its first ``count`` samples."""
-    args, kwargs = example_of(batch)
-    if args:
-        return args[0][:count]
-    return {key: value[:count] if isinstance(value, Tensor) else value for key, value in kwargs.items()}
-
-
-def repeated(batch: Any, count: int) -> Any:
-    """The inputs of a batch (no labels), its samples repeated in order up to ``count``."""
-    args, kwargs = example_of(batch)
-    order = torch.arange(count) % num_samples(batch)
-    if args:
-        return args[0][order.to(args[0].device)]
-    return {key: value[order.to(value.device)] if isinstance(value, Tensor) else value for key, value in kwargs.items()}

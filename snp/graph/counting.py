@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from snp.graph.batches import call, num_samples
+from snp.graph.batches import Batch
 
 __all__ = ["macs_of_batch", "macs_of_operator"]
 
@@ -36,13 +36,13 @@ def macs_of_operator(node: fx.Node) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def macs_of_batch(model: nn.Module, batch: Any) -> int:
+def macs_of_batch(model: nn.Module, batch: Batch) -> int:
     """Multiply-accumulates per sample of a network in evaluation mode, counted while it runs on a batch."""
     assert not model.training, "a network is counted as it is evaluated"
     # Without gradients: the counter's hooks fail on views that some networks hand to their layers.
     with torch.no_grad(), _counted() as counter:
-        call(model, batch)
-    return int(counter.get_total_flops()) // (2 * num_samples(batch))
+        batch.call(model)
+    return int(counter.get_total_flops()) // (2 * batch.size)
 
 
 @contextmanager

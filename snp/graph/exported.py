@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from snp.graph.batches import example_of
+from snp.graph.batches import Batch
 
 __all__ = ["Exported", "export", "footprint", "is_inplace"]
 
@@ -36,10 +36,9 @@ class Exported:
     constants: dict[str, Any]
 
 
-def export(model: nn.Module, batch: Any) -> Exported:
+def export(model: nn.Module, batch: Batch) -> Exported:
     """Export a network in evaluation mode for batches of one size."""
-    args, kwargs = example_of(batch)
-    program = torch.export.export(model, args, kwargs, strict=False)
+    program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
     if any(_writes_into_view(node) for node in program.graph.nodes):
         # The functional form of every operator: x[:, 0] = 0 becomes a new x.
         program = program.run_decompositions({})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +15,49 @@ __all__ = ["LARGEST_GRAM", "Patch", "patch_of"]
 LARGEST_GRAM = 8192
 # Of every image at least so many positions of a patch Gram are sampled; more for more columns.
 _FEWEST_POSITIONS = 64
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Geometry of a two-dimensional convolution, and the output positions that are sampled.
+    """Geometry of a convolution over D dimensions of space, and the output positions that are sampled.
 
     Attributes:
-        kernel: height and width.
-        stride: of both dimensions.
-        padding: zeros on both sides of both dimensions.
-        dilation: of both dimensions.
-        positions: sampled output positions, row by row, ascending; None for all. The same for every image, so that
-            sums do not depend on how the data are split.
+        kernel: size along each dimension.
+        stride: along each dimension.
+        padding: what is put in front of and behind each dimension.
+        dilation: along each dimension.
+        mode: of the padding, as `nn.Conv2d` calls it: ``"zeros"``, ``"circular"``, ``"reflect"``, ``"replicate"``.
+        positions: sampled output positions, the last dimension fastest, ascending; None for all. The same for every
+            image, so that sums do not depend on how the data are split.
         num_positions: how many there are where the layer is read as in the analysis; an input of another size, or of
             a layer that is read at several sizes, is not sampled.
     """
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    mode: str
     positions: Tensor | None
     num_positions: int
 
     @property
     def size(self) -> int:
         """Number of kernel elements."""
-        return self.kernel[0] * self.kernel[1]
+        return math.prod(self.kernel)
+
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """Patches of one tensor with equal values here are the same."""
+        return self.kernel, self.stride, self.padding, self.dilation, self.mode
+
+    def behind_padding(self) -> Patch:
+        """The same patches of an input that is padded already where the layer pads by an operator of its own.
+
+        Zeros are padded by the convolution itself; every other mode is an operator in front of it.
+        """
+        return self if self.mode == "zeros" else replace(self, padding=((0, 0),) * len(self.kernel), mode="zeros")
 
     def rows(self, values: Tensor) -> Tensor:
         """Values [N, C, L] at the sampled positions as rows, shape [N * P, C]."""
@@ -51,46 +67,73 @@ class Patch:
 
     def patches(self, inputs: Tensor) -> Tensor:
         """What the kernel sees at each sampled position, shape [N * P, C * kernel elements]."""
-        if self.kernel == (1, 1) and self.padding == (0, 0):
-            return self.rows(inputs[:, :, :: self.stride[0], :: self.stride[1]].flatten(2))
-        height, width = (self._num_outputs(size, axis) for axis, size in enumerate(inputs.shape[2:]))
-        if self.positions is None or height * width != self.num_positions:
-            columns = F.unfold(inputs, self.kernel, dilation=self.dilation, padding=self.padding, stride=self.stride)
-            return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        if self.size == 1 and not any(map(any, self.padding)):
+            return self.rows(_strided(inputs, self.stride).flatten(2))
+        padded = self._padded(inputs)
+        outputs = [self._num_outputs(size, axis) for axis, size in enumerate(padded.shape[2:])]
+        if self.positions is None or math.prod(outputs) != self.num_positions:
+            return self._all(padded)
         # Only the sampled patches are copied: unfolding all of them costs more than the product that follows.
-        pad_y, pad_x = self.padding
-        padded = F.pad(inputs, (pad_x, pad_x, pad_y, pad_y))
-        index = self._index(self.positions, width, padded.shape[3]).to(inputs.device)
+        index = self._index(self.positions, outputs, padded.shape[2:]).to(inputs.device)
         chosen = padded.flatten(2).index_select(2, index.reshape(-1)).reshape(*inputs.shape[:2], *index.shape)
         return chosen.permute(0, 3, 1, 2).reshape(-1, inputs.shape[1] * self.size)
 
-    def _num_outputs(self, size: int, axis: int) -> int:
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+    def _padded(self, inputs: Tensor) -> Tensor:
+        widths = [width for pair in reversed(self.padding) for width in pair]  # the last dimension first
+        return F.pad(inputs, widths, mode="constant" if self.mode == "zeros" else self.mode)
 
-    def _index(self, positions: Tensor, num_outputs: int, padded_width: int) -> Tensor:
+    def _num_outputs(self, size: int, axis: int) -> int:
+        """Output positions along one dimension of a padded input."""
+        return (size - self.dilation[axis] * (self.kernel[axis] - 1) - 1) // self.stride[axis] + 1
+
+    def _all(self, padded: Tensor) -> Tensor:
+        """Patches at all positions of a padded input."""
+        dims, views = len(self.kernel), padded
+        for axis, step in enumerate(self.stride):
+            views = views.unfold(2 + axis, self.dilation[axis] * (self.kernel[axis] - 1) + 1, step)
+        views = _strided(views, self.dilation)
+        # [N, C, outputs ..., kernel ...] -> [N, outputs ..., C, kernel ...]
+        return views.movedim(1, 1 + dims).reshape(-1, padded.shape[1] * self.size)
+
+    def _index(self, positions: Tensor, outputs: list[int], padded: torch.Size) -> Tensor:
         """Places of every kernel element at every position in a flattened padded map, shape [kernel elements, P]."""
-        rows, columns = positions // num_outputs * self.stride[0], positions % num_outputs * self.stride[1]
-        down, right = (torch.arange(size) * step for size, step in zip(self.kernel, self.dilation, strict=True))
-        return ((rows + down[:, None, None]) * padded_width + columns + right[None, :, None]).flatten(0, 1)
+        corner, offset = torch.zeros_like(positions), torch.zeros(1, dtype=torch.int64)
+        corners = torch.unravel_index(positions, outputs)
+        for axis, size in enumerate(padded):
+            corner = corner * size + corners[axis] * self.stride[axis]
+            along = torch.arange(self.kernel[axis]) * self.dilation[axis]
+            offset = (offset[:, None] * size + along).reshape(-1)
+        return offset[:, None] + corner
 
 
 def patch_of(module: nn.Module, num_positions: int, largest: int = LARGEST_GRAM) -> Patch | None:
-    """Geometry of a plain two-dimensional convolution whose patch Gram is not too large, else None."""
-    if type(module).forward is not nn.Conv2d.forward or not isinstance(module, nn.Conv2d):
+    """Geometry of a plain convolution whose patch Gram is not too large, else None."""
+    if not isinstance(module, _PLAIN) or not any(type(module).forward is plain.forward for plain in _PLAIN):
         return None
-    padding = module.padding
     num_columns = module.weight.shape[1] * module.weight[0, 0].numel()
-    if isinstance(padding, str) or module.padding_mode != "zeros" or num_columns > largest:
+    if num_columns > largest:
         return None
     wanted = max(_FEWEST_POSITIONS, num_columns // 16)
     positions = None
     if wanted < num_positions:
         generator = torch.Generator().manual_seed(num_positions)
         positions = torch.randperm(num_positions, generator=generator)[:wanted].sort().values
-    kernel, stride, dilation = (_pair(v) for v in (module.kernel_size, module.stride, module.dilation))
-    return Patch(kernel, stride, _pair(padding), dilation, positions, num_positions)
+    kernel, stride, dilation = tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation)
+    return Patch(kernel, stride, _padding(module), dilation, module.padding_mode, positions, num_positions)
 
 
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return values[0], values[1]
+def _strided(values: Tensor, steps: tuple[int, ...]) -> Tensor:
+    """Every n-th value along each of the last dimensions, n from ``steps``."""
+    for dim, step in enumerate(reversed(steps), start=1):
+        values = values.movedim(-dim, 0)[::step].movedim(0, -dim)
+    return values
+
+
+def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[tuple[int, int], ...]:
+    """In front of and behind each dimension; where ``"same"`` is odd, more goes behind, as torch does it."""
+    if module.padding == "valid":
+        return ((0, 0),) * len(module.kernel_size)
+    if module.padding == "same":
+        totals = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((int(width), int(width)) for width in module.padding)

@@ -78,11 +78,14 @@ class Reader:
             for start in starts
         ]
 
+    def behind_padding(self) -> Reader:
+        """The same reader of what its convolution gets, where the layer pads its input by an operator of its own."""
+        return self if self.patch is None else replace(self, patch=self.patch.behind_padding())
+
     @property
     def sampling(self) -> tuple[object, ...]:
         """Readers of one tensor with equal values here see the same samples."""
-        patch = self.patch
-        geometry = None if patch is None else (patch.kernel, patch.stride, patch.padding, patch.dilation)
+        geometry = None if self.patch is None else self.patch.geometry
         return self.channel_dim, self.shared, self.num_blocks, geometry
 
     @property

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snp.graph.batches import call, first_tensor, num_samples
+from snp.graph.batches import Batch, first_tensor
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
 
@@ -24,7 +24,7 @@ __all__ = ["measure_sensitivity"]
 
 def measure_sensitivity(
     model: nn.Module,
-    batches: Sequence[Any],
+    batches: Sequence[Batch],
     readers: Mapping[str, Reader],
     generator: torch.Generator,
     reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
@@ -47,11 +47,11 @@ def measure_sensitivity(
         with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
             for batch in batches:
                 with torch.enable_grad():
-                    logits = first_tensor(call(model, batch))
+                    logits = first_tensor(batch.call(model))
                     flat = logits.reshape(-1, logits.shape[-1]).float()
                     labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
                     F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
-                samples += num_samples(batch)
+                samples += batch.size
     finally:
         model.zero_grad(set_to_none=True)
     count = float(reduce(torch.tensor(float(samples), dtype=torch.float64)))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.graph.batches import call, first_tensor
+from snp.graph.batches import Batch, first_tensor
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
 from snp.settings import PruneSettings
@@ -99,7 +99,7 @@ def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
 
 def stream_moments(
     model: nn.Module,
-    batches: Sequence[Any],
+    batches: Sequence[Batch],
     readers: Mapping[str, Reader],
     folder: Path,
     product_dtype: torch.dtype = torch.float64,
@@ -131,7 +131,7 @@ def stream_moments(
     return found
 
 
-def _at_first_block(model: nn.Module, name: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _at_first_block(model: nn.Module, name: str, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments that the first block is called with."""
     caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -141,7 +141,7 @@ def _at_first_block(model: nn.Module, name: str, batch: Any) -> tuple[tuple[Any,
 
     handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        call(model, batch)
+        batch.call(model)
     except _ReachedError:
         return caught[0]
     finally:

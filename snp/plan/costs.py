@@ -84,6 +84,12 @@ class CostModel:
         """Parameters with that many units kept in each group."""
         return sum(self._num_elements(name, kept) for name in self._shapes)
 
+    def layers(self, kept: Sequence[int]) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Weights of layers -> their shape and multiply-accumulates per sample with that many units kept per group."""
+        names = (name for name in self._positions if name in self._shapes)
+        shapes = {name: tuple(self._shape(name, kept)) for name in names}
+        return {name: (shape, self._positions[name] * math.prod(shape)) for name, shape in shapes.items()}
+
     def params_outside_embeddings(self, kept: Sequence[int]) -> int:
         """The same without tables that are looked up and heads tied to them: the layers of a language model."""
         return sum(self._num_elements(name, kept) for name in self._shapes if name not in self._embeddings)

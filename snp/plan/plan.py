@@ -14,13 +14,14 @@ from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import Count, Slice, UnitGroup
+from snp.plan.table import plan_summary, plan_table
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
 
 FORMAT = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupPlan:
     """The decision for one group.
 
@@ -42,8 +43,11 @@ class GroupPlan:
         is_cut[self.kept] = False
         return is_cut.nonzero().flatten()
 
+    def __repr__(self) -> str:
+        return f"GroupPlan({self.group.name}: {len(self.kept)} of {self.group.num_units} units)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PruningPlan:
     """Decisions for all groups and where they came from.
 
@@ -128,6 +132,13 @@ class PruningPlan:
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
+
+    def __str__(self) -> str:
+        """A table of the groups that reads well on a terminal, and as Markdown."""
+        return plan_table(self)
+
+    def __repr__(self) -> str:
+        return plan_summary(self)
 
     def save(self, path: Path) -> None:
         """Write ``plan.json``; a half-written file never takes the place of a whole one."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.figures import cumulative_variance, kept_units
-from snp.report.speed import in_turns, latency_note
+from snp.report.speed import in_turns
 from snp.report.stages import (
     SCORE_WORDS,
     comparison_rows,
@@ -104,7 +104,9 @@ def _headline(metrics: Mapping[str, Any]) -> list[str]:
         return []
     parts = []
     for measure, word in (("macs", "MACs"), ("params", "parameters"), ("latency_ms", "latency")):
-        before, after = getattr(dense, measure), getattr(last, measure)
+        # Fine-tuning changes no shapes, so its network takes the time of the pruned one.
+        small = stages.get("pruned", last) if measure == "latency_ms" else last
+        before, after = getattr(dense, measure), getattr(small, measure)
         if before and after is not None:
             parts.append(f"{100 * after / before:.0f} % of the {word}")
     kept = f"The {last.name} network needs {', '.join(parts)} of the dense one" if parts else ""
@@ -124,13 +126,13 @@ def _comparison(metrics: Mapping[str, Any]) -> list[str]:
     if not stages:
         return ["Nothing was measured in this run."]
     table = _table(["", *(stage.name for stage in stages)], comparison_rows(stages))
-    note = "One MAC is two FLOPs. Percentages compare with the dense network."
+    note = "One MAC is two FLOPs. Percentages compare with the dense network, points with its score."
     return [
         "## Dense, pruned, fine-tuned",
         "",
         *table,
         "",
-        note + latency_note(metrics),
+        note,
         *in_turns(metrics),
         *_texts(metrics),
     ]

@@ -3,20 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from snp.report.stages import STAGES, number
-
-
-def latency_note(metrics: Mapping[str, Any]) -> str:
-    """Say how the latency was measured and how far it scatters, as far as the run recorded it."""
-    batch, threads = (number(metrics, f"dense/latency_{name}") for name in ("batch", "threads"))
-    if batch is None or threads is None:
-        return ""
-    warmup = number(metrics, "dense/latency_warmup")
-    after = "" if warmup is None else f", after {warmup:.0f} passes that do not count"
-    note = f" Latency is the median time of one pass over a batch of {batch:.0f} (CPU threads: {threads:.0f}){after}"
-    spreads = [(name, number(metrics, f"{name}/latency_iqr_ms")) for name in STAGES]
-    measured = [f"{spread:.2g} ms ({name})" for name, spread in spreads if spread is not None]
-    return f"{note}; its quartiles lie {', '.join(measured)} apart." if measured else f"{note}."
+from snp.report.stages import number
 
 
 def in_turns(metrics: Mapping[str, Any]) -> list[str]:

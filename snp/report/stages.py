@@ -16,9 +16,13 @@ MEASURES = {
     "second_perplexity": "Perplexity (second text)",
     "macs": "MACs",
     "params": "Parameters",
-    "latency_ms": "Latency (ms)",
+    "latency_ms": "Latency in turns (ms)",
     "samples_per_s": "Throughput (samples/s)",
+    "tokens_per_s": "Throughput (tokens/s)",
+    "size_bytes": "Weights on disk (bytes)",
 }
+# The networks that are timed in turns; fine-tuning changes no shapes, so its network takes what the pruned one takes.
+TIMED = ("dense", "pruned")
 
 
 # What a network is judged by, the first that was measured.
@@ -37,8 +41,10 @@ class Stage:
         second_perplexity: The same on a second text.
         macs: Multiply-accumulates per sample.
         params: Number of parameters.
-        latency_ms: Median time of a forward pass, milliseconds.
-        samples_per_s: Throughput of passes of that time.
+        latency_ms: Median time of a forward pass, milliseconds, of passes in turns with the other network's.
+        samples_per_s: Throughput of passes of that time; of text `tokens_per_s` instead.
+        tokens_per_s: Tokens of these passes.
+        size_bytes: What the weights take on disk.
     """
 
     name: str
@@ -50,6 +56,8 @@ class Stage:
     params: float | None
     latency_ms: float | None
     samples_per_s: float | None
+    tokens_per_s: float | None
+    size_bytes: float | None
 
 
 def read_stages(metrics: Mapping[str, Any]) -> list[Stage]:
@@ -58,8 +66,18 @@ def read_stages(metrics: Mapping[str, Any]) -> list[Stage]:
     Args:
         metrics: The flat content of `metrics.json`; absent, null and non-finite values all mean "not measured".
     """
-    stages = [Stage(name, *(number(metrics, f"{name}/{measure}") for measure in MEASURES)) for name in STAGES]
+    stages = [Stage(name, **_measured(metrics, name)) for name in STAGES]
     return [stage for stage in stages if any(getattr(stage, measure) is not None for measure in MEASURES)]
+
+
+def _measured(metrics: Mapping[str, Any], stage: str) -> dict[str, float | None]:
+    """All measures of a stage; the only times are those of passes in turns."""
+    found = {measure: number(metrics, f"{stage}/{measure}") for measure in MEASURES}
+    latency = number(metrics, f"latency/{stage}_ms") if stage in TIMED else None
+    batch, tokens = number(metrics, "latency/batch"), number(metrics, "latency/tokens")
+    per_s = 1e3 * batch / latency if latency and batch else None
+    throughput = {"samples_per_s": None if tokens else per_s, "tokens_per_s": per_s and tokens and per_s * tokens}
+    return found | {"latency_ms": latency} | throughput
 
 
 def score_of(metrics: Mapping[str, Any]) -> str:
@@ -88,7 +106,8 @@ def comparison_rows(stages: list[Stage]) -> list[list[str]]:
 
 def _cell(measure: str, value: float | None, dense: float | None, stage: Stage) -> str:
     if value is None:
-        return "-"
+        is_same = stage.name == "finetuned" and measure in ("latency_ms", "samples_per_s", "tokens_per_s")
+        return "as pruned" if is_same else "-"
     text = format_measure(measure, value)
     if stage.name == "dense" or not dense:
         return text

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.graph.batches import call, num_samples
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
 from snp.weights import read_metadata, write_tensors
@@ -67,7 +67,7 @@ class ForwardPass(LightningModule):
 
     def predict_step(self, batch: Any, batch_index: int) -> None:
         """One forward pass; callbacks look on."""
-        call(self.model, batch)
+        Batch.of(batch).call(self.model)
 
 
 class CalibrationCallback(Callback):
@@ -100,7 +100,7 @@ class CalibrationCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
     ) -> None:
         """Count the samples."""
-        self.samples += num_samples(batch)
+        self.samples += Batch.of(batch).size
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unhook, and sum over processes."""

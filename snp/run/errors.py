@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
 __all__ = ["command_line", "guarded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_USER_MISTAKES = (ValueError, OSError, MisconfigurationException, OmegaConfBaseException)
+# Of Lightning and OmegaConf: by name, since importing them takes the seconds in which a refusal should be there.
+_MISTAKES_ELSEWHERE = {"MisconfigurationException", "OmegaConfBaseException"}
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
@@ -58,7 +56,8 @@ def command_line(refusal: type[Exception]) -> Iterator[None]:
 
 def _is_mistake(error: BaseException) -> bool:
     # A value of a wrong type ends in a TypeError inside a constructor, and this wrapper names the group of options.
-    return isinstance(error, _USER_MISTAKES) or _wraps_type_error(error)
+    is_elsewhere = any(kind.__name__ in _MISTAKES_ELSEWHERE for kind in type(error).__mro__)
+    return isinstance(error, ValueError | OSError) or is_elsewhere or _wraps_type_error(error)
 
 
 def _wraps_type_error(error: BaseException) -> bool:
@@ -75,6 +74,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is not set: give {error.full_key}=..."
+    if type(error).__name__ == "MissingMandatoryValue":
+        key = getattr(error, "full_key", "an option")
+        return f"{key} is not set: give {key}=..."
     return " ".join(str(error).split())

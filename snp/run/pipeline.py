@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
+from snp.run.facts import peak_memory_bytes
 from snp.run.folder import is_first_process
 from snp.run.loggers import close_loggers, log_results, quiet_libraries
 from snp.run.processes import destroy_group
@@ -52,6 +53,7 @@ def run(**settings: Any) -> dict[str, Any]:
 @rank_zero_only
 def _report(job: Run) -> None:
     """Page, figures, loggers, and the table on the terminal."""
+    job.folder.record(peak_memory_bytes())
     write_report(job.folder.path)
     numbers = {name: value for name, value in job.folder.metrics.items() if not isinstance(value, str)}
     log_results(job.loggers, numbers, sorted((job.folder.path / "figures").glob("*.png")))

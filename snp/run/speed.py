@@ -6,6 +6,7 @@ import time
 
 from torch import nn
 
+from snp.data.text import TextData
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.run.folder import is_first_process, log
@@ -32,9 +33,8 @@ def _table(job: Run, subject: Subject) -> LatencyTable:
 
     def measure() -> LatencyTable:
         log(f"timing layers: batch {batch}, CPU threads {threads}")
-        device = job.lightning.trainer().strategy.root_device
-        subject.model.to(device)
-        example = job.lightning.example(batch).to(device)
+        subject.to(job.lightning.device)
+        example = job.lightning.example(batch).beside(subject.model)
         return measure_table(subject.model, subject.graph, subject.groups, example, batch, threads)
 
     return job.cache.latency(subject, batch, threads, measure)
@@ -44,15 +44,17 @@ def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
     """Passes of the dense and the pruned network in turns, recorded as ``latency/...``, beside what was predicted."""
     if is_first_process():
         batch, threads = job.prune.latency_batch, job.prune.latency_threads
-        device = job.lightning.trainer().strategy.root_device
-        example = job.lightning.example(batch).to(device)
-        measured = measured_share(subject.model.to(device), small.to(device).eval(), example, batch, threads)
+        dense = subject.to(job.lightning.device).model
+        example = job.lightning.example(batch).beside(dense)
+        measured = measured_share(dense, small.to(subject.device).eval(), example, batch, threads)
         path = job.folder.path / "plan.json"
         plan = PruningPlan.load(path)
         if plan.latency:
             plan = plan.with_latency(measured)
             plan.save(path)
         facts = {"batch": batch, "threads": threads} | plan.latency | measured
+        if isinstance(job.data, TextData) and job.data.format is not None:
+            facts["tokens"] = job.data.format.context
         job.folder.record({f"latency/{name}": value for name, value in facts.items()})
         log(f"in turns, the pruned network takes {measured['measured_share']:.1%} of the dense one's time")
     job.lightning.trainer().strategy.barrier()

@@ -17,6 +17,7 @@ from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.fit.realise import realise
+from snp.graph.batches import Batch
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.plan.plan import PruningPlan
@@ -24,6 +25,8 @@ from snp.plan.problem import Problem
 from snp.pruning import decide, sensitivity_of
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
+from snp.run.decided import write_decision
+from snp.run.facts import data_facts, run_facts
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.processes import copy_from_first, from_first, summed
 from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
@@ -76,6 +79,7 @@ class Run:
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
         self.cache = Cache(cache, self.data, self.config["data"], self.seed)
+        self.facts = run_facts(self.config)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
@@ -92,6 +96,7 @@ class Run:
         """The dense network with fitting weights, trained first where there are none, and its score."""
         prepared = self.prepared()
         log(prepared.reason)
+        self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
         if prepared.weights in ("random", "backbone"):
             model = prepared.model
@@ -128,15 +133,15 @@ class Run:
         )
         return moments
 
-    def inputs_again(self, subject: Subject) -> list[Tensor]:
+    def inputs_again(self, subject: Subject) -> list[Batch]:
         """The calibration inputs for stages that look at more than moments, with the model on their device."""
         if not (self.prune.is_sequential or self.prune.needs_sensitivity):
             return []
         inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
-        subject.model.to(inputs[0].device)
+        subject.to(self.lightning.device)
         return inputs
 
-    def sensitivity(self, subject: Subject, inputs: list[Tensor]) -> dict[str, Tensor]:
+    def sensitivity(self, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
         """How much the output moves with an error at each layer, where the choice of units asks for it."""
         if not self.prune.needs_sensitivity:
             return {}
@@ -162,12 +167,11 @@ class Run:
         decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
         self.folder.begin_results()
         plan = decision.plan.with_recipe(prepared.recipe)
-        plan.save(self.folder.path / "plan.json")
         self.folder.write_data(self.config["data"], prepared.format, self.seed)
-        self.folder.write_variance(subject.groups, decision.selection)
+        write_decision(self.folder, plan, decision.selection, problem, subject.groups, self.prune, self.facts)
         return plan.to_json()
 
-    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Tensor]) -> nn.Module:
+    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Batch]) -> nn.Module:
         """Fit and surgery with the self-check at their end, and the score of the small network."""
         started = time.perf_counter()
         result = realise(subject, problem, plan, self.prune, inputs, summed, share=self.calibration.streamed)

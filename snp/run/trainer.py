@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.graph.batches import Batch
 from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
@@ -26,8 +28,6 @@ from snp.speed import network
 from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
-
-_LATENCY_BATCH = 8
 
 
 class _CalibrationSamples(LightningDataModule):
@@ -74,6 +74,11 @@ class JobTrainer:
         self._folder = folder
         self._on_disk: TemporaryDirectory[str] | None = None
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where this process's trainer works."""
+        return self.trainer().strategy.root_device
+
     def trainer(self, **keywords: Any) -> Trainer:
         """A trainer that leaves no files of its own and logs nothing unless told to.
 
@@ -116,12 +121,12 @@ class JobTrainer:
     ) -> tuple[MomentsOnDisk, dict[str, Any]]:
         """Moments of the calibration samples, taken block by block and left on disk, and facts about it."""
         inputs = self.calibration_inputs(settings.samples, seed)
-        subject.model.to(inputs[0].device)
+        subject.to(self.device)
         self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder.path)
         started, folder = time.perf_counter(), Path(self._on_disk.name)
         found = stream_moments(subject.model, inputs, subject.readers, folder, settings.product_dtype)
-        subject.model.to("cpu")
-        seconds, samples = time.perf_counter() - started, sum(map(len, inputs))
+        subject.to("cpu")
+        seconds, samples = time.perf_counter() - started, sum(batch.size for batch in inputs)
         # There is no pass without measuring to compare with.
         return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples, "reused": False}
 
@@ -130,13 +135,12 @@ class JobTrainer:
         if self._on_disk is not None:
             self._on_disk.cleanup()
 
-    def calibration_inputs(self, samples: int, seed: int) -> list[Tensor]:
+    def calibration_inputs(self, samples: int, seed: int) -> list[Batch]:
         """This process's share of the calibration inputs, on its device; each on exactly one process."""
-        device = self.trainer().strategy.root_device
-        return [inputs.to(device) for inputs, _ in self._data.calibration_dataloader(samples, seed)]
+        return [Batch.of(batch).to(self.device) for batch in self._data.calibration_dataloader(samples, seed)]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Scores on the whole test part, cost and latency, recorded as ``<stage>/...``."""
+        """Scores on the whole test part, cost and size, recorded as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
         results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
@@ -152,27 +156,20 @@ class JobTrainer:
         model.to("cpu")
 
     def _measure(self, stage: str, model: nn.Module, device: torch.device, scores: Mapping[str, Any]) -> None:
-        inputs = self.example(_LATENCY_BATCH).to(device)
         model.to(device).eval()
-        timing = network.latency(model, inputs)
+        inputs = self.example(1).beside(model)
         numbers: dict[str, Any] = {
             **scores,
             "macs": network.macs(model, inputs),
             "params": network.num_params(model),
-            "latency_ms": timing.median_ms,
-            "latency_iqr_ms": timing.iqr_ms,
-            "latency_batch": timing.batch_size,
-            "latency_threads": timing.num_threads,
-            "latency_passes": timing.num_passes,
-            "latency_warmup": timing.num_warmup,
-            "samples_per_s": timing.samples_per_s,
+            "size_bytes": network.size_bytes(model),
         }
         self._folder.record({f"{stage}/{name}": value for name, value in numbers.items()})
         log(f"{stage}: {self._task.headline.format(**scores)}, {numbers['macs'] / 1e6:.1f} M MACs")
 
-    def example(self, count: int) -> Tensor:
-        """The first test inputs as the network gets them, shape [count, ...]; fewer where there are fewer."""
+    def example(self, count: int) -> Batch:
+        """The first test inputs as the network gets them; fewer where there are fewer."""
         self._data.setup("test")
         assert self._data.test_set is not None
         size = min(count, len(self._data.test_set))
-        return torch.stack([self._data.test_set[index][0] for index in range(size)])
+        return Batch((torch.stack([self._data.test_set[index][0] for index in range(size)]),))

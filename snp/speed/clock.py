@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from snp.graph.batches import to_device
 from snp.plan.budgets import TOLERANCE, use_up
 from snp.plan.level import moved
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -68,11 +67,9 @@ def checked_by_clock(
 
 
 def _clock(subject: Subject, settings: PruneSettings) -> Callable[[nn.Module], float]:
-    example = to_device(subject.example, next(subject.model.parameters()).device)
-
     def share_of(small: nn.Module) -> float:
         batch, threads = settings.latency_batch, settings.latency_threads
-        return measured_share(subject.model, small, example, batch, threads)["own_share"]
+        return measured_share(subject.model, small, subject.example, batch, threads)["own_share"]
 
     return share_of
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph
-from snp.graph.batches import call, repeated
+from snp.graph.batches import Batch, device_of
 from snp.graph.units import UnitGroup, module_of
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
@@ -40,7 +40,7 @@ class _Layer:
 
 
 def measure_table(
-    model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup], example: Any, batch: int, threads: int
+    model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup], example: Batch, batch: int, threads: int
 ) -> LatencyTable:
     """Time every layer whose size a cut changes, then the dense network and one cut to halves, and put them together.
 
@@ -55,7 +55,7 @@ def measure_table(
         batch: samples per pass, 1 or more.
         threads: CPU threads, 1 or more.
     """
-    inputs, device = repeated(example, batch), next(model.parameters()).device
+    inputs, device = example.repeated(batch), device_of(model)
     costs = CostModel(model, graph, groups)
     layers = _called(model, inputs, costs.resized_weights)
     times: dict[str, LayerTimes] = {}
@@ -79,7 +79,7 @@ def measure_table(
     return table.corrected(predicted, whole["half"] / whole["dense"]) if predicted < 1 else table
 
 
-def measured_share(dense: nn.Module, small: nn.Module, example: Any, batch: int, threads: int) -> dict[str, float]:
+def measured_share(dense: nn.Module, small: nn.Module, example: Batch, batch: int, threads: int) -> dict[str, float]:
     """What the small network's pass takes of the dense one's, measured in turns.
 
     Args:
@@ -94,7 +94,7 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Any, batch: int,
         ratios of neighbouring passes; ``own_share``, the ratio of the shortest passes without the time of other
         programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``.
     """
-    seconds = _network_seconds({"dense": dense, "pruned": small}, repeated(example, batch), threads)
+    seconds = _network_seconds({"dense": dense, "pruned": small}, example.repeated(batch), threads)
     dense_s, pruned_s = (torch.tensor(seconds[name].wall, dtype=torch.float64) for name in ("dense", "pruned"))
     low, high = (pruned_s / dense_s).quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
     return {
@@ -108,9 +108,9 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Any, batch: int,
     }
 
 
-def _network_seconds(models: dict[str, nn.Module], inputs: Any, threads: int) -> dict[str, Durations]:
-    device = next(next(iter(models.values())).parameters()).device
-    calls: dict[str, Callable[[], object]] = {name: partial(call, model, inputs) for name, model in models.items()}
+def _network_seconds(models: dict[str, nn.Module], inputs: Batch, threads: int) -> dict[str, Durations]:
+    device = device_of(next(iter(models.values())))
+    calls: dict[str, Callable[[], object]] = {name: partial(inputs.call, model) for name, model in models.items()}
     modes = {name: model.training for name, model in models.items()}
     assert not any(modes.values()), "networks are timed as they are evaluated"
     return time_in_turns(
@@ -125,7 +125,7 @@ def _half(group: UnitGroup) -> GroupPlan:
     return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
 
 
-def _called(model: nn.Module, inputs: Any, weights: Any) -> dict[str, _Layer]:
+def _called(model: nn.Module, inputs: Batch, weights: Any) -> dict[str, _Layer]:
     """The layers that own the weights, with the inputs that they get; others than convolutions and linear ones rest."""
     seen: dict[str, list[Tensor]] = {}
     hooks = []
@@ -138,7 +138,7 @@ def _called(model: nn.Module, inputs: Any, weights: Any) -> dict[str, _Layer]:
 
             hooks.append(module.register_forward_pre_hook(note))
     with torch.inference_mode():
-        call(model, inputs)
+        inputs.call(model)
     for hook in hooks:
         hook.remove()
     return {name: _Layer(model.get_submodule(module_of(name)), found[0], len(found)) for name, found in seen.items()}

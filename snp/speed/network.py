@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from snp.graph.batches import Batch, device_of
 from snp.speed.timing import NUM_WARMUP, time_in_turns
 
 MIN_PASSES = 5
@@ -45,23 +47,23 @@ class Latency:
         return self.iqr_ms > 0.1 * self.median_ms
 
 
-def macs(model: nn.Module, example: Tensor) -> int:
+def macs(model: nn.Module, example: Any) -> int:
     """Count the multiply-accumulates of one sample (one MAC is two FLOPs).
 
     Convolutions, matrix products and attention count; norms, activations and additions do not.
 
     Args:
         model: Any module that takes the example; left in the mode (train or eval) it came in.
-        example: One batch (N, ...) on the model's device; only the first sample is used.
+        example: One batch on the model's device; only the first sample is used.
 
     Raises:
         ValueError: The example holds no sample.
     """
-    _require_samples(example)
+    inputs = _some(example).first(1)
     # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
     kernel = sdpa_kernel(SDPBackend.MATH)
     with _evaluating(model), _plain_attention(), _fixed(model), kernel, FlopCounterMode(display=False) as counter:
-        model(example[:1])
+        inputs.call(model)
     return int(counter.get_total_flops()) // 2
 
 
@@ -95,12 +97,17 @@ def num_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def latency(model: nn.Module, example: Tensor, *, num_threads: int = 1, min_run_time_s: float = 1.0) -> Latency:
+def size_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers: what the file of weights takes, but for its header."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def latency(model: nn.Module, example: Any, *, num_threads: int = 1, min_run_time_s: float = 1.0) -> Latency:
     """Time the forward pass in evaluation mode; the first passes warm up and do not count.
 
     Args:
         model: Any module that takes the example; left in the mode (train or eval) it came in.
-        example: The batch (N, ...) to time, on the model's device.
+        example: The batch to time, on the model's device.
         num_threads: CPU threads, 1 or more. On a machine that does other work too, several threads wait for each other
             and can take forty times as long as one.
         min_run_time_s: Seconds to keep measuring, above 0; a slow network takes longer, for five measurements at least.
@@ -108,26 +115,30 @@ def latency(model: nn.Module, example: Tensor, *, num_threads: int = 1, min_run_
     Raises:
         ValueError: The example holds no sample, or a number is out of range.
     """
-    _require_samples(example)
+    inputs = _some(example)
     if num_threads < 1 or not min_run_time_s > 0:
         found = f"{num_threads} and {min_run_time_s}"
         raise ValueError(f"num_threads must be at least 1 and min_run_time_s above 0, found {found}.")
     with _evaluating(model):
         times = time_in_turns(
-            {"pass": lambda: model(example)},
+            {"pass": lambda: inputs.call(model)},
             num_threads=num_threads,
             min_rounds=MIN_PASSES,
             min_seconds=min_run_time_s,
-            device=example.device,
+            device=device_of(model),
         )["pass"].wall
     quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     low, median, high = (1e3 * torch.tensor(times, dtype=torch.float64).quantile(quartiles)).tolist()
-    return Latency(median, high - low, num_threads, len(example), len(times), NUM_WARMUP)
+    return Latency(median, high - low, num_threads, inputs.size, len(times), NUM_WARMUP)
 
 
-def _require_samples(example: Tensor) -> None:
-    if example.ndim < 1 or len(example) < 1:
-        raise ValueError(f"example must be a batch of at least one sample, found shape {tuple(example.shape)}.")
+def _some(example: Any) -> Batch:
+    """A batch that is not empty."""
+    inputs = Batch.of(example)
+    shapes = [tuple(leaf.shape) for leaf in inputs.leaves if isinstance(leaf, Tensor)]
+    if not shapes or not shapes[0] or shapes[0][0] < 1:
+        raise ValueError(f"example must be a batch of at least one sample, found shape {shapes[0] if shapes else ()}.")
+    return inputs
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.graph.batches import call
+from snp.graph.batches import Batch
 from snp.graph.grouped_kernels import contracted, expanded
 from snp.graph.units import Slice, UnitGroup
 
@@ -38,7 +38,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def outputs(model: nn.Module, batch: object) -> Tensor:
     """All output tensors in one row, float64."""
     with torch.no_grad():
-        leaves = [leaf for leaf in pytree.tree_leaves(call(model, batch)) if isinstance(leaf, Tensor)]
+        leaves = [leaf for leaf in pytree.tree_leaves(Batch.of(batch).call(model)) if isinstance(leaf, Tensor)]
     return torch.cat([leaf.double().reshape(-1) for leaf in leaves])
 
 

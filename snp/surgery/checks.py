@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.graph.batches import call, example_of
+from snp.graph.batches import Batch
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -28,7 +28,7 @@ def _leaves(output: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def self_check(masked: nn.Module, small: nn.Module, batch: Any, tolerance: float = 1e-3) -> float:
+def self_check(masked: nn.Module, small: nn.Module, batch: Batch, tolerance: float = 1e-3) -> float:
     """Compare the masked dense network with the small one on one batch.
 
     Sums of fewer terms round differently, and a deep network may let rounding grow until outputs have little in
@@ -59,10 +59,10 @@ def self_check(masked: nn.Module, small: nn.Module, batch: Any, tolerance: float
     return worst
 
 
-def _worst(masked: nn.Module, small: nn.Module, batch: Any) -> float:
+def _worst(masked: nn.Module, small: nn.Module, batch: Batch) -> float:
     with torch.no_grad():
         try:
-            wanted, found = _leaves(call(masked, batch)), _leaves(call(small, batch))
+            wanted, found = _leaves(batch.call(masked)), _leaves(batch.call(small))
         except Exception as error:  # whatever the model's own code raises on sizes it did not expect
             raise SelfCheckError(f"the pruned network does not run: {error}") from error
     if len(wanted) != len(found):
@@ -70,11 +70,10 @@ def _worst(masked: nn.Module, small: nn.Module, batch: Any) -> float:
     return max((_difference(want, have) for want, have in zip(wanted, found, strict=True)), default=0.0)
 
 
-def _worst_in_double(masked: nn.Module, small: nn.Module, batch: Any) -> float | None:
+def _worst_in_double(masked: nn.Module, small: nn.Module, batch: Batch) -> float | None:
     """The same in double precision; None where the model's own code insists on another, or memory is short."""
-    args, kwargs = pytree.tree_map_only(Tensor, _double, example_of(batch))
     try:
-        return _worst(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), args[0] if args else kwargs)
+        return _worst(copy.deepcopy(masked).double(), copy.deepcopy(small).double(), batch.mapped(_double))
     except (SelfCheckError, torch.OutOfMemoryError):
         return None
 
@@ -98,7 +97,7 @@ def _difference(want: Tensor, have: Tensor) -> float:
 
 
 def confirm(
-    model: nn.Module, groups: Sequence[UnitGroup], batch: Any, attention: tuple[AttentionLayer, ...] = ()
+    model: nn.Module, groups: Sequence[UnitGroup], batch: Batch, attention: tuple[AttentionLayer, ...] = ()
 ) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
     """Try cuts of every group; drop the groups whose cut the model's own code does not bear.
 
@@ -121,7 +120,7 @@ def _refused(
     model: nn.Module,
     passed: list[UnitGroup],
     groups: Sequence[UnitGroup],
-    batch: Any,
+    batch: Batch,
     attention: tuple[AttentionLayer, ...],
 ) -> dict[str, str]:
     """Reasons of the groups that fail beside those that have passed; the others are added to these."""

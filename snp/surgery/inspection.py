@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from snp.graph.batches import first_samples, to_device
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup, module_of
 from snp.plan.costs import CostModel
+from snp.plan.table import markdown_table
 from snp.settings import PruneSettings
 from snp.surgery.subject import Survey, survey
 
@@ -80,11 +79,13 @@ class Inspection:
             f"{self.macs / 1e6:,.2f} M multiply-accumulates per sample, {self.params:,} parameters. {units} units in "
             f"{len(open_ones)} groups can be cut; {share:.1%} of the multiply-accumulates are in layers they touch.",
             "",
-            *_table(("group", "units", "parts", "MACs", "readers", "left alone because"), map(_row, self.groups)),
+            *markdown_table(
+                ("group", "units", "parts", "MACs", "readers", "left alone because"), map(_row, self.groups)
+            ),
         ]
         if self.frozen:
             lines += ["", "Layers whose units are in no group:", ""]
-            lines += _table(("layer", "reason"), self.frozen.items())
+            lines += markdown_table(("layer", "reason"), self.frozen.items())
         return "\n".join(lines) + "\n"
 
     def save(self, folder: Path) -> None:
@@ -106,8 +107,7 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
     """
     settings = settings or PruneSettings()
     dense = copy.deepcopy(model).eval()
-    device = next((parameter.device for parameter in dense.parameters()), torch.device("cpu"))
-    return inspection_of(dense, survey(dense, to_device(first_samples(batch, 2), device), settings))
+    return inspection_of(dense, survey(dense, Batch.of(batch).first(2), settings))
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:
@@ -141,13 +141,3 @@ def _row(group: GroupFacts) -> tuple[str, ...]:
     readers = ", ".join(group.readers[:3]) + (f" and {len(group.readers) - 3} more" if len(group.readers) > 3 else "")
     counts = (str(group.num_units), str(1), f"{group.macs_share:.1%}")
     return (group.name, *counts, readers, group.frozen or "")
-
-
-def _table(header: Sequence[str], rows: Any) -> list[str]:
-    """Markdown with columns as wide as their widest cell."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    cells.insert(1, ["-" * width for width in widths])
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]

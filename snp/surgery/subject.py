@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch, device_of
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
@@ -43,7 +45,7 @@ class Subject:
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
         readers: what is to be measured, by weight name.
-        example: a small batch on the model's device.
+        samples: a small batch, wherever it may be; see :attr:`example`.
     """
 
     model: nn.Module
@@ -51,7 +53,22 @@ class Subject:
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
     readers: dict[str, Reader]
-    example: Any
+    samples: Batch
+
+    @property
+    def example(self) -> Batch:
+        """The small batch on the model's device, wherever that is by now."""
+        return self.samples.beside(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and its example with it."""
+        return device_of(self.model)
+
+    def to(self, device: torch.device | str) -> Subject:
+        """Move the model, in place; the example follows."""
+        self.model.to(device)
+        return self
 
 
 def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
@@ -59,13 +76,14 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
 
     Args:
         model: in evaluation mode; not changed.
-        example: one or two samples on the model's device.
+        example: one or two samples, as the model gets them.
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
     model = with_plain_weights(model)
+    example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
     frozen = dict(graph.frozen)
@@ -88,7 +106,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
 
     Args:
         model: in evaluation mode; kept, not copied, unless kernels that it computes become weights.
-        example: one or two samples on the model's device.
+        example: one or two samples, as the model gets them.
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
@@ -101,4 +119,4 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
     readers |= head_readers(model, found.graph, found.groups)
-    return Subject(model, found.graph, found.groups, found.frozen, readers, example)
+    return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from snp.fit.behind_layer import Tail, tail_of
 from snp.fit.two_networks import TwoNetworks
+from snp.graph.batches import Batch
 from tests.audit import randomise
 
 
@@ -28,9 +29,9 @@ class Branch(nn.Module):
         return self.function(self, self.before(x))
 
 
-def data(model: Branch) -> list[Tensor]:
+def data(model: Branch) -> list[Batch]:
     shape = (4, 5, 6) if isinstance(model.layer, nn.Linear) else (4, 6, 4, 4)
-    return list(torch.randn(shape, generator=torch.Generator().manual_seed(3)).split(2))
+    return Batch.all(torch.randn(shape, generator=torch.Generator().manual_seed(3)).split(2))
 
 
 def at_layer(model: Branch, act: Callable[[TwoNetworks, fx.Node], None]) -> TwoNetworks:
@@ -102,7 +103,7 @@ def test_missing_makes_the_sum_exact(name: str) -> None:
         missing.extend(torch.as_tensor(tail.missing(networks, batch)) for batch in range(2))
 
     at_layer(model, act)
-    batches = data(model)
+    batches = [batch.args[0] for batch in data(model)]
     with torch.no_grad():
         wanted = [model(batch) for batch in batches]
         dense: list[Tensor] = []
@@ -212,7 +213,7 @@ def test_rectifier_is_found_with_its_bounds_and_what_it_gets(name: str) -> None:
 
     at_layer(model, act)
     with torch.no_grad():
-        wanted = [model(batch) for batch in data(model)]
+        wanted = [batch.call(model) for batch in data(model)]
         if "twice" in name:
             found = [value + model.down(value) for value in found]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from snp.fit.realise import realise
+from snp.graph.batches import Batch
 from snp.library import prune
 from snp.measure.moments import MomentCollector
 from snp.pruning import PruneResult, decide, problem_of
@@ -343,7 +344,9 @@ def fits(model: nn.Module, batches: list[Tensor], reduce: Callable[[Tensor], Ten
     with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
         model(images(24))  # the plan is the same whatever share of the images this process has
     problem = problem_of(subject, collector.moments)
-    return realise(subject, problem, decide(subject, problem, settings).plan, settings, batches, reduce).model
+    return realise(
+        subject, problem, decide(subject, problem, settings).plan, settings, Batch.all(batches), reduce
+    ).model
 
 
 @pytest.mark.parametrize("ridge", [1e-4, None])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
+from snp.graph.batches import Batch
 from snp.library import prune
 from snp.measure.moments import MomentCollector
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -38,7 +39,7 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
     dense = model()
     inputs = networks.images(60) if model is networks.cnn else networks.tokens(60)
     subject, problem = measured(dense, list(inputs.split(sizes)))
-    trials = Trials(subject, problem, list(inputs.split(sizes)))
+    trials = Trials(subject, problem, Batch.all(inputs.split(sizes)))
     last = inputs.split(sizes)[-1]
     probes = last[:15] if len(last) >= 15 else torch.cat([last, inputs.split(sizes)[-2][: 15 - len(last)]])
     others = torch.cat([row[None] for row in inputs if not any(torch.equal(row, probe) for probe in probes)])
@@ -56,7 +57,7 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
 def test_keeping_all_moves_nothing() -> None:
     """No unit cut, no divergence."""
     subject, problem = measured(networks.cnn(), [networks.images(24)])
-    trials = Trials(subject, problem, [networks.images(24)])
+    trials = Trials(subject, problem, [Batch.of(networks.images(24))])
     for number, group in enumerate(problem.groups):
         assert trials(number, torch.arange(group.num_units)) == pytest.approx(0, abs=1e-9)
 
@@ -66,7 +67,7 @@ def test_the_dense_network_is_left_alone() -> None:
     model = networks.cnn()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     subject, problem = measured(model, [networks.images(24)])
-    Trials(subject, problem, [networks.images(24)])(0, torch.tensor([0, 1]))
+    Trials(subject, problem, [Batch.of(networks.images(24))])(0, torch.tensor([0, 1]))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

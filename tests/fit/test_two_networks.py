@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from snp.fit.two_networks import TwoNetworks, equal_batches
-from snp.graph.batches import call, num_samples
+from snp.graph.batches import Batch
 from snp.surgery.surgery import with_weights
 from tests.audit import randomise
 from tests.networks import attention, cnn, images, tokens
@@ -48,11 +48,11 @@ def assert_equals_forward(
             if name not in networks.changed:
                 networks.change(name, value)
 
-    networks = TwoNetworks(model, batches, visit)
+    networks = TwoNetworks(model, Batch.all(batches), visit)
     networks.run()
     for store, network in (("dense", model), ("current", with_weights(model, changes or {}))):
         with torch.no_grad():
-            wanted = [call(network, batch) for batch in batches]
+            wanted = [Batch.of(batch).call(network) for batch in batches]
         for have, want in zip(output_of(networks, store), wanted, strict=True):
             torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
     return networks
@@ -96,7 +96,7 @@ def test_values_equal_those_of_the_networks_themselves(name: str) -> None:
 def test_values_are_dropped_after_their_last_use(name: str) -> None:
     """At the end only the outputs are left."""
     build, data = NETWORKS[name]
-    networks = TwoNetworks(build().eval(), data().split(2), lambda networks, node: None)
+    networks = TwoNetworks(build().eval(), Batch.all(data().split(2)), lambda networks, node: None)
     networks.run()
     (output,) = (node for node in networks.graph.nodes if node.op == "output")
     used = {node for node in networks.dense if node.users}
@@ -209,7 +209,7 @@ def test_networks_share_values_until_they_differ() -> None:
             networks.change("b.weight", torch.eye(8))
         shared.update({argument.name: not networks.differs(argument) for argument in networks.dense})
 
-    networks = TwoNetworks(model, rows(), visit)
+    networks = TwoNetworks(model, Batch.all(rows()), visit)
     networks.run()
     assert shared == {"x": True, "linear": True, "linear_1": False, "relu": False}
     assert networks.changed == {"b.weight"}
@@ -243,16 +243,16 @@ def test_batches_of_keyword_arguments(order: tuple[str, ...]) -> None:
     given = {"first": first, "second": second, "flag": True, "extra": None}
     batch = {name: given[name] for name in order}
     assert_equals_forward(Keywords(), [batch, batch], {"a.weight": torch.eye(8)})
-    again = equal_batches([batch, batch], 2)
-    assert [num_samples(part) for part in again] == [2, 2, 2]
-    assert torch.equal(torch.cat([part["second"] for part in again]), torch.cat([second, second]))
+    again = equal_batches(Batch.all([batch, batch]), 2)
+    assert [part.size for part in again] == [2, 2, 2]
+    assert torch.equal(torch.cat([part.kwargs["second"] for part in again]), torch.cat([second, second]))
     assert_equals_forward(Keywords(), again, {"a.weight": torch.eye(8)})
 
 
 @pytest.mark.parametrize(("num_bytes", "samples"), [(0, 2), (1, 2), (10**9, 12)])
 def test_limit_keeps_at_least_one_batch(num_bytes: int, samples: int) -> None:
     """What does not fit is left out, never everything."""
-    networks = TwoNetworks(cnn(), images(12).split(2), lambda networks, node: None)
+    networks = TwoNetworks(cnn(), Batch.all(images(12).split(2)), lambda networks, node: None)
     assert networks.limit(num_bytes) == samples
     networks.run()
     assert sum(len(part) for part in output_of(networks, "current")) == samples
@@ -261,7 +261,7 @@ def test_limit_keeps_at_least_one_batch(num_bytes: int, samples: int) -> None:
 def test_limit_is_what_the_values_take() -> None:
     """The widest point of the network, for both networks, decides how many batches fit."""
     model = Net(lambda m, x: m.b(m.a(x).relu()))
-    networks = TwoNetworks(model, rows(10), lambda networks, node: None)
+    networks = TwoNetworks(model, Batch.all(rows(10)), lambda networks, node: None)
     value = 3 * 8 * 4  # one value of a batch: at most two are alive, in each network
     assert networks.limit(3 * 2 * 2 * value) == 9
 
@@ -270,13 +270,13 @@ def test_limit_is_what_the_values_take() -> None:
 def test_equal_batches_keep_every_sample_in_order(sizes: tuple[int, ...], largest: int, wanted: int) -> None:
     """Where the number of samples has a good divisor, all are kept, whatever the batches were."""
     samples = torch.arange(sum(sizes))
-    found = equal_batches(samples.split(list(sizes)), largest)
-    assert {len(batch) for batch in found} == {wanted}
-    assert torch.equal(torch.cat(found), samples)
+    found = equal_batches(Batch.all(samples.split(list(sizes))), largest)
+    assert {batch.size for batch in found} == {wanted}
+    assert torch.equal(torch.cat([batch.args[0] for batch in found]), samples)
 
 
 def test_equal_batches_of_a_prime_number_drop_less_than_one_batch() -> None:
     """One sample at a time would be slow; the rest of the last batch is left out instead."""
-    found = equal_batches([torch.arange(101)], 10)
-    assert [len(batch) for batch in found] == [10] * 10
-    assert torch.equal(torch.cat(found), torch.arange(100))
+    found = equal_batches([Batch.of(torch.arange(101))], 10)
+    assert [batch.size for batch in found] == [10] * 10
+    assert torch.equal(torch.cat([batch.args[0] for batch in found]), torch.arange(100))

@@ -17,6 +17,7 @@ from timm.models.swin_transformer import PatchMerging, window_partition, window_
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import confirm
@@ -275,6 +276,6 @@ def test_split_at_sizes_in_the_code_is_refused_with_a_reason() -> None:
         return m.one(first) + m.other(second)
 
     model = randomise(Net(forward, both=nn.Linear(6, 16), one=nn.Linear(6, 4), other=nn.Linear(10, 4)))
-    passed, refused = confirm(model, analyse(model, ROWS).groups, ROWS)
+    passed, refused = confirm(model, analyse(model, ROWS).groups, Batch.of(ROWS))
     assert passed == ()
     assert all("trial cut failed: the pruned network does not run" in reason for reason in refused.values())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
 from snp.surgery.checks import confirm
@@ -42,7 +43,7 @@ def analysed(model: nn.Module, batch: Any = IMAGES) -> CouplingGraph:
     for number, group in enumerate(graph.groups):
         assert audit(model, [group], batch, seed=number) < 1e-4, group.name
         assert control(model, [group], batch, seed=number) > 1e-4, group.name
-    passed, refused = confirm(model, graph.groups, batch)
+    passed, refused = confirm(model, graph.groups, Batch.of(batch))
     assert not refused
     assert len(passed) == len(graph.groups)
     return graph
@@ -167,7 +168,7 @@ def test_split_at_fixed_places_is_refused() -> None:
         return m.one(first) + m.other(second)
 
     model = randomise(Net(forward, both=nn.Linear(6, 16), one=nn.Linear(8, 4), other=nn.Linear(8, 4)))
-    assert confirm(model, analyse(model, ROWS).groups, ROWS)[0] == ()
+    assert confirm(model, analyse(model, ROWS).groups, Batch.of(ROWS))[0] == ()
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ def test_channel_shuffle_by_reshapes_is_refused() -> None:
     graph = analyse(model, IMAGES)
     order = graph.groups[0].consumers[0].index.flatten()
     assert order.tolist() == [u % 8 * 2 + u // 8 for u in range(16)]
-    assert confirm(model, graph.groups, IMAGES)[0] == ()
+    assert confirm(model, graph.groups, Batch.of(IMAGES))[0] == ()
 
 
 @pytest.mark.parametrize("read", [lambda x: x[:, 3:], lambda x: x.roll(1, dims=1), lambda x: x.flip(1)])
@@ -193,7 +194,7 @@ def test_positions_among_channels_never_give_a_wrong_cut(read: Callable[[Tensor]
     model = randomise(
         Net(lambda m, x: m.head(read(m.first(x)).mean((2, 3))), first=conv(3, 12), head=nn.Linear(width, 4))
     )
-    for group in confirm(model, analyse(model, IMAGES).groups, IMAGES)[0]:
+    for group in confirm(model, analyse(model, IMAGES).groups, Batch.of(IMAGES))[0]:
         for seed in range(20):
             assert_cut_is_right(model, group, IMAGES, seed)
 
@@ -208,7 +209,7 @@ def assert_cut_is_right(model: nn.Module, group: UnitGroup, batch: Any, seed: in
     kept = torch.randperm(group.num_units, generator=generator)[:count].sort().values
     plan = PruningPlan((GroupPlan(group, kept),))
     masked = with_weights(model, masked_weights(model, plan))
-    assert self_check(masked, cut(masked, plan), batch) < 1e-4
+    assert self_check(masked, cut(masked, plan), Batch.of(batch)) < 1e-4
 
 
 def test_flatten_gives_each_channel_its_positions() -> None:
@@ -502,7 +503,7 @@ def test_what_passes_the_trial_has_passed_together() -> None:
     )
     groups = analyse(model, ROWS).groups
     assert len(groups) == 2
-    passed, refused = confirm(model, groups, ROWS)
+    passed, refused = confirm(model, groups, Batch.of(ROWS))
     assert len(passed) == len(refused) == 1
     for group in groups:
-        assert confirm(model, [group], ROWS)[0] == (group,)
+        assert confirm(model, [group], Batch.of(ROWS))[0] == (group,)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snp import models
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
@@ -77,7 +78,7 @@ def case(name: str) -> Case:
 def irregular(case: Case, streams: bool, seed: int = 0) -> PruningPlan:
     """A plan that keeps a random number of random units in every group that passes the trial."""
     groups = [group for group in case.graph.groups if streams or not group.is_stream]
-    groups, _ = confirm(case.model, groups, case.batch)
+    groups, _ = confirm(case.model, groups, Batch.of(case.batch))
     generator = torch.Generator().manual_seed(seed)
     decisions = []
     for group in groups:
@@ -113,7 +114,7 @@ REFUSED = {"cspresnet50": 4}
 def test_trial_refuses_no_group(name: str) -> None:
     """The code of these networks bears every cut that the labels allow, but for what is known."""
     given = case(name)
-    refused = confirm(given.model, given.graph.groups, given.batch)[1]
+    refused = confirm(given.model, given.graph.groups, Batch.of(given.batch))[1]
     assert len(refused) == REFUSED.get(name, 0), refused
 
 
@@ -125,7 +126,7 @@ def test_cut_equals_mask_and_costs_are_exact(name: str, streams: bool) -> None:
     plan = irregular(given, streams)
     masked = with_weights(given.model, masked_weights(given.model, plan))
     small = cut(masked, plan)
-    assert self_check(masked, small, given.batch) < 1e-4
+    assert self_check(masked, small, Batch.of(given.batch)) < 1e-4
     costs = CostModel(given.model, given.graph, [decision.group for decision in plan.groups])
     kept = [len(decision.kept) for decision in plan.groups]
     assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import analyse
+from snp.graph.batches import Batch
 from snp.graph.grouped_kernels import contracted, expanded, without_inputs
 from snp.measure.readers import readers_of
 from snp.plan.costs import CostModel
@@ -72,7 +73,7 @@ def test_both_sides_have_a_partition_per_group(groups: int) -> None:
         plan = even_plan((first, middle, last), seed)
         masked = with_weights(model, masked_weights(model, plan))
         small = cut(masked, plan)
-        assert self_check(masked, small, images(2)) < 1e-5
+        assert self_check(masked, small, Batch.of(images(2))) < 1e-5
         assert small.middle.groups == groups
         assert small.middle.weight.shape[1] == small.middle.in_channels // groups
         costs = CostModel(model, analyse(model, images(2)), (first, middle, last))
@@ -143,7 +144,7 @@ def test_residual_around_a_grouped_convolution() -> None:
 def test_trial_cuts_are_even() -> None:
     """The trial of every prune does not ask for what the convolution cannot do."""
     model = randomise(grouped(4))
-    groups, refused = confirm(model, analyse(model, images(2)).groups, images(2))
+    groups, refused = confirm(model, analyse(model, images(2)).groups, Batch.of(images(2)))
     assert not refused
     for group in groups:
         assert group.num_partitions in (1, 4)
@@ -234,7 +235,7 @@ def test_shuffle_between_grouped_convolutions_is_never_wrong() -> None:
             head=nn.Linear(8, 4),
         )
     )
-    groups, _ = confirm(model, analyse(model, images(2)).groups, images(2))
+    groups, _ = confirm(model, analyse(model, images(2)).groups, Batch.of(images(2)))
     assert {group.name for group in groups} >= {"first", "two"}
     for group in groups:
         if group.num_partitions == 1:
@@ -242,4 +243,4 @@ def test_shuffle_between_grouped_convolutions_is_never_wrong() -> None:
     for seed in range(10):
         plan = even_plan(groups, seed)
         masked = with_weights(model, masked_weights(model, plan))
-        assert self_check(masked, cut(masked, plan), images(2)) < 1e-5
+        assert self_check(masked, cut(masked, plan), Batch.of(images(2))) < 1e-5

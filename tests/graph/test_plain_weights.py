@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import snp
+from snp.graph.batches import Batch
 from snp.graph.plain_weights import SamePaddedConv2d, with_plain_weights
 from snp.settings import PruneSettings
 from snp.surgery.checks import confirm
@@ -113,7 +114,7 @@ def test_standardised_units_can_be_cut(kind: Any) -> None:
     for number, group in enumerate(found.groups):
         assert audit(plain, [group], batch, seed=number) < 1e-4
         assert control(plain, [group], batch, seed=number) > 1e-4
-    assert confirm(plain, found.groups, batch)[1] == {}
+    assert confirm(plain, found.groups, Batch.of(batch))[1] == {}
 
 
 def test_standardised_groups_are_listed() -> None:

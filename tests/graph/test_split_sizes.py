@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import analyse
+from snp.graph.batches import Batch
 from snp.graph.units import Count
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import confirm, self_check
@@ -56,7 +57,7 @@ def test_sizes_follow_the_cut(sizes: type) -> None:
     assert small[1].split_indices == sizes((5, 3, 2))
     assert small[2].split_indices == (9, 5, 4)
     assert model[1].split_indices == sizes((12, 7, 5)), "the dense network is as it was"
-    assert self_check(with_weights(model, masked_weights(model, plan)), small, TOKENS) < 1e-5
+    assert self_check(with_weights(model, masked_weights(model, plan)), small, Batch.of(TOKENS)) < 1e-5
 
 
 def test_part_of_no_size_stays_empty() -> None:
@@ -122,7 +123,7 @@ def refused(model: nn.Module) -> dict[str, str]:
     randomise(model)
     groups = analyse(model, ROWS).groups
     assert all(group.counts == () for group in groups)
-    return confirm(model, groups, ROWS)[1]
+    return confirm(model, groups, Batch.of(ROWS))[1]
 
 
 def test_two_lists_of_the_same_sizes_are_left_to_the_trial() -> None:

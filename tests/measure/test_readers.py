@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import snp
 from snp.graph import analyse
 from snp.graph.units import Slice
+from snp.measure.patches import patch_of
 from snp.measure.readers import Patch, Reader, other_readers, readers_of
 from tests.networks import cnn, images
 
@@ -32,6 +35,13 @@ LAYERS = {
     "pointwise": {"kernel_size": 1},
     "pointwise with stride": {"kernel_size": 1, "stride": 2},
     "pointwise with padding": {"kernel_size": 1, "padding": 1, "stride": 2},
+    "same": {"kernel_size": (4, 3), "padding": "same", "dilation": (1, 2)},
+    "valid": {"kernel_size": 3, "padding": "valid"},
+    **{
+        mode: {"kernel_size": 3, "padding": (2, 1), "padding_mode": mode}
+        for mode in ("circular", "reflect", "replicate")
+    },
+    "circular same": {"kernel_size": 4, "padding": "same", "padding_mode": "circular"},
 }
 
 
@@ -40,6 +50,7 @@ def reader_of(model: nn.Module, size: int, conv_gram: str = "patch") -> Reader:
     return readers_of(model, graph, graph.groups, conv_gram)["layer.weight"]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")  # of torch, where more goes behind
 @pytest.mark.parametrize("size", [7, 20])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_patches_times_weight_are_the_outputs(kind: str, size: int) -> None:
@@ -55,6 +66,60 @@ def test_patches_times_weight_are_the_outputs(kind: str, size: int) -> None:
     assert isinstance(reader.patch, Patch)
     num_positions = outputs[0, 0].numel()
     assert len(found) == 4 * min(64, num_positions)
+
+
+SPACES = {
+    "1d": (nn.Conv1d(6, 5, 5, padding=2, stride=2, padding_mode="circular"), (40,)),
+    "1d same": (nn.Conv1d(6, 5, 4, padding="same", dilation=3), (300,)),
+    "3d": (nn.Conv3d(6, 5, (3, 1, 2), padding=(1, 0, 1), stride=(1, 2, 1), dilation=(2, 1, 1)), (6, 5, 7)),
+    "3d replicate": (nn.Conv3d(6, 5, 3, padding=1, padding_mode="replicate"), (6, 6, 6)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("num_positions", [0, None])
+def test_patches_of_one_and_three_dimensions(kind: str, num_positions: int | None) -> None:
+    """The same law for sound and video, sampled (at the analysed number of positions) or not."""
+    layer, size = SPACES[kind]
+    inputs = torch.randn(3, 6, *size)
+    with torch.no_grad():
+        outputs = layer(inputs)
+        patch = patch_of(layer, outputs[0, 0].numel() if num_positions is None else num_positions)
+        assert patch is not None
+        reader = Reader("weight", "", 1, 6 * patch.size, patch=patch)
+        found = reader.samples(inputs) @ layer.weight.flatten(1).T + layer.bias
+        torch.testing.assert_close(found, reader.outputs(outputs), rtol=1e-4, atol=1e-5)
+
+
+class Padded(nn.Module):
+    """The same function twice: padded by the layer, or by an operator in front of a layer that pads nothing."""
+
+    def __init__(self, mode: str, *, outside: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.layer = nn.Conv2d(16, 8, 3, **({} if outside else {"padding": 1, "padding_mode": mode}))
+        self.mode, self.outside = mode, outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        return self.layer(F.pad(hidden, (1, 1, 1, 1), mode=self.mode) if self.outside else hidden)
+
+
+@pytest.mark.parametrize("calibration", ["sequential", "joint"])
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_by_the_layer_is_fitted_like_padding_in_front_of_it(mode: str, calibration: str) -> None:
+    """One function, written in two ways, gets the same weights."""
+    batches, found = [torch.randn(32, 3, 5, 5) for _ in range(4)], []
+    for outside in (False, True):
+        torch.manual_seed(3)
+        model = Padded(mode, outside=outside).eval()
+        options = {"target_units": 0.5, "ordering": "saw", "calibration": calibration}
+        found.append(snp.prune(model, batches, **options))
+    same = [result.plan.groups[0].kept.tolist() for result in found]
+    assert same[0] == same[1]
+    # Layers that pad for themselves have fewer positions without padding to be measured at; the fit sees all.
+    torch.testing.assert_close(found[0].model.layer.weight, found[1].model.layer.weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (3, 1)])
@@ -116,17 +181,15 @@ def test_columns_of_patches_are_all_kernel_elements_of_a_channel() -> None:
         assert torch.equal(flat.reshape(wanted.shape), wanted)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(6, 5, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(6, 5, 3, padding="same"),
-        nn.Conv2d(1000, 2, 3),
-    ],
-)
-def test_what_unfold_does_not_describe_is_read_by_channels(layer: nn.Module) -> None:
-    """Other paddings and Gram matrices that would be too large fall back to channels."""
-    assert reader_of(Two(layer, layer.weight.shape[1]), 8).patch is None
+def test_what_is_too_large_or_computes_something_else_is_read_by_channels() -> None:
+    """Gram matrices that would be too large, and layers whose forward is their own, fall back to channels."""
+
+    class Own(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flip(-1))
+
+    for layer in (nn.Conv2d(1000, 2, 3), Own(6, 5, 3)):
+        assert patch_of(layer, 64) is None
 
 
 @pytest.mark.parametrize("conv_gram", ["patch", "channel"])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 from snp.measure.sensitivity import measure_sensitivity
 from tests.networks import cnn, images
@@ -42,7 +43,7 @@ class Picture(nn.Module):
 
 
 def measured(model: nn.Module, batches: list[Tensor], readers: dict[str, Reader], seed: int = 0) -> dict[str, Tensor]:
-    return measure_sensitivity(model.eval(), batches, readers, torch.Generator().manual_seed(seed))
+    return measure_sensitivity(model.eval(), Batch.all(batches), readers, torch.Generator().manual_seed(seed))
 
 
 def exact(behind: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def test_processes_add_up() -> None:
     """Sums and counts are reduced alike, so equal shares on two processes give what one of them gives."""
     model, inputs = Perceptron().eval(), torch.randn(8, 6)
     generator = torch.Generator().manual_seed(0)
-    doubled = measure_sensitivity(model, [inputs], READERS, generator, lambda tensor: 2 * tensor)
+    doubled = measure_sensitivity(model, [Batch.of(inputs)], READERS, generator, lambda tensor: 2 * tensor)
     torch.testing.assert_close(doubled["layer.weight"], measured(model, [inputs], READERS)["layer.weight"])
 
 

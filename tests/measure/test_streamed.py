@@ -8,6 +8,7 @@ from torch import nn
 
 import snp
 from snp.core.gram import Moments
+from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import MomentsOnDisk, blocks_of, stream_moments
@@ -27,7 +28,7 @@ def test_moments_are_those_of_whole_passes(name: str, tmp_path: Path) -> None:
     with torch.no_grad(), MomentCollector(model, readers) as collector:
         for batch in batches:
             model(batch)
-    found = stream_moments(model, batches, readers, tmp_path)
+    found = stream_moments(model, Batch.all(batches), readers, tmp_path)
     assert set(found) == set(readers)
     for weight, moments in collector.moments.items():
         assert torch.equal(found[weight].second, moments.second)
@@ -60,7 +61,7 @@ def test_one_block_is_measured_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
         write(self, name, moments)
 
     monkeypatch.setattr(MomentsOnDisk, "add", add)
-    stream_moments(model, batches, readers, tmp_path)
+    stream_moments(model, Batch.all(batches), readers, tmp_path)
     per_block = len(readers) // 2
     assert events == [*["run 0"] * 4, *["write"] * per_block, *["run 1"] * 4, *["write"] * per_block]
 

@@ -24,10 +24,10 @@ from snp.report.tradeoff import STAGE_COLOURS, score_against_macs
 from snp.speed.network import Latency, latency, macs, num_params
 
 METRICS = {
-    "dense/acc1_percent": 88.64, "dense/macs": 125_485_706, "dense/params": 855_770, "dense/latency_ms": 12.31,
-    "pruned/acc1_percent": 84.4, "pruned/macs": 62_742_853, "pruned/params": 430_000, "pruned/latency_ms": 8.1,
+    "dense/acc1_percent": 88.64, "dense/macs": 125_485_706, "dense/params": 855_770, "latency/dense_ms": 12.31,
+    "pruned/acc1_percent": 84.4, "pruned/macs": 62_742_853, "pruned/params": 430_000, "latency/pruned_ms": 8.1,
     "finetuned/acc1_percent": 88.1, "finetuned/macs": 62_742_853, "finetuned/params": 430_000,
-    "finetuned/latency_ms": 8.2, "time/calibrate_s": 3.4, "time/plan_s": 72.0, "calibration/samples": 1024,
+    "latency/batch": 8, "time/calibrate_s": 3.4, "time/plan_s": 72.0, "calibration/samples": 1024,
 }  # fmt: skip
 
 
@@ -239,12 +239,19 @@ def test_report_says_what_the_files_say(tmp_path: Path) -> None:
     assert all((folder / path).stat().st_size > 5000 for path in shown)
 
 
-def test_report_says_how_latency_was_measured(tmp_path: Path) -> None:
-    """Batch, threads and spread stand under the table where the run recorded them; top-5 has its row."""
-    extra = {"dense/latency_batch": 8, "dense/latency_threads": 2, "dense/latency_iqr_ms": 0.31}
-    folder, _ = write_run(tmp_path, metrics=METRICS | extra | {"pruned/latency_iqr_ms": 1.26, "dense/acc5_percent": 99})
+def test_the_only_latency_is_the_one_in_turns(tmp_path: Path) -> None:
+    """Times of a network by itself are shown nowhere; those in turns with batch, threads, passes and quartiles."""
+    alone = {"dense/latency_ms": 77.7, "pruned/latency_ms": 122.2, "dense/acc5_percent": 99}
+    turns = {f"latency/{name}": value for name, value in (
+        ("measured_share", 0.66), ("measured_share_low", 0.6), ("measured_share_high", 0.7), ("passes", 65),
+        ("threads", 2),
+    )}  # fmt: skip
+    folder, _ = write_run(tmp_path, metrics=METRICS | alone | turns)
     text = write_report(folder).read_text()
-    assert "over a batch of 8 (CPU threads: 2); its quartiles lie 0.31 ms (dense), 1.3 ms (pruned) apart." in text
+    assert "77.7" not in text
+    assert "122" not in text.replace("122 M", "")
+    assert "66 % of the latency" in text
+    assert "65 passes each, batch 8, CPU threads: 2), the pruned network takes 66.0 % of the dense one's time" in text
     assert "| Accuracy (top-5, %) | 99.00 | - | - |" in text
 
 
@@ -303,7 +310,7 @@ def test_summary_is_plain_text_without_a_terminal(tmp_path: Path) -> None:
     assert len({len(line) for line in table if line not in details}) == 1
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line.startswith("|")]
     assert cells[0] == ["", "dense", "pruned", "finetuned"]
-    assert ["Latency (ms)", "12.3", "8.10 (66 %)", "8.20 (67 %)"] in cells
+    assert ["Latency in turns (ms)", "12.3", "8.10 (66 %)", "as pruned"] in cells
 
 
 def test_summary_shows_only_what_was_measured(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ def measured(model: nn.Module, samples: torch.Tensor, callback: CalibrationCallb
         devices=1,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[callback],
     )

@@ -75,7 +75,7 @@ def test_a_whole_run_on_two_processes(finished_run: tuple[Path, Ended], tmp_path
     method = ("prune.target_var=0.9", "prune.calibration=joint", "prune.conv_gram=channel")
     alone = run_here(*method, f"cache_dir={tmp_path}/one", "finetune.epochs=0", folder=tmp_path)
     assert alone.status == 0, alone.stderr
-    options = ("trainer=ddp_cpu", "trainer.enable_progress_bar=false", "hydra.run.dir=both", "cache_dir=two")
+    options = ("trainer=ddp_cpu", "hydra.run.dir=both", "cache_dir=two")
     ended = run(*method, *options, "finetune.epochs=1", "finetune.distil=0.5", cwd=tmp_path)
     assert ended.status == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"Run folder: {tmp_path / 'both'}"
@@ -97,7 +97,7 @@ def test_a_refusal_on_two_processes(finished_run: tuple[Path, Ended], tmp_path: 
     (tmp_path / "cache").mkdir()
     for name in ("dense.safetensors", "moments.safetensors"):
         shutil.copy(finished_run[0] / name, tmp_path / "cache")
-    options = ("trainer=ddp_cpu", "trainer.enable_progress_bar=false", "cache_dir=cache", "logger=none")
+    options = ("trainer=ddp_cpu", "cache_dir=cache", "logger=none")
     ended = run(*options, "prune.target_macs=0.0001", cwd=tmp_path)
     assert ended.status == 2
     assert ended.stderr.count("error: ") == 1

@@ -38,7 +38,7 @@ def quiet_trainer(folder: Path, epochs: int = 1) -> Trainer:
     """A trainer on one CPU that writes nothing."""
     return Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
 
 

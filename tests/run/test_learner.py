@@ -44,7 +44,7 @@ def make_trainer(folder: Path, epochs: int, **settings: object) -> Trainer:
     return Trainer(
         **{
             "max_epochs": epochs, "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-            "enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder, **settings,
+            "enable_model_summary": False, "default_root_dir": folder, **settings,
         }
     )  # fmt: skip
 
@@ -291,7 +291,7 @@ class Scored(Classifier):
         return loader()
 
 trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
-                  enable_progress_bar=False, enable_model_summary=False)
+                  enable_model_summary=False)
 result = trainer.test(Scored(nn.Identity(), 10, TrainingRecipe(1, 0.1)), verbose=False)[0]
 if trainer.is_global_zero:
     print("RESULT", json.dumps([trainer.world_size, result]))

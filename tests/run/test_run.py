@@ -16,7 +16,7 @@ from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wai
 pytestmark = pytest.mark.filterwarnings("default")
 
 STAGES = ("dense", "pruned", "finetuned")
-NUMBERS = ("acc1_percent", "macs", "params", "latency_ms")
+NUMBERS = ("acc1_percent", "macs", "params", "size_bytes")
 OTHERS = (
     "time/calibrate_s",
     "time/forward_s",

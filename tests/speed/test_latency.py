@@ -12,6 +12,7 @@ from torch import nn
 
 import snp
 from snp.data.digits import Digits
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.budgets import use_up
@@ -41,7 +42,7 @@ def wide() -> nn.Module:
 def measured() -> tuple[nn.Module, CostModel, tuple[object, ...]]:
     model, images = wide(), torch.randn(2, 3, 24, 24)
     found = survey(model, images, PruneSettings())
-    table = measure_table(model, found.graph, found.groups, images, batch=4, threads=1)
+    table = measure_table(model, found.graph, found.groups, Batch.of(images), batch=4, threads=1)
     return model, CostModel(model, found.graph, found.groups, table), found.groups
 
 
@@ -210,7 +211,7 @@ def test_measured_share_sees_which_network_is_smaller() -> None:
     groups = survey(model, images[:2], PruneSettings()).groups
     kept = [torch.arange(group.num_units).reshape(group.num_partitions, -1) for group in groups]
     quarter = [GroupPlan(g, k[:, : k.shape[1] // 4].flatten()) for g, k in zip(groups, kept, strict=True)]
-    found = measured_share(model, cut(model, PruningPlan(tuple(quarter))), images, batch=4, threads=1)
+    found = measured_share(model, cut(model, PruningPlan(tuple(quarter))), Batch.of(images), batch=4, threads=1)
     assert found["measured_share"] < 0.9
     assert found["measured_share_low"] <= found["measured_share_high"]
     assert found["measured_share"] == pytest.approx(found["pruned_ms"] / found["dense_ms"])
@@ -255,10 +256,8 @@ def test_latency_of_a_run(tmp_path: Path) -> None:
     metrics, plan = (json.loads((folder / name).read_text()) for name in ("metrics.json", "plan.json"))
     assert metrics["latency/predicted_share"] == 1.0
     assert metrics["latency/measured_share"] == plan["latency"]["measured_share"]
-    assert metrics["dense/samples_per_s"] == pytest.approx(
-        1e3 * metrics["dense/latency_batch"] / metrics["dense/latency_ms"]
-    )
-    assert metrics["dense/latency_warmup"] == NUM_WARMUP
+    # Passes in turns are the only times: a network timed by itself said something else about the same run.
+    assert [name for name in metrics if "latency_" in name and name.startswith(("dense", "pruned"))] == []
     page = (folder / "report.md").read_text()
     assert "Throughput" in page
     assert f"the plan predicted {100 * metrics['latency/predicted_share']:.1f} %" in page

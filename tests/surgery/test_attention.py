@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
 from snp.speed.network import macs
@@ -95,13 +96,13 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, structures: tuple[str, .
         pytest.skip("equal sizes take both")
     model, batch = build(name)
     graph = analyse(model, batch, structures, equal_sizes=equal)
-    groups, refused = confirm(model, graph.groups, batch, graph.attention)
+    groups, refused = confirm(model, graph.groups, Batch.of(batch), graph.attention)
     assert not refused
     for seed in range(3):
         plan = irregular(graph, groups, seed)
         masked = with_weights(model, masked_weights(model, plan))
         small = cut(masked, plan)
-        assert self_check(masked, small, batch) < 1e-5
+        assert self_check(masked, small, Batch.of(batch)) < 1e-5
         costs = CostModel(model, graph, groups)
         kept = [len(decision.kept) for decision in plan.groups]
         assert costs.macs(kept) == macs(small, batch[:1])

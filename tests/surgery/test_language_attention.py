@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batches import Batch
 from snp.models import huggingface
 from snp.plan.costs import CostModel
 from snp.settings import PruneSettings
@@ -115,12 +116,12 @@ def test_cut_is_the_mask_and_costs_are_exact(
     """Irregular cuts: as the dense network, scale and all, with zeros; MACs as counted, parameters as they are."""
     model, graph = analysed(name, structures, implementation, equal)
     batch = tokens()
-    groups, refused = confirm(model, graph.groups, batch, graph.attention)
+    groups, refused = confirm(model, graph.groups, Batch.of(batch), graph.attention)
     assert not refused
     plan = irregular(graph, groups, seed=1)
     masked = with_weights(model, masked_weights(model, plan))
     small = cut(masked, plan)
-    assert self_check(masked, small, batch) < 1e-5
+    assert self_check(masked, small, Batch.of(batch)) < 1e-5
     costs = CostModel(model, graph, groups)
     kept = [len(decision.kept) for decision in plan.groups]
     assert costs.macs(kept) == macs(small, batch[:1])

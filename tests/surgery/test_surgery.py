@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph import analyse
+from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, confirm, self_check
@@ -113,7 +114,7 @@ def test_tied_weights_stay_tied() -> None:
     small = cut(masked, plan)
     assert small.first.weight is small.second.weight
     assert small.second.weight.shape == (3, 6)
-    assert self_check(masked, small, rows) < 1e-6
+    assert self_check(masked, small, Batch.of(rows)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -124,7 +125,7 @@ def test_other_precisions_pass_the_self_check(dtype: torch.dtype) -> None:
     masked = with_weights(model, masked_weights(model, plan))
     small = cut(masked, plan)
     assert small[0].weight.dtype == dtype
-    self_check(masked, small, IMAGES.to(dtype))
+    self_check(masked, small, Batch.of(IMAGES.to(dtype)))
 
 
 def test_plan_for_another_architecture_is_refused() -> None:
@@ -169,9 +170,9 @@ NAN, INF = float("nan"), float("inf")
 def test_self_check_measures_the_largest_relative_difference() -> None:
     """The result is relative to the largest wanted value of each output."""
     wanted, found = Outputs(torch.tensor([1.0, -10.0])), Outputs(torch.tensor([1.0, -10.005]))
-    assert self_check(wanted, found, IMAGES) == pytest.approx(5e-4, rel=1e-3)
+    assert self_check(wanted, found, Batch.of(IMAGES)) == pytest.approx(5e-4, rel=1e-3)
     both = self_check(
-        Outputs(torch.zeros(2), torch.tensor([4.0])), Outputs(torch.zeros(2), torch.tensor([4.002])), IMAGES
+        Outputs(torch.zeros(2), torch.tensor([4.0])), Outputs(torch.zeros(2), torch.tensor([4.002])), Batch.of(IMAGES)
     )
     assert both == pytest.approx(5e-4, rel=1e-3)
 
@@ -193,19 +194,19 @@ def test_self_check_measures_the_largest_relative_difference() -> None:
 def test_self_check_refuses_what_differs(wanted: Tensor, found: Tensor) -> None:
     """Other values, other shapes, and values that are not finite in one of the two only."""
     with pytest.raises(SelfCheckError):
-        self_check(Outputs(wanted), Outputs(found), IMAGES)
+        self_check(Outputs(wanted), Outputs(found), Batch.of(IMAGES))
 
 
 def test_self_check_accepts_the_same_infinities() -> None:
     """Masked logits are minus infinity in both."""
     same = torch.tensor([1.0, -INF, 2.0])
-    assert self_check(Outputs(same), Outputs(same.clone()), IMAGES) == 0.0
+    assert self_check(Outputs(same), Outputs(same.clone()), Batch.of(IMAGES)) == 0.0
 
 
 def test_self_check_refuses_another_number_of_outputs() -> None:
     """An output that is gone is a difference."""
     with pytest.raises(SelfCheckError, match="number of outputs"):
-        self_check(Outputs(torch.ones(1), torch.ones(1)), Outputs(torch.ones(1)), IMAGES)
+        self_check(Outputs(torch.ones(1), torch.ones(1)), Outputs(torch.ones(1)), Batch.of(IMAGES))
 
 
 class Chaotic(nn.Module):
@@ -233,11 +234,11 @@ def test_rounding_that_grows_is_told_from_a_wrong_cut(as_mapping: bool) -> None:
     small = cut(masked, plan)
     with torch.no_grad():
         assert float((masked(rows) - small(rows)).abs().max()) > 1e-3
-    assert self_check(masked, small, batch) < 1e-6
+    assert self_check(masked, small, Batch.of(batch)) < 1e-6
     with torch.no_grad():
         small.head.bias += 1e-3
     with pytest.raises(SelfCheckError, match="in double precision"):
-        self_check(masked, small, batch)
+        self_check(masked, small, Batch.of(batch))
 
 
 def test_confirm_finds_the_wrong_group_among_right_ones() -> None:
@@ -246,7 +247,7 @@ def test_confirm_finds_the_wrong_group_among_right_ones() -> None:
     good = analyse(model, IMAGES).groups
     assert len(good) == 2
     bad = UnitGroup("bad", 8, (Slice("0.weight", 0, torch.arange(8)[:, None]),), (), ())
-    passed, refused = confirm(model, [good[1], bad], IMAGES)
+    passed, refused = confirm(model, [good[1], bad], Batch.of(IMAGES))
     assert [group.name for group in passed] == [good[1].name]
     assert list(refused) == ["bad"]
     assert "does not run" in refused["bad"]
@@ -259,11 +260,11 @@ def test_confirm_refuses_values_that_differ_although_shapes_fit() -> None:
     wrong = UnitGroup(
         "wrong", 6, second.producers, (Slice("6.weight", 1, second.consumers[0].index.flip(0)),), second.others
     )
-    passed, refused = confirm(model, [first, wrong], IMAGES)
+    passed, refused = confirm(model, [first, wrong], Batch.of(IMAGES))
     assert [group.name for group in passed] == [first.name]
     assert "differs" in refused["wrong"]
 
 
 def test_confirm_of_nothing_is_nothing() -> None:
     """No groups, no trial."""
-    assert confirm(network(), [], IMAGES) == ((), {})
+    assert confirm(network(), [], Batch.of(IMAGES)) == ((), {})

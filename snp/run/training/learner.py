@@ -24,7 +24,7 @@ from snp.data.windows import IGNORED
 from snp.graph.batches import first_tensor
 from snp.run.training.distillation import distillation_loss
 from snp.run.training.recipe import TrainingRecipe, learning_rate_factor
-from snp.run.training.scores import MeanLoss, PercentAccuracy, Perplexity
+from snp.run.training.scores import MeanLoss, PercentAccuracy, Perplexity, gathered
 
 __all__ = ["Classifier", "LanguageModel", "Learner", "PercentAccuracy", "TrainingRecipe", "parameter_groups"]
 
@@ -60,11 +60,7 @@ class Learner(LightningModule):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        recipe: TrainingRecipe,
-        metrics: Mapping[str, Metric],
-        teacher: nn.Module | None = None,
+        self, model: nn.Module, recipe: TrainingRecipe, metrics: Mapping[str, Metric], teacher: nn.Module | None = None
     ) -> None:
         super().__init__()
         assert not recipe.distil or teacher is not None, "distillation needs the dense network"
@@ -89,8 +85,7 @@ class Learner(LightningModule):
         """Return the loss of one batch (inputs, integer labels), and log its cross-entropy."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log(f"{self.recipe.where}/learning_rate", rate, on_step=True, on_epoch=False)
-        prefix = f"{self.recipe.where}/train_"
-        logits, loss = self._score(self.train_metrics, prefix, batch, self.recipe.label_smoothing)
+        logits, loss = self._score(self.train_metrics, batch, self.recipe.label_smoothing)
         for teacher in self._teacher:
             with torch.no_grad():
                 wanted = first_tensor(teacher(batch[0])).float()
@@ -101,40 +96,50 @@ class Learner(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Score one batch between epochs."""
-        self._score(self.val_metrics, f"{self.recipe.where}/val_", batch)
+        self._score(self.val_metrics, batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Score one batch of the test part."""
-        self._score(self.test_metrics, "test/", batch)
+        self._score(self.test_metrics, batch)
 
     def _score(
-        self, metrics: nn.ModuleDict, prefix: str, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
+        self, metrics: nn.ModuleDict, batch: tuple[Tensor, Tensor], label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Update and log the metrics; they gather over processes at the end of the epoch, never per batch."""
+        """Update the metrics; they gather over processes at the end of the epoch, never per batch."""
         inputs, labels = batch
         # Half precision would round the loss of confident logits to nothing.
         logits = self(inputs).float()
         # Classes come second there, whatever lies behind: (N, num_classes, ...).
         loss = F.cross_entropy(logits.movedim(-1, 1), labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
-        for name, metric in metrics.items():
+        for metric in metrics.values():
             assert isinstance(metric, Metric)
             if isinstance(metric, MeanLoss):
                 metric.update(loss.detach(), int((labels != IGNORED).sum()))
             else:
                 metric.update(logits.detach(), labels)
-            self.log(prefix + name, metric, on_step=False, on_epoch=True, batch_size=len(labels))
         return logits, loss
 
+    def _log(self, prefix: str, values: dict[str, Tensor]) -> None:
+        self.log_dict({prefix + name: value for name, value in values.items()})
+
     def on_train_epoch_end(self) -> None:
-        """Stop a run whose loss is no longer finite: nothing good can come of it."""
-        mean_loss = self.train_metrics["loss"]
-        assert isinstance(mean_loss, MeanLoss)
-        if not torch.isfinite(mean_loss.compute()):
+        """Log the scores of the epoch, and stop a run whose loss is no longer finite: nothing good can come of it."""
+        scores = gathered(self.train_metrics)
+        self._log(f"{self.recipe.where}/train_", scores)
+        if not torch.isfinite(scores["loss"]):
             where, rate = self.recipe.where, self.recipe.learning_rate
             raise ValueError(
                 f"The {where} training loss is not finite in epoch {self.current_epoch}: "
                 f"try a {where}.learning_rate below {rate} or a longer {where}.warmup_epochs."
             )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation samples."""
+        self._log(f"{self.recipe.where}/val_", gathered(self.val_metrics))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test part."""
+        self._log("test/", gathered(self.test_metrics))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and a schedule that advances with every optimizer step."""

@@ -1,11 +1,11 @@
 """What is counted over batches and processes to score a network?"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-__all__ = ["MeanLoss", "PercentAccuracy", "Perplexity"]
+__all__ = ["MeanLoss", "PercentAccuracy", "Perplexity", "gathered"]
 
 
 class PercentAccuracy(MulticlassAccuracy):
@@ -52,3 +52,20 @@ class Perplexity(MeanLoss):
     def compute(self) -> Tensor:
         """Return exp(mean cross-entropy), a float scalar of at least 1; NaN stays NaN."""
         return super().compute().exp()
+
+
+def gathered(metrics: nn.ModuleDict) -> dict[str, Tensor]:
+    """Compute metrics over all processes, one after the other, and begin anew.
+
+    A metric that is logged gathers whenever somebody asks for its value, and the progress bar asks on the first process
+    only. So every process calls this, and what is logged are its numbers.
+
+    Returns:
+        Name -> scalar, the same on every process.
+    """
+    values = {}
+    for name, metric in metrics.items():
+        assert isinstance(metric, Metric)
+        values[name] = metric.compute()
+        metric.reset()
+    return values
