@@ -6,8 +6,9 @@ __all__ = ["ALIKE", "ALONG", "FILLED", "PER_CHANNEL", "REDUCING", "SHAPE"]
 
 # One value per element of the first argument, whatever the others are; without the tag of element-wise operators.
 ALIKE = """
-    alias clone contiguous detach dropout feature_dropout alpha_dropout to _to_copy type_as lift_fresh_copy softsign
-    log_sigmoid real imag resolve_conj resolve_neg zeros_like ones_like full_like empty_like fill zero copy rrelu
+    alias clone contiguous detach dropout feature_dropout alpha_dropout to _to_copy type_as lift_fresh_copy
+    softsign log_sigmoid hardswish rrelu real imag resolve_conj resolve_neg
+    zeros_like ones_like full_like empty_like fill zero copy
 """
 # The same value at every index: made anew in the size that is left.
 FILLED = "zeros ones full empty new_zeros new_ones new_full new_empty"

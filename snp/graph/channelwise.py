@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from snp.graph.aten import ALONG, PER_CHANNEL, REDUCING
 from snp.graph.operators import constant_along, rule, unknown
-from snp.graph.traced import Parameter
+from snp.graph.traced import Parameter, module_running
 from snp.graph.tracer import Tracer
 
 __all__: list[str] = []
@@ -96,6 +96,10 @@ def _instance_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(tracer.per_index(shadow, 1), tracer.along(parameter, 0))
         elif isinstance(parameter, Tensor):
             return unknown(tracer, node, args)
+    module = module_running(node)
+    if module is not None and not any(isinstance(parameter, Parameter) for parameter in args[1:5]):
+        # No tensor of the module tells it how many channels are left.
+        tracer.sizes.append((module, "num_features", tracer.per_index(shadow, 1)))
     return _each(node, _along_channels(tracer, shadow))
 
 
@@ -177,5 +181,7 @@ def _picked(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if name == "index":
         return shadow[tuple(slice(None) if p is None else torch.zeros(p.shape, dtype=torch.int64) for p in places)]
     labels = shadow.narrow(dims[0], 0, 1)
-    same = all(d == dims[0] or have == want for d, (have, want) in enumerate(zip(shadow.shape, result.shape, strict=True)))
+    same = all(
+        d == dims[0] or have == want for d, (have, want) in enumerate(zip(shadow.shape, result.shape, strict=True))
+    )
     return labels.expand(result.shape) if same else unknown(tracer, node, args)

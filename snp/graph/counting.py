@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
@@ -25,7 +25,8 @@ __all__ = ["macs_of_batch", "macs_of_operator"]
 
 def macs_of_operator(node: fx.Node) -> int:
     """Multiply-accumulates of one node of an exported graph; nothing is computed but shapes."""
-    args, kwargs = (fx.node.map_arg(part, lambda source: source.meta.get("val")) for part in (node.args, node.kwargs))
+    values: Any = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta.get("val"))
+    args, kwargs = values
     if not isinstance(node.target, torch._ops.OpOverload):
         return 0
     fake = next((v.fake_mode for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, FakeTensor)), None)
@@ -67,17 +68,19 @@ def _further_operators() -> dict[Any, Any]:
         aten.dot: lambda left, right, **_: 2 * math.prod(left),
         aten._trilinear: _trilinear,
     }
-    try:
+    with suppress(AttributeError):  # torchvision is not installed
         found[torch.ops.torchvision.deform_conv2d] = _deformed
-    except AttributeError:  # torchvision is not installed
-        pass
     return found
 
 
 def _trilinear(first: Any, second: Any, third: Any, *_: Any, out_shape: Any, **__: Any) -> int:
     """Of nn.Bilinear: every combination of two features and an output is one product with the weight."""
-    return 2 * first[-1] * third[-1] * math.prod(out_shape)
+    return 2 * _product([first[-1], third[-1], *out_shape])
 
 
 def _deformed(inputs: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+    return 2 * _product([*out_shape, *weight[1:]])
+
+
+def _product(sizes: list[int]) -> int:
+    return math.prod(sizes)

@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from snp.graph import channelwise, layers, products, recurrent
 from snp.graph.operators import RULES, unknown
 from snp.graph.pointwise import elementwise
-from snp.graph.streams import origins_of
 from snp.graph.traced import Parameter
 from snp.graph.tracer import Rule, Tracer
 
@@ -37,7 +36,8 @@ def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _placeholder(tracer, node, names.get(node.name), node.name in signature.inputs_to_buffers)
-            tracer.origins[node] = frozenset() if isinstance(values[node], Parameter) else frozenset({node})
+            if not isinstance(values[node], Parameter):
+                tracer.streams.begin(node)
         elif node.op == "output":
             for value in fx.node.map_arg(node.args, values.get) or ():
                 tracer.freeze_inputs([value], "an output of the network")
@@ -58,7 +58,7 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: boo
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     labels = _labels(tracer, node, values)
-    tracer.origins.setdefault(node, origins_of(tracer.origins, node))
+    tracer.streams.follow(node, node.all_input_nodes)
     return labels
 
 
@@ -89,9 +89,20 @@ def _rule_for(node: fx.Node) -> Rule:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return unknown
-    found = RULES.get(schema.name, unknown)
-    is_pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    return elementwise if is_pointwise else found
+    assert isinstance(node.target, torch._ops.OpOverload)
+    if torch.Tag.pointwise in node.target.tags:
+        return elementwise
+    if schema.name in RULES:
+        return RULES[schema.name]
+    return elementwise if _is_kin_pointwise(schema.name) else unknown
+
+
+def _is_kin_pointwise(name: str) -> bool:
+    """Does another overload carry the tag, or the operator that this one is the in-place form of?"""
+    namespace, _, leaf = name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), leaf.rstrip("_"), None)
+    overloads = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
 def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
@@ -103,7 +114,7 @@ def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     for inner in args[region].graph.nodes:
         if inner.op == "placeholder":
             values[inner], outer = next(inputs)
-            tracer.origins[inner] = tracer.origins[outer] if isinstance(outer, fx.Node) else frozenset()
+            tracer.streams.follow(inner, [outer] if isinstance(outer, fx.Node) else [])
         elif inner.op == "output":
             held: Callable[[fx.Node], Any] = lambda argument: _Held(values[argument])  # noqa: E731
             return _unwrap(fx.node.map_arg(inner.args[0], held))

@@ -16,7 +16,7 @@ __all__ = ["linear"]
 
 def _emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any, num_blocks: int = 1) -> Tensor:
     """Labels of the units that a weight computes, along one of its dimensions, the bias tied to them, shape [O]."""
-    tracer.origins[node] = frozenset({node})
+    tracer.streams.begin(node)
     rows = tracer.along(weight, dim, num_blocks)
     if isinstance(bias, Parameter):
         tracer.labels.tie(rows, tracer.along(bias, 0))
@@ -168,5 +168,5 @@ def _embedding(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if not isinstance(args[0], Parameter):
         return unknown(tracer, node, args)
     tracer.embeddings.add(args[0].name)
-    tracer.origins[node] = frozenset({node})
+    tracer.streams.begin(node)
     return tracer.along(args[0], 1).expand(node.meta["val"].shape)

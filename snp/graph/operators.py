@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from snp.graph.aten import FILLED, SHAPE
 from snp.graph.counting import macs_of_operator
+from snp.graph.shuffles import tie_shuffled
 from snp.graph.splits import along
 from snp.graph.traced import Parameter, Split, module_running
 from snp.graph.tracer import Rule, Tracer
@@ -52,6 +53,8 @@ def _filled(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadows = [_shadow_tree(tracer, value) for value in args]
     assert callable(node.target)
+    if any(word in str(node.target) for word in ("view.default", "reshape.default", "flatten.")):
+        tie_shuffled(tracer, shadows[0], tuple(node.meta["val"].shape))
     if "view.default" in str(node.target):
         # Labels need not lie in memory as the activations do.
         return shadows[0].reshape(shadows[1])
@@ -61,6 +64,9 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         first, *others = shadows[0].chunk(args[1], dim=1)
         for other in others:
             tracer.labels.tie(first, other)
+    is_part = any(word in str(node.target) for word in ("slice", "select", "narrow"))
+    if is_part and constant_along(tracer, shadows[0], args[1] if len(args) > 1 else 0):
+        tracer.streams.whole.add(node)
     if "chunk" in str(node.target):
         tracer.chunks.append(list(labels))
     if "split" in str(node.target) and isinstance(args[1], (list, tuple)):

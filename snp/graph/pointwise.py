@@ -8,7 +8,6 @@ from torch import Tensor, fx
 
 from snp.graph.aten import ALIKE
 from snp.graph.operators import constant_along, rule, unknown
-from snp.graph.streams import is_residual
 from snp.graph.traced import Parameter
 from snp.graph.tracer import Tracer
 
@@ -35,7 +34,7 @@ def _prelu(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return elementwise(tracer, node, [shadow, slope.reshape(1, -1, *[1] * (shadow.ndim - 2))])
 
 
-@rule("where", "masked_fill")
+@rule("where", "masked_fill", "__and__", "__or__", "complex", "polar")
 def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """Of any number of operands that broadcast: what :class:`torch.Tag` calls pointwise."""
     operands = [shadow for shadow in map(tracer.shadow, args) if shadow is not None]
@@ -55,7 +54,7 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(result, operand.expand(shape))
             result = tracer.labels.merged(result, operand.expand(shape))
     assert result is not None
-    if is_residual(tracer.origins, _terms(node)):
+    if tracer.streams.is_residual(_terms(node)):
         tracer.labels.mark_stream(result)
     return result
 

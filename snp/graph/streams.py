@@ -8,43 +8,60 @@ position tables, affine maps of frozen norms), nor a value added to a function o
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-__all__ = ["Origins", "is_residual", "origins_of"]
+__all__ = ["Streams"]
 
-# node -> the layers that computed its units (or the inputs of the network); empty for parameters and constants
-Origins = Mapping[fx.Node, frozenset[fx.Node]]
-
-_PARTS = ("split", "chunk", "unbind", "select", "slice", "narrow", "getitem", "cat", "stack", "index")
+_PARTS = ("split", "chunk", "unbind", "select", "slice", "narrow", "cat", "stack", "index")
+_NONE: frozenset[fx.Node] = frozenset()
 
 
-def origins_of(origins: Origins, node: fx.Node) -> frozenset[fx.Node]:
-    """Origins of a node that computes no units of its own."""
-    return frozenset[fx.Node]().union(*(origins.get(source, frozenset()) for source in node.all_input_nodes))
+class Streams:
+    """Which layers computed the units of every node, and where values go by them.
 
+    Attributes:
+        origins: node -> the layers, or inputs of the network; empty for parameters and constants.
+        whole: nodes that hold a part of another one's values, but of each of its units.
+    """
 
-def is_residual(origins: Origins, terms: Sequence[Sequence[fx.Node]]) -> bool:
-    """Is a sum of these terms, each a product of some nodes, a residual stream?"""
-    computed = [(term, frozenset[fx.Node]().union(*(origins.get(node, frozenset()) for node in term))) for term in terms]
-    computed = [(term, layers) for term, layers in computed if layers]
-    if len({layers for _, layers in computed}) < 2:
-        return False
-    return any(len(term) == 1 and _has_another_reader(origins, term[0]) for term, _ in computed)
+    def __init__(self) -> None:
+        self.origins: dict[fx.Node, frozenset[fx.Node]] = {}
+        self.whole: set[fx.Node] = set()
 
+    def begin(self, node: fx.Node) -> None:
+        """A layer, or an input of the network, makes units of its own."""
+        self.origins[node] = frozenset({node})
 
-def _has_another_reader(origins: Origins, node: fx.Node) -> bool:
-    """Is the value, or what alone it was made of since a layer computed it, read by others, too?"""
-    while True:
-        if sum(map(_reads, node.users)) > 1:
-            return True
-        sources = [source for source in node.all_input_nodes if origins.get(source)]
-        is_part = node.target is operator.getitem or any(word in str(node.target) for word in _PARTS)
-        if is_part or origins.get(node) == {node} or len(sources) != 1:
+    def follow(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
+        """A node holds the units of others, unless it began units of its own."""
+        self.origins.setdefault(node, _NONE.union(*(self.origins.get(source, _NONE) for source in sources)))
+
+    def is_residual(self, terms: Sequence[Sequence[fx.Node]]) -> bool:
+        """Is a sum of these terms, each a product of some nodes, a residual stream?"""
+        layers = [_NONE.union(*(self.origins.get(node, _NONE) for node in term)) for term in terms]
+        if len({found for found in layers if found}) < 2:
             return False
-        node = sources[0]
+        return any(
+            found and len(term) == 1 and self._has_another_reader(term[0])
+            for term, found in zip(terms, layers, strict=True)
+        )
+
+    def _has_another_reader(self, node: fx.Node) -> bool:
+        """Is the value, or what alone it was made of since a layer computed it, read by others, too?"""
+        while True:
+            if sum(map(_reads, node.users)) > 1:
+                return True
+            sources = [source for source in node.all_input_nodes if self.origins.get(source)]
+            if len(sources) != 1 or node in self.origins[node] or (_is_part(node) and node not in self.whole):
+                return False
+            node = sources[0]
+
+
+def _is_part(node: fx.Node) -> bool:
+    return node.target is operator.getitem or any(word in str(node.target) for word in _PARTS)
 
 
 def _reads(user: fx.Node) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph.labels import LabelSpace
+from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, module_running
 from snp.graph.units import Reading
 
@@ -36,9 +37,10 @@ class Tracer:
         blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
         chunks: labels of the parts of every tensor that was divided into a number of parts.
+        sizes: (module, attribute, labels): numbers of units that modules keep.
         splits: tensors that were divided into parts of given sizes.
         convolutions: names of the weights of convolutions.
-        origins: node -> the layers that computed its units (:mod:`snp.graph.streams`).
+        streams: which sums are residual streams.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
         equal_sizes: queries, keys and values keep the same dimensions.
@@ -70,10 +72,11 @@ class Tracer:
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
         self.splits: list[Split] = []
+        self.sizes: list[tuple[str, str, Tensor]] = []
         self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
-        self.origins: dict[fx.Node, frozenset[fx.Node]] = {}
+        self.streams = Streams()
         self.fixed_macs = 0
 
     def again(self) -> None:
@@ -85,6 +88,7 @@ class Tracer:
         self.even.clear()
         self.chunks.clear()
         self.splits.clear()
+        self.sizes.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
@@ -170,6 +174,8 @@ class Tracer:
             self.buffers.add(weight.name)
         module = module_running(node)
         reading = Reading(module or "", input_dim, *channel_dims)
-        if module is None or self.readings.setdefault(weight.name, reading) != reading:
-            for dim in (0, 1):
+        first = self.readings.setdefault(weight.name, reading)
+        if module is None or first != reading:
+            # What was measured at one place is not what is read at the other.
+            for dim in {input_dim, first.input_dim}:
                 self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)

@@ -97,18 +97,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class Count:
-    """A number of units that a module keeps for itself: an entry of a list of sizes at which its code splits tensors.
+    """A number of units that a module keeps for itself.
+
+    An entry of a list of sizes at which its code splits tensors, or a number that stands alone.
 
     Attributes:
         module: state-dict name.
-        attribute: a list or tuple of integers.
-        position: of the entry in it.
+        attribute: a list or tuple of integers, or an integer.
+        position: of the entry in it; None for an integer.
         width: how much of the entry each unit accounts for.
     """
 
     module: str
     attribute: str
-    position: int
+    position: int | None
     width: int
 
 

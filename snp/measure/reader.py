@@ -91,7 +91,7 @@ class Reader:
     @property
     def fits_outputs(self) -> bool:
         """Is an output the product of one sample and the weight, so that outputs can be fitted directly?"""
-        return self.patch is not None or (self.is_product and self.shared == 1)
+        return self.patch is not None or ((self.is_product or self.channel_dim == -1) and self.shared == 1)
 
     def outputs(self, values: Tensor) -> Tensor:
         """The layer's outputs at the positions of :meth:`samples`, shape [N, O]; only where :attr:`fits_outputs`."""

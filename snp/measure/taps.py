@@ -1,7 +1,7 @@
 """How are the layers of a network looked at while it runs?
 
-PyTorch's own layers by hooks on their modules. Where other code reads a weight (``x @ self.weight``, ``F.linear`` in the
-middle of a module, attention), the operator that gets the weight is looked at, because the module sees something else.
+PyTorch's own layers by hooks on their modules. Where other code reads a weight (``x @ self.weight``, ``F.linear`` in
+the middle of a module), the operator that gets the weight is looked at, because the module sees something else.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class CostModel:
         """Weights of layers -> their shape and multiply-accumulates per sample with that many units kept per group."""
         names = (name for name in self._positions if name in self._shapes)
         shapes = {name: tuple(self._shape(name, kept)) for name in names}
-        return {name: (shape, self._positions[name] * math.prod(shape)) for name, shape in shapes.items()}
+        return {name: (shape, round(self._positions[name] * math.prod(shape))) for name, shape in shapes.items()}
 
     def params_outside_embeddings(self, kept: Sequence[int]) -> int:
         """The same without tables that are looked up and heads tied to them: the layers of a language model."""

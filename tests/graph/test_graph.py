@@ -360,18 +360,6 @@ def test_what_mixes_units_freezes_them(name: str) -> None:
     assert set(graph.frozen) == {"first.weight", "head.weight"}
 
 
-def test_transposed_convolution_is_frozen_and_counted() -> None:
-    """No rule cuts it, yet its products count in the cost."""
-    model = Net(
-        lambda m, x: m.head(m.up(m.first(x)).mean((2, 3))),
-        first=conv(3, 8), up=nn.ConvTranspose2d(8, 5, 2, stride=2), head=nn.Linear(5, 4),
-    )  # fmt: skip
-    graph = analysed(model)
-    costs = CostModel(model, graph, graph.groups)
-    assert graph.groups == ()
-    assert costs.macs(costs.dense) == 64 * 8 * 27 + 64 * 8 * 5 * 4 + 20
-
-
 def test_weight_used_as_a_plain_tensor_too_is_frozen() -> None:
     """A layer's weight that also enters the computation elsewhere is not cut behind its back."""
     model = Net(
@@ -482,7 +470,7 @@ def test_region_of_another_precision_is_read_like_the_rest() -> None:
 def test_product_over_named_indices_is_frozen_and_counted() -> None:
     """Every combination of index values is one multiplication."""
     model = Net(
-        lambda m, x: m.head(torch.einsum("nc,nd->nd", m.one(x), m.two(x))),
+        lambda m, x: m.head(torch.einsum("nc,nd->ncd", m.one(x), m.two(x))),
         one=nn.Linear(6, 5), two=nn.Linear(6, 8), head=nn.Linear(8, 4),
     )  # fmt: skip
     graph = analysed(model, ROWS)

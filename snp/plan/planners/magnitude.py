@@ -6,6 +6,7 @@ import torch
 
 from snp.core.cuts import Curve, uniform
 from snp.core.orderings import descending, interleaved
+from snp.graph.grouped_kernels import expanded
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
 from snp.settings import PruneSettings
@@ -19,7 +20,8 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     for group in problem.groups:
         energy = torch.zeros(group.num_units, dtype=torch.float64)
         for member in group.producers:
-            rows = problem.weights[member.tensor].detach().double().movedim(member.dim, 0)
+            weight = expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
+            rows = weight.movedim(member.dim, 0)
             per_index = rows.reshape(rows.shape[0], -1).square().sum(dim=1).cpu()
             energy += per_index[member.index].sum(dim=1)
         orders.append(interleaved(descending(energy), group.num_partitions))
