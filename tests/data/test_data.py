@@ -232,14 +232,17 @@ def test_dropped_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 103])
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
-def test_exactly_once_sampler_partitions(num_samples: int, num_replicas: int) -> None:
-    """The ranks' samples are disjoint, together they are all samples, and lengths tell the truth."""
+@pytest.mark.parametrize("block", [1, 4])
+def test_exactly_once_sampler_partitions(num_samples: int, num_replicas: int, block: int) -> None:
+    """The ranks' samples are disjoint, together they are all samples in whole blocks, and lengths tell the truth."""
     dataset = TensorDataset(torch.zeros(num_samples))
-    samplers = [ExactlyOnceSampler(dataset, num_replicas, rank) for rank in range(num_replicas)]
+    samplers = [ExactlyOnceSampler(dataset, block, num_replicas, rank) for rank in range(num_replicas)]
     seen = [list(sampler) for sampler in samplers]
+    blocks = {tuple(indices[at : at + block]) for indices in seen for at in range(0, len(indices), block)}
+    assert blocks == {tuple(range(num_samples)[at : at + block]) for at in range(0, num_samples, block)}
     assert sorted(index for indices in seen for index in indices) == list(range(num_samples))
     assert [len(sampler) for sampler in samplers] == [len(indices) for indices in seen]
-    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+    assert max(map(len, seen)) - min(map(len, seen)) <= block
     assert all(isinstance(sampler, DistributedSampler) for sampler in samplers)
 
 
