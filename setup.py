@@ -9,5 +9,9 @@ CONF = ["conf", *sorted(f"conf/{path.name}" for path in Path("conf").iterdir() i
 setup(
     packages=find_packages(include=["snp*"]) + ["snp." + folder.replace("/", ".") for folder in CONF],
     package_dir={"snp.conf": "conf"},
-    package_data={"snp": ["py.typed"], **{"snp." + folder.replace("/", "."): ["*.yaml"] for folder in CONF}},
+    package_data={
+        "snp": ["py.typed"],
+        "snp.report": ["templates/*"],
+        **{"snp." + folder.replace("/", "."): ["*.yaml"] for folder in CONF},
+    },
 )

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CrossMoments", "Moments", "partial_trace", "select_columns"]
+__all__ = ["NOT_FINITE", "CrossMoments", "Moments", "partial_trace", "select_columns"]
 
+NOT_FINITE = "activations hold NaN or infinite values: check the model's weights and the input scaling"
 # Rows turned into float64 at a time: bounds the memory of the conversion, not the result.
 _CHUNK_ROWS = 65536
 
@@ -55,7 +56,7 @@ class Moments:
             second, first = (rows.T @ rows).double(), rows.sum(dim=0).double()
             total = total + Moments(second, first, len(rows))
         if not bool(torch.isfinite(total.second.diagonal()).all()):
-            raise ValueError("activations hold NaN or infinite values: check the model's weights and the input scaling")
+            raise ValueError(NOT_FINITE)
         return total
 
     def __add__(self, other: Moments) -> Moments:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snp.core.gram import CrossMoments, Moments
+from snp.core.least_squares import MomentEquations, factor
 from snp.core.subspace import Subspace, columns_of
 
 __all__ = ["fold", "offset", "output_error", "refit", "transfer"]
@@ -40,24 +41,9 @@ def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
     if len(cut) == 0 or len(kept) == 0:
         return result
     kept_rows = gram_CC.index_select(0, kept)
-    result[cut] = _solve(kept_rows[:, kept], kept_rows[:, cut], ridge).T
+    gram_KK = kept_rows[:, kept]
+    result[cut] = factor(gram_KK, ridge * gram_KK.diagonal().mean()).solve(kept_rows[:, cut]).T
     return result
-
-
-def _solve(gram_KK: Tensor, gram_KR: Tensor, ridge: float) -> Tensor:
-    """(G_KK + ridge * mean diagonal * I)^-1 G_KR, by pseudo-inverse where that matrix is singular."""
-    scale = gram_KK.diagonal().mean()
-    regular = gram_KK + ridge * scale * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
-    factor, info = torch.linalg.cholesky_ex(regular)
-    diagonal = factor.diagonal()
-    # A pivot at rounding level means that the triangular solves would return noise.
-    if int(info) == 0 and float(diagonal.min()) > 1e-7 * float(diagonal.max()):
-        return torch.cholesky_solve(gram_KR, factor)
-    values, vectors = torch.linalg.eigh(regular)
-    floor = values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps * 8
-    inverse = torch.where(values > floor, values.reciprocal(), torch.zeros_like(values))
-    solution: Tensor = vectors @ (inverse[:, None] * (vectors.T @ gram_KR))
-    return solution
 
 
 def fold(weight: Tensor, transfer_CK: Tensor, kept: Tensor) -> Tensor:
@@ -95,13 +81,9 @@ def refit(
     Returns:
         W', shape [O, K], and d, shape [O], float64.
     """
-    if ridge < 0:
-        raise ValueError(f"ridge must be at least 0, found {ridge}")
-    gram, cross = moments.centred() if affine else (moments.inputs.second, moments.cross)
-    dense = weight_OK.detach().double().to(gram.device)
-    weight = dense + _solve(gram, (cross - dense @ gram).T, ridge).T
-    shift = (moments.target - weight @ moments.inputs.first) / max(moments.inputs.count, 1)
-    return weight, shift if affine else torch.zeros_like(shift)
+    equations = MomentEquations(weight_OK, moments, affine=affine)
+    equations.factor(ridge)
+    return equations.solution()
 
 
 def offset(weight_OC: Tensor, moments: Moments, transfer_CK: Tensor, kept: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,32 +12,12 @@ from torch import Tensor, fx
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
 from snp.fit.reads import Read
-from snp.fit.regression import Reduce, Rows, fitted, fitted_behind_rectifier
+from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
+from snp.settings import FitSettings
 
-__all__ = ["FitSettings", "LayerFit", "reestimate"]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How the layers are fitted.
-
-    Attributes:
-        ridge: relative to the mean energy of a kept column; None chooses it on held-back batches, layer by layer.
-        intercept: fit an offset into the bias (or the mean of the normalisation behind the layer).
-        repair: let a layer that adds to a residual stream make up for the stream's error.
-        rectify: fit what a rectifier behind a layer lets through, instead of the layer's outputs.
-        batch_norm: re-estimate normalisation statistics on what the pruned network feeds them.
-        memory_gib: what the values that are alive at once may take; fewer batches are used beyond.
-    """
-
-    ridge: float | None = None
-    intercept: bool = True
-    repair: bool = True
-    rectify: bool = True
-    batch_norm: bool = False
-    memory_gib: float = 8.0
+__all__ = ["LayerFit", "reestimate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +45,14 @@ class LayerFit:
             return self.networks.tensors[name]
         return None if self.read.bias is None else self.networks.current[self.read.bias][batch]
 
-    def outputs(self, tail: Tail | None, settings: FitSettings, reduce: Reduce) -> None:
+    def outputs(self, tail: Tail | None, settings: FitSettings) -> None:
         """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
         networks, dense = self.networks, self._rows
         bias_name, mean_name = _own(networks, self.read.bias), _own(networks, _mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         folded, shifts = [], []
         for number, (rows, block) in enumerate(self._blocks()):
-            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine, reduce)
+            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine)
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
         shift = torch.cat(shifts)
@@ -107,10 +87,9 @@ class LayerFit:
         block: Block,
         settings: FitSettings,
         affine: bool,
-        reduce: Reduce,
     ) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""
-        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, reduce)
+        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, self.networks.sums)
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
@@ -118,7 +97,7 @@ class LayerFit:
         def some(part: int, num_parts: int) -> Iterable[Rows]:
             return self._output_rows(tail, number, block, part, num_parts)
 
-        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), reduce)
+        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), self.networks.sums)
 
     def _output_rows(
         self, tail: Tail | None, number: int, block: Block, part: int = 0, num_parts: int = 1
@@ -138,26 +117,37 @@ class LayerFit:
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.output_dim)
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
-            yield Rows(samples, block.reader.outputs(self._own(wanted, number, self.reader.output_dim)), rectified)
+            targets = block.reader.outputs(self._own(wanted, number, self.reader.output_dim))
+            yield self._without_padding(Rows(samples, targets, rectified, batch), inputs)
 
-    def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
+    def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
         dense, folded = self._rows, []
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
-            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, reduce).solution()
+            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, self.networks.sums).solution()
             folded.append(fold(rows, transfer, block.kept))
         self._change(torch.cat(folded).reshape(dense.shape))
 
     def _input_rows(self, number: int, block: Block) -> Iterable[Rows]:
         current, dense = self.networks.current[self.read.source], self.networks.dense[self.read.source]
-        for inputs, wanted in zip(current, dense, strict=True):
+        for batch, (inputs, wanted) in enumerate(zip(current, dense, strict=True)):
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
-            yield Rows(samples, block.reader.samples(self._own(wanted, number, self.reader.channel_dim)))
+            targets = block.reader.samples(self._own(wanted, number, self.reader.channel_dim))
+            yield self._without_padding(Rows(samples, targets, batch=batch), inputs)
+
+    def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
+        """Padded tokens are no samples."""
+        is_last = self.reader.patch is None and self.reader.channel_dim == -1
+        counted = self.networks.counted(rows.batch, inputs) if is_last else None
+        if counted is None:
+            return rows
+        dense = None if rows.dense is None else rows.dense[counted]
+        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense)
 
 
-def reestimate(networks: TwoNetworks, node: fx.Node, reduce: Reduce) -> None:
+def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
     """Statistics of a normalisation layer over all positions of all batches of the changed network."""
     source = node.args[0]
     names = [networks.name_of(argument) for argument in node.args[3:5]]
@@ -166,9 +156,10 @@ def reestimate(networks: TwoNetworks, node: fx.Node, reduce: Reduce) -> None:
     if any(name is None or networks.num_reads(name) > 1 for name in names):
         return
     rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
-    count = reduce(torch.tensor(float(sum(part.shape[1] for part in rows)), dtype=torch.float64)).to(rows[0].device)
-    mean = reduce(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
-    square = reduce(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
+    sums = networks.sums
+    count = sums.number(sum(part.shape[1] for part in rows))
+    mean = sums.of(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
+    square = sums.of(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
     for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
         assert name is not None
         networks.change(name, value)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from snp.core.gram import CrossMoments, Moments
-from snp.core.reconstruct import refit
+from snp.core.gram import CrossMoments
+from snp.core.least_squares import MomentEquations, SampleEquations, best_of
 from snp.core.rectified import rectified_target
-from snp.core.ridge import choose_ridge
+from snp.core.sums import Sums
 
-__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Reduce", "Rows", "fitted", "fitted_behind_rectifier"]
+__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Rows", "fitted", "fitted_behind_rectifier"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,50 +30,148 @@ class Rows:
         inputs: shape [N, K].
         target: what the layer should give out without its bias, shape [N, O].
         dense: pre-activations of the dense network at a rectifier behind the layer, shape [N, O]; None without one.
+        batch: number of the batch.
     """
 
     inputs: Tensor
     target: Tensor
     dense: Tensor | None = None
+    batch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """By how much the targets of one batch move, shape [N, O], beside the rows it belongs to."""
+
+    rows: Rows
+    target: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class LeastSquares:
-    """A least-squares problem with its solution.
+    """A least-squares problem, factorised: in terms of moments, or of samples where there are fewer than columns.
 
     Attributes:
-        weight: that the solution decays to, shape [O, K].
-        moments: of all samples of all processes.
-        ridge: given or chosen.
-        affine: is an offset fitted, too?
+        equations: of all samples of all processes, at the ridge given or chosen.
+        count: number of samples of all processes.
+        starts: batch -> its first row among the samples; None in terms of moments.
     """
 
-    weight: Tensor
-    moments: CrossMoments
-    ridge: float
-    affine: bool
+    equations: MomentEquations | SampleEquations
+    count: int
+    starts: dict[int, int] | None = None
 
     def solution(self) -> tuple[Tensor, Tensor]:
         """Weights [O, K] and offset [O]."""
-        return refit(self.weight, self.moments, self.ridge, affine=self.affine)
+        return self.equations.solution()
+
+    def moved(self, movements: Iterable[Movement], sums: Sums) -> tuple[Tensor, Tensor]:
+        """Weights and offset once the targets have moved by what some of the batches say of all."""
+        if isinstance(self.equations, SampleEquations):
+            return self._moved_samples(self.equations, movements)
+        cross: Tensor | None = None
+        total: Tensor | None = None
+        count = 0
+        for movement in movements:
+            product, summed = movement.target.T @ movement.rows.inputs, movement.target.sum(dim=0)
+            cross = product.double() if cross is None else cross.add_(product)
+            total = summed.double() if total is None else total.add_(summed)
+            count += len(movement.target)
+        assert cross is not None
+        assert total is not None
+        factor = self.count / max(sums.number(count), 1.0)
+        return self.equations.solution(factor * sums.of(cross), factor * sums.of(total))
+
+    def _moved_samples(self, equations: SampleEquations, movements: Iterable[Movement]) -> tuple[Tensor, Tensor]:
+        assert self.starts is not None
+        moved: Tensor | None = None
+        seen = 0
+        for movement in movements:
+            if moved is None:
+                moved = movement.target.new_zeros(self.count, movement.target.shape[1])
+            start = self.starts[movement.rows.batch]
+            moved[start : start + len(movement.target)] = movement.target
+            seen += len(movement.target)
+        assert moved is not None
+        return equations.solution(moved * (self.count / max(seen, 1)))
 
 
-def fitted(
-    weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, reduce: Reduce
-) -> LeastSquares:
-    """The problem behind some batches; without a ridge it is the one that serves held-back batches best."""
-    sums: list[CrossMoments | None] = [None, None]
-    for batch, rows in enumerate(batches):
-        held_back = batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
-        total, part = sums[held_back], CrossMoments.of(rows.inputs, rows.target, torch.float32)
-        sums[held_back] = part if total is None else total + part
-    first, second = sums
-    assert first is not None
-    # All processes reduce the same tensors, whether or not they themselves have enough batches to hold one back.
-    found, held = _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
+def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+    """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
+
+    One process with fewer samples than columns keeps the samples; else they become moments.
+    """
+    # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
+    is_alone = sums.num_processes == 1
+    waiting: list[Rows] = []
+    parts: _Parts | None = None
+    for rows in batches:
+        waiting.append(rows)
+        if parts is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
+            parts = parts or _Parts(torch.float32)
+            parts.add(waiting)
+            waiting.clear()
+    if parts is None and is_alone:
+        return _from_samples(weight_OK, waiting, ridge, affine)
+    if parts is None:
+        parts = _Parts(torch.float64)  # few samples leave directions open that rounding would fill
+        parts.add(waiting)
+    return _from_moments(weight_OK, parts, ridge, affine, sums)
+
+
+def _is_held_back(batch: int) -> bool:
+    return batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
+
+
+def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
+    inputs, target = (torch.cat([getattr(rows, name) for rows in batches]) for name in ("inputs", "target"))
+    equations = SampleEquations(weight_OK, inputs, target, affine=affine)
     if ridge is None:
-        ridge = choose_ridge(weight_OK, found, held if held.inputs.count else found, _RIDGES, affine=affine)
-    return LeastSquares(weight_OK, found + held, ridge, affine)
+        is_held = torch.cat([torch.full((len(r.inputs),), _is_held_back(n)) for n, r in enumerate(batches)])
+        ridge = best_of(equations.held_back_errors(is_held.to(inputs.device), _RIDGES), _RIDGES)
+    equations.factor(ridge)
+    starts, count = {}, 0
+    for rows in batches:
+        starts[rows.batch] = count
+        count += len(rows.inputs)
+    return LeastSquares(equations, count, starts)
+
+
+class _Parts:
+    """Moments of the batches that are fitted on and of those held back.
+
+    Args:
+        product_dtype: precision of the products within a batch.
+    """
+
+    def __init__(self, product_dtype: torch.dtype) -> None:
+        self._dtype = product_dtype
+        self._number = 0
+        self._parts: list[CrossMoments | None] = [None, None]
+
+    def add(self, batches: Iterable[Rows]) -> None:
+        """Some more batches."""
+        for rows in batches:
+            which = int(_is_held_back(self._number))
+            total, part = self._parts[which], CrossMoments.of(rows.inputs, rows.target, self._dtype)
+            self._parts[which] = part if total is None else total + part
+            self._number += 1
+
+    def summed(self, sums: Sums) -> tuple[CrossMoments, CrossMoments]:
+        """Both, of all processes. They reduce the same tensors, whether or not each has batches to hold back."""
+        first, second = self._parts
+        assert first is not None
+        return sums.cross_moments(first), sums.cross_moments(first.zeros_like() if second is None else second)
+
+
+def _from_moments(weight_OK: Tensor, parts: _Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+    found, held = parts.summed(sums)
+    if ridge is None:
+        equations = MomentEquations(weight_OK, found, affine=affine)
+        ridge = best_of(equations.held_back_errors(held if held.inputs.count else found, _RIDGES), _RIDGES)
+    equations = MomentEquations(weight_OK, found + held, affine=affine)
+    equations.factor(ridge)
+    return LeastSquares(equations, found.inputs.count + held.inputs.count)
 
 
 def fitted_behind_rectifier(
@@ -83,7 +179,7 @@ def fitted_behind_rectifier(
     batches: Callable[[int, int], Iterable[Rows]],
     scale_O: Tensor,
     bounds: tuple[float, float],
-    reduce: Reduce,
+    sums: Sums,
 ) -> tuple[Tensor, Tensor]:
     """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
 
@@ -96,25 +192,13 @@ def fitted_behind_rectifier(
             fewer batches than parts.
         scale_O: of the affine map in front of the rectifier, shape [O].
         bounds: of the rectifier.
-        reduce: adds a tensor up over processes.
+        sums: over all processes.
     """
     weight, shift = problem.solution()
     for part in range(_ROUNDS):
-        cross, total = torch.zeros_like(problem.moments.cross), torch.zeros_like(problem.moments.target)
-        count = torch.zeros((), dtype=torch.float64)
-        for rows in batches(part, _ROUNDS):
-            moved = _movement(rows, weight, shift, scale_O, bounds)
-            cross += (moved.T @ rows.inputs).double()
-            total += moved.sum(dim=0).double()
-            count += len(moved)
-        seen = float(reduce(count))
-        factor = problem.moments.inputs.count / max(seen, 1.0)
-        moments = replace(
-            problem.moments,
-            cross=problem.moments.cross + factor * reduce(cross),
-            target=problem.moments.target + factor * reduce(total),
-        )
-        weight, shift = replace(problem, moments=moments).solution()
+        rows_of_part = batches(part, _ROUNDS)
+        movements = (Movement(rows, _movement(rows, weight, shift, scale_O, bounds)) for rows in rows_of_part)
+        weight, shift = problem.moved(movements, sums)
     return weight, shift
 
 
@@ -123,9 +207,3 @@ def _movement(rows: Rows, weight: Tensor, shift: Tensor, scale_O: Tensor, bounds
     assert rows.dense is not None
     predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
     return rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
-
-
-def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
-    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
-    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
-    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))

@@ -7,12 +7,15 @@ differ yet they share their values. Values are dropped after their last use.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from snp.core.sums import ALONE, Sums
+from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.graph.exported import export, footprint, is_inplace
 
@@ -29,8 +32,10 @@ class TwoNetworks:
         batches: inputs, all of one shape, on the model's device.
         visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
             :attr:`tensors`.
+        sums: over all processes, each of which has batches of its own.
 
     Attributes:
+        sums: as given.
         dense: node -> its value in the dense network, per batch.
         current: the same in the network that is being changed; the very same list where nothing differs yet.
         tensors: name -> parameter or buffer of the network that is being changed.
@@ -38,11 +43,11 @@ class TwoNetworks:
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit) -> None:
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit, sums: Sums = ALONE) -> None:
         self._exported = export(model, batches[0])
         self.graph, self._names = self._exported.graph, self._exported.names
         self._inputs = list(batches)
-        self._visit = visit
+        self._visit, self.sums = visit, sums
         self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
@@ -119,6 +124,11 @@ class TwoNetworks:
         position = self._exported.inputs[node.name]
         return [batch.leaves[position] for batch in self._inputs]
 
+    def counted(self, batch: int, values: Tensor) -> Tensor | None:
+        """Which rows of an activation [..., C] of a batch are no padding; None where all are."""
+        found = self._inputs[batch].counted(values.shape[:-1])
+        return None if found is None else found.to(values.device)
+
     def dense_values(self, node: fx.Node) -> list[Any]:
         """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
         if node not in self.dense:
@@ -156,9 +166,14 @@ class TwoNetworks:
 def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
     """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
 
-    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
+    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead. Of samples of
+    several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
+    two networks run as a graph of fixed shapes.
     """
-    joined = Batch.joined(batches)
+    kinds: dict[object, list[Batch]] = defaultdict(list)
+    for batch in batches:
+        kinds[kind_of(batch)].append(batch)
+    joined = Batch.joined(max(kinds.values(), key=lambda alike: sum(batch.size for batch in alike)))
     total = joined.size
     size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
     if size * 4 < min(largest, total):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
 
@@ -25,10 +26,11 @@ class MomentCollector:
     def __init__(
         self, model: nn.Module, readers: Mapping[str, Reader], product_dtype: torch.dtype = torch.float64
     ) -> None:
-        self._readers = readers
+        self._model, self._readers = model, readers
         self._product_dtype = product_dtype
         self._taps = Taps(model, readers, before=self._add)
         self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
+        self._batch: Batch | None = None
         self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
 
     def __enter__(self) -> MomentCollector:
@@ -40,6 +42,20 @@ class MomentCollector:
     ) -> None:
         self._taps.__exit__(kind, error, trace)
         self._latest = None
+
+    def run(self, batch: Batch) -> Any:
+        """The model's output for a batch whose padded tokens are no samples."""
+        self._batch, self._latest = batch, None
+        try:
+            return batch.call(self._model)
+        finally:
+            self._batch = None
+
+    def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
+        samples = reader.samples(inputs)
+        is_last = reader.patch is None and reader.channel_dim == -1
+        counted = self._batch.counted(inputs.shape[:-1]) if self._batch is not None and is_last else None
+        return samples if counted is None else samples[counted.to(samples.device)]
 
     def _add(self, name: str, inputs: Tensor) -> None:
         reader = self._readers[name]
@@ -54,9 +70,9 @@ class MomentCollector:
 
     def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
         if inputs.is_inference():
-            return Moments.of(reader.samples(inputs), self._product_dtype)
+            return Moments.of(self._samples(inputs, reader), self._product_dtype)
         # The held tensor keeps its memory alive, so the same place and version mean the same values.
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
         if self._latest is None or self._latest[0] != key:
-            self._latest = (key, inputs, Moments.of(reader.samples(inputs), self._product_dtype))
+            self._latest = (key, inputs, Moments.of(self._samples(inputs, reader), self._product_dtype))
         return self._latest[2]

@@ -57,9 +57,9 @@ def checked_by_clock(
         costs = problem.costs
         assert costs.table is not None
         predicted = costs.latency(kept) / costs.latency(costs.dense)
-        if predicted >= 1 or selection.num_kept is None:
+        if predicted >= 1 or selection.allocation is None:
             break
-        if abs((measured := share_of(_cut(subject, selection))) - settings.target[1]) <= TOLERANCE:
+        if abs((measured := share_of(_cut(subject, selection))) - settings.target.share) <= TOLERANCE:
             break
         problem = replace(problem, costs=costs.with_table(costs.table.corrected(predicted, measured)))
         selection = use_up(problem, settings, moved(problem, settings, selection))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from snp.graph.units import Count
 
-__all__ = ["recount", "refresh"]
+__all__ = ["is_turned", "recount", "refresh"]
 
 
 def refresh(module: nn.Module) -> None:
@@ -29,8 +29,14 @@ def refresh(module: nn.Module) -> None:
         module.num_channels = weight.shape[0]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' linear layer
+    elif is_turned(module):  # transformers' linear layer
         vars(module).update(nx=weight.shape[0], nf=weight.shape[1])
+
+
+def is_turned(module: nn.Module) -> bool:
+    """Is it a layer whose weight has inputs along its first dimension: a transposed convolution, Conv1D of GPT-2?"""
+    is_transposed = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
+    return is_transposed or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
 
 
 def _refresh_convolution(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:

@@ -57,7 +57,7 @@ def test_a_run_leaves_all_artefacts(finished_run: tuple[Path, Ended]) -> None:
     for name in ARTEFACTS:
         assert (folder / name).stat().st_size > 0, name
     figures = re.findall(r"\]\((figures/[^)]+\.png)\)", (folder / "report.md").read_text())
-    assert len(figures) == 3
+    assert len(figures) == 4
     assert all((folder / figure).stat().st_size > 1000 for figure in figures)
     assert not list(folder.glob("*.part*"))
 
