@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
-from snp.surgery.module_sizes import is_turned
 from snp.surgery.double import InDouble, wider
+from snp.surgery.module_sizes import is_turned
 
 __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "record"]
 
