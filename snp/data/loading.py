@@ -24,6 +24,9 @@ Part = Literal["train", "test"]
 Samples = Dataset[Any]
 Batches = DataLoader[Any]
 
+# Calibration samples make at least so many batches, however few they are, so that several processes have some each.
+_CALIBRATION_BATCHES = 8
+
 
 class SampleData(LightningDataModule):
     """Pairs of inputs and labels in a training and a test part; subclasses say what they are.
@@ -91,18 +94,25 @@ class SampleData(LightningDataModule):
         self.setup("test")
         return self._exactly_once_loader(self.test_set)
 
-    def calibration_dataloader(self, num_samples: int, seed: int) -> Batches:
+    def calibration_dataloader(self, num_samples: int, seed: int, *, whole: bool = False) -> Batches:
         """A fixed choice of training samples as in evaluation, in fixed order.
+
+        Which samples share a batch does not depend on the number of processes, up to eight of them: each sees whole
+        batches, and activations are the same to the last bit however many there are.
 
         Args:
             num_samples: how many, over all processes.
             seed: same seed, same samples in the same order.
+            whole: all of them on this process, instead of its share.
 
         Raises:
             ValueError: the training part has fewer samples.
         """
         train_set: Any = self.seen("train", training=False)
-        return self._exactly_once_loader(Subset(train_set, subset(len(train_set), num_samples, seed)))
+        chosen = Subset(train_set, subset(len(train_set), num_samples, seed))
+        size = min(self.batch_size, max(1, num_samples // max(_CALIBRATION_BATCHES, _num_processes())))
+        is_shared = _num_processes() > 1 and not whole
+        return self._loader(chosen, batch_size=size, sampler=ExactlyOnceSampler(chosen, size) if is_shared else None)
 
     def _exactly_once_loader(self, dataset: Samples) -> Batches:
         return self._loader(dataset, sampler=ExactlyOnceSampler(dataset) if _num_processes() > 1 else None)
@@ -110,11 +120,10 @@ class SampleData(LightningDataModule):
     def _loader(self, dataset: Samples, **arguments: Any) -> Batches:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **arguments,
+            **{"batch_size": self.batch_size, **arguments},
         )
 
 

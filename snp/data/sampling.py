@@ -8,7 +8,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class ExactlyOnceSampler(DistributedSampler[Any]):
-    """Gives rank r the samples r, r + world, r + 2 world, ...: nothing repeated, nothing left out, nothing shuffled.
+    """Gives rank r the blocks r, r + world, r + 2 world, ...: nothing repeated, nothing left out, nothing shuffled.
 
     The stock sampler repeats samples until all ranks have the same number, which counts those samples twice in
     statistics and accuracies. Ranks may therefore have one sample more or less than others, so no collective may run
@@ -16,12 +16,16 @@ class ExactlyOnceSampler(DistributedSampler[Any]):
 
     Args:
         dataset: any data set with a length.
+        block: so many neighbouring samples stay together; the last block may have fewer.
         num_replicas: number of processes; None for that of the default process group.
         rank: this process, in [0, num_replicas); None for that of the default process group.
     """
 
-    def __init__(self, dataset: Dataset[Any], num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], block: int = 1, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.block = block
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._indices())
@@ -29,5 +33,7 @@ class ExactlyOnceSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         return len(self._indices())
 
-    def _indices(self) -> range:
-        return range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]
+    def _indices(self) -> list[int]:
+        total = len(self.dataset)  # type: ignore[arg-type]
+        starts = range(self.rank * self.block, total, self.num_replicas * self.block)
+        return [index for start in starts for index in range(start, min(start + self.block, total))]

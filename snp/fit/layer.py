@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -118,7 +118,8 @@ class LayerFit:
             if bias is not None:
                 wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
+            rows = Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
+            yield self._without_padding(rows, inputs)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
@@ -134,7 +135,16 @@ class LayerFit:
         current, dense = self.networks.current[self._source], self.networks.dense[self._source]
         for batch, (inputs, wanted) in enumerate(zip(current, dense, strict=True)):
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
+            rows = Rows(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
+            yield self._without_padding(rows, inputs)
+
+    def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
+        """Padded tokens are no samples."""
+        counted = None if self.reader.patch else self.networks.counted(rows.batch, inputs)
+        if counted is None:
+            return rows
+        dense = None if rows.dense is None else rows.dense[counted]
+        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense)
 
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:

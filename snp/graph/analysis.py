@@ -63,7 +63,7 @@ def analyse(
         ValueError: the model cannot be exported.
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
-    example = Batch.of(batch)
+    example = Batch.of(batch).beside(model)
     try:
         program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     except Exception as error:

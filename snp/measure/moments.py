@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from snp.core.gram import Moments
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 
 __all__ = ["MomentCollector"]
@@ -30,6 +31,7 @@ class MomentCollector:
         self._product_dtype = product_dtype
         self._handles: list[RemovableHandle] = []
         self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
+        self._batch: Batch | None = None
         self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
 
     def __enter__(self) -> MomentCollector:
@@ -45,6 +47,19 @@ class MomentCollector:
             handle.remove()
         self._handles.clear()
         self._latest = None
+
+    def run(self, batch: Batch) -> Any:
+        """The model's output for a batch whose padded tokens are no samples."""
+        self._batch, self._latest = batch, None
+        try:
+            return batch.call(self._model)
+        finally:
+            self._batch = None
+
+    def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
+        samples = reader.samples(inputs)
+        counted = None if self._batch is None or reader.patch else self._batch.counted(inputs.shape[:-1])
+        return samples if counted is None else samples[counted.to(samples.device)]
 
     def _hook(self, name: str, reader: Reader) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -62,9 +77,9 @@ class MomentCollector:
 
     def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
         if inputs.is_inference():
-            return Moments.of(reader.samples(inputs), self._product_dtype)
+            return Moments.of(self._samples(inputs, reader), self._product_dtype)
         # The held tensor keeps its memory alive, so the same place and version mean the same values.
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
         if self._latest is None or self._latest[0] != key:
-            self._latest = (key, inputs, Moments.of(reader.samples(inputs), self._product_dtype))
+            self._latest = (key, inputs, Moments.of(self._samples(inputs, reader), self._product_dtype))
         return self._latest[2]

@@ -18,6 +18,7 @@ from snp.data.loading import SampleData
 from snp.plan.latency_table import LatencyTable
 from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.run.folder import log
+from snp.run.processes import agreed
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import Subject
 from snp.weights import fingerprint, read_metadata, read_weights, write_weights
@@ -46,7 +47,7 @@ class Cache:
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[], None]) -> None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them."""
         path, mark = self.folder / "dense.safetensors", fingerprint(model, recipe, *self._facts())
-        if read_metadata(path).get("fingerprint") == mark:
+        if agreed(read_metadata(path).get("fingerprint") == mark):
             log(f"the dense weights of an earlier run are used: {path}")
             read_weights(model, path)
         elif recipe.epochs == 0:
@@ -71,7 +72,8 @@ class Cache:
         path = self.folder / "moments.safetensors"
         mark = fingerprint(subject.model, settings, repr(subject.readers), *self._facts())
         found = read_moments(path, mark)
-        if found is not None:
+        if agreed(found is not None):
+            assert found is not None
             log(f"the moments of an earlier run are used: {path}")
             return found[0], {**found[1], "reused": True}
         moments, facts = measure()

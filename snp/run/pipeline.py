@@ -6,13 +6,13 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from snp.pruning import prepare
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.run.facts import peak_memory_bytes
 from snp.run.folder import is_first_process
 from snp.run.loggers import close_loggers, log_results, quiet_libraries
 from snp.run.processes import destroy_group
+from snp.run.pruned import small_network
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.surgery.inspection import inspection_of
@@ -38,11 +38,7 @@ def run(**settings: Any) -> dict[str, Any]:
     prepared = job.dense_network()
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
-    inputs = job.inputs_again(subject)
-    sensitivity = job.sensitivity(subject, inputs)
-    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, latency_table(job, subject))
-    plan = job.plan(subject, problem, prepared)
-    small = job.small_network(subject, problem, plan, inputs)
+    small = small_network(job, prepared, subject, moments, latency_table(job, subject))
     compare_speed(job, subject, small)
     job.fine_tune(small, subject.model)
     destroy_group()

@@ -11,24 +11,17 @@ from typing import Any
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
-from snp.fit.realise import realise
-from snp.graph.batches import Batch
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
-from snp.plan.plan import PruningPlan
-from snp.plan.problem import Problem
-from snp.pruning import decide, sensitivity_of
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
-from snp.run.decided import write_decision
 from snp.run.facts import data_facts, run_facts
 from snp.run.folder import RunFolder, folder_at, log
-from snp.run.processes import OVER_PROCESSES, copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -133,62 +126,6 @@ class Run:
             }
         )
         return moments
-
-    def inputs_again(self, subject: Subject) -> list[Batch]:
-        """The calibration inputs for stages that look at more than moments, with the model on their device."""
-        if not (self.prune.is_sequential or self.prune.needs_sensitivity):
-            return []
-        inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
-        subject.to(self.lightning.device)
-        return inputs
-
-    def sensitivity(self, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
-        """How much the output moves with an error at each layer, where the choice of units asks for it."""
-        if not self.prune.needs_sensitivity:
-            return {}
-        started = time.perf_counter()
-        found = sensitivity_of(subject, inputs, self.prune, OVER_PROCESSES)
-        self.folder.record({"time/sensitivity_s": time.perf_counter() - started})
-        return {name: matrix.cpu() for name, matrix in found.items()}
-
-    def plan(self, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
-        """Which units stay, the same on all processes; results of an earlier run in this folder go."""
-        started = time.perf_counter()
-        plan = PruningPlan.from_json(from_first(lambda: self._decide(subject, problem, prepared)))
-        self.folder.record(
-            {
-                "time/plan_s": time.perf_counter() - started,
-                "prune/target_var": self.prune.target_var,
-                "prune/threshold": plan.settings["level"],
-            }
-        )
-        return plan
-
-    def _decide(self, subject: Subject, problem: Problem, prepared: Prepared) -> str:
-        decision = decide(subject, problem, self.prune, samples=self.folder.metrics["calibration/samples"])
-        self.folder.begin_results()
-        plan = decision.plan.with_recipe(prepared.recipe)
-        self.folder.write_data(self.config["data"], prepared.format, self.seed)
-        write_decision(self.folder, plan, decision.selection, problem, subject.groups, self.prune, self.facts)
-        return plan.to_json()
-
-    def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Batch]) -> nn.Module:
-        """Fit and surgery with the self-check at their end, and the score of the small network."""
-        started = time.perf_counter()
-        result = realise(subject, problem, plan, self.prune, inputs, OVER_PROCESSES, share=self.calibration.streamed)
-        self.lightning.forget_moments()
-        small = result.model.to("cpu")
-        copy_from_first(small)
-        self.folder.record(
-            {
-                "time/prune_s": time.perf_counter() - started,
-                "prune/self_check": result.check,
-                "prune/fitted_samples": result.fitted_samples,
-            }
-        )
-        rank_zero_only(write_weights)(small, self.folder.path / "pruned.safetensors")
-        self.lightning.score("pruned", small)
-        return small
 
     def fine_tune(self, small: nn.Module, dense: nn.Module) -> None:
         """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""

@@ -136,8 +136,9 @@ class JobTrainer:
             self._on_disk.cleanup()
 
     def calibration_inputs(self, samples: int, seed: int) -> list[Batch]:
-        """This process's share of the calibration inputs, on its device; each on exactly one process."""
-        return [Batch.of(batch).to(self.device) for batch in self._data.calibration_dataloader(samples, seed)]
+        """All calibration inputs on this process's device, in the batches that all processes together calibrate on."""
+        loader = self._data.calibration_dataloader(samples, seed, whole=True)
+        return [Batch.of(batch).to(self.device) for batch in loader]
 
     def score(self, stage: str, model: nn.Module) -> None:
         """Scores on the whole test part, cost and size, recorded as ``<stage>/...``."""

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader, TensorDataset
@@ -24,6 +25,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional
 
+from snp.data import data_sets, other
 from snp.data.archive import list_images, read
 from snp.data.base import ImageData, ImageFormat, TransformedSamples
 from snp.data.cifar10 import CLASSES, Cifar10
@@ -36,7 +38,7 @@ from snp.data.text import TextData
 from snp.data.transforms import RandomShift, of_photographs, of_small_images
 
 CONF = Path(__file__).parents[2] / "conf"
-ALL_NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+ALL_NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "other")
 TEXT_NAMES = ("text", "wikitext2")  # tests/test_language.py has their contract
 DATA_NAMES = sorted(set(ALL_NAMES) - set(TEXT_NAMES))
 WNIDS = ("n01484850", "n01440764", "n15075141")  # labels 2, 0 and 999
@@ -184,6 +186,21 @@ def test_conf_lists_all_keys(name: str) -> None:
         assert data.trains_from_scratch == (name != "imagenet")
 
 
+def test_data_sets_have_a_name_each() -> None:
+    """By name comes what the file of that name makes; a name that is none is refused with the nearest."""
+    assert data_sets() == ALL_NAMES
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name in ALL_NAMES:
+            config = compose("config", overrides=[f"data={name}"]).data
+            arguments = {
+                key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key[0] != "_"
+            }
+            assert type(other(name, arguments)) is get_class(config["_target_"])
+        assert isinstance(instantiate(compose("config", overrides=["data=other"]).data), Digits)
+    with pytest.raises(ValueError, match=r"data\.name must be one of cifar10, .*; did you mean digits\?"):
+        other("digit")
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("batch_size", 0), ("num_workers", -1), ("image_size", 0), ("batch_size", -3)]
 )
@@ -215,14 +232,17 @@ def test_dropped_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 103])
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
-def test_exactly_once_sampler_partitions(num_samples: int, num_replicas: int) -> None:
-    """The ranks' samples are disjoint, together they are all samples, and lengths tell the truth."""
+@pytest.mark.parametrize("block", [1, 4])
+def test_exactly_once_sampler_partitions(num_samples: int, num_replicas: int, block: int) -> None:
+    """The ranks' samples are disjoint, together they are all samples in whole blocks, and lengths tell the truth."""
     dataset = TensorDataset(torch.zeros(num_samples))
-    samplers = [ExactlyOnceSampler(dataset, num_replicas, rank) for rank in range(num_replicas)]
+    samplers = [ExactlyOnceSampler(dataset, block, num_replicas, rank) for rank in range(num_replicas)]
     seen = [list(sampler) for sampler in samplers]
+    blocks = {tuple(indices[at : at + block]) for indices in seen for at in range(0, len(indices), block)}
+    assert blocks == {tuple(range(num_samples)[at : at + block]) for at in range(0, num_samples, block)}
     assert sorted(index for indices in seen for index in indices) == list(range(num_samples))
     assert [len(sampler) for sampler in samplers] == [len(indices) for indices in seen]
-    assert max(map(len, seen)) - min(map(len, seen)) <= 1
+    assert max(map(len, seen)) - min(map(len, seen)) <= block
     assert all(isinstance(sampler, DistributedSampler) for sampler in samplers)
 
 
