@@ -49,6 +49,7 @@ class BatchForm:
         num_inputs = _num_inputs(model, raw)
         batch = _inputs(raw, num_inputs)
         _refuse_empty(batch, 1)
+        _refuse_not_finite(model, batch)
         shared = _shared(model, batch)
         return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
 
@@ -131,6 +132,14 @@ def _num_inputs(model: nn.Module, raw: Any) -> int:
             "(inputs,) for the other"
         )
     return max(1, len(required))
+
+
+def _refuse_not_finite(model: nn.Module, batch: Batch) -> None:
+    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not."""
+    held = [*model.named_parameters(), *((f"the first batch at {place}", value) for place, value in batch.places)]
+    wrong = [name for name, value in held if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
+    if wrong and not all(bool(torch.isfinite(leaf).all()) for leaf in _outputs(model, batch)):
+        raise ValueError(f"{wrong[0]} holds NaN or infinite values, and so do the model's outputs: mend it first")
 
 
 def _shared(model: nn.Module, batch: Batch) -> frozenset[str]:
