@@ -245,7 +245,9 @@ def test_data_sets_have_a_name_each() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name in ALL_NAMES:
             config = compose("config", overrides=[f"data={name}"]).data
-            arguments = {key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key[0] != "_"}
+            arguments = {
+                key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key[0] != "_"
+            }
             assert type(other(name, arguments)) is get_class(config["_target_"])
         assert isinstance(instantiate(compose("config", overrides=["data=other"]).data), Digits)
     with pytest.raises(ValueError, match=r"data\.name must be one of cifar10, .*; did you mean digits\?"):
