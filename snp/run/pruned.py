@@ -107,6 +107,9 @@ def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> dict[str, T
 
 def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
     """Which units stay; results of an earlier run in this folder go."""
+    if job.finished.found("plan", job.mark("plan")):
+        job.folder.keep_results()
+        return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
     decision = decide(subject, problem, job.prune, samples=job.folder.metrics["calibration/samples"])
     job.folder.begin_results()
@@ -120,4 +123,5 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
             "prune/threshold": plan.settings["level"],
         }
     )
+    job.finished.note("plan", job.mark("plan"), ("variance.csv", "damage.csv", "layers.csv", "data.json", "run.json"))
     return plan

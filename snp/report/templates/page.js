@@ -1,3 +1,13 @@
+// Figures are drawn once the page stands and their width is known, and follow it.
+addEventListener("load", () => {
+  const follow = new ResizeObserver((entries) => entries.forEach((entry) => Plotly.Plots.resize(entry.target)));
+  for (const script of document.querySelectorAll("script[data-figure]")) {
+    const figure = JSON.parse(script.textContent);
+    const box = document.getElementById(script.dataset.figure);
+    Plotly.newPlot(box, figure.data, figure.layout, {displayModeBar: false}).then(() => follow.observe(box));
+  }
+});
+
 // A click on a title sorts the rows by that column: numbers as numbers, everything else as text.
 for (const table of document.querySelectorAll("table.sorts")) {
   const titles = [...table.tHead.rows[0].cells], body = table.tBodies[0];
