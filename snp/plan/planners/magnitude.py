@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snp.graph.grouped_kernels import expanded
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import equal_shares
 from snp.plan.level import by_falling_score
@@ -18,7 +19,7 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
     """Squared norm of the weights that produce each unit, shape [U], float64."""
     energy = torch.zeros(group.num_units, dtype=torch.float64)
     for member in group.producers:
-        rows = problem.weights[member.tensor].detach().double().movedim(member.dim, 0)
+        rows = expanded(problem.weights[member.tensor].detach().double(), member.num_blocks).movedim(member.dim, 0)
         per_index = rows.reshape(rows.shape[0], -1).square().sum(dim=1).cpu()
         energy += per_index[member.index].sum(dim=1)
     return energy
