@@ -1,7 +1,8 @@
 """How is any network of timm built, with random or with pretrained weights, and which images does it want?
 
 Building never touches the network. Pretrained weights are fetched as one safetensors file (`snp.models.sources.hub`)
-and handed to timm as a file, so that timm adapts position embeddings and heads, and a missing network is noticed at once.
+and handed to timm as a file, so that timm adapts position embeddings and heads, and a missing network is noticed at
+once.
 """
 
 import difflib
