@@ -22,7 +22,8 @@ from snp.measure.exact import plain_arithmetic
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
-from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
+from snp.preparation import prepare, settle
+from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
@@ -75,8 +76,10 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings) -
         if settings.target.is_timed
         else None
     )
-    subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
+    measured = subject, moments, sensitivity, settings
+    subject, problem = prepare(*measured, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
+    subject, problem = settle(*measured, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs)
     plan = decision.plan
     if table is not None:

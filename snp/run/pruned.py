@@ -22,7 +22,8 @@ from snp.models import Prepared
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.pruning import decide, prepare, sensitivity_of
+from snp.preparation import prepare, settle
+from snp.pruning import decide, sensitivity_of
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run
@@ -72,9 +73,11 @@ def _pruned(
 ) -> _Pruned:
     inputs = _inputs_again(job, subject)
     sensitivity = _sensitivity(job, subject, inputs)
-    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, table)
+    measured = subject, moments, sensitivity, job.prune
+    subject, problem = prepare(*measured, inputs, table)
     plan = _decide(job, subject, problem, prepared)
     started = time.perf_counter()
+    subject, problem = settle(*measured, plan, (subject, problem))
     result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
     job.folder.record(
         {
