@@ -142,7 +142,8 @@ def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGr
     for layer in graph.attention:
         if any(layer.query.is_in(group.producers) for group in multiplied):
             for name in (layer.query.tensor, layer.key.tensor):
-                found[name] = Reader(name, module_of(name), -1, model.get_parameter(name).shape[1])
+                weight = model.get_parameter(name)
+                found[name] = Reader(name, module_of(name), -1 if weight.ndim == 2 else 1, weight.shape[1])
     return found
 
 

@@ -16,7 +16,7 @@ from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "group_statistics"]
+__all__ = ["damage_of", "group_statistics", "whole_weight"]
 
 
 def group_statistics(
@@ -66,14 +66,14 @@ def _patch_size(problem: Problem, member: Slice) -> int:
     return 1 if patch is None else patch.size
 
 
-def _whole_weight(problem: Problem, member: Slice) -> Tensor:
+def whole_weight(problem: Problem, member: Slice) -> Tensor:
     """The reader's weight over all inputs, float64; that of a grouped convolution is block-diagonal."""
     return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
 
 
 def _flat_weight(problem: Problem, member: Slice) -> Tensor:
     """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
-    weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
+    weight, reader = whole_weight(problem, member), problem.readers[member.tensor]
     return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
 
 
@@ -88,7 +88,7 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
     columns = reader.columns(member)
     gram = select_columns(moments.second, columns.reshape(-1)) / max(moments.count, 1)
-    weight = _whole_weight(problem, member)
+    weight = whole_weight(problem, member)
     weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:

@@ -155,10 +155,10 @@ def _scale_queries(
     rows = layer.query.index.unique()
     rows = rows[~torch.isin(rows, gone)]
     rows = rows - torch.searchsorted(gone, rows)
-    owner = small.get_submodule(module_of(name))
+    tensors = dict(small.named_parameters())
     with torch.no_grad():
-        for tensor in (owner.weight, getattr(owner, "bias", None)):
-            if isinstance(tensor, Tensor):
+        for tensor in (tensors[name], tensors.get(name.removesuffix("weight") + "bias")):
+            if tensor is not None:
                 tensor[rows.to(tensor.device)] *= factor
 
 

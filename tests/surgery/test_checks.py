@@ -12,7 +12,7 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
-from snp.surgery.double import InDouble
+from snp.surgery.double import in_double
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.graph.test_graph import Net, conv
@@ -104,7 +104,7 @@ def test_code_that_insists_on_single_precision_is_computed_in_double(kind: torch
     rows = torch.randn(5, 6).to(kind)
     groups, refused = confirm(model, analyse(model, rows).groups, Batch.of(rows))
     assert (len(groups), refused) == (2, {})
-    with torch.no_grad(), InDouble():
+    with torch.no_grad(), in_double():
         found = model(rows.double())
     with torch.no_grad():
         # The constant inside is rounded to single precision, and so is what is made with it in the copy.
@@ -121,7 +121,7 @@ def test_in_place_work_and_new_tensors_are_double() -> None:
         found[:, 1:] = x[:, 1:]
         return found.add_(x).mul_(torch.full((3,), 1 / 3)).cumsum(0, dtype=torch.float32)
 
-    with InDouble():
+    with in_double():
         found = work(x)
     assert found.dtype is torch.float64
     torch.testing.assert_close(found.float(), work(x))
