@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from snp.core.cuts import Curve
 from snp.core.subspace import factorize
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
-from snp.plan.statistics import damage_of, group_statistics
+from snp.plan.redundancy import redundancy_of
+from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
 __all__ = ["choose"]
@@ -32,11 +34,18 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     for group in problem.groups:
         # Wide layers' matrices are not in memory twice, nor shrunk where nobody looks at them.
         statistics = None
-        statistics = group_statistics(problem, group, generator, shrink=settings.needs_sensitivity)
-        orders.append(orderings.interleaved(ordering(statistics), group.num_partitions))
-        variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
+        statistics = group_statistics(problem, group, generator)
+        whole, width = statistics.gram, statistics.columns_per_unit
+        redundancy = redundancy_of(statistics, group.num_partitions, look=settings.ordering_name not in orderings.BLIND)
+        statistics = redundancy.reduced(statistics)
+        if settings.needs_sensitivity:
+            statistics = shrunk_statistics(problem, group, statistics)
+        energy = whole.diagonal().reshape(group.num_units, -1).sum(dim=1)
+        orders.append(redundancy.ordered(ordering(statistics), energy, group.num_partitions))
+        variances.append(factorize(whole, orders[-1], width).kept_variance())
         if settings.cut_name == "output":
-            damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.measure.sensitivity
+            nats = redundancy.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
+            damages.append(nats)
     if damages and problem.trial is not None and settings.target.is_budget:
         damages = _tried(problem, settings, orders, variances, damages)
     kept, level, num_kept = _kept(problem, settings, variances, damages)
