@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -15,12 +15,14 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.fit.realise import realise
+from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
 from snp.graph.plain_weights import with_plain_weights
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
-from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
+from snp.preparation import prepare, settle
+from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
@@ -54,7 +56,8 @@ def prune(
     settings = _settings(settings, options)
     _refuse_dry_run(settings)
     dense = copy.deepcopy(model).eval()
-    first, others = _parted(batches)
+    others = parsed(dense, batches)
+    first = next(others)
     subject = subject_of(dense, first.first(2), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs)
@@ -65,8 +68,10 @@ def prune(
         if settings.target.is_timed
         else None
     )
-    subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
+    measured = subject, moments, sensitivity, settings
+    subject, problem = prepare(*measured, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
+    subject, problem = settle(*measured, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs)
     plan = decision.plan
     if table is not None:
@@ -95,7 +100,7 @@ def prune_streamed(
     refuse_streaming(settings)
     was_training = model.training
     try:
-        inputs = Batch.all(batches)
+        inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
         subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
             moments = stream_moments(model, inputs, subject.readers, Path(folder))
@@ -133,15 +138,6 @@ def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> Pru
     return replace(settings or PruneSettings(), **options)
 
 
-def _parted(batches: Iterable[Any]) -> tuple[Batch, Iterator[Batch]]:
-    """The first batch and the others."""
-    iterator = map(Batch.of, batches)
-    try:
-        return next(iterator), iterator
-    except StopIteration:
-        raise ValueError("batches is empty: give at least one batch of inputs") from None
-
-
 def _measure(
     subject: Subject, batches: Iterable[Batch], keeps_inputs: bool
 ) -> tuple[dict[str, Moments], int, list[Batch]]:
@@ -150,7 +146,7 @@ def _measure(
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in batches:
             on_device = batch.beside(subject.model)
-            on_device.call(subject.model)
+            collector.run(on_device)
             samples += batch.size
             if keeps_inputs:
                 inputs.append(on_device)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from snp.core.gram import Moments
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
+from snp.measure.taps import Taps
 
 __all__ = ["MomentCollector"]
 
@@ -25,46 +26,53 @@ class MomentCollector:
     def __init__(
         self, model: nn.Module, readers: Mapping[str, Reader], product_dtype: torch.dtype = torch.float64
     ) -> None:
-        self._model = model
-        self._readers = readers
+        self._model, self._readers = model, readers
         self._product_dtype = product_dtype
-        self._handles: list[RemovableHandle] = []
+        self._taps = Taps(model, readers, before=self._add)
         self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
+        self._batch: Batch | None = None
         self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
 
     def __enter__(self) -> MomentCollector:
-        for name, reader in self._readers.items():
-            module = self._model.get_submodule(reader.module)
-            self._handles.append(module.register_forward_pre_hook(self._hook(name, reader), with_kwargs=True))
+        self._taps.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._taps.__exit__(kind, error, trace)
         self._latest = None
 
-    def _hook(self, name: str, reader: Reader) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = (args[0] if args else kwargs["input"]).detach()
-            try:
-                found = self._moments_of(inputs, reader)
-            except ValueError as error:
-                raise ValueError(f"at the inputs of layer {reader.module}: {error}") from error
-            total = self.moments[name]
-            if total.count == 0 and total.second.device != found.second.device:
-                total = Moments.zeros(reader.num_columns, found.second.device)
-            self.moments[name] = total + found
+    def run(self, batch: Batch) -> Any:
+        """The model's output for a batch whose padded tokens are no samples."""
+        self._batch, self._latest = batch, None
+        try:
+            return batch.call(self._model)
+        finally:
+            self._batch = None
 
-        return hook
+    def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
+        samples = reader.samples(inputs)
+        is_last = reader.patch is None and reader.channel_dim == -1
+        counted = self._batch.counted(inputs.shape[:-1]) if self._batch is not None and is_last else None
+        return samples if counted is None else samples[counted.to(samples.device)]
+
+    def _add(self, name: str, inputs: Tensor) -> None:
+        reader = self._readers[name]
+        try:
+            found = self._moments_of(inputs.detach(), reader)
+        except ValueError as error:
+            raise ValueError(f"at the inputs of layer {reader.module}: {error}") from error
+        total = self.moments[name]
+        if total.count == 0 and total.second.device != found.second.device:
+            total = Moments.zeros(reader.num_columns, found.second.device)
+        self.moments[name] = total + found
 
     def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
         if inputs.is_inference():
-            return Moments.of(reader.samples(inputs), self._product_dtype)
+            return Moments.of(self._samples(inputs, reader), self._product_dtype)
         # The held tensor keeps its memory alive, so the same place and version mean the same values.
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
         if self._latest is None or self._latest[0] != key:
-            self._latest = (key, inputs, Moments.of(reader.samples(inputs), self._product_dtype))
+            self._latest = (key, inputs, Moments.of(self._samples(inputs, reader), self._product_dtype))
         return self._latest[2]

@@ -16,7 +16,7 @@ from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "group_statistics", "shrunk_statistics", "whole_weight"]
+__all__ = ["damage_of", "flat_weight", "group_statistics", "shrunk_statistics"]
 
 
 def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
@@ -68,21 +68,25 @@ def _patch_size(problem: Problem, member: Slice) -> int:
     return 1 if patch is None else patch.size
 
 
-def whole_weight(problem: Problem, member: Slice) -> Tensor:
-    """The reader's weight over all inputs, float64; that of a grouped convolution is block-diagonal."""
-    return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
+def _whole_weight(problem: Problem, member: Slice) -> Tensor:
+    """The reader's weight over all inputs, outputs as rows, float64, shape [O, I, ...].
+
+    That of a grouped convolution is block-diagonal.
+    """
+    reader = problem.readers[member.tensor]
+    return expanded(reader.rows(problem.weights[member.tensor].detach().double()), reader.num_blocks)
 
 
-def _flat_weight(problem: Problem, member: Slice) -> Tensor:
+def flat_weight(problem: Problem, member: Slice) -> Tensor:
     """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
-    weight, reader = whole_weight(problem, member), problem.readers[member.tensor]
+    weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
     return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
 
 
 def _outgoing(problem: Problem, member: Slice, width: int) -> Tensor:
     """Weights that read a group's units, absolute values summed where a unit's columns count as one, [O, U * b]."""
     columns = problem.readers[member.tensor].columns(member)
-    weight = _flat_weight(problem, member)[:, columns.reshape(-1)]
+    weight = flat_weight(problem, member)[:, columns.reshape(-1)]
     return weight if width > 1 or columns.shape[1] == 1 else weight.reshape(len(weight), len(columns), -1).abs().sum(2)
 
 
@@ -90,7 +94,7 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
     columns = reader.columns(member)
     gram = select_columns(moments.second, columns.reshape(-1)) / max(moments.count, 1)
-    weight = whole_weight(problem, member)
+    weight = _whole_weight(problem, member)
     weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snp.core.orderings import GroupStatistics, inverse_spectrum, zca
+from snp.core.orderings import GroupStatistics, inverse_spectrum, zca_once
 from snp.core.spectrum import low_rank_factor, spectrum
 
 SIZE = 640

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 import snp
 from snp.graph import analyse
 from snp.graph.batches import Batch
-from snp.graph.grouped_kernels import contracted, expanded, without_inputs
+from snp.graph.grouped_kernels import contracted, expanded, without_columns
 from snp.measure.readers import readers_of
+from snp.plan import planners
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
@@ -52,11 +53,11 @@ def test_layout_of_blocks(groups: int) -> None:
     assert torch.equal(contracted(whole, groups), weight)
     removed = torch.arange(groups) * (12 // groups) + torch.arange(groups)
     kept = [c for c in range(12) if c not in removed.tolist()]
-    small = without_inputs(weight, removed, groups)
+    small = without_columns(weight, removed, groups)
     assert torch.equal(expanded(small, groups), whole[:, kept])
     if groups > 1:
         with pytest.raises(ValueError, match="equally many"):
-            without_inputs(weight, torch.tensor([0]), groups)
+            without_columns(weight, torch.tensor([0]), groups)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4])
@@ -245,3 +246,11 @@ def test_shuffle_between_grouped_convolutions_is_never_wrong() -> None:
         plan = even_plan(groups, seed)
         masked = with_weights(model, masked_weights(model, plan))
         assert self_check(masked, cut(masked, plan), Batch.of(images(2))) < 1e-5
+
+
+@pytest.mark.parametrize("planner", planners.names())
+def test_every_planner_cuts_grouped_networks(planner: str) -> None:
+    """Units in front of a grouped convolution have readers of blocks: each keeps equally many."""
+    plan = snp.prune(randomise(grouped(3)), [images(16)], planner=planner, target_units=0.5, calibration="joint").plan
+    assert all(decision.group.is_even(decision.kept) for decision in plan.groups)
+    assert any(len(decision.cut) for decision in plan.groups)

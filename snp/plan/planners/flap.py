@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.orderings import descending, interleaved
 from snp.graph.units import UnitGroup
-from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
-from snp.plan.statistics import whole_weight
+from snp.plan.allocation import PooledScores
+from snp.plan.level import by_falling_score
+from snp.plan.problem import Problem, Selection
+from snp.plan.statistics import flat_weight
 from snp.settings import PruneSettings
 
 __all__ = ["choose", "scores"]
@@ -25,8 +25,7 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
     total = torch.zeros(group.num_units, dtype=torch.float64)
     for member in group.consumers:
         reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
-        weight = whole_weight(problem, member)
-        size = weight.reshape(len(weight), reader.num_columns, -1).square().sum(dim=(0, 2))
+        size = flat_weight(problem, member).square().sum(dim=0)
         variance = moments.centred().diagonal().clamp_min(0) / max(moments.count, 1)
         total += (size * variance)[reader.columns(member)].sum(dim=1).cpu()
     return total
@@ -39,18 +38,5 @@ def _standardised(values: Tensor) -> Tensor:
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling score; the level is the share of all the network's units that stays, at least one a group."""
-    found = [_standardised(scores(problem, group)) for group in problem.groups]
-    pooled = torch.cat(found).sort(descending=True).values
-    orders = [
-        interleaved(descending(values), group.num_partitions)
-        for values, group in zip(found, problem.groups, strict=True)
-    ]
-
-    def num_kept(group: int, level: float) -> int:
-        count = int(level * len(pooled) + 0.5)
-        threshold = pooled[count - 1] if count else torch.inf
-        return max(1, int((found[group] >= threshold).sum()))
-
-    level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
+    found = tuple(_standardised(scores(problem, group)) for group in problem.groups)
+    return by_falling_score(problem, settings, found, PooledScores(found))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from snp.core import cuts, orderings
+from snp.core import orderings
 from snp.core.correction import corrected
 from snp.core.cuts import Curve
+from snp.core.gram import partial_trace
+from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
+from snp.plan.allocation import Curves
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
-from snp.plan.redundancy import redundancy_of
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
@@ -36,35 +37,30 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         statistics = None
         statistics = group_statistics(problem, group, generator)
         whole, width = statistics.gram, statistics.columns_per_unit
-        redundancy = redundancy_of(statistics, group.num_partitions, look=settings.ordering_name not in orderings.BLIND)
-        statistics = redundancy.reduced(statistics)
+        copies = find_copies(partial_trace(whole, width), group.num_partitions)
+        if settings.ordering_name in orderings.BLIND:
+            copies = copies.none()
+        statistics = copies.left_out_of(statistics)
         if settings.needs_sensitivity:
             statistics = shrunk_statistics(problem, group, statistics)
-        energy = whole.diagonal().reshape(group.num_units, -1).sum(dim=1)
-        orders.append(redundancy.ordered(ordering(statistics), energy, group.num_partitions))
+        orders.append(orderings.interleaved(copies.with_last(ordering(statistics)), group.num_partitions))
         variances.append(factorize(whole, orders[-1], width).kept_variance())
         if settings.cut_name == "output":
-            nats = redundancy.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
+            nats = copies.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
             damages.append(nats)
+    tried: list[dict[int, float]] = [{} for _ in orders]
     if damages and problem.trial is not None and settings.target.is_budget:
-        damages = _tried(problem, settings, orders, variances, damages)
-    kept, level, num_kept = _kept(problem, settings, variances, damages)
+        damages = _tried(problem, settings, orders, variances, damages, tried)
+    allocation = _allocation(problem, settings, variances, damages)
+    level = level_for(problem, settings, allocation)
+    kept = kept_at_level(problem, settings, allocation, level)
     measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
-    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
-    return Selection(tuple(choices), level, num_kept)
+    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, tried, strict=True))
+    return Selection(tuple(choices), level, allocation)
 
 
-def _kept(
-    problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]
-) -> tuple[list[int], float, Callable[[int, float], int]]:
-    """Kept units per group, the level that meets the target, and what any level keeps of a group."""
-    cut, curves = cuts.load(settings.cut_name), _curves(problem, settings, variances, damages)
-
-    def num_kept(group: int, level: float) -> int:
-        return cut(curves[group], level)
-
-    level = level_for(problem, settings, num_kept)
-    return kept_at_level(problem, settings, num_kept, level), level, num_kept
+def _allocation(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> Curves:
+    return Curves(settings.cut_name, tuple(_curves(problem, settings, variances, damages)))
 
 
 def _tried(
@@ -73,17 +69,21 @@ def _tried(
     orders: list[Tensor],
     variances: list[Tensor],
     damages: list[Tensor],
+    tried: list[dict[int, float]],
 ) -> list[Tensor]:
-    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
+    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut.
+
+    What trials find, in nats per sample, is noted in ``tried``.
+    """
     assert problem.trial is not None
-    measured: list[dict[int, float]] = [{} for _ in orders]
     found = damages
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        kept, _, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
-        for number, count in enumerate(kept):
-            if count < len(orders[number]) and count not in measured[number]:
-                measured[number][count] = problem.trial(number, orders[number][:count])
-        found = [corrected(*pair) for pair in zip(damages, measured, strict=True)]
+        allocation = _allocation(problem, replace(settings, cut=cut_name), variances, found)
+        level = level_for(problem, settings, allocation)
+        for number, count in enumerate(kept_at_level(problem, settings, allocation, level)):
+            if count < len(orders[number]) and count not in tried[number]:
+                tried[number][count] = problem.trial(number, orders[number][:count])
+        found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
     return found
 
 

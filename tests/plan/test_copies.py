@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import snp
 from snp.core import orderings
 from snp.core.orderings import GroupStatistics, ReaderStatistics
-from snp.plan.redundancy import redundancy_of
+from snp.core.redundancy import find_copies
 from tests.graph.test_graph import Net, conv
 
 COPIES = {9: 1, 10: 2, 11: 5}
@@ -76,35 +76,33 @@ def test_the_redundant_units_go_and_no_pair_goes(
 
 
 def test_damage_of_redundant_units_is_none_and_copies_count_for_what_stays() -> None:
-    """The curve is that of the distinct units, with flat steps where the order takes a redundant one."""
+    """The curve is that of the units that differ, with flat steps where the order takes a redundant one."""
     rows = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows[:, 3], rows[:, 4] = rows[:, 1], 0.0
+    rows[:, 3], rows[:, 4] = 2 * rows[:, 1], 0.0
     weights = torch.arange(10.0, dtype=torch.float64).reshape(2, 5)
     readers = (ReaderStatistics(rows.T @ rows, weights, 1),)
     given = GroupStatistics(rows.T @ rows, weights, 1, torch.Generator(), readers)
-    found = redundancy_of(given, 1)
-    assert (found.same.tolist(), found.is_dead.tolist()) == ([0, 1, 2, 1, 4], [False] * 4 + [True])
-    assert found.distinct.tolist() == [0, 1, 2]
-    folded = found.reduced(given)
-    assert folded.outgoing.tolist() == [[0.0, 4.0, 2.0], [5.0, 14.0, 7.0]]
+    found = find_copies(given.gram)
+    folded = found.left_out_of(given)
+    torch.testing.assert_close(folded.outgoing, torch.tensor([[0.0, 7.0, 2.0], [5.0, 22.0, 7.0]]).double())
     torch.testing.assert_close(rows[:, :3] @ folded.readers[0].weighted.T, rows @ weights.T)
-    assert found.ordered(torch.tensor([2, 0, 1]), given.gram.diagonal(), 1).tolist() == [2, 0, 1, 3, 4]
-    order = torch.tensor([3, 2, 4, 0, 1])
+    assert found.with_last(torch.tensor([2, 0, 1])).tolist() == [2, 0, 1, 3, 4]
 
     def damage_of(distinct: Tensor) -> Tensor:
         assert distinct.tolist() == [2, 0, 1]
         return torch.tensor([7.0, 3.0, 1.0, 0.0])
 
-    assert found.damage(order, damage_of).tolist() == [7.0, 7.0, 3.0, 3.0, 1.0, 0.0]
+    assert found.damage(torch.tensor([3, 2, 4, 0, 1]), damage_of).tolist() == [7.0, 7.0, 3.0, 3.0, 1.0, 0.0]
+    assert found.none().damage(torch.arange(5), lambda order: order.new_zeros(6)).tolist() == [0.0] * 6
 
 
-def test_a_group_of_dead_units_keeps_one_and_copies_are_looked_for_in_their_partition() -> None:
-    """Nothing is left without units; a grouped convolution's blocks do not stand in for each other."""
-    zeros = torch.zeros(4, 4, dtype=torch.float64)
-    nothing = GroupStatistics(zeros, zeros, 1, torch.Generator(), (ReaderStatistics(zeros, zeros, 1),))
-    assert redundancy_of(nothing, 1).distinct.tolist() == [0]
-    ones = torch.ones(4, 4, dtype=torch.float64)
-    equal = GroupStatistics(ones, ones, 1, torch.Generator(), (ReaderStatistics(ones, ones, 1),))
-    assert redundancy_of(equal, 1).same.tolist() == [0, 0, 0, 0]
-    assert redundancy_of(equal, 2).same.tolist() == [0, 0, 2, 2]
-    assert redundancy_of(equal, 1, look=False).distinct.tolist() == [0, 1, 2, 3]
+def test_partitions_and_single_samples() -> None:
+    """A grouped convolution's blocks do not stand in for each other; one sample says nothing of factors."""
+    assert find_copies(torch.zeros(4, 4, dtype=torch.float64)).originals.tolist() == [0]
+    equal = torch.ones(4, 4, dtype=torch.float64)
+    assert find_copies(equal).originals.tolist() == [0]
+    assert find_copies(equal, 2).owner.tolist() == [0, 0, 2, 2]
+    one = torch.tensor([1.0, 2.0, 2.0, 0.0, 5.0], dtype=torch.float64)
+    found = find_copies(torch.outer(one, one))
+    assert found.originals.tolist() == [0, 1, 4]
+    assert found.last.tolist() == [2, 3]
