@@ -23,15 +23,16 @@ def images(count: int = 2, size: int = 6) -> Tensor:
 
 
 def shuffled(m: Net, x: Tensor) -> Tensor:
-    """Grouped convolutions around a channel shuffle by hand, which the analysis takes for sound units of two parts."""
+    """A third of the channels changes places with the rest: the code counts what is left of them, the analysis does not."""
     y = F.relu(m.a(F.relu(m.stem(x))))
-    y = y.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    third = y.shape[1] // 3
+    y = torch.cat([y[:, third:], y[:, :third]], dim=1)
     return F.relu(m.b(y))
 
 
 def shuffling(ending: Callable[[Net, Tensor], Tensor], **layers: nn.Module) -> Net:
     torch.manual_seed(0)
-    body = {"stem": conv(3, 8), "a": conv(8, 16, 1, groups=2), "b": conv(16, 16, groups=2)}
+    body = {"stem": conv(3, 8), "a": conv(8, 16, 1), "b": conv(16, 16)}
     return Net(lambda m, x: ending(m, shuffled(m, x)), **body, **layers).eval()
 
 
