@@ -150,7 +150,8 @@ def quiet_libraries() -> None:
 
     Errors and all other warnings still come through.
     """
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+    # The last one tells of every table of a font that goes into a PDF.
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -15,7 +15,7 @@ from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.double import in_double
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.graph.test_graph import Net, conv
+from tests.graphs import Net, conv
 
 
 def images(count: int = 2, size: int = 6) -> Tensor:
@@ -23,7 +23,7 @@ def images(count: int = 2, size: int = 6) -> Tensor:
 
 
 def shuffled(m: Net, x: Tensor) -> Tensor:
-    """A third of the channels changes places with the rest: the code counts what is left of them, the analysis does not."""
+    """A third of the channels changes places with the rest: of those that are left, which no analysis sees."""
     y = F.relu(m.a(F.relu(m.stem(x))))
     third = y.shape[1] // 3
     y = torch.cat([y[:, third:], y[:, :third]], dim=1)

@@ -1,4 +1,4 @@
-"""Which units can all the others together not explain?  Leave-one-out residual variance 1 / (C^-1)_ii.
+"""Which units can all the others together not explain?  Leave-one-out residual variance 1 / (G^-1)_ii.
 
 Units that depend on others go first, and the others are scored without them; ``residual_once`` is the score as it is.
 """

@@ -12,7 +12,7 @@ __all__ = ["order", "score"]
 
 
 def score(statistics: GroupStatistics) -> Tensor:
-    """1 / (C^-1)_ii, for units of several columns the trace of [(C^-1)_bb]^-1, shape [U]."""
+    """1 / (G^-1)_ii, for units of several columns the trace of [(G^-1)_bb]^-1, shape [U]."""
     left: Tensor = torch.linalg.inv(inverse_spectrum(statistics, -1.0))
     return left.diagonal(dim1=1, dim2=2).sum(dim=1)
 

@@ -12,7 +12,7 @@ __all__ = ["order", "score"]
 
 
 def score(statistics: GroupStatistics) -> Tensor:
-    """1 / [(C^-1/2)_ii]^2, for units of several columns the trace of [(C^-1/2)_bb]^-2, shape [U]."""
+    """1 / [(G^-1/2)_ii]^2, for units of several columns the trace of [(G^-1/2)_bb]^-2, shape [U]."""
     inverse: Tensor = torch.linalg.inv(inverse_spectrum(statistics, -0.5))
     return (inverse @ inverse).diagonal(dim1=1, dim2=2).sum(dim=1)
 
