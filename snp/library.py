@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.fit.preparation import prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
@@ -20,8 +21,7 @@ from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.preparation import prepare, settle
-from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
+from snp.pruning import PruneResult, decide, sensitivity_of
 from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share

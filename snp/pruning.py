@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
@@ -18,15 +17,14 @@ from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
-from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
+from snp.plan.problem import Choice, Problem, Selection
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,30 +57,6 @@ class Decision:
 
     plan: PruningPlan
     selection: Selection
-
-
-def problem_of(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor] | None = None,
-    logits: Mapping[str, LogitStatistics] | None = None,
-    table: LatencyTable | None = None,
-) -> Problem:
-    """What planners look at, in main memory.
-
-    Raises:
-        ValueError: a reader saw no activations.
-    """
-    names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
-    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
-    for name, reader in subject.readers.items():
-        if name not in moments or moments[name].count == 0:
-            raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
-    costs = CostModel(subject.model, subject.graph, subject.groups, table)
-    # Other mappings fetch their moments one by one, when they are asked for.
-    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
-    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
 
 
 def sensitivity_of(
