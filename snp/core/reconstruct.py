@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snp.core.factor import factor
 from snp.core.gram import CrossMoments, Moments
-from snp.core.least_squares import MomentEquations, factor
+from snp.core.least_squares import MomentEquations
 from snp.core.subspace import Subspace, columns_of
 
 __all__ = ["fold", "offset", "output_error", "refit", "transfer"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snp.core.dual_least_squares import SampleEquations
 from snp.core.gram import CrossMoments, Moments
-from snp.core.least_squares import MomentEquations, SampleEquations, best_of
+from snp.core.least_squares import MomentEquations, best_of
 from snp.core.rectified import rectified_target
 
 __all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Reduce", "Rows", "fitted", "fitted_behind_rectifier"]
