@@ -60,8 +60,11 @@ def prune(
     moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs)
     sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
-    is_timed = settings.target[0] == "latency"
-    table = measure_table(subject.model, subject.graph, subject.groups, example, *timed) if is_timed else None
+    table = (
+        measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+        if settings.target.is_timed
+        else None
+    )
     subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
     result = realise(subject, problem, decision.plan, settings, inputs)
@@ -127,10 +130,6 @@ def inspect(
 
 
 def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
-    known = set(PruneSettings.__dataclass_fields__)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"prune() has no option {name!r}; there are {', '.join(sorted(known))}")
     return replace(settings or PruneSettings(), **options)
 
 

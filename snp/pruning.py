@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.core.sums import ALONE, Sums
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
@@ -123,12 +124,12 @@ def sensitivity_of(
     subject: Subject,
     inputs: Sequence[Batch],
     settings: PruneSettings,
-    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    sums: Sums = ALONE,
 ) -> dict[str, Tensor]:
     """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(settings.seed)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, reduce)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, sums)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -142,7 +143,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     """
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
-    if settings.target[0] == "latency":
+    if settings.target.is_timed:
         problem, selection = checked_by_clock(subject, problem, settings, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)

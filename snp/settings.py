@@ -1,115 +1,157 @@
-"""What may be asked of a prune?  One validated set of options, the same for the library and the command line."""
+"""What may be asked of a prune?  One validated set of options, the same for the library and the command line.
+
+Options, their defaults, limits and meaning are written here and nowhere else: docstrings are made of them, and
+``conf/config.yaml``, which ``--help`` shows, is held to them by a test.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, Literal
 
-from snp.option_checks import CUT_OF_TARGET, TARGETS, check_names, check_plain, check_structures, check_target
+from pydantic.dataclasses import dataclass
 
-__all__ = ["BUDGETS", "PruneSettings"]
+from snp.core import cuts, orderings
+from snp.core.budget import Target
+from snp.core.options import STRICT, named, option
+from snp.core.registry import Registry
 
-BUDGETS = ("macs", "params", "latency")
+__all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
+
+PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
+_TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
+_STRUCTURES = ("ffn", "vo", "qk", "heads")
 
 
-@dataclass(frozen=True)
-class PruneSettings:
-    """Options of one prune; at most one target may be given, none means half of the MACs.
+@named(lambda given: "prune")
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class FitSettings:
+    """How weights are fitted; what is marked (sequential) belongs to ``calibration="sequential"``."""
 
-    Attributes:
-        target_var: cumulative variance that every group keeps, in (0, 1]; goes with ``cut="variance"``.
-        target_units: share of units that every group keeps, in (0, 1]; goes with ``cut="uniform"``.
-        target_macs: share of the dense network's multiply-accumulates that is left, in (0, 1].
-        target_params: share of the dense network's parameters that is left, in (0, 1]; see ``count_embeddings``.
-        count_embeddings: ``target_params`` counts tables that are looked up (token and position embeddings) and heads
-            tied to them, too; without, it is a share of the other parameters, as usual for language models.
-        target_latency: share of the time of the dense network's forward pass that is left, in (0, 1], by a table of
-            layer times measured on this machine.
-        latency_batch: samples per pass where passes are timed, for a plan or against each other, at least 1.
-        latency_threads: CPU threads of these passes, at least 1.
-        planner: name of a file in ``snp/plan/planners``.
-        ordering: name of a file in ``snp/core/orderings``; ``"auto"`` is the paper's ``zca`` beside the paper's
-            variance cut and ``output`` elsewhere.
-        cut: name of a file in ``snp/core/cuts``; ``"auto"`` is what the target goes with, ``output`` for budgets.
-        trials: correct what ``cut="output"`` expects of a group's cut by trying a few cuts of each group on a part of
-            the calibration samples.
-        reconstruct: fold the cut units into the weights that stay (False: plain deletion).
-        calibration: ``"joint"`` fits every layer on the dense network's activations; ``"sequential"`` fits them in
-            execution order on what the pruned network feeds them.
-        conv_gram: ``"patch"`` fits every kernel element of a convolution, ``"channel"`` one transfer per kernel.
-        intercept: fit an offset into biases, too (sequential only).
-        repair: let layers that add to a residual stream make up for its error so far (sequential only).
-        rectify: fit what a ReLU behind a layer lets through, instead of the layer's outputs (sequential only).
-        refit_all: fit layers that lose no inputs, too, once their inputs have moved (sequential only).
-        batch_norm: ``"keep"`` normalisation statistics or ``"reestimate"`` them on the pruned network's activations
-            (sequential only).
-        ridge: of the least-squares fit, relative to the mean energy of a kept column, >= 0; None chooses it layer by
-            layer on held-back calibration samples (sequential), or takes 1e-4 (joint).
-        memory_gib: what the activations of the sequential fit may take; it uses fewer samples beyond, > 0.
-        ignore: shell patterns; groups that touch a layer or tensor so named (or are so named) are left alone.
-        structures: what is cut in layers of linear maps: ``ffn`` (hidden units), and in attention ``vo`` (dimensions of
-            values and of the output projection, per head), ``qk`` (dimensions of queries and keys) and ``heads``.
-            Channels of convolutions are cut whatever this says.
-        attention: ``"free"`` lets queries and values keep different sizes, in a small module of ours where the stock
-            one cannot; ``"equal"`` cuts both alike, in the stock module.
-        streams: cut residual streams, too, not only units inside blocks.
-        round_to: kept units are a multiple of this in wide groups; 1 switches it off.
-        round_from: how many units a wide group has, at least; None: 16 times ``round_to``.
-        seed: of everything random.
-        dry_run: a run lists the groups and stops; the library call for that is ``snp.inspect``.
-    """
-
-    target_var: float | None = None
-    target_units: float | None = None
-    target_macs: float | None = None
-    target_params: float | None = None
-    target_latency: float | None = None
-    latency_batch: int = 8
-    latency_threads: int = 1
-    count_embeddings: bool = False
-    planner: str = "snp"
-    ordering: str = "auto"
-    cut: str = "auto"
-    trials: bool = True
-    reconstruct: bool = True
-    calibration: str = "sequential"
-    conv_gram: str = "patch"
-    intercept: bool = True
-    repair: bool = True
-    rectify: bool = True
-    refit_all: bool = True
-    batch_norm: str = "keep"
-    ridge: float | None = None
-    memory_gib: float = 8.0
-    ignore: tuple[str, ...] = ()
-    structures: tuple[str, ...] = ("ffn",)
-    attention: str = "free"
-    streams: bool = False
-    round_to: int = 8
-    round_from: int | None = None
-    seed: int = 0
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        check_names(self)
-        check_target(self)
-        check_plain(self)
-        check_structures(self)
-        object.__setattr__(self, "ignore", tuple(self.ignore))
-        object.__setattr__(self, "structures", tuple(self.structures))
+    conv_gram: Literal["patch", "channel"] = option(
+        "patch", "fit every kernel element of a convolution; channel: one transfer per kernel"
+    )
+    intercept: bool = option(True, "fit biases, too (sequential)")
+    repair: bool = option(True, "layers that add to a residual stream make up for its error so far (sequential)")
+    rectify: bool = option(True, "fit what a ReLU behind a layer lets through, not the layer's outputs (sequential)")
+    refit_all: bool = option(True, "also layers that lose no inputs, once their inputs have moved (sequential)")
+    batch_norm: Literal["keep", "reestimate"] = option(
+        "keep", "or reestimate the statistics on the calibration samples (sequential)"
+    )
+    ridge: float | None = option(
+        None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0
+    )
+    memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
 
     @property
-    def target(self) -> tuple[str, float]:
-        """Name of the target without ``target_`` and its value."""
-        for name in TARGETS:
-            if getattr(self, name) is not None:
-                return name.removeprefix("target_"), float(getattr(self, name))
-        return "macs", 0.5
+    def reestimates(self) -> bool:
+        """Are the statistics of norms estimated anew?"""
+        return self.batch_norm == "reestimate"
+
+
+@named(lambda given: "prune")
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class PruneSettings(FitSettings):
+    """Options of one prune; at most one target may be given, none means half of the MACs."""
+
+    target_var: float | None = option(None, "cumulative variance that every group keeps, with cut=variance", gt=0, le=1)
+    target_units: float | None = option(None, "share of units that every group keeps, with cut=uniform", gt=0, le=1)
+    target_macs: float | None = option(
+        None, "share of the dense network's multiply-accumulates that is left", gt=0, le=1
+    )
+    target_params: float | None = option(None, "share of the dense network's parameters that is left", gt=0, le=1)
+    target_latency: float | None = option(
+        None, "share of the dense forward pass's time that is left, by layer times measured here", gt=0, le=1
+    )
+    latency_batch: int = option(8, "samples per pass, where passes are timed for a plan or against each other", ge=1)
+    latency_threads: int = option(1, "CPU threads of these passes", ge=1)
+    count_embeddings: bool = option(
+        False, "target_params counts embeddings and heads tied to them, too (language models)"
+    )
+    planner: str = option("snp", "a file in snp/plan/planners")
+    ordering: str = option("auto", "a file in snp/core/orderings; auto: zca with cut=variance, else output")
+    cut: str = option(
+        "auto", "a file in snp/core/cuts; auto: variance for target_var, uniform for target_units, else output"
+    )
+    trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
+    reconstruct: bool = option(True, "fold cut units into the weights that stay")
+    calibration: Literal["sequential", "joint"] = option(
+        "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
+    )
+    ignore: tuple[str, ...] = option(
+        (), "patterns of groups, layers or tensors whose shapes are left alone", strict=False, examples=[("head*",)]
+    )
+    structures: tuple[str, ...] = option(
+        ("ffn",),
+        "hidden units, and in attention vo, qk (dimensions per head) and heads; channels always",
+        strict=False,
+        examples=[("ffn", "vo")],
+    )
+    attention: Literal["free", "equal"] = option(
+        "free", "sizes of queries and values may differ; equal: they do not, and the stock module stays"
+    )
+    streams: bool = option(False, "cut residual streams, too")
+    round_to: int = option(8, "kept units are a multiple of this in wide groups; 1 switches it off", ge=1)
+    round_from: int | None = option(
+        None, "units of a wide group at least; null: 16 times round_to. ONNX Runtime likes 16, see docs/export.md", ge=1
+    )
+    seed: int = option(0, "of everything random", ge=0, lt=2**63)
+    dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
+
+    def __post_init__(self) -> None:
+        PLANNERS.check(self.planner)
+        orderings.REGISTRY.check(self.ordering, also=("auto",))
+        cuts.REGISTRY.check(self.cut, also=("auto",))
+        self._check_target()
+        self._check_structures()
+
+    def _check_target(self) -> None:
+        """At most one target, with a cut and a planner that go with it."""
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"prune.{' and prune.'.join(given)} exclude each other: give one of them")
+        target = self.target
+        if given and not target.is_budget and self.cut not in ("auto", target.cut):
+            raise ValueError(
+                f"{target.option} goes with prune.cut={target.cut}, found prune.cut={self.cut!r}: change the cut, or "
+                "give prune.target_macs or prune.target_params, which go with every cut"
+            )
+        if target.kind == "var" and self.planner != "snp":
+            raise ValueError(
+                f"prune.target_var goes with prune.planner=snp, because {self.planner} measures no such share; give "
+                "prune.target_units, prune.target_macs or prune.target_params"
+            )
+
+    def _check_structures(self) -> None:
+        if "residual" in self.structures:
+            raise ValueError(
+                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of the "
+                "stream, so a narrower one computes something else; prune.streams=true cuts streams that meet no "
+                "such norm"
+            )
+        unknown = sorted(set(self.structures) - set(_STRUCTURES))
+        if unknown:
+            raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
+        if self.attention == "equal" and len({"vo", "qk"} & set(self.structures)) == 1:
+            raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+
+    @property
+    def target(self) -> Target:
+        """The target given, else half of the multiply-accumulates."""
+        given = ((name, getattr(self, name)) for name in _TARGETS)
+        return next(
+            (Target(name.removeprefix("target_"), share) for name, share in given if share), Target("macs", 0.5)
+        )
+
+    @property
+    def fit(self) -> FitSettings:
+        """How weights are fitted."""
+        return FitSettings(**{field.name: getattr(self, field.name) for field in fields(FitSettings)})
 
     @property
     def cut_name(self) -> str:
         """The cut, with ``"auto"`` decided by the target."""
-        return CUT_OF_TARGET.get(f"target_{self.target[0]}", "output") if self.cut == "auto" else self.cut
+        return self.target.cut if self.cut == "auto" else self.cut
 
     @property
     def ordering_name(self) -> str:
@@ -150,10 +192,7 @@ class PruneSettings:
 
     def to_json(self) -> dict[str, Any]:
         """All options as JSON values."""
-        plain = asdict(self) | {
-            "ignore": list(self.ignore),
-            "structures": list(self.structures),
-            "cut": self.cut_name,
-            "ordering": self.ordering_name,
-        }
-        return {key: value for key, value in plain.items() if key not in TARGETS} | {"target": dict([self.target])}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        others = {name: value for name, value in plain.items() if name not in _TARGETS}
+        decided = {"cut": self.cut_name, "ordering": self.ordering_name}
+        return others | decided | {"target": {self.target.kind: self.target.share}}

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from snp.core.budget import Target
 from snp.settings import PruneSettings
 
 
 def test_no_target_means_half_of_the_multiply_accumulates() -> None:
     """The default asks for half the MACs."""
-    assert PruneSettings().target == ("macs", 0.5)
+    assert PruneSettings().target == Target("macs", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_no_target_means_half_of_the_multiply_accumulates() -> None:
 )
 def test_target_is_the_one_given(options: dict[str, Any], target: tuple[str, float]) -> None:
     """Name and value of each kind of target."""
-    assert PruneSettings(**options).target == target
+    assert PruneSettings(**options).target == Target(*target)
 
 
 WRONG = [

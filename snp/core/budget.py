@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["BudgetError", "bisect_level"]
+__all__ = ["BudgetError", "Target", "bisect_level"]
 
 _STEPS = 60
+
+
+@dataclass(frozen=True)
+class Target:
+    """The one number that a prune is asked for.
+
+    Attributes:
+        kind: ``"var"`` or ``"units"``, levels that every group keeps; ``"macs"``, ``"params"`` or ``"latency"``,
+            budgets of the whole network.
+        share: of what the dense network has, in (0, 1].
+    """
+
+    kind: str
+    share: float
+
+    @property
+    def option(self) -> str:
+        """What users call it: ``prune.target_macs``."""
+        return f"prune.target_{self.kind}"
+
+    @property
+    def is_budget(self) -> bool:
+        """Is the level of the cut to be sought, until the network's cost fits?"""
+        return self.kind in ("macs", "params", "latency")
+
+    @property
+    def is_timed(self) -> bool:
+        """Is the budget one of time?"""
+        return self.kind == "latency"
+
+    @property
+    def cut(self) -> str:
+        """The cut that goes with it."""
+        return {"var": "variance", "units": "uniform"}.get(self.kind, "output")
 
 
 class BudgetError(ValueError):

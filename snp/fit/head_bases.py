@@ -24,6 +24,9 @@ from snp.surgery.surgery import with_weights
 
 __all__ = ["InBases", "in_head_bases"]
 
+# Of what rounding the turned weights may change, relative to the spread of an output channel.
+_TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True, eq=False)
 class InBases:
@@ -67,7 +70,7 @@ def in_head_bases(
         if change.weights:
             rotated = with_weights(model, change.weights)
             try:
-                self_check(model, rotated, subject.example)
+                self_check(model, rotated, subject.example, tolerance=_TOLERANCE)
             except SelfCheckError:
                 # Something between the projections does not commute with a rotation, a nonlinearity for one.
                 change = _change(model, layer, subject.groups, found, sensitivity, rotate=False)

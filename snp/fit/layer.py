@@ -11,32 +11,12 @@ from torch import Tensor, fx
 
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
-from snp.fit.regression import Reduce, Rows, fitted, fitted_behind_rectifier
+from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
+from snp.settings import FitSettings
 
-__all__ = ["FitSettings", "LayerFit", "reestimate"]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How the layers are fitted.
-
-    Attributes:
-        ridge: relative to the mean energy of a kept column; None chooses it on held-back batches, layer by layer.
-        intercept: fit an offset into the bias (or the mean of the normalisation behind the layer).
-        repair: let a layer that adds to a residual stream make up for the stream's error.
-        rectify: fit what a rectifier behind a layer lets through, instead of the layer's outputs.
-        batch_norm: re-estimate normalisation statistics on what the pruned network feeds them.
-        memory_gib: what the values that are alive at once may take; fewer batches are used beyond.
-    """
-
-    ridge: float | None = None
-    intercept: bool = True
-    repair: bool = True
-    rectify: bool = True
-    batch_norm: bool = False
-    memory_gib: float = 8.0
+__all__ = ["LayerFit", "reestimate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +54,14 @@ class LayerFit:
             return self.networks.tensors[name]
         return self.networks.current[self._bias][batch] if isinstance(self._bias, fx.Node) else None
 
-    def outputs(self, tail: Tail | None, settings: FitSettings, reduce: Reduce) -> None:
+    def outputs(self, tail: Tail | None, settings: FitSettings) -> None:
         """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
         networks, dense = self.networks, self.networks.tensors[self.name]
         bias_name, mean_name = _own(networks, self._bias), _own(networks, _mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         folded, shifts = [], []
         for number, (rows, block) in enumerate(self._blocks()):
-            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine, reduce)
+            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine)
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
         shift = torch.cat(shifts)
@@ -108,10 +88,9 @@ class LayerFit:
         block: Block,
         settings: FitSettings,
         affine: bool,
-        reduce: Reduce,
     ) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""
-        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, reduce)
+        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, self.networks.sums)
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
@@ -119,7 +98,7 @@ class LayerFit:
         def some(part: int, num_parts: int) -> Iterable[Rows]:
             return self._output_rows(tail, number, block, part, num_parts)
 
-        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), reduce)
+        return fitted_behind_rectifier(problem, some, scale, (tail.low, tail.high), self.networks.sums)
 
     def _output_rows(
         self, tail: Tail | None, number: int, block: Block, part: int = 0, num_parts: int = 1
@@ -141,13 +120,13 @@ class LayerFit:
             samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
             yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
 
-    def inputs(self, settings: FitSettings, reduce: Reduce) -> None:
+    def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
         dense, folded = self.networks.tensors[self.name], []
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
-            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, reduce).solution()
+            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, self.networks.sums).solution()
             folded.append(fold(rows, transfer, block.kept))
         self.networks.change(self.name, torch.cat(folded).reshape(dense.shape))
 
@@ -158,7 +137,7 @@ class LayerFit:
             yield Rows(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
 
 
-def reestimate(networks: TwoNetworks, node: fx.Node, reduce: Reduce) -> None:
+def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
     """Statistics of a normalisation layer over all positions of all batches of the changed network."""
     source = node.args[0]
     names = [networks.name_of(argument) for argument in node.args[3:5]]
@@ -167,9 +146,10 @@ def reestimate(networks: TwoNetworks, node: fx.Node, reduce: Reduce) -> None:
     if any(name is None or networks.num_reads(name) > 1 for name in names):
         return
     rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
-    count = reduce(torch.tensor(float(sum(part.shape[1] for part in rows)), dtype=torch.float64)).to(rows[0].device)
-    mean = reduce(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
-    square = reduce(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
+    sums = networks.sums
+    count = sums.number(sum(part.shape[1] for part in rows))
+    mean = sums.of(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
+    square = sums.of(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
     for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
         assert name is not None
         networks.change(name, value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from snp.core.sums import ALONE, Sums
 from snp.fit.joint import folded_weights, kept_columns
-from snp.fit.layer import FitSettings
 from snp.fit.sequential import Fits, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.measure.readers import other_readers, readers_of
@@ -43,7 +43,7 @@ def realise(
     plan: PruningPlan,
     settings: PruneSettings,
     inputs: Sequence[Batch] = (),
-    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    sums: Sums = ALONE,
     *,
     share: bool = False,
 ) -> Realised:
@@ -55,7 +55,7 @@ def realise(
         plan: the units that stay.
         settings: how weights are fitted.
         inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
-        reduce: adds a tensor up over processes.
+        sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
     Raises:
@@ -65,7 +65,7 @@ def realise(
     if not settings.reconstruct:
         weights: dict[str, Tensor] = masked_weights(subject.model, plan)
     elif settings.is_sequential:
-        fits = _fits(subject, problem, plan, settings, inputs, reduce)
+        fits = _fits(subject, problem, plan, settings, inputs, sums)
         weights, fitted = fits.tensors, fits.samples
     else:
         weights = masked_weights(subject.model, plan)
@@ -73,7 +73,7 @@ def realise(
             weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
     masked = with_weights(subject.model, weights, share=share)
     small = cut(masked, plan, share=share)
-    return Realised(small, self_check(masked, small, subject.example), fitted)
+    return Realised(small, self_check(masked, small, subject.example, plan), fitted)
 
 
 def _fits(
@@ -82,22 +82,14 @@ def _fits(
     plan: PruningPlan,
     settings: PruneSettings,
     inputs: Sequence[Batch],
-    reduce: Callable[[Tensor], Tensor],
+    sums: Sums,
 ) -> Fits:
     readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
     if settings.refit_all:
         readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
     kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
-    fit = FitSettings(
-        settings.ridge,
-        settings.intercept,
-        settings.repair,
-        settings.rectify,
-        settings.batch_norm == "reestimate",
-        settings.memory_gib,
-    )
 
     def start(name: str) -> Tensor:
         return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-    return fit_in_sequence(subject.model, inputs, readers, kept, start, fit, reduce, silent_rows(plan))
+    return fit_in_sequence(subject.model, inputs, readers, kept, start, settings.fit, sums, silent_rows(plan))

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from snp.core.dual_least_squares import SampleEquations
-from snp.core.gram import CrossMoments, Moments
+from snp.core.gram import CrossMoments
 from snp.core.least_squares import MomentEquations, best_of
 from snp.core.rectified import rectified_target
+from snp.core.sums import Sums
 
-__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Reduce", "Rows", "fitted", "fitted_behind_rectifier"]
+__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Rows", "fitted", "fitted_behind_rectifier"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +66,13 @@ class LeastSquares:
         """Weights [O, K] and offset [O]."""
         return self.equations.solution()
 
-    def moved(self, movements: Iterable[Movement], reduce: Reduce) -> tuple[Tensor, Tensor]:
+    def moved(self, movements: Iterable[Movement], sums: Sums) -> tuple[Tensor, Tensor]:
         """Weights and offset once the targets have moved by what some of the batches say of all."""
         if isinstance(self.equations, SampleEquations):
             return self._moved_samples(self.equations, movements)
         cross: Tensor | None = None
         total: Tensor | None = None
-        count = torch.zeros((), dtype=torch.float64)
+        count = 0
         for movement in movements:
             product, summed = movement.target.T @ movement.rows.inputs, movement.target.sum(dim=0)
             cross = product.double() if cross is None else cross.add_(product)
@@ -81,8 +80,8 @@ class LeastSquares:
             count += len(movement.target)
         assert cross is not None
         assert total is not None
-        factor = self.count / max(float(reduce(count)), 1.0)
-        return self.equations.solution(factor * reduce(cross), factor * reduce(total))
+        factor = self.count / max(sums.number(count), 1.0)
+        return self.equations.solution(factor * sums.of(cross), factor * sums.of(total))
 
     def _moved_samples(self, equations: SampleEquations, movements: Iterable[Movement]) -> tuple[Tensor, Tensor]:
         assert self.starts is not None
@@ -98,29 +97,27 @@ class LeastSquares:
         return equations.solution(moved * (self.count / max(seen, 1)))
 
 
-def fitted(
-    weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, reduce: Reduce
-) -> LeastSquares:
+def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
     """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
-    is_alone = float(reduce(torch.ones((), dtype=torch.float64))) == 1.0
+    is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
-    sums: _Sums | None = None
+    parts: _Parts | None = None
     for rows in batches:
         waiting.append(rows)
-        if sums is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
-            sums = sums or _Sums(torch.float32)
-            sums.add(waiting)
+        if parts is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
+            parts = parts or _Parts(torch.float32)
+            parts.add(waiting)
             waiting.clear()
-    if sums is None and is_alone:
+    if parts is None and is_alone:
         return _from_samples(weight_OK, waiting, ridge, affine)
-    if sums is None:
-        sums = _Sums(torch.float64)  # few samples leave directions open that rounding would fill
-        sums.add(waiting)
-    return _from_moments(weight_OK, sums, ridge, affine, reduce)
+    if parts is None:
+        parts = _Parts(torch.float64)  # few samples leave directions open that rounding would fill
+        parts.add(waiting)
+    return _from_moments(weight_OK, parts, ridge, affine, sums)
 
 
 def _is_held_back(batch: int) -> bool:
@@ -141,7 +138,7 @@ def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | Non
     return LeastSquares(equations, count, starts)
 
 
-class _Sums:
+class _Parts:
     """Moments of the batches that are fitted on and of those held back.
 
     Args:
@@ -161,15 +158,15 @@ class _Sums:
             self._parts[which] = part if total is None else total + part
             self._number += 1
 
-    def summed(self, reduce: Reduce) -> tuple[CrossMoments, CrossMoments]:
+    def summed(self, sums: Sums) -> tuple[CrossMoments, CrossMoments]:
         """Both, of all processes. They reduce the same tensors, whether or not each has batches to hold back."""
         first, second = self._parts
         assert first is not None
-        return _summed(first, reduce), _summed(first.zeros_like() if second is None else second, reduce)
+        return sums.cross_moments(first), sums.cross_moments(first.zeros_like() if second is None else second)
 
 
-def _from_moments(weight_OK: Tensor, sums: _Sums, ridge: float | None, affine: bool, reduce: Reduce) -> LeastSquares:
-    found, held = sums.summed(reduce)
+def _from_moments(weight_OK: Tensor, parts: _Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+    found, held = parts.summed(sums)
     if ridge is None:
         equations = MomentEquations(weight_OK, found, affine=affine)
         ridge = best_of(equations.held_back_errors(held if held.inputs.count else found, _RIDGES), _RIDGES)
@@ -183,7 +180,7 @@ def fitted_behind_rectifier(
     batches: Callable[[int, int], Iterable[Rows]],
     scale_O: Tensor,
     bounds: tuple[float, float],
-    reduce: Reduce,
+    sums: Sums,
 ) -> tuple[Tensor, Tensor]:
     """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
 
@@ -196,13 +193,13 @@ def fitted_behind_rectifier(
             fewer batches than parts.
         scale_O: of the affine map in front of the rectifier, shape [O].
         bounds: of the rectifier.
-        reduce: adds a tensor up over processes.
+        sums: over all processes.
     """
     weight, shift = problem.solution()
     for part in range(_ROUNDS):
         rows_of_part = batches(part, _ROUNDS)
         movements = (Movement(rows, _movement(rows, weight, shift, scale_O, bounds)) for rows in rows_of_part)
-        weight, shift = problem.moved(movements, reduce)
+        weight, shift = problem.moved(movements, sums)
     return weight, shift
 
 
@@ -211,9 +208,3 @@ def _movement(rows: Rows, weight: Tensor, shift: Tensor, scale_O: Tensor, bounds
     assert rows.dense is not None
     predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
     return rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target
-
-
-def _summed(part: CrossMoments, reduce: Reduce) -> CrossMoments:
-    count = reduce(torch.tensor(float(part.inputs.count), dtype=torch.float64))
-    inputs = Moments(reduce(part.inputs.second), reduce(part.inputs.first), int(count))
-    return CrossMoments(inputs, reduce(part.cross), reduce(part.target), reduce(part.energy))

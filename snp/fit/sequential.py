@@ -13,14 +13,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
+from snp.core.sums import ALONE, Sums
 from snp.fit.behind_layer import tail_of
-from snp.fit.layer import FitSettings, LayerFit, reestimate
-from snp.fit.regression import HOLD_BACK_ONE_IN, Reduce
+from snp.fit.layer import LayerFit, reestimate
+from snp.fit.regression import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
+from snp.settings import FitSettings
 
-__all__ = ["FitSettings", "Fits", "fit_in_sequence"]
+__all__ = ["Fits", "fit_in_sequence"]
 
 _LARGEST_BATCH = 128
 
@@ -40,7 +42,7 @@ def fit_in_sequence(
     kept: Mapping[str, Tensor],
     start: Callable[[str], Tensor],
     settings: FitSettings,
-    reduce: Reduce = lambda tensor: tensor,
+    sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
@@ -51,18 +53,18 @@ def fit_in_sequence(
         readers: weight name -> how its inputs are read.
         kept: weight name -> Gram columns that stay, for every reader.
         start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
-        settings: see :class:`FitSettings`.
-        reduce: adds a tensor up over processes.
+        settings: see :class:`snp.settings.FitSettings`.
+        sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
     """
-    fitter = _Fitter(readers, kept, start, settings, reduce)
+    fitter = _Fitter(readers, kept, start, settings)
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
-    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit)
+    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit, sums)
     networks.zero_rows(silent or {})
     samples = networks.limit(int(settings.memory_gib * 2**30))
     fitter.count_reads(networks)
@@ -77,10 +79,9 @@ class _Fitter:
         kept: Mapping[str, Tensor],
         start: Callable[[str], Tensor],
         settings: FitSettings,
-        reduce: Reduce,
     ) -> None:
         self._readers, self._kept, self._start = readers, kept, start
-        self._settings, self._reduce = settings, reduce
+        self._settings = settings
         self._reads: dict[str, int] = {}
 
     def count_reads(self, networks: TwoNetworks) -> None:
@@ -102,8 +103,8 @@ class _Fitter:
         if name in self._readers:
             assert name is not None
             self._visit_reader(networks, node, name)
-        elif self._settings.batch_norm and "batch_norm" in str(node.target):
-            reestimate(networks, node, self._reduce)
+        elif self._settings.reestimates and "batch_norm" in str(node.target):
+            reestimate(networks, node)
 
     def _visit_reader(self, networks: TwoNetworks, node: fx.Node, name: str) -> None:
         loses = len(self._kept[name]) < self._readers[name].num_columns
@@ -116,12 +117,12 @@ class _Fitter:
         if not loses and not networks.differs(source):
             return
         # Statistics that are estimated anew later on would move what is aimed at here.
-        rectify = self._settings.rectify and not self._settings.batch_norm
+        rectify = self._settings.rectify and not self._settings.reestimates
         tail = tail_of(networks, node, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
         fit = LayerFit(networks, node, name, self._readers[name].behind_padding(), self._kept[name])
         if self._readers[name].fits_outputs:
-            fit.outputs(tail, self._settings, self._reduce)
+            fit.outputs(tail, self._settings)
         else:
-            fit.inputs(self._settings, self._reduce)
+            fit.inputs(self._settings)

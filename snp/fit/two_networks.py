@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.exported import export, footprint, is_inplace
 
@@ -29,8 +30,10 @@ class TwoNetworks:
         batches: inputs, all of one shape, on the model's device.
         visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
             :attr:`tensors`.
+        sums: over all processes, each of which has batches of its own.
 
     Attributes:
+        sums: as given.
         dense: node -> its value in the dense network, per batch.
         current: the same in the network that is being changed; the very same list where nothing differs yet.
         tensors: name -> parameter or buffer of the network that is being changed.
@@ -38,11 +41,11 @@ class TwoNetworks:
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit) -> None:
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit, sums: Sums = ALONE) -> None:
         self._exported = export(model, batches[0])
         self.graph, self._names = self._exported.graph, self._exported.names
         self._inputs = list(batches)
-        self._visit = visit
+        self._visit, self.sums = visit, sums
         self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()

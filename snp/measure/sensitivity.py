@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch, first_tensor
 from snp.measure.readers import Reader
 
@@ -26,7 +27,7 @@ def measure_sensitivity(
     batches: Sequence[Batch],
     readers: Mapping[str, Reader],
     generator: torch.Generator,
-    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    over: Sums = ALONE,
 ) -> dict[str, Tensor]:
     """Fisher matrix of the outputs of every reader.
 
@@ -35,7 +36,7 @@ def measure_sensitivity(
         batches: inputs on the model's device, no labels.
         readers: the layers to look at.
         generator: draws the labels, on the CPU.
-        reduce: adds a tensor up over processes.
+        over: sums over all processes.
 
     Returns:
         Weight name -> shape [O, O], float64, per sample, on the model's device.
@@ -58,8 +59,8 @@ def measure_sensitivity(
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
-    count = float(reduce(torch.tensor(float(samples), dtype=torch.float64)))
-    return {name: reduce(total) / count for name, total in sums.items()}
+    count = over.number(samples)
+    return {name: over.of(total) / count for name, total in sums.items()}
 
 
 def _forward_hook(name: str, reader: Reader, sums: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:

@@ -85,7 +85,7 @@ def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
             "streamed calibration keeps moments only: ask for prune.calibration='joint' with an ordering and a cut "
             "that need no sensitivity, such as prune.ordering='zca' with prune.cut='variance'"
         )
-    if settings.target[0] == "latency":
+    if settings.target.is_timed:
         raise ValueError(
             "prune.target_latency: streamed calibration holds no second network to time; ask for prune.target_macs or "
             "prune.target_params, or calibrate without streaming"

@@ -10,10 +10,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from snp.core.budget import Target
 from snp.graph.units import UnitGroup
 from snp.plan.level import rounded
 from snp.plan.problem import Choice, Problem, Selection
-from snp.settings import BUDGETS, PruneSettings
+from snp.settings import PruneSettings
 
 __all__ = ["TOLERANCE", "use_up"]
 
@@ -40,16 +41,16 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
     Raises:
         ValueError: single units are too large for that; the message says what was reached.
     """
-    name, value = settings.target
-    if name not in BUDGETS:
+    target = settings.target
+    if not target.is_budget:
         return selection
-    cost = problem.costs.of_target(name, settings.count_embeddings)
+    cost = problem.costs.of_target(target, settings.count_embeddings)
     dense = cost(problem.costs.dense)
     filler = _Filler(
         problem.groups,
         [_damage(choice) for choice in selection.choices],
         lambda kept: cost(kept) / dense,
-        value,
+        target.share,
         settings.round_from,
     )
     kept = [choice.num_kept for choice in selection.choices]
@@ -61,17 +62,17 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
     if not filler.is_met(kept):
         kept = filler.exchanged(kept)
     if not filler.is_met(kept):
-        raise ValueError(_refusal(name, value, filler.share(kept)))
+        raise ValueError(_refusal(target, filler.share(kept)))
     choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
     return replace(selection, choices=tuple(choices))
 
 
-def _refusal(name: str, value: float, share: float) -> str:
+def _refusal(target: Target, share: float) -> str:
     reached = math.ceil(1e4 * share) / 1e4
     return (
-        f"prune.target_{name}={value:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense {name} is "
-        f"the closest found below it, because single units of this network cost more than that. Ask for "
-        f"prune.target_{name}={reached:.4f}, or for a share of the units (prune.target_units)."
+        f"{target.option}={target.share:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense "
+        f"{target.kind} is the closest found below it, because single units of this network cost more than that. "
+        f"Ask for {target.option}={reached:.4f}, or for a share of the units (prune.target_units)."
     )
 
 
@@ -83,6 +84,16 @@ def _damage(choice: Choice) -> Tensor:
     if choice.kept_variance is None:
         return 1 - torch.arange(num_units + 1, dtype=torch.float64) / num_units
     return 1 - torch.cat([torch.zeros(1, dtype=torch.float64), choice.kept_variance.double().cpu()])
+
+
+@dataclass(frozen=True, order=True)
+class _Step:
+    """One group raised by some units; what avoids more damage per cost comes first."""
+
+    avoided_per_cost: float
+    share: float
+    group: int
+    num_kept: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +129,12 @@ class _Filler:
             spent = self.share(current)
             steps = [self._step(current, number, spent, round_to) for number in range(len(current))]
             best = max((step for step in steps if step is not None), default=None)
-            if best is None or best[0] <= least:
+            if best is None or best.avoided_per_cost <= least:
                 return current
-            current[best[2]] = best[3]
+            current[best.group] = best.num_kept
 
-    def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> tuple[float, float, int, int] | None:
-        """Damage avoided per cost, cost after it, group, and its units; None where it does not fit."""
+    def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> _Step | None:
+        """The next step of a group; None where it does not fit."""
         group, before = self.groups[number], kept[number]
         after = rounded(before + 1, group.num_units, round_to, group.num_partitions, self.round_from)
         if before >= group.num_units:
@@ -132,7 +143,7 @@ class _Filler:
         if share > self.target:
             return None
         avoided = float(self.damages[number][before] - self.damages[number][after])
-        return avoided / max(share - spent, 1e-12), share, number, after
+        return _Step(avoided / max(share - spent, 1e-12), share, number, after)
 
     def exchanged(self, kept: Sequence[int]) -> list[int]:
         """The least damage that meets the budget in the neighbourhood of a choice, or else the closest from below.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from snp.core.budget import Target
 from snp.graph import CouplingGraph
 from snp.graph.units import UnitGroup
 from snp.plan.latency_table import LatencyTable
@@ -139,11 +140,11 @@ class CostModel:
             "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),
         }
 
-    def of_target(self, target: str, count_embeddings: bool) -> Callable[[Sequence[int]], float]:
-        """What a budget of that name (``"macs"``, ``"params"`` or ``"latency"``) counts."""
-        if target == "latency":
+    def of_target(self, target: Target, count_embeddings: bool) -> Callable[[Sequence[int]], float]:
+        """What a budget of that kind counts."""
+        if target.kind == "latency":
             return self.latency
-        if target == "params":
+        if target.kind == "params":
             return self.params if count_embeddings else self.params_outside_embeddings
         return self.macs
 

@@ -42,22 +42,22 @@ def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
-    name, value = settings.target
-    if name in ("var", "units"):
-        return value
-    cost = problem.costs.of_target(name, settings.count_embeddings)
+    target = settings.target
+    if not target.is_budget:
+        return target.share
+    cost = problem.costs.of_target(target, settings.count_embeddings)
     dense = cost(problem.costs.dense)
 
     def fraction(level: float) -> float:
         return cost(kept_at_level(problem, settings, num_kept, level)) / dense
 
     try:
-        return bisect_level(fraction, value)
+        return bisect_level(fraction, target.share)
     except BudgetError as error:
         raise ValueError(
-            f"prune.target_{name}={value:g} cannot be reached: with every group at its smallest, {error.reached:.3f} "
-            f"of the dense {name} are left. Ask for more than that, cut residual streams too (prune.streams=true), or "
-            "shorten prune.ignore."
+            f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, "
+            f"{error.reached:.3f} of the dense {target.kind} are left. Ask for more than that, cut residual streams "
+            "too (prune.streams=true), or shorten prune.ignore."
         ) from error
 
 

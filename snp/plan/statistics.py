@@ -16,7 +16,7 @@ from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "group_statistics"]
+__all__ = ["damage_of", "flat_weight", "group_statistics"]
 
 
 def group_statistics(
@@ -71,7 +71,7 @@ def _whole_weight(problem: Problem, member: Slice) -> Tensor:
     return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
 
 
-def _flat_weight(problem: Problem, member: Slice) -> Tensor:
+def flat_weight(problem: Problem, member: Slice) -> Tensor:
     """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
     weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
     return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
@@ -80,7 +80,7 @@ def _flat_weight(problem: Problem, member: Slice) -> Tensor:
 def _outgoing(problem: Problem, member: Slice, width: int) -> Tensor:
     """Weights that read a group's units, absolute values summed where a unit's columns count as one, [O, U * b]."""
     columns = problem.readers[member.tensor].columns(member)
-    weight = _flat_weight(problem, member)[:, columns.reshape(-1)]
+    weight = flat_weight(problem, member)[:, columns.reshape(-1)]
     return weight if width > 1 or columns.shape[1] == 1 else weight.reshape(len(weight), len(columns), -1).abs().sum(2)
 
 

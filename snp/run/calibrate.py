@@ -21,6 +21,7 @@ from snp.core.gram import Moments
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
+from snp.run.processes import OVER_PROCESSES
 from snp.weights import read_metadata, write_tensors
 
 __all__ = ["CalibrationCallback", "CalibrationSettings", "ForwardPass", "read_moments", "write_moments"]
@@ -109,27 +110,15 @@ class CalibrationCallback(Callback):
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self._started
         self._collector.__exit__(None, None, None)
-        self.moments = {name: _summed(trainer, moments) for name, moments in self._collector.moments.items()}
-        self.samples = int(_reduce(trainer, torch.tensor(float(self.samples), dtype=torch.float64)))
+        found = self._collector.moments
+        self.moments = {name: OVER_PROCESSES.moments(moments).cpu() for name, moments in found.items()}
+        self.samples = int(OVER_PROCESSES.number(self.samples))
         self._collector = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hooks behind."""
         if self._collector is not None:
             self._collector.__exit__(None, None, None)
-
-
-def _summed(trainer: Trainer, moments: Moments) -> Moments:
-    count = torch.tensor(float(moments.count), dtype=torch.float64)
-    second, first, count = (_reduce(trainer, part).cpu() for part in (moments.second, moments.first, count))
-    return Moments(second, first, int(count))
-
-
-def _reduce(trainer: Trainer, tensor: Tensor) -> Tensor:
-    # The default of reduce is the mean, and a process without samples holds its zeros on the CPU.
-    total = trainer.strategy.reduce(tensor.to(trainer.strategy.root_device), reduce_op="sum")
-    assert isinstance(total, Tensor)
-    return total
 
 
 def write_moments(moments: Mapping[str, Moments], path: Path, metadata: Mapping[str, str]) -> None:

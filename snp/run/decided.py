@@ -9,7 +9,7 @@ from snp.graph.units import UnitGroup
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.run.folder import RunFolder
-from snp.settings import BUDGETS, PruneSettings
+from snp.settings import PruneSettings
 
 __all__ = ["write_decision"]
 
@@ -45,9 +45,9 @@ def write_decision(
 
 def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> dict[str, Any]:
     """The target in the unit that was asked for, and of a budget the share that is left."""
-    name, value = settings.target
-    asked = {"prune/target": f"target_{name}", "prune/target_value": value}
-    if name not in BUDGETS:
+    target = settings.target
+    asked = {"prune/target": f"target_{target.kind}", "prune/target_value": target.share}
+    if not target.is_budget:
         return asked
-    cost = problem.costs.of_target(name, settings.count_embeddings)
+    cost = problem.costs.of_target(target, settings.count_embeddings)
     return asked | {"prune/reached": cost(kept) / cost(problem.costs.dense)}

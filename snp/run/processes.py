@@ -9,9 +9,10 @@ from typing import Any
 import torch.distributed
 from torch import Tensor, nn
 
+from snp.core.sums import Sums
 from snp.run.folder import is_first_process
 
-__all__ = ["copy_from_first", "destroy_group", "from_first", "summed"]
+__all__ = ["OVER_PROCESSES", "copy_from_first", "destroy_group", "from_first"]
 
 
 def from_first(decide: Callable[[], str]) -> str:
@@ -36,14 +37,20 @@ def from_first(decide: Callable[[], str]) -> str:
     return str(text)
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, the same to the last bit on each."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        total = tensor.to("cuda") if torch.distributed.get_backend() == "nccl" else tensor.cpu()
-        total = total.clone()
-        torch.distributed.all_reduce(total)
-        return total.to(tensor.device)
-    return tensor
+class _OverProcesses(Sums):
+    """Sums over the processes of a run, the same to the last bit on each."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor; where there is one process, the tensor itself."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            total = tensor.to("cuda") if torch.distributed.get_backend() == "nccl" else tensor.cpu()
+            total = total.clone()
+            torch.distributed.all_reduce(total)
+            return total.to(tensor.device)
+        return tensor
+
+
+OVER_PROCESSES = _OverProcesses()
 
 
 def copy_from_first(model: nn.Module) -> None:

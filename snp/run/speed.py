@@ -20,7 +20,7 @@ __all__ = ["compare_speed", "latency_table"]
 
 def latency_table(job: Run, subject: Subject) -> LatencyTable | None:
     """Layer times for a latency budget, from an earlier run of the very same network or measured now; else None."""
-    if job.prune.target[0] != "latency":
+    if not job.prune.target.is_timed:
         return None
     started = time.perf_counter()
     table = LatencyTable.from_json(from_first(lambda: _table(job, subject).to_json()))

@@ -28,7 +28,7 @@ from snp.run.calibrate import CalibrationSettings
 from snp.run.decided import write_decision
 from snp.run.facts import data_facts, run_facts
 from snp.run.folder import RunFolder, folder_at, log
-from snp.run.processes import copy_from_first, from_first, summed
+from snp.run.processes import OVER_PROCESSES, copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -146,7 +146,7 @@ class Run:
         if not self.prune.needs_sensitivity:
             return {}
         started = time.perf_counter()
-        found = sensitivity_of(subject, inputs, self.prune, summed)
+        found = sensitivity_of(subject, inputs, self.prune, OVER_PROCESSES)
         self.folder.record({"time/sensitivity_s": time.perf_counter() - started})
         return {name: matrix.cpu() for name, matrix in found.items()}
 
@@ -174,7 +174,7 @@ class Run:
     def small_network(self, subject: Subject, problem: Problem, plan: PruningPlan, inputs: list[Batch]) -> nn.Module:
         """Fit and surgery with the self-check at their end, and the score of the small network."""
         started = time.perf_counter()
-        result = realise(subject, problem, plan, self.prune, inputs, summed, share=self.calibration.streamed)
+        result = realise(subject, problem, plan, self.prune, inputs, OVER_PROCESSES, share=self.calibration.streamed)
         self.lightning.forget_moments()
         small = result.model.to("cpu")
         copy_from_first(small)

@@ -59,7 +59,7 @@ def checked_by_clock(
         predicted = costs.latency(kept) / costs.latency(costs.dense)
         if predicted >= 1 or selection.num_kept is None:
             break
-        if abs((measured := share_of(_cut(subject, selection))) - settings.target[1]) <= TOLERANCE:
+        if abs((measured := share_of(_cut(subject, selection))) - settings.target.share) <= TOLERANCE:
             break
         problem = replace(problem, costs=costs.with_table(costs.table.corrected(predicted, measured)))
         selection = use_up(problem, settings, moved(problem, settings, selection))

@@ -15,7 +15,7 @@ from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader, head_readers, readers_of
 from snp.settings import PruneSettings
-from snp.surgery.checks import confirm
+from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
 

@@ -155,11 +155,17 @@ def _scale_queries(
     rows = layer.query.index.unique()
     rows = rows[~torch.isin(rows, gone)]
     rows = rows - torch.searchsorted(gone, rows)
-    owner = small.get_submodule(module_of(name))
     with torch.no_grad():
-        for tensor in (owner.weight, getattr(owner, "bias", None)):
-            if isinstance(tensor, Tensor):
-                tensor[rows.to(tensor.device)] *= factor
+        # Fused projections of PyTorch's own attention are called in_proj_weight and in_proj_bias.
+        for tensor in _tensors_of_layer(small, name):
+            tensor[rows.to(tensor.device)] *= factor
+
+
+def _tensors_of_layer(model: nn.Module, weight: str) -> list[Tensor]:
+    """A weight and the bias beside it, if there is one."""
+    tensors = _named_tensors(model)
+    bias = f"{weight.removesuffix('weight')}bias"
+    return [tensors[name] for name in (weight, bias) if name in tensors]
 
 
 def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: int) -> Tensor:

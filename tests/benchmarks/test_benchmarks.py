@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from snp.core.budget import Target
 from snp.data.digits import Digits
 from snp.pruning import decide
 from snp.speed.network import macs
@@ -195,7 +196,7 @@ def test_every_rung_is_something_that_may_be_asked_for(monkeypatch: pytest.Monke
                 if cell.rung.maker in ("snp", "mean_folding"):
                     settings = makers.settings_of(cell.rung, cell.share, cell.seed)
                     assert settings.is_sequential == cell.rung.is_sequential
-                    assert settings.target == ("macs", cell.share)
+                    assert settings.target == Target("macs", cell.share)
     assert {network for table in rungs.PARTS["ladder"] for network in table.networks} <= set(networks.NETWORKS)
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from snp.core.rectified import rectified_target
+from snp.core.sums import ALONE
 from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
+from tests.sums import DOUBLED
 
 BOUNDS = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0), "none": (-math.inf, math.inf)}
 
@@ -75,10 +77,8 @@ def test_solver_follows_the_reference(affine: bool) -> None:
     inputs, target, scale, shift = problem(1)
     dense = target * scale + shift
     batches = rows_of(inputs, target, dense, 62)
-    start = fitted(torch.zeros(4, 6), batches, 0.0, affine, lambda tensor: tensor)
-    found = fitted_behind_rectifier(
-        start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), lambda tensor: tensor
-    )
+    start = fitted(torch.zeros(4, 6), batches, 0.0, affine, ALONE)
+    found = fitted_behind_rectifier(start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), ALONE)
     columns = torch.cat([inputs, torch.ones(500, 1)], dim=1).double() if affine else inputs.double()
     solution = torch.linalg.lstsq(columns, target.double()).solution
     for part in range(4):
@@ -94,11 +94,9 @@ def test_parts_that_are_alike_do_what_all_rows_do() -> None:
     """Where every part of the batches holds the same rows, looking at one of them is looking at all."""
     inputs, target, scale, shift = problem(3)
     batches = [Rows(inputs, target, target * scale + shift, batch) for batch in range(4)]
-    start = fitted(torch.zeros(4, 6), batches, 0.0, True, lambda tensor: tensor)
-    in_parts = fitted_behind_rectifier(
-        start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), lambda tensor: tensor
-    )
-    at_once = fitted_behind_rectifier(start, lambda part, parts: batches, scale, (0.0, 6.0), lambda tensor: tensor)
+    start = fitted(torch.zeros(4, 6), batches, 0.0, True, ALONE)
+    in_parts = fitted_behind_rectifier(start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), ALONE)
+    at_once = fitted_behind_rectifier(start, lambda part, parts: batches, scale, (0.0, 6.0), ALONE)
     torch.testing.assert_close(in_parts, at_once, rtol=1e-6, atol=1e-6)
 
 
@@ -106,10 +104,10 @@ def test_processes_are_summed() -> None:
     """Two halves whose sums are added up give what one process with all rows gives."""
     inputs, target, scale, shift = problem(2)
     alone = [Rows(inputs, target, target * scale + shift)]
-    start = fitted(torch.zeros(4, 6), alone, 0.0, True, lambda tensor: tensor)
-    once = fitted_behind_rectifier(start, lambda part, parts: alone, scale, (0.0, 6.0), lambda tensor: tensor)
-    twice = fitted(torch.zeros(4, 6), alone, 0.0, True, lambda tensor: 2 * tensor)
-    again = fitted_behind_rectifier(twice, lambda part, parts: alone, scale, (0.0, 6.0), lambda tensor: 2 * tensor)
+    start = fitted(torch.zeros(4, 6), alone, 0.0, True, ALONE)
+    once = fitted_behind_rectifier(start, lambda part, parts: alone, scale, (0.0, 6.0), ALONE)
+    twice = fitted(torch.zeros(4, 6), alone, 0.0, True, DOUBLED)
+    again = fitted_behind_rectifier(twice, lambda part, parts: alone, scale, (0.0, 6.0), DOUBLED)
     torch.testing.assert_close(once, again, rtol=1e-6, atol=1e-6)
 
 
@@ -122,9 +120,9 @@ def test_samples_and_moments_agree_behind_the_rectifier(affine: bool, ridge: flo
     scale = torch.tensor([1.0, -2.0, 0.5, 0.0])
     batches = rows_of(inputs, target, target * scale + 0.3, 8)
     found = []
-    for reduce in (lambda tensor: tensor, lambda tensor: 2 * tensor):
-        problem_of_part = fitted(torch.randn(4, 70, generator=generator.manual_seed(6)), batches, ridge, affine, reduce)
-        assert (problem_of_part.starts is not None) == (reduce(1) == 1)
+    for sums in (ALONE, DOUBLED):
+        problem_of_part = fitted(torch.randn(4, 70, generator=generator.manual_seed(6)), batches, ridge, affine, sums)
+        assert (problem_of_part.starts is not None) == (sums is ALONE)
         parts = lambda part, parts: batches[part::parts]  # noqa: E731
-        found.append(fitted_behind_rectifier(problem_of_part, parts, scale, (0.0, 6.0), reduce))
+        found.append(fitted_behind_rectifier(problem_of_part, parts, scale, (0.0, 6.0), sums))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)

@@ -1,7 +1,6 @@
 """Does fitting layer after layer give back what the dense network computes?"""
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from snp.core.sums import ALONE, Sums
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.library import prune
@@ -19,6 +19,7 @@ from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests.audit import randomise
 from tests.networks import attention, cnn, images, tokens
+from tests.sums import DOUBLED, SumsBy
 
 PLAIN: dict[str, Any] = {"ordering": "zca", "target_units": 0.5, "round_to": 1, "ridge": 1e-4}
 
@@ -337,24 +338,22 @@ def test_transformers_beat_deletion(options: dict[str, Any]) -> None:
     assert fitted < 0.5 * error(model, prune(model, [batch], reconstruct=False, **PLAIN), batch)
 
 
-def fits(model: nn.Module, batches: list[Tensor], reduce: Callable[[Tensor], Tensor], **options: Any) -> nn.Module:
+def fits(model: nn.Module, batches: list[Tensor], sums: Sums, **options: Any) -> nn.Module:
     """The small network with a hand in what is reduced."""
     settings = PruneSettings(**PLAIN | options)
     subject = subject_of(model, batches[0][:2], settings)
     with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
         model(images(24))  # the plan is the same whatever share of the images this process has
     problem = problem_of(subject, collector.moments)
-    return realise(
-        subject, problem, decide(subject, problem, settings).plan, settings, Batch.all(batches), reduce
-    ).model
+    return realise(subject, problem, decide(subject, problem, settings).plan, settings, Batch.all(batches), sums).model
 
 
 @pytest.mark.parametrize("ridge", [1e-4, None])
 def test_equal_shares_on_two_processes_are_fitted_as_one(ridge: float | None) -> None:
     """When every sum is doubled, as by a second process with the same images, the weights stay."""
     options = {"ridge": ridge, "batch_norm": "reestimate"}
-    alone = fits(cnn(), [images(24)], lambda tensor: tensor, **options)
-    doubled = fits(cnn(), [images(24)], lambda tensor: 2 * tensor, **options)
+    alone = fits(cnn(), [images(24)], ALONE, **options)
+    doubled = fits(cnn(), [images(24)], DOUBLED, **options)
     for have, want in zip(doubled.state_dict().values(), alone.state_dict().values(), strict=True):
         torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
 
@@ -367,7 +366,8 @@ def test_processes_reduce_the_same_tensors_however_few_samples_they_have(ridge: 
         seen = calls.setdefault(count, [])
         options = {"ridge": ridge, "batch_norm": "reestimate"}
         # Sums double, as with a second process.
-        fits(cnn(), [images(count)], lambda tensor, seen=seen: (seen.append(tensor.shape), 2 * tensor)[1], **options)
+        noted = SumsBy(lambda tensor, seen=seen: (seen.append(tensor.shape), 2 * tensor)[1])
+        fits(cnn(), [images(count)], noted, **options)
     assert calls[2] == calls[3] == calls[24]
     assert calls[24]
 

@@ -20,8 +20,8 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.surgery.checks import confirm
 from snp.surgery.surgery import cut
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graph.test_graph import IMAGES, ROWS, Net, analysed, assert_cut_is_right, conv, owned
 

@@ -12,7 +12,7 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
-from snp.surgery.checks import confirm
+from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, control, randomise
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

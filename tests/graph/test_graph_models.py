@@ -15,8 +15,9 @@ from snp.graph.batches import Batch
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, control, randomise
 
 # Network and size of its images: what is claimed runs every time, in sizes that keep it quick.

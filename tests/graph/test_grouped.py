@@ -12,11 +12,13 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.graph.grouped_kernels import contracted, expanded, without_inputs
 from snp.measure.readers import readers_of
+from snp.plan import planners
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graph.test_graph import Net, analysed, assert_cut_is_right, conv, owned
 from tests.networks import images
@@ -244,3 +246,11 @@ def test_shuffle_between_grouped_convolutions_is_never_wrong() -> None:
         plan = even_plan(groups, seed)
         masked = with_weights(model, masked_weights(model, plan))
         assert self_check(masked, cut(masked, plan), Batch.of(images(2))) < 1e-5
+
+
+@pytest.mark.parametrize("planner", planners.names())
+def test_every_planner_cuts_grouped_networks(planner: str) -> None:
+    """Units in front of a grouped convolution have readers of blocks: each keeps equally many."""
+    plan = snp.prune(randomise(grouped(3)), [images(16)], planner=planner, target_units=0.5, calibration="joint").plan
+    assert all(decision.group.is_even(decision.kept) for decision in plan.groups)
+    assert any(len(decision.cut) for decision in plan.groups)

@@ -14,8 +14,8 @@ import snp
 from snp.graph.batches import Batch
 from snp.graph.plain_weights import SamePaddedConv2d, with_plain_weights
 from snp.settings import PruneSettings
-from snp.surgery.checks import confirm
 from snp.surgery.subject import survey
+from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, control, randomise
 from tests.graph.test_graph import Net, conv
 from tests.networks import images

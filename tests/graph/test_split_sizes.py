@@ -12,9 +12,10 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.graph.units import Count
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.module_sizes import recount
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.audit import outputs, randomise
 from tests.graph.test_coupling_shapes import cut_anyhow
 from tests.graph.test_graph import ROWS, Net

@@ -11,6 +11,7 @@ from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 from snp.measure.sensitivity import measure_sensitivity
 from tests.networks import cnn, images
+from tests.sums import DOUBLED
 
 READERS = {"layer.weight": Reader("layer.weight", "layer", -1, 6)}
 CONV_READERS = {"layer.weight": Reader("layer.weight", "layer", 1, 3)}
@@ -130,7 +131,7 @@ def test_processes_add_up() -> None:
     """Sums and counts are reduced alike, so equal shares on two processes give what one of them gives."""
     model, inputs = Perceptron().eval(), torch.randn(8, 6)
     generator = torch.Generator().manual_seed(0)
-    doubled = measure_sensitivity(model, [Batch.of(inputs)], READERS, generator, lambda tensor: 2 * tensor)
+    doubled = measure_sensitivity(model, [Batch.of(inputs)], READERS, generator, DOUBLED)
     torch.testing.assert_close(doubled["layer.weight"], measured(model, [inputs], READERS)["layer.weight"])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.planners import flap, wanda_sp
@@ -69,3 +70,28 @@ def test_flap_gives_groups_their_own_share(problem: Problem) -> None:
     for choice, values in zip(selection.choices, pooled, strict=True):
         assert choice.num_kept == max(1, int((values >= threshold).sum()))
         assert torch.equal(choice.order, values.argsort(descending=True, stable=True))
+
+
+@pytest.mark.parametrize("conv_gram", ["channel", "patch"])
+def test_grouped_kernels_score_as_their_blocks(conv_gram: str) -> None:
+    """A channel that a grouped convolution reads is scored by the rows of its own block alone."""
+    torch.manual_seed(0)
+    layers = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 6, 3, groups=2), nn.Flatten(), nn.Linear(18, 2)
+    model, data = randomise(nn.Sequential(*layers)).eval(), torch.randn(20, 3, 5)
+    settings = PruneSettings(conv_gram=conv_gram, calibration="joint", target_units=0.5)
+    subject = subject_of(model, Batch.of(data[:2]), settings)
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        model(data)
+        hidden = model[0](data).double()  # [20, 8, 5]
+    problem = problem_of(subject, collector.moments)
+    windows = hidden.unfold(2, 3, 1)  # [20, 8, 3 positions, 3 taps]
+    if conv_gram == "channel":
+        windows = hidden[..., None, None].flatten(2, 3).expand(-1, -1, -1, 3)
+    weight = model[1].weight.detach().double()
+    for planner, size, spread in (
+        (flap, weight.square(), windows.transpose(0, 1).transpose(1, 3).flatten(2).var(2, correction=0)),
+        (wanda_sp, weight.abs(), windows.square().mean((0, 2)).sqrt()),
+    ):
+        rows = [size[unit // 4 * 3 :][:3, unit % 4].sum(0) for unit in range(8)]  # three rows of the unit's block
+        expected = [float((row * spread[unit]).sum()) for unit, row in enumerate(rows)]
+        torch.testing.assert_close(planner.scores(problem, problem.groups[0]), torch.tensor(expected).double())

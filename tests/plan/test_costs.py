@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from snp.core.budget import Target
 from snp.graph import CouplingGraph, analyse
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -18,6 +19,8 @@ CASES = {
     "attention": (networks.attention, networks.tokens),
     "language": (networks.language, networks.words),
 }
+
+PARAMS = Target("params", 0.5)
 
 
 def prepared(name: str) -> tuple[nn.Module, Any, CouplingGraph, CostModel]:
@@ -88,15 +91,15 @@ def test_embeddings_and_tied_heads_are_left_out_where_asked() -> None:
     model, _, _, costs = prepared("language")
     tables = model.embed.weight.numel() + model.place.weight.numel()
     for kept in (costs.dense, [5]):
-        whole = costs.of_target("params", True)(kept)
+        whole = costs.of_target(PARAMS, True)(kept)
         assert whole == costs.params(kept)
-        assert whole - costs.of_target("params", False)(kept) == tables
+        assert whole - costs.of_target(PARAMS, False)(kept) == tables
     # Two columns per table cannot be cut by a budget, so all of the budget falls on the hidden units.
     norm, unit = 2 * 12, 12 + 1 + 12
-    assert costs.of_target("params", False)([5]) == norm + 5 * unit + 12
+    assert costs.of_target(PARAMS, False)([5]) == norm + 5 * unit + 12
 
 
 def test_a_network_without_tables_has_one_count_of_parameters() -> None:
     """For images the two ways to count are the same."""
     _, _, _, costs = prepared("cnn")
-    assert costs.of_target("params", False)(costs.dense) == costs.params(costs.dense)
+    assert costs.of_target(PARAMS, False)(costs.dense) == costs.params(costs.dense)

@@ -15,8 +15,9 @@ from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
 from snp.speed.network import macs
 from snp.surgery.attention_fused import SplitAttention
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import NETWORKS, Grouped, build, irregular
 from tests.audit import audit, control, outputs
 
@@ -188,6 +189,17 @@ def test_what_is_not_a_head_stays_frozen() -> None:
     assert not analyse(Channels().eval(), tokens, ALL).groups
     assert kinds(analyse(Gated().eval(), tokens, ALL)) == {"vo": 1, "heads": 1, "ffn": 1}
     assert {"query.weight", "key.weight"} <= analyse(Gated().eval(), tokens, ("qk",)).frozen.keys()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_of_torch_keeps_its_heads_and_says_why(bias: bool) -> None:
+    """Its code divides three equal parts at a size of its own: heads stay, hidden units behind it go."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, bias=bias, dropout=0.0)
+    model = nn.Sequential(nn.Linear(6, 16), layer, nn.Linear(16, 3)).eval()
+    result = snp.prune(model, [torch.randn(24, 5, 6)], target_units=0.5, structures=("ffn", "qk", "vo", "heads"))
+    assert [d.group.name for d in result.plan.groups if len(d.cut)] == ["1.linear1"]
+    assert "does not run" in " ".join(result.plan.frozen.values())
 
 
 def test_structures_not_asked_for_stay_whole() -> None:

@@ -18,9 +18,10 @@ from snp.plan.costs import CostModel
 from snp.settings import PruneSettings
 from snp.speed.network import macs
 from snp.surgery.attention_separate import SeparateAttention
-from snp.surgery.checks import confirm, self_check
+from snp.surgery.checks import self_check
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import irregular
 from tests.audit import audit, control, outputs, randomise
 from tests.transformer_models import CONFIGS, token_batches, transformer

@@ -5,14 +5,14 @@ The level is the one number that all groups share. Add a cut: put ``<name>.py`` 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Curve", "load", "names"]
+from snp.core.registry import Registry
+
+__all__ = ["REGISTRY", "Curve", "load", "names"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,12 @@ class Curve:
     unit_cost: float = 0.0
 
 
+REGISTRY = Registry("prune.cut", "snp.cuts", __name__, "num_kept")
+
+
 def names() -> list[str]:
-    """Names of all cuts: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Names of all cuts: the files of this folder, and entry points of ``snp.cuts``."""
+    return REGISTRY.names()
 
 
 def load(name: str) -> Callable[[Curve, float], int]:
@@ -42,7 +45,5 @@ def load(name: str) -> Callable[[Curve, float], int]:
     Raises:
         ValueError: there is no such cut.
     """
-    if name not in names():
-        raise ValueError(f"cut must be one of {', '.join(names())}; found {name!r}")
-    function: Callable[[Curve, float], int] = importlib.import_module(f"{__name__}.{name}").num_kept
+    function: Callable[[Curve, float], int] = REGISTRY.load(name)
     return function

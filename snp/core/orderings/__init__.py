@@ -5,17 +5,25 @@ Add an ordering: put ``<name>.py`` in this folder; ``prune.ordering=<name>`` and
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from snp.core.registry import Registry
 from snp.core.spectrum import spectrum
 
-__all__ = ["GroupStatistics", "ReaderStatistics", "descending", "interleaved", "inverse_spectrum", "load", "names"]
+__all__ = [
+    "REGISTRY",
+    "GroupStatistics",
+    "ReaderStatistics",
+    "descending",
+    "interleaved",
+    "inverse_spectrum",
+    "load",
+    "names",
+]
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,12 @@ class GroupStatistics:
         return self.gram.shape[0] // self.columns_per_unit
 
 
+REGISTRY = Registry("prune.ordering", "snp.orderings", __name__, "order")
+
+
 def names() -> list[str]:
-    """Names of all orderings: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Names of all orderings: the files of this folder, and entry points of ``snp.orderings``."""
+    return REGISTRY.names()
 
 
 def load(name: str) -> Callable[[GroupStatistics], Tensor]:
@@ -69,9 +80,7 @@ def load(name: str) -> Callable[[GroupStatistics], Tensor]:
     Raises:
         ValueError: there is no such ordering.
     """
-    if name not in names():
-        raise ValueError(f"ordering must be one of {', '.join(names())}; found {name!r}")
-    function: Callable[[GroupStatistics], Tensor] = importlib.import_module(f"{__name__}.{name}").order
+    function: Callable[[GroupStatistics], Tensor] = REGISTRY.load(name)
     return function
 
 

@@ -15,7 +15,7 @@ from snp.core.subspace import factorize
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.statistics import damage_of, group_statistics
-from snp.settings import BUDGETS, PruneSettings
+from snp.settings import PruneSettings
 
 __all__ = ["choose"]
 
@@ -37,7 +37,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
             damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.measure.sensitivity
-    if damages and problem.trial is not None and settings.target[0] in BUDGETS:
+    if damages and problem.trial is not None and settings.target.is_budget:
         damages = _tried(problem, settings, orders, variances, damages)
     kept, level, num_kept = _kept(problem, settings, variances, damages)
     measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
@@ -82,13 +82,13 @@ def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], 
     """Curves with damage and cost as shares of the whole network's."""
     if not damages:
         return [Curve(variance) for variance in variances]
-    cost = problem.costs.of_target(settings.target[0], settings.count_embeddings)
+    cost = problem.costs.of_target(settings.target, settings.count_embeddings)
     dense = problem.costs.dense
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
     # Of partitioned groups one unit of every partition goes: less is no whole number of kernel columns.
     # Single units hardly show in measured times, so there it is half of a group.
-    parts = 2 if settings.target[0] == "latency" else 1
+    parts = 2 if settings.target.is_timed else 1
     steps = [
         group.num_partitions * max(1, (parts - 1) * (group.num_units // (2 * group.num_partitions)))
         for group in problem.groups

@@ -15,6 +15,7 @@ from snp.core.orderings import descending, interleaved
 from snp.graph.units import UnitGroup
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.statistics import flat_weight
 from snp.settings import PruneSettings
 
 __all__ = ["choose", "scores"]
@@ -25,8 +26,7 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
     total = torch.zeros(group.num_units, dtype=torch.float64)
     for member in group.consumers:
         reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
-        weight = problem.weights[member.tensor].detach().double()
-        size = weight.reshape(len(weight), reader.num_columns, -1).abs().sum(dim=(0, 2))
+        size = flat_weight(problem, member).abs().sum(dim=0)
         energy = (moments.second.diagonal().clamp_min(0) / max(moments.count, 1)).sqrt()
         total += (size * energy)[reader.columns(member)].sum(dim=1).cpu()
     return total

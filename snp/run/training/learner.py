@@ -75,7 +75,7 @@ class Learner(LightningModule):
         """Train in training mode: Lightning leaves a network that was scored before in evaluation mode."""
         self.train()
         for teacher in self._teacher:
-            teacher.to(next(self.model.parameters())).eval()
+            teacher.to(self.device).eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, ..., num_classes) of a batch of inputs."""

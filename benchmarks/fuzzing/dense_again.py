@@ -1,0 +1,172 @@
+"""From ``plan.json`` and the small network's tensors: which dense network computes the same?
+
+Every tensor of the small network is put where the plan says that it was. What the plan cut gets random values, and the
+columns that read it are zero. Nothing here comes from the package: a plan is read as the text that it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fuzzing.attention import Attention
+from fuzzing.networks import network
+
+__all__ = ["Plan", "masked_dense", "owned", "plain_dense", "put_back", "tensors_of"]
+
+MULTIPLIED = ("qk", "dims")  # units that meet each other in products
+
+
+class Plan:
+    """What a plan's text says.
+
+    Attributes:
+        text: the parsed JSON.
+        removed: indices that go, by tensor and dimension.
+        blocks: groups of the grouped convolutions that lose columns.
+        silent: indices that must be zero for the cut units to be silent, by tensor and dimension.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.text = json.loads(path.read_text())
+        self.blocks: dict[str, int] = {}
+        removed: dict[tuple[str, int], set[int]] = defaultdict(set)
+        silent: dict[tuple[str, int], set[int]] = defaultdict(set)
+        for group in self.text["groups"]:
+            kept = set(group["kept"])
+            gone = [unit for unit in range(group["num_units"]) if unit not in kept]
+            for role in ("producers", "consumers", "others"):
+                for member in group[role]:
+                    key = (member["tensor"], member["dim"])
+                    indices = {index for unit in gone for index in owned(member, unit)}
+                    removed[key] |= indices
+                    if role == "consumers" or group["kind"] in MULTIPLIED:
+                        silent[key] |= indices
+                    if member.get("num_blocks", 1) > 1:
+                        self.blocks[member["tensor"]] = member["num_blocks"]
+        self.removed = {key: sorted(indices) for key, indices in removed.items() if indices}
+        self.silent = {key: sorted(indices) for key, indices in silent.items() if indices}
+
+    @property
+    def num_cut(self) -> int:
+        """Units that go."""
+        return sum(group["num_units"] - len(group["kept"]) for group in self.text["groups"])
+
+
+def owned(member: dict[str, Any], unit: int) -> list[int]:
+    """Indices that a unit owns of a tensor."""
+    if "index" in member:
+        return list(member["index"][unit])
+    start = member["start"] + unit * member["stride"]
+    return list(range(start, start + member["width"]))
+
+
+def plain_dense(seed: int, planted: bool | None = None) -> nn.Module:
+    """The seed's network once more, weights that are computed on the way written down."""
+    model = network(seed, planted).model
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return model
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def put_back(shape: torch.Size, small: Tensor, removed: dict[int, list[int]], blocks: int, fill: Tensor) -> Tensor:
+    """The small tensor at its places in a tensor of the dense shape, ``fill`` everywhere else.
+
+    Raises:
+        ValueError: the plan removes another number of indices than the small tensor lacks.
+    """
+    whole, kept = fill.clone(), {}
+    sizes = {dim: size * (blocks if dim == 1 else 1) for dim, size in enumerate(shape)}
+    for dim, size in sizes.items():
+        gone = set(removed.get(dim, ()))
+        kept[dim] = torch.tensor([i for i in range(size) if i not in gone], dtype=torch.int64)
+    rest = [kept[dim] for dim in range(2, len(shape))]
+    rows, columns, start = shape[0] // blocks, shape[1] if len(shape) > 1 else 0, 0
+    for block in range(blocks):
+        mine = [kept[0][kept[0] // rows == block]] if len(shape) else []
+        if len(shape) > 1:
+            mine.append(kept[1][kept[1] // columns == block] - block * columns)
+        part = small[start : start + len(mine[0])] if mine else small
+        start += len(part) if mine else 0
+        wanted = tuple(len(index) for index in (*mine, *rest))
+        if tuple(part.shape) != wanted:
+            raise ValueError(f"the plan leaves {wanted} of {tuple(shape)}, the small network has {tuple(part.shape)}")
+        if mine:
+            whole[torch.meshgrid(*mine, *rest, indexing="ij")] = part
+        else:
+            whole = part.clone()
+    if len(shape) and start != len(small):
+        raise ValueError(f"the plan leaves {start} rows, the small network has {len(small)}")
+    return whole
+
+
+def masked_dense(dense: nn.Module, small: nn.Module, plan: Plan, generator: torch.Generator) -> nn.Module:
+    """The dense network in float64 that computes what the small one should.
+
+    Raises:
+        ValueError: the small network's tensors are not what the plan says.
+    """
+    again, found = copy.deepcopy(dense).double(), tensors_of(small)
+    for name, tensor in [*again.named_parameters(), *again.named_buffers()]:
+        if name not in found:
+            raise ValueError(f"the small network has no tensor {name}")
+        removed = {dim: indices for (owner, dim), indices in plan.removed.items() if owner == name}
+        if not removed:
+            if tensor.shape != found[name].shape:
+                raise ValueError(f"{name} has shape {tuple(found[name].shape)}, and the plan cuts nothing of it")
+            tensor.data.copy_(found[name])
+            continue
+        fill = 0.5 + torch.rand(tensor.shape, dtype=tensor.dtype, generator=generator)
+        blocks = plan.blocks.get(name, 1)
+        whole = put_back(tensor.shape, found[name].to(tensor.dtype), removed, blocks, fill)
+        for (owner, dim), indices in plan.silent.items():
+            if owner == name:
+                _silence(whole, dim, indices, blocks)
+        tensor.data.copy_(whole)
+    for name, module in again.named_modules():
+        if isinstance(module, Attention | nn.MultiheadAttention):
+            _scale_queries(name, module, small.get_submodule(name))
+    return again
+
+
+def _silence(whole: Tensor, dim: int, indices: list[int], blocks: int) -> None:
+    if blocks == 1 or dim != 1:
+        whole.index_fill_(dim, torch.tensor(indices), 0.0)
+        return
+    rows, columns = whole.shape[0] // blocks, whole.shape[1]
+    for index in indices:
+        block = index // columns
+        whole[block * rows : (block + 1) * rows, index % columns] = 0.0
+
+
+def _scale_queries(name: str, dense: nn.Module, small: nn.Module) -> None:
+    """Logits that are divided by the root of a size that changed: the dense queries make up for it."""
+    if type(small) is not type(dense) or (isinstance(dense, Attention) and not dense.follows):
+        return
+    if isinstance(dense, Attention):
+        layer = dense.q_proj if dense.way == "separate" else dense.qkv
+        rows = len(layer.weight) if dense.way == "separate" else len(layer.weight) // 3
+        now = small.q_proj if dense.way == "separate" else small.qkv
+        left = len(now.weight) if dense.way == "separate" else None
+        size = left // small.num_heads if left is not None else small.head_dim
+        tensors, was = (layer.weight, layer.bias), dense.head_dim
+    else:
+        rows, was, size = dense.embed_dim, dense.head_dim, small.head_dim
+        tensors = (dense.in_proj_weight, dense.in_proj_bias)
+    for tensor in tensors:
+        if tensor is not None:
+            tensor.data[:rows] *= (was / size) ** 0.5

@@ -1,0 +1,69 @@
+"""What does a network compute in double precision, without a copy of its weights?
+
+Every operator gets its floating arguments in double precision, and so do casts and new tensors that ask for less. One
+layer's weights at a time are there twice. Code that insists on single precision inside computes in double, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["InDouble", "wider"]
+
+_WIDER = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+
+
+def _doubled(value: Any) -> Any:
+    """A nest of values with its floating tensors in double precision."""
+    return pytree.tree_map_only(Tensor, wider, value)
+
+
+def wider(tensor: Tensor) -> Tensor:
+    """A floating tensor in double precision; others as they are."""
+    return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
+
+
+class InDouble(TorchDispatchMode):
+    """Operators inside the ``with`` block compute in double precision; a tensor that is written to keeps its own."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One operator."""
+        kwargs = kwargs or {}
+        written = [value.dtype for value in _written(func, args, kwargs) if value.dtype in _WIDER]
+        if written:
+            args, kwargs = pytree.tree_map_only(Tensor, lambda t: _narrower(t, written[0]), (args, kwargs))
+            return func(*args, **kwargs)
+        # A tensor that is double already stays the very same, so that what is written to it is not lost.
+        given, named = _doubled((args, kwargs))
+        named = {key: _WIDER.get(value, value) if key == "dtype" else value for key, value in named.items()}
+        result = func(*given, **named)
+        # New tensors without a dtype are of the default one.
+        return result if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args)) else _doubled(result)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Tensors that an operator writes to."""
+    found = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found += [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    return found
+
+
+def _narrower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.dtype is torch.float64 else tensor

@@ -1,0 +1,134 @@
+"""Do network, examples, moments and batches stay on one device, wherever the network is?  Tried without a GPU."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snp
+from snp.graph.batches import Batch
+from snp.library import prune_streamed
+from snp.settings import PruneSettings
+from snp.speed.layer_times import measure_table, measured_share
+from snp.surgery.subject import subject_of
+from tests.command_line import Ended, run_here
+from tests.networks import attention, cnn, images, language, tokens, words
+from tests.second_device import SECOND, second_device
+from tests.surgery.test_attention import build as attention_network
+
+
+@pytest.fixture
+def _second() -> Iterator[None]:
+    with second_device():
+        yield
+
+
+@pytest.mark.usefixtures("_second")
+def test_the_second_device_refuses_what_a_gpu_refuses() -> None:
+    """Operators over both devices, host code on the second, and generators of the CPU; scalars and indices pass."""
+    here, there = torch.randn(3, 3), torch.randn(3, 3).to(SECOND)
+    assert there.device == SECOND
+    assert (there @ there).device == SECOND
+    assert there.T[:2].clone().device == SECOND
+    assert copy.deepcopy(nn.Linear(2, 2).to(SECOND)).weight.device == SECOND
+    with pytest.raises(RuntimeError, match="same device"):
+        here @ there
+    with pytest.raises(RuntimeError, match="same device"):
+        there + torch.zeros(3)
+    with pytest.raises(RuntimeError, match="generator"):
+        there.bernoulli_(generator=torch.Generator())
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    assert torch.equal((there + torch.tensor(1.0))[torch.tensor([0, 2])].cpu(), (there.cpu() + 1)[[0, 2]])
+    assert torch.equal(torch.zeros(3, device=SECOND).to("cpu"), torch.zeros(3))
+
+
+CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], dict[str, Any]]] = {
+    "defaults": (cnn, images, {"target_macs": 0.6}),
+    "paper": (cnn, images, {"target_var": 0.9, "calibration": "joint", "conv_gram": "channel"}),
+    "streams": (cnn, images, {"target_macs": 0.6, "streams": True}),
+    "reestimate": (cnn, images, {"target_macs": 0.6, "batch_norm": "reestimate"}),
+    "osscar": (cnn, images, {"target_units": 0.5, "planner": "osscar", "cut": "uniform"}),
+    "transformer": (attention, tokens, {"target_macs": 0.7}),
+    "language": (language, words, {"target_params": 0.8}),
+    "heads": (lambda: attention_network("vit")[0], lambda: torch.randn(24, 3, 16, 16),
+              {"target_macs": 0.8, "structures": ("ffn", "vo", "qk")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_library_on_another_device(name: str) -> None:
+    """The small network is where the dense one was, and the same as on the CPU to the last bit."""
+    make, batches, options = CALLS[name]
+    inputs = batches()
+    # Half of the batches come from the host, as a data loader gives them.
+    pieces = [inputs[:16], (inputs[16:32], torch.zeros(16)), inputs[32:]]
+    pieces = [piece for piece in pieces if len(piece)]
+    model = make().eval()
+    with second_device():
+        found = snp.prune(copy.deepcopy(model).to(SECOND), pieces, round_to=1, **options)
+        assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
+        small = found.model.to("cpu")
+    wanted = snp.prune(model, pieces, round_to=1, **options)
+    assert [group.kept.tolist() for group in found.plan.groups] == [group.kept.tolist() for group in wanted.plan.groups]
+    for tensor, want in zip(small.state_dict().values(), wanted.model.state_dict().values(), strict=True):
+        assert torch.equal(tensor, want)
+
+
+@pytest.mark.usefixtures("_second")
+def test_what_stays_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example that does not follow its network fails here as it would on a GPU."""
+    monkeypatch.setattr(Batch, "beside", lambda batch, model: batch)
+    model = cnn().eval().to(SECOND)
+    with pytest.raises(Exception, match="same device"):
+        snp.prune(model, [images()], target_macs=0.6)
+    monkeypatch.undo()
+    assert Batch.of(images()).beside(model).args[0].device == SECOND
+
+
+@pytest.mark.usefixtures("_second")
+def test_streamed_on_another_device() -> None:
+    """Calibration block by block stays with the network."""
+    model = attention().eval().to(SECOND)
+    options = {
+        "target_params": 0.8,
+        "ordering": "zca",
+        "cut": "variance",
+        "calibration": "joint",
+        "conv_gram": "channel",
+    }
+    found = prune_streamed(model, [tokens().to(SECOND)], **options)
+    assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
+
+
+@pytest.mark.usefixtures("_second")
+def test_layers_are_timed_on_another_device() -> None:
+    """What a latency budget and the comparison of two networks measure."""
+    model = cnn().eval().to(SECOND)
+    subject = subject_of(model, Batch.of(images(2)), PruneSettings())
+    table = measure_table(model, subject.graph, subject.groups, subject.example, 2, 1)
+    assert table.layers
+    assert measured_share(model, model, subject.example, 2, 1)["passes"] > 0
+
+
+def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """Every stage of `run.py`, training included, and the numbers of the run on the CPU."""
+    (tmp_path / "cache").mkdir()
+    shutil.copy(finished_run[0] / "dense.safetensors", tmp_path / "cache")
+    options = ("trainer._target_=tests.second_device.trainer", f"cache_dir={tmp_path}/cache")
+    with second_device():
+        ended = run_here(*options, "finetune.distil=0.5", "trainer.limit_train_batches=3", folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert "the dense weights of an earlier run are used" in ended.stdout
+    here, there = (json.loads((at / "metrics.json").read_text()) for at in (finished_run[0], tmp_path / "run"))
+    for name in ("dense/acc1_percent", "pruned/acc1_percent", "pruned/macs", "calibration/samples"):
+        assert there[name] == here[name], name
+    assert there["finetuned/acc1_percent"] is not None
+    plans = [json.loads((at / "plan.json").read_text())["groups"] for at in (finished_run[0], tmp_path / "run")]
+    assert plans[0] == plans[1]
