@@ -43,11 +43,6 @@ class FitSettings:
     )
     memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
 
-    @property
-    def reestimates(self) -> bool:
-        """Are the statistics of norms estimated anew?"""
-        return self.batch_norm == "reestimate"
-
 
 @named(lambda given: "prune")
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -68,10 +63,14 @@ class PruneSettings(FitSettings):
     count_embeddings: bool = option(
         False, "target_params counts embeddings and heads tied to them, too (language models)"
     )
-    planner: str = option("snp", "a file in snp/plan/planners")
-    ordering: str = option("auto", "a file in snp/core/orderings; auto: zca with cut=variance, else output")
+    planner: str = option("snp", "a file in snp/plan/planners, or an entry point of snp.planners")
+    ordering: str = option(
+        "auto", "a file in snp/core/orderings, or an entry point; auto: zca with cut=variance, else output"
+    )
     cut: str = option(
-        "auto", "a file in snp/core/cuts; auto: variance for target_var, uniform for target_units, else output"
+        "auto",
+        "a file in snp/core/cuts or an entry point; auto: variance for target_var, uniform for target_units, "
+        "else output",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
     reconstruct: bool = option(True, "fold cut units into the weights that stay")
@@ -79,7 +78,10 @@ class PruneSettings(FitSettings):
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
     ignore: tuple[str, ...] = option(
-        (), "patterns of groups, layers or tensors whose shapes are left alone", strict=False, examples=[("head*",)]
+        (),
+        'patterns of groups, layers or tensors whose shapes are left alone, as [head,"layer4.*"]',
+        strict=False,
+        examples=[("head*",)],
     )
     structures: tuple[str, ...] = option(
         ("ffn",),
@@ -125,12 +127,10 @@ class PruneSettings(FitSettings):
     def _check_structures(self) -> None:
         if "residual" in self.structures:
             raise ValueError(
-                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of the "
-                "stream, so a narrower one computes something else; prune.streams=true cuts streams that meet no "
-                "such norm"
+                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
+                "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
             )
-        unknown = sorted(set(self.structures) - set(_STRUCTURES))
-        if unknown:
+        if unknown := sorted(set(self.structures) - set(_STRUCTURES)):
             raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
         if self.attention == "equal" and len({"vo", "qk"} & set(self.structures)) == 1:
             raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")

@@ -81,7 +81,7 @@ class _Fitter:
         settings: FitSettings,
     ) -> None:
         self._readers, self._kept, self._start = readers, kept, start
-        self._settings = settings
+        self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
 
     def count_reads(self, networks: TwoNetworks) -> None:
@@ -103,7 +103,7 @@ class _Fitter:
         if name in self._readers:
             assert name is not None
             self._visit_reader(networks, node, name)
-        elif self._settings.reestimates and "batch_norm" in str(node.target):
+        elif self._reestimates and "batch_norm" in str(node.target):
             reestimate(networks, node)
 
     def _visit_reader(self, networks: TwoNetworks, node: fx.Node, name: str) -> None:
@@ -117,7 +117,7 @@ class _Fitter:
         if not loses and not networks.differs(source):
             return
         # Statistics that are estimated anew later on would move what is aimed at here.
-        rectify = self._settings.rectify and not self._settings.reestimates
+        rectify = self._settings.rectify and not self._reestimates
         tail = tail_of(networks, node, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from snp.run.errors import command_line, guarded
-from snp.run.options import configuration, help_text
+from snp.run.options import configuration, help_text, refuse_unknown
 
 __all__ = ["run"]
 
@@ -29,6 +29,7 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     if any(word in _HELP for word in given):
         print(help_text(program))
         return
+    guarded(refuse_unknown)(given)
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
