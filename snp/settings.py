@@ -21,6 +21,12 @@ __all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
 _STRUCTURES = ("ffn", "vo", "qk", "heads")
+_JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": _JOINT | {"ordering": "zca", "cut": "variance"},
+    "quick": _JOINT,
+    "best": {},
+}
 
 
 @named(lambda given: "prune")
@@ -68,6 +74,11 @@ class PruneSettings(FitSettings):
     count_embeddings: bool = option(
         False, "target_params counts embeddings and heads tied to them, too (language models)"
     )
+    preset: Literal["best", "quick", "paper"] = option(
+        "best",
+        "fills options left at their defaults; quick: at most five forward passes beyond calibration, no trials, "
+        "fitted on the dense activations, kernels as a whole; paper: as in arXiv 2405.17506",
+    )
     planner: str = option("snp", "a file in snp/plan/planners")
     ordering: str = option("auto", "a file in snp/core/orderings; auto: zca with cut=variance, else output")
     cut: str = option(
@@ -99,11 +110,21 @@ class PruneSettings(FitSettings):
     dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
 
     def __post_init__(self) -> None:
+        self._fill_in()
         PLANNERS.check(self.planner)
         orderings.REGISTRY.check(self.ordering, also=("auto",))
         cuts.REGISTRY.check(self.cut, also=("auto",))
         self._check_target()
         self._check_structures()
+
+    def _fill_in(self) -> None:
+        """What the preset says of options that were left at their defaults."""
+        known: dict[str, Any] = type(self).__pydantic_fields__  # type: ignore[attr-defined]
+        for name, value in _PRESETS[self.preset].items():
+            if name == "cut" and not self.target.is_budget:
+                continue  # the target says how to cut
+            if getattr(self, name) == known[name].default:
+                object.__setattr__(self, name, value)
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""

@@ -20,6 +20,7 @@ from snp.fit.regression import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
+from snp.progress import Progress
 from snp.settings import FitSettings
 
 __all__ = ["Fits", "fit_in_sequence"]
@@ -44,6 +45,7 @@ def fit_in_sequence(
     settings: FitSettings,
     sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -56,11 +58,12 @@ def fit_in_sequence(
         settings: see :class:`snp.settings.FitSettings`.
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
+        progress: is told of every reader.
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
     """
-    fitter = _Fitter(readers, kept, start, settings)
+    fitter = _Fitter(readers, kept, start, settings, progress or Progress())
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
@@ -79,9 +82,10 @@ class _Fitter:
         kept: Mapping[str, Tensor],
         start: Callable[[str], Tensor],
         settings: FitSettings,
+        progress: Progress,
     ) -> None:
         self._readers, self._kept, self._start = readers, kept, start
-        self._settings = settings
+        self._settings, self._progress = settings, progress
         self._reads: dict[str, int] = {}
 
     def count_reads(self, networks: TwoNetworks) -> None:
@@ -103,6 +107,7 @@ class _Fitter:
         if name in self._readers:
             assert name is not None
             self._visit_reader(networks, node, name)
+            self._progress.step()
         elif self._settings.reestimates and "batch_norm" in str(node.target):
             reestimate(networks, node)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -11,15 +12,31 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from snp.core.gram import Moments
+from snp.core.moment_sum import MomentSum
+from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 
 __all__ = ["MomentCollector"]
 
 
+class _ReadAllError(Exception):
+    """The last reader was reached; nobody asks for what comes behind it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The tensor that was read last: held, so that the same place and version mean the same values."""
+
+    key: tuple[Any, ...]
+    inputs: Tensor
+    name: str
+    moments: Moments | None
+
+
 class MomentCollector:
     """Sums the moments of readers' inputs over every forward pass inside the ``with`` block.
 
-    Readers that get the very same tensor (the branches of a block) share one product.
+    Readers that get the very same tensor (the branches of a block) share one product from its second time on.
     """
 
     def __init__(
@@ -27,10 +44,16 @@ class MomentCollector:
     ) -> None:
         self._model = model
         self._readers = readers
-        self._product_dtype = product_dtype
+        self._dtype = product_dtype
         self._handles: list[RemovableHandle] = []
-        self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
-        self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
+        self._sums = {name: MomentSum(reader.num_columns, product_dtype) for name, reader in readers.items()}
+        self._moments: dict[str, Moments] | None = None
+        self._latest: _Read | None = None
+        self._shared: set[str] = set()  # readers whose tensor others read, too
+        self._order: dict[str, None] = {}  # readers as they were first read
+        self._num_reads = 0
+        self._reads_of: dict[object, int] = {}  # shapes of a batch -> reads of a whole pass
+        self._stop_after: int | None = None
 
     def __enter__(self) -> MomentCollector:
         for name, reader in self._readers.items():
@@ -46,25 +69,65 @@ class MomentCollector:
         self._handles.clear()
         self._latest = None
 
-    def _hook(self, name: str, reader: Reader) -> Any:
+    def run(self, batch: Batch) -> None:
+        """One pass, which ends with the last reader where a whole pass on such a batch was seen before."""
+        shapes = tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else str(leaf) for leaf in batch.leaves)
+        self._num_reads, self._stop_after = 0, self._reads_of.get(shapes)
+        try:
+            batch.call(self._model)
+            self._reads_of[shapes] = self._num_reads
+        except _ReadAllError:
+            pass
+        finally:
+            self._stop_after = None
+
+    @property
+    def moments(self) -> dict[str, Moments]:
+        """Weight name -> moments of everything that was read; nothing is added afterwards.
+
+        Raises:
+            ValueError: a layer read NaN or infinity; the first that did is named.
+        """
+        if self._moments is None:
+            found = {name: self._taken(name) for name in [*self._order, *(self._sums.keys() - self._order.keys())]}
+            self._moments = {name: found[name] for name in self._readers}
+        return self._moments
+
+    def _taken(self, name: str) -> Moments:
+        try:
+            return self._sums[name].taken()
+        except ValueError as error:
+            raise ValueError(f"at the inputs of layer {self._readers[name].module}: {error}") from error
+
+    def _hook(self, name: str, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = (args[0] if args else kwargs["input"]).detach()
-            try:
-                found = self._moments_of(inputs, reader)
-            except ValueError as error:
-                raise ValueError(f"at the inputs of layer {reader.module}: {error}") from error
-            total = self.moments[name]
-            if total.count == 0 and total.second.device != found.second.device:
-                total = Moments.zeros(reader.num_columns, found.second.device)
-            self.moments[name] = total + found
+            assert self._moments is None, "the moments were taken"
+            self._order.setdefault(name)
+            self._read(name, reader, (args[0] if args else kwargs["input"]).detach())
+            self._num_reads += 1
+            if self._num_reads == self._stop_after:
+                raise _ReadAllError
 
         return hook
 
-    def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
+    def _read(self, name: str, reader: Reader, inputs: Tensor) -> None:
         if inputs.is_inference():
-            return Moments.of(reader.samples(inputs), self._product_dtype)
-        # The held tensor keeps its memory alive, so the same place and version mean the same values.
+            self._sums[name].add(reader.samples(inputs))
+            return
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
-        if self._latest is None or self._latest[0] != key:
-            self._latest = (key, inputs, Moments.of(reader.samples(inputs), self._product_dtype))
-        return self._latest[2]
+        latest = self._latest
+        if latest is not None and latest.key == key:
+            self._shared.add(latest.name)
+            if latest.moments is not None:
+                self._sums[name].add_moments(latest.moments)
+                return
+        moments = None
+        if name in self._shared:
+            own = MomentSum(reader.num_columns, self._dtype)
+            own.add(reader.samples(inputs))
+            moments = own.taken(check=False)
+            self._sums[name].add_moments(moments)
+        else:
+            self._sums[name].add(reader.samples(inputs))
+        if latest is None or latest.key != key:
+            self._latest = _Read(key, inputs, name, moments)

@@ -37,6 +37,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
             damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.measure.sensitivity
+        problem.progress.step()
     if damages and problem.trial is not None and settings.target.is_budget:
         damages = _tried(problem, settings, orders, variances, damages)
     kept, level, num_kept = _kept(problem, settings, variances, damages)
@@ -71,9 +72,11 @@ def _tried(
     found = damages
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         kept, _, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
-        for number, count in enumerate(kept):
-            if count < len(orders[number]) and count not in measured[number]:
-                measured[number][count] = problem.trial(number, orders[number][:count])
+        with problem.progress.stage("try cuts", len(kept)):
+            for number, count in enumerate(kept):
+                if count < len(orders[number]) and count not in measured[number]:
+                    measured[number][count] = problem.trial(number, orders[number][:count])
+                problem.progress.step()
         found = [corrected(*pair) for pair in zip(damages, measured, strict=True)]
     return found
 
