@@ -26,7 +26,7 @@ def calibrate(subject: Subject, readers: dict, products: torch.dtype) -> None:
     """Moments of all samples."""
     with torch.no_grad(), MomentCollector(subject.model, readers, products) as collector:
         for batch in subject.batches:
-            collector.run(Batch.of(batch))
+            collector.measure(Batch.of(batch))
         assert collector.moments
 
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from snp.core.gram import Moments
 from snp.fit.realise import realise
-from snp.graph.batches import Batch
+from snp.graph.batch_form import parsed
 from snp.graph.plain_weights import with_plain_weights
-from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
+from snp.preparation import measured, prepare, settle
 from snp.progress import Progress
-from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
+from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
-from snp.surgery.subject import Subject, subject_of
+from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
 from snp.weights import read_weights, write_weights
 
@@ -63,11 +61,12 @@ def prune(
     stages = Progress(shows=progress)
     with stages.stage("analyse"):
         dense = copy.deepcopy(model).eval()
-        first, others = _parted(batches)
+        others = parsed(dense, batches)
+        first = next(others)
         subject = subject_of(dense, first.first(2), settings)
-    keeps_inputs = settings.is_sequential or settings.needs_sensitivity
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
-        moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs, stages)
+        keeps_inputs = settings.is_sequential or settings.needs_sensitivity
+        moments, samples, inputs = measured(subject, chain([first], others), keeps_inputs, stages)
     with stages.stage("measure sensitivity"):
         sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
@@ -75,9 +74,11 @@ def prune(
     if settings.target.is_timed:
         with stages.stage("time layers"):
             table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+    facts = subject, moments, sensitivity, settings
     with stages.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
+        subject, problem = prepare(*facts, inputs, table)
         decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
+        subject, problem = settle(*facts, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
     plan = decision.plan
     if table is not None:
@@ -114,7 +115,7 @@ def prune_streamed(
     was_training, stages = model.training, Progress(shows=progress)
     try:
         with stages.stage("analyse"):
-            inputs = Batch.all(batches)
+            inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
             subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
@@ -153,31 +154,6 @@ def inspect(
 
 def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
     return replace(settings or PruneSettings(), **options)
-
-
-def _parted(batches: Iterable[Any]) -> tuple[Batch, Iterator[Batch]]:
-    """The first batch and the others."""
-    iterator = map(Batch.of, batches)
-    try:
-        return next(iterator), iterator
-    except StopIteration:
-        raise ValueError("batches is empty: give at least one batch of inputs") from None
-
-
-def _measure(
-    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
-) -> tuple[dict[str, Moments], int, list[Batch]]:
-    """Moments, number of samples, and the inputs themselves where they are needed again."""
-    samples, inputs = 0, list[Batch]()
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in batches:
-            on_device = batch.beside(subject.model)
-            collector.run(on_device)
-            progress.step()
-            samples += batch.size
-            if keeps_inputs:
-                inputs.append(on_device)
-    return collector.moments, samples, inputs
 
 
 def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:

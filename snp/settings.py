@@ -15,18 +15,13 @@ from snp.core import cuts, orderings
 from snp.core.budget import Target
 from snp.core.options import STRICT, named, option
 from snp.core.registry import Registry
+from snp.presets import fill_in
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
 
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
 _STRUCTURES = ("ffn", "vo", "qk", "heads")
-_JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False}
-_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": _JOINT | {"ordering": "zca", "cut": "variance"},
-    "quick": _JOINT,
-    "best": {},
-}
 
 
 @named(lambda given: "prune")
@@ -48,11 +43,6 @@ class FitSettings:
         None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0
     )
     memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
-
-    @property
-    def reestimates(self) -> bool:
-        """Are the statistics of norms estimated anew?"""
-        return self.batch_norm == "reestimate"
 
 
 @named(lambda given: "prune")
@@ -79,10 +69,14 @@ class PruneSettings(FitSettings):
         "fills options left at their defaults; quick: at most five forward passes beyond calibration, no trials, "
         "fitted on the dense activations, kernels as a whole; paper: as in arXiv 2405.17506",
     )
-    planner: str = option("snp", "a file in snp/plan/planners")
-    ordering: str = option("auto", "a file in snp/core/orderings; auto: zca with cut=variance, else output")
+    planner: str = option("snp", "a file in snp/plan/planners, or an entry point of snp.planners")
+    ordering: str = option(
+        "auto", "a file in snp/core/orderings, or an entry point; auto: zca with cut=variance, else output"
+    )
     cut: str = option(
-        "auto", "a file in snp/core/cuts; auto: variance for target_var, uniform for target_units, else output"
+        "auto",
+        "a file in snp/core/cuts or an entry point; auto: variance for target_var, uniform for target_units, "
+        "else output",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
     reconstruct: bool = option(True, "fold cut units into the weights that stay")
@@ -90,7 +84,10 @@ class PruneSettings(FitSettings):
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
     ignore: tuple[str, ...] = option(
-        (), "patterns of groups, layers or tensors whose shapes are left alone", strict=False, examples=[("head*",)]
+        (),
+        'patterns of groups, layers or tensors whose shapes are left alone, as [head,"layer4.*"]',
+        strict=False,
+        examples=[("head*",)],
     )
     structures: tuple[str, ...] = option(
         ("ffn",),
@@ -110,21 +107,12 @@ class PruneSettings(FitSettings):
     dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
 
     def __post_init__(self) -> None:
-        self._fill_in()
+        fill_in(self)
         PLANNERS.check(self.planner)
         orderings.REGISTRY.check(self.ordering, also=("auto",))
         cuts.REGISTRY.check(self.cut, also=("auto",))
         self._check_target()
         self._check_structures()
-
-    def _fill_in(self) -> None:
-        """What the preset says of options that were left at their defaults."""
-        known: dict[str, Any] = type(self).__pydantic_fields__  # type: ignore[attr-defined]
-        for name, value in _PRESETS[self.preset].items():
-            if name == "cut" and not self.target.is_budget:
-                continue  # the target says how to cut
-            if getattr(self, name) == known[name].default:
-                object.__setattr__(self, name, value)
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""
@@ -146,12 +134,10 @@ class PruneSettings(FitSettings):
     def _check_structures(self) -> None:
         if "residual" in self.structures:
             raise ValueError(
-                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of the "
-                "stream, so a narrower one computes something else; prune.streams=true cuts streams that meet no "
-                "such norm"
+                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
+                "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
             )
-        unknown = sorted(set(self.structures) - set(_STRUCTURES))
-        if unknown:
+        if unknown := sorted(set(self.structures) - set(_STRUCTURES)):
             raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
         if self.attention == "equal" and len({"vo", "qk"} & set(self.structures)) == 1:
             raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")

@@ -11,7 +11,7 @@ from fuzzing.draw import Draw
 __all__ = ["SEES_COPIES", "options", "options_of_copies"]
 
 # Orderings that say how much of a unit the units that stay explain.
-SEES_COPIES = ("output", "pivoted")
+SEES_COPIES = ("output", "pivoted", "residual", "zca")
 
 
 def _files(folder: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""What is the mathematics of subspace node pruning?  Pure functions of tensors; torch is the only import."""
+"""What is the mathematics of subspace node pruning?  Pure functions of tensors; torch is their only import."""

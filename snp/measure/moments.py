@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from snp.core.gram import Moments
 from snp.core.moment_sum import MomentSum
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
+from snp.measure.taps import Taps
 
 __all__ = ["MomentCollector"]
 
@@ -42,12 +42,11 @@ class MomentCollector:
     def __init__(
         self, model: nn.Module, readers: Mapping[str, Reader], product_dtype: torch.dtype = torch.float64
     ) -> None:
-        self._model = model
-        self._readers = readers
-        self._dtype = product_dtype
-        self._handles: list[RemovableHandle] = []
+        self._model, self._readers, self._dtype = model, readers, product_dtype
+        self._taps = Taps(model, readers, before=self._add)
         self._sums = {name: MomentSum(reader.num_columns, product_dtype) for name, reader in readers.items()}
         self._moments: dict[str, Moments] | None = None
+        self._batch: Batch | None = None
         self._latest: _Read | None = None
         self._shared: set[str] = set()  # readers whose tensor others read, too
         self._order: dict[str, None] = {}  # readers as they were first read
@@ -56,25 +55,29 @@ class MomentCollector:
         self._stop_after: int | None = None
 
     def __enter__(self) -> MomentCollector:
-        for name, reader in self._readers.items():
-            module = self._model.get_submodule(reader.module)
-            self._handles.append(module.register_forward_pre_hook(self._hook(name, reader), with_kwargs=True))
+        self._taps.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._taps.__exit__(kind, error, trace)
         self._latest = None
 
-    def run(self, batch: Batch) -> None:
-        """One pass, which ends with the last reader where a whole pass on such a batch was seen before."""
-        shapes = tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else str(leaf) for leaf in batch.leaves)
-        self._num_reads, self._stop_after = 0, self._reads_of.get(shapes)
+    def run(self, batch: Batch) -> Any:
+        """The model's output for a batch whose padded tokens are no samples."""
+        self._batch, self._latest, self._num_reads = batch, None, 0
         try:
-            batch.call(self._model)
+            return batch.call(self._model)
+        finally:
+            self._batch = None
+
+    def measure(self, batch: Batch) -> None:
+        """The same without output: ends with the last reader, once a whole pass on a batch of such shapes was seen."""
+        shapes = tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else str(leaf) for leaf in batch.leaves)
+        self._stop_after = self._reads_of.get(shapes)
+        try:
+            self.run(batch)
             self._reads_of[shapes] = self._num_reads
         except _ReadAllError:
             pass
@@ -83,7 +86,7 @@ class MomentCollector:
 
     @property
     def moments(self) -> dict[str, Moments]:
-        """Weight name -> moments of everything that was read; nothing is added afterwards.
+        """Weight name -> moments of everything that was read; nothing can be added any more.
 
         Raises:
             ValueError: a layer read NaN or infinity; the first that did is named.
@@ -99,20 +102,23 @@ class MomentCollector:
         except ValueError as error:
             raise ValueError(f"at the inputs of layer {self._readers[name].module}: {error}") from error
 
-    def _hook(self, name: str, reader: Reader) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            assert self._moments is None, "the moments were taken"
-            self._order.setdefault(name)
-            self._read(name, reader, (args[0] if args else kwargs["input"]).detach())
-            self._num_reads += 1
-            if self._num_reads == self._stop_after:
-                raise _ReadAllError
+    def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
+        samples = reader.samples(inputs)
+        is_last = reader.patch is None and reader.channel_dim == -1
+        counted = self._batch.counted(inputs.shape[:-1]) if self._batch is not None and is_last else None
+        return samples if counted is None else samples[counted.to(samples.device)]
 
-        return hook
+    def _add(self, name: str, inputs: Tensor) -> None:
+        assert self._moments is None, "the moments were taken"
+        self._order.setdefault(name)
+        self._read(name, self._readers[name], inputs.detach())
+        self._num_reads += 1
+        if self._num_reads == self._stop_after:
+            raise _ReadAllError
 
     def _read(self, name: str, reader: Reader, inputs: Tensor) -> None:
         if inputs.is_inference():
-            self._sums[name].add(reader.samples(inputs))
+            self._sums[name].add(self._samples(inputs, reader))
             return
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
         latest = self._latest
@@ -124,10 +130,10 @@ class MomentCollector:
         moments = None
         if name in self._shared:
             own = MomentSum(reader.num_columns, self._dtype)
-            own.add(reader.samples(inputs))
+            own.add(self._samples(inputs, reader))
             moments = own.taken(check=False)
             self._sums[name].add_moments(moments)
         else:
-            self._sums[name].add(reader.samples(inputs))
+            self._sums[name].add(self._samples(inputs, reader))
         if latest is None or latest.key != key:
             self._latest = _Read(key, inputs, name, moments)

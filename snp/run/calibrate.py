@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.core.options import STRICT, named, option
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
@@ -26,37 +27,24 @@ from snp.weights import read_metadata, write_tensors
 
 __all__ = ["CalibrationCallback", "CalibrationSettings", "ForwardPass", "read_moments", "write_moments"]
 
-_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
-
-@dataclass(frozen=True)
+@named(lambda given: "calibration")
+@dataclass(frozen=True, config=STRICT)
 class CalibrationSettings:
-    """How much is measured, and how precisely.
+    """How much is measured, and how precisely; sums over batches are float64 in any case."""
 
-    Attributes:
-        samples: number of calibration samples, at least 1, from the training part.
-        products: ``"float64"`` (repeats to 1e-10) or ``"float32"`` (faster where float64 arithmetic is slow) for the
-            products within a batch; sums over batches are float64.
-        streamed: all samples go through one block of a transformer before the next, and moments lie on disk, so that
-            large networks fit into memory (:mod:`snp.measure.streamed`).
-    """
-
-    samples: int = 1024
-    products: str = "float64"
-    streamed: bool = False
+    samples: int = option(1024, "from the training part, labels unused", ge=1)
+    products: Literal["float64", "float32"] = option(
+        "float64", "precision within a batch: repeats to 1e-10; or float32, for devices on which float64 is slow"
+    )
+    streamed: bool = option(
+        False, "block by block with moments on disk, for large transformers; joint fit of feed-forward units only"
+    )
 
     @property
     def product_dtype(self) -> torch.dtype:
         """Precision of the products."""
-        return _DTYPES[self.products]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
-            raise ValueError(f"calibration.samples must be a whole number of at least 1, found {self.samples!r}")
-        if self.products not in _DTYPES:
-            raise ValueError(f"calibration.products must be float64 or float32, found {self.products!r}")
-        if not isinstance(self.streamed, bool):
-            raise ValueError(f"calibration.streamed must be true or false, found {self.streamed!r}")
+        return torch.float64 if self.products == "float64" else torch.float32
 
 
 class ForwardPass(LightningModule):
@@ -68,7 +56,7 @@ class ForwardPass(LightningModule):
 
     def predict_step(self, batch: Any, batch_index: int) -> None:
         """One forward pass; callbacks look on."""
-        Batch.of(batch).call(self.model)
+        Batch.of(batch).beside(self.model).call(self.model)
 
 
 class CalibrationCallback(Callback):

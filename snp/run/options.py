@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import snp
+from snp.core.registry import close_to
 
-__all__ = ["configuration", "help_text"]
+__all__ = ["configuration", "help_text", "refuse_unknown"]
 
 _FLAGS = """\
   --cfg job --resolve   print all options as composed, and stop
@@ -45,6 +51,31 @@ def help_text(program: str) -> str:
         parts += ["", f"{group.name}="]
         parts += [f"  {path.stem:<20} {_sentence(path)}" for path in sorted(group.glob("*.yaml"))]
     return "\n".join([*parts, "", "Options and their defaults:", "", _options(folder / "config.yaml")])
+
+
+def refuse_unknown(words: Sequence[str]) -> None:
+    """Options that no file of ``conf/`` knows, before Hydra says so in words of its own.
+
+    Args:
+        words: of the command line; flags, additions (``+x=1``) and removals (``~x``) are left to Hydra.
+
+    Raises:
+        ValueError: the message names the nearest option.
+    """
+    folder = configuration()
+    plain: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    groups = [path.name for path in folder.iterdir() if path.is_dir()]
+    for word in words:
+        name, is_override, _ = word.partition("=")
+        if not is_override or not re.fullmatch(r"[a-z_][\w.]*", name):
+            continue
+        section, _, key = name.partition(".")
+        known = [*plain, *groups]
+        if section not in known:
+            options = [f"{part}.{entry}" for part in plain if isinstance(plain[part], dict) for entry in plain[part]]
+            raise ValueError(f"there is no option {name}{close_to(name, [*known, *options])}")
+        if key and section not in groups and section != "hydra" and key not in (plain[section] or {}):
+            raise ValueError(f"there is no option {name}{close_to(key, list(plain[section] or []), f'{section}.')}")
 
 
 def _sentence(path: Path) -> str:

@@ -216,14 +216,14 @@ def test_recipe_reaches_the_optimizer(tmp_path: Path, optimizer: str, kind: type
 @pytest.mark.parametrize(
     ("field", "value", "phrase"),
     [
-        ("epochs", -1, "0 or more, found -1"),
+        ("epochs", -1, "of at least 0, found -1"),
         ("epochs", 1.5, "whole number"),
         ("epochs", "ten", "found 'ten'"),
         ("learning_rate", 0, "above 0, found 0"),
         ("learning_rate", math.nan, "found nan"),
         ("learning_rate", True, "found True"),
         ("momentum", 1.0, r"in \[0, 1\)"),
-        ("weight_decay", -0.1, "0 or more"),
+        ("weight_decay", -0.1, "of at least 0"),
         ("label_smoothing", 1, r"in \[0, 1\)"),
         ("warmup_epochs", 11, "at most the 10 epochs"),
         ("gamma", 0, r"in \(0, 1\]"),
@@ -231,7 +231,7 @@ def test_recipe_reaches_the_optimizer(tmp_path: Path, optimizer: str, kind: type
         ("optimizer", "adam", "one of sgd, adamw"),
         ("nesterov", "yes", "true or false"),
         ("milestones", (3,), "empty for the cosine schedule"),
-        ("milestones", "3", "a list of epochs"),
+        ("milestones", "3", r"a list such as \[2, 4\]"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(field: str, value: object, phrase: str) -> None:

@@ -6,11 +6,16 @@ from torch import Tensor
 
 from snp.core.elimination import eliminate
 from snp.core.orderings import GroupStatistics
+from snp.core.redundancy import copies_last
 
 __all__ = ["order"]
 
 
 def order(statistics: GroupStatistics) -> Tensor:
     """Permutation in which the unit whose removal costs least at the outputs of all consumers goes last."""
+    return copies_last(statistics, _order)
+
+
+def _order(statistics: GroupStatistics) -> Tensor:
     consumers = [(reader.gram, reader.weighted, reader.columns_per_unit) for reader in statistics.readers]
     return eliminate(consumers)[0]

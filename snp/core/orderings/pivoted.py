@@ -4,12 +4,17 @@ import torch
 from torch import Tensor
 
 from snp.core.orderings import GroupStatistics, descending
+from snp.core.redundancy import copies_last
 
 __all__ = ["order"]
 
 
 def order(statistics: GroupStatistics) -> Tensor:
     """Permutation that takes the unit of largest remaining energy at every step, O(C^3) in C vector steps."""
+    return copies_last(statistics, _order)
+
+
+def _order(statistics: GroupStatistics) -> Tensor:
     if statistics.columns_per_unit > 1:
         return _by_blocks(statistics)
     gram, size = statistics.gram, statistics.num_units

@@ -1,0 +1,142 @@
+"""Do options, defaults and meanings stand once, and does everything that shows them say the same?"""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+import yaml
+from pydantic.dataclasses import dataclass
+
+from snp.core.options import STRICT, named, option, rule
+from snp.run.calibrate import CalibrationSettings
+from snp.run.options import help_text, refuse_unknown
+from snp.run.training.recipe import TrainingRecipe
+from snp.settings import FitSettings, PruneSettings
+from tests.command_line import ROOT
+
+CONFIG = (ROOT / "conf" / "config.yaml").read_text()
+SECTIONS: dict[str, type] = {
+    "prune": PruneSettings,
+    "calibration": CalibrationSettings,
+    "dense": TrainingRecipe,
+    "finetune": TrainingRecipe,
+}
+
+
+def fields_of(cls: type) -> dict[str, Any]:
+    return cls.__pydantic_fields__  # type: ignore[attr-defined,no-any-return]
+
+
+def lines_of(section: str) -> dict[str, tuple[str, str]]:
+    """Option -> its value and its comment, as the file writes them."""
+    block = re.search(rf"^{section}:\n((?:  .*\n|\n)+)", CONFIG, re.M)
+    assert block is not None
+    found = re.findall(r"^  (\w+): ?([^#\n]*?) *(?:# (.*))?$", block.group(1), re.M)
+    return {name: (value, comment) for name, value, comment in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_file_holds_every_option(section: str) -> None:
+    """None is missing, none is unknown."""
+    assert set(lines_of(section)) == set(fields_of(SECTIONS[section]))
+
+
+@pytest.mark.parametrize("section", ["prune", "calibration"])
+def test_defaults_are_the_same(section: str) -> None:
+    """What the library takes without being asked is what the command line takes."""
+    for name, (value, _) in lines_of(section).items():
+        default = fields_of(SECTIONS[section])[name].default
+        if value != "${seed}":
+            assert yaml.safe_load(value) == (list(default) if isinstance(default, tuple) else default), name
+        else:
+            assert yaml.safe_load(CONFIG)["seed"] == default
+
+
+@pytest.mark.parametrize("section", ["prune", "calibration", "finetune"])
+def test_meanings_are_the_same(section: str) -> None:
+    """The comment beside an option, its line in the help and its entry in the docstring are its description."""
+    shown = help_text("snp run")
+    for name, (_, comment) in lines_of(section).items():
+        entry = fields_of(SECTIONS[section])[name]
+        assert comment == entry.description, name
+        assert re.search(rf"^  {name}: .*# {re.escape(entry.description)}$", shown, re.M), name
+        assert f"    {name}: {entry.description}; {rule(entry)}." in str(SECTIONS[section].__doc__)
+
+
+def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
+    """Every option of the fit is one of the prune by the same name, and arrives by name."""
+    given = {
+        "conv_gram": "channel", "intercept": False, "repair": False, "rectify": False, "refit_all": False,
+        "batch_norm": "reestimate", "ridge": 0.25, "memory_gib": 3.5,
+    }  # fmt: skip
+    assert set(given) == {field.name for field in dataclasses.fields(FitSettings)}
+    assert dataclasses.asdict(PruneSettings(**given).fit) == given
+    for name, value in given.items():
+        assert getattr(PruneSettings(**{name: value}).fit, name) == value
+        assert getattr(PruneSettings().fit, name) != value
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("prune.target_mac=0.5", "there is no option prune.target_mac; did you mean prune.target_macs?"),
+        ("prune.riddge=1", "there is no option prune.riddge; did you mean prune.ridge?"),
+        ("finetune.epoch=1", "there is no option finetune.epoch; did you mean finetune.epochs?"),
+        ("calibration.sample=1", "there is no option calibration.sample; did you mean calibration.samples?"),
+        ("prun.target_macs=0.5", "there is no option prun.target_macs; did you mean prune.target_macs?"),
+        ("sed=1", "there is no option sed; did you mean seed?"),
+        ("prune.zzz=1", "there is no option prune.zzz"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(word: str, sentence: str) -> None:
+    """Before anything is imported or composed."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
+        refuse_unknown(["seed=1", word])
+
+
+def test_what_hydra_knows_is_left_to_it() -> None:
+    """Groups, flags, additions, removals and Hydra's own keys pass."""
+    refuse_unknown(
+        ["model=resnet50", "data.root=x", "-m", "seed=0,1", "+x=1", "~logger", "hydra.run.dir=y", "prune.ridge=null",
+         "--cfg", "job", "run_dir=z", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
+    )  # fmt: skip
+
+
+@named(lambda given: "thing")
+@dataclass(frozen=True, config=STRICT)
+class Thing:
+    """One of everything."""
+
+    share: float = option(..., "a share", gt=0, le=1)
+    count: int = option(3, "a count", ge=1, lt=10)
+
+    def __post_init__(self) -> None:
+        if self.count == 7:
+            raise ValueError("thing.count=7 brings luck elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "thing.share is not given: it must be a number in (0, 1]"),
+        ({"share": 0}, "thing.share must be a number in (0, 1], found 0"),
+        ({"share": True}, "thing.share must be a number in (0, 1], found True"),
+        ({"share": 1, "count": 10}, "thing.count must be a whole number from 1 to 9, found 10"),
+        ({"share": 1, "count": 2.0}, "thing.count must be a whole number from 1 to 9, found 2.0"),
+        ({"share": 1, "cuont": 2}, "there is no option thing.cuont; did you mean thing.count?"),
+        ({"share": 1, "xyz": 2}, "there is no option thing.xyz; there are share, count"),
+        ({"share": 1, "count": 7}, "thing.count=7 brings luck elsewhere"),
+    ],
+)
+def test_sentences(given: dict[str, Any], sentence: str) -> None:
+    """Each refusal names the option, what was found, and what goes."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
+        Thing(**given)
+
+
+def test_values_by_position_and_by_name_are_the_same() -> None:
+    """Positions count as names, in what is taken and in what is refused."""
+    assert Thing(0.5, 2) == Thing(share=0.5, count=2) == dataclasses.replace(Thing(0.5, 4), count=2)
+    with pytest.raises(ValueError, match=r"^thing\.share must be a number in \(0, 1\], found 2$"):
+        Thing(2)
