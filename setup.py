@@ -4,10 +4,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-CONF = ["conf", *sorted(f"conf/{path.name}" for path in Path("conf").iterdir() if path.is_dir())]
+CONF = ["conf", *sorted(path.as_posix() for path in Path("conf").rglob("*") if path.is_dir())]
 
 setup(
     packages=find_packages(include=["snp*"]) + ["snp." + folder.replace("/", ".") for folder in CONF],
     package_dir={"snp.conf": "conf"},
-    package_data={"snp": ["py.typed"], **{"snp." + folder.replace("/", "."): ["*.yaml"] for folder in CONF}},
+    package_data={
+        "snp": ["py.typed"],
+        "snp.report": ["templates/*"],
+        **{"snp." + folder.replace("/", "."): ["*.yaml"] for folder in CONF},
+    },
 )

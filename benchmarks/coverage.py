@@ -1,4 +1,7 @@
-"""Which networks can be pruned?  Every family of timm and torchvision, its smallest variant, each in its own process.
+"""Which networks can be pruned?  Every family of a suite, its smallest variant, each in its own process.
+
+``--suite timm`` and ``torchvision`` are all of their model files, ``transformers``, ``segmentation`` (needs
+segmentation-models-pytorch), ``diffusers`` and ``own`` the lists in ``coverage_suites``: ``pip install -e '.[bench]'``.
 
 Results are appended to a JSON-lines file, so that a killed run goes on where it was. ``--peer`` asks the same of
 Torch-Pruning. The table goes to ``docs/coverage.md``.
@@ -24,10 +27,13 @@ import torch
 from coverage_checks import examine
 from coverage_networks import Network, families, smallest_variant
 from coverage_peer import examine_peer
+from coverage_suites import SUITES, builders
 from coverage_table import last_line, write_table
 from harness import print_provenance
 
 Key = tuple[str, str]
+# What may be asked for -> the libraries whose networks that are.
+CHOICES = {"timm": ("timm",), "torchvision": ("torchvision", "torchvision_dense")} | {s: (s,) for s in SUITES[1:]}
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -35,6 +41,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--suite", choices=[*CHOICES, "all"], default="all", help="which networks")
     parser.add_argument("--families", default="", help="names of family files, separated by commas; all without it")
     parser.add_argument("--peer", action="store_true", help="ask the same of Torch-Pruning 1.6.1")
     parser.add_argument("--results", type=Path, default=Path("outputs/coverage.jsonl"), help="what is done already")
@@ -45,15 +52,18 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def chosen_families(wanted: str) -> dict[Key, list[str]]:
-    """Families of the command line; ``library/name`` where both libraries have one of that name."""
-    known = families()
+def chosen_families(wanted: str, suite: str = "all") -> dict[Key, list[str]]:
+    """Families of the command line; ``library/name`` where several libraries have one of that name."""
+    libraries = {library for name, found in CHOICES.items() if suite in (name, "all") for library in found}
+    known = {key: names for key, names in families().items() if key[0] in libraries}
+    for library in (library for library in SUITES if library in libraries):
+        known |= {(library, name): [name] for name in builders(library)}
     if not wanted:
         return known
     names = [name.strip() for name in wanted.split(",")]
     unknown = [n for n in names if not any(n in (family, f"{library}/{family}") for library, family in known)]
     if unknown:
-        sys.exit(f"error: --families: {', '.join(unknown)} is no family file of timm or torchvision")
+        sys.exit(f"error: --families: {', '.join(unknown)} is no family of suite {suite}")
     return {key: found for key, found in known.items() if key[1] in names or "/".join(key) in names}
 
 
@@ -81,7 +91,7 @@ def _work(
     warnings.simplefilter("ignore")
     memory_gib = options.memory_gib
     try:
-        end.send(job(smallest_variant(*key, names)))
+        end.send(job(Network(*key, key[1]) if key[0] in SUITES else smallest_variant(*key, names)))
     except TooSlowError:
         end.send({"status": "refused", "reason": f"took more than {options.timeout} s of processor time"})
     except MemoryError:
@@ -137,7 +147,7 @@ def _job(
 def main() -> None:
     options = options_of()
     warnings.simplefilter("ignore")
-    wanted, subject = chosen_families(options.families), "peer" if options.peer else "snp"
+    wanted, subject = chosen_families(options.families, options.suite), "peer" if options.peer else "snp"
     done = {} if options.again else load_results(options.results)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     # Imports that the first export does are done once, before processes are forked.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from coverage_networks import Network, smallest_input
+from coverage_suites import SUITES, builders
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -23,7 +24,7 @@ from snp.plan.costs import CostModel
 from snp.pruning import decide, problem_of
 from snp.settings import PruneSettings
 from snp.speed.network import macs
-from snp.surgery.audit import audit, control, outputs
+from snp.surgery.audit import audit, control, outputs, randomise
 from snp.surgery.checks import SelfCheckError
 from snp.surgery.subject import Subject, subject_of
 
@@ -60,12 +61,23 @@ def examine(network: Network) -> dict[str, Any]:
     """All that was found about a network; ``status`` is ``passed``, ``refused`` or ``wrong``."""
     found: dict[str, Any] = {"library": network.library, "family": network.family, "variant": network.name}
     try:
-        _examine_at(network, 0, found)
+        if network.library in SUITES:
+            _examine_built(network, found)
+        else:
+            _examine_at(network, 0, found)
     except RefusedError as reason:
         return found | {"status": "refused", "reason": str(reason)}
     except WrongError as reason:
         return found | {"status": "wrong", "reason": str(reason)}
     return found | {"status": "passed", "reason": ""}
+
+
+def _examine_built(network: Network, found: dict[str, Any]) -> None:
+    """A network that comes with inputs of its own."""
+    with _timed(found, "build"):
+        model, inputs = builders(network.library)[network.name]()
+    found |= {"size": "", "params": sum(p.numel() for p in model.parameters())}
+    _checks(randomise(model), Batch.of(inputs), found)
 
 
 def _examine_at(network: Network, at_least: int, found: dict[str, Any]) -> None:
@@ -76,7 +88,8 @@ def _examine_at(network: Network, at_least: int, found: dict[str, Any]) -> None:
     model, size = built
     found |= {"size": size, "params": sum(p.numel() for p in model.parameters())}
     try:
-        _checks(model, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)), found)
+        images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+        _checks(model, Batch.of(images), found)
     except RefusedError as reason:
         # Windows that are larger than a tiny map are padded, and attention over padding takes most of the MACs.
         larger = next((s for s in LARGER if s > size), None)
@@ -86,10 +99,10 @@ def _examine_at(network: Network, at_least: int, found: dict[str, Any]) -> None:
         _examine_at(network, larger, found)
 
 
-def _checks(model: nn.Module, batch: Tensor, found: dict[str, Any]) -> None:
+def _checks(model: nn.Module, batch: Batch, found: dict[str, Any]) -> None:
     with _timed(found, "analyse"):
         try:
-            subject = subject_of(model, batch[:2], SETTINGS)
+            subject = subject_of(model, batch.first(2), SETTINGS)
         except ValueError as error:
             raise RefusedError(str(error)) from error
     streams = [group for group in subject.groups if group.is_stream]
@@ -97,7 +110,7 @@ def _checks(model: nn.Module, batch: Tensor, found: dict[str, Any]) -> None:
     found["prunable"] = _prunable(replace(subject, groups=tuple(g for g in subject.groups if not g.is_stream)))
     found["prunable_with_streams"] = _prunable(subject)
     with _timed(found, "audit"):
-        _audit(subject, batch[:2], found)
+        _audit(subject, batch.first(2), found)
     with _timed(found, "prune"):
         _prune(subject, batch, found)
 
@@ -108,7 +121,7 @@ def _prunable(subject: Subject) -> float:
     return 1 - costs.macs([group.num_partitions for group in subject.groups]) / max(costs.macs(costs.dense), 1)
 
 
-def _audit(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
+def _audit(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     still, failed = 0, []
     for number, group in enumerate(subject.groups):
         if not audit(subject.model, [group], batch, seed=number) < LARGEST_MOVEMENT:
@@ -120,14 +133,14 @@ def _audit(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
         raise WrongError(f"audit: the output moves with {', '.join(failed[:3])}")
 
 
-def _prune(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
+def _prune(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     found["used_streams"] = found["prunable"] < 1 - TARGET_MACS
     if not found["used_streams"]:
         groups = tuple(group for group in subject.groups if not group.is_stream)
         subject = replace(subject, groups=groups)
     subject = replace(subject, readers=readers_of(subject.model, subject.graph, subject.groups, SETTINGS.moment_gram))
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        Batch.of(batch).call(subject.model)
+        batch.beside(subject.model).call(subject.model)
     try:
         problem = problem_of(subject, collector.moments)
         decision = decide(subject, problem, SETTINGS)
@@ -140,17 +153,18 @@ def _prune(subject: Subject, batch: Tensor, found: dict[str, Any]) -> None:
     plan = decision.plan
     found |= {"left": plan.macs["pruned"] / plan.macs["dense"], "check": result.check}
     _runs(result.model, batch)
-    counted = macs(result.model, batch[:1])
+    counted = macs(result.model, batch.first(1))
     if abs(counted - plan.macs["pruned"]) > 0.01 * counted:
         raise WrongError(f"cost: the plan says {plan.macs['pruned']:,} MACs, counted are {counted:,}")
     _comes_back(subject.model, snp.PruneResult(result.model, plan, decision.selection, result.check), batch)
 
 
-def _runs(small: nn.Module, batch: Tensor) -> None:
+def _runs(small: nn.Module, batch: Batch) -> None:
     """Forward and backward, as in fine-tuning."""
     try:
         small.train()
-        leaves = [leaf for leaf in pytree.tree_leaves(Batch.of(batch).call(small)) if isinstance(leaf, Tensor)]
+        leaves = [leaf for leaf in pytree.tree_leaves(batch.beside(small).call(small)) if isinstance(leaf, Tensor)]
+        leaves = [leaf for leaf in leaves if leaf.requires_grad]
         sum(leaf.float().square().mean() for leaf in leaves).backward()
     except RuntimeError as error:
         raise WrongError(f"training step: {error}") from error
@@ -162,7 +176,7 @@ def _runs(small: nn.Module, batch: Tensor) -> None:
     small.zero_grad(set_to_none=True)
 
 
-def _comes_back(model: nn.Module, result: snp.PruneResult, batch: Tensor) -> None:
+def _comes_back(model: nn.Module, result: snp.PruneResult, batch: Batch) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             snp.save(result, folder)

@@ -86,7 +86,8 @@ def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path:
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("snp", "torch", "torchvision", "timm"))
     lines = [HEADER, f"`python benchmarks/coverage.py --table docs/coverage.md`; python {platform.python_version()}, "
              f"{versions}.", ""]  # fmt: skip
-    for library in ("timm", "torchvision"):
+    libraries = dict.fromkeys(["timm", "torchvision", *(key[1] for key in results)])
+    for library in (library for library in libraries if any(key[1] == library for key in results)):
         ours = {key: value for key, value in results.items() if key[:2] == ("snp", library)}
         lines += [f"## {library}: {last_line(ours.values())}", "", "| " + " | ".join(columns) + " |"]
         lines += ["|" + "---|" * len(columns)]

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from snp.core.gram import Moments
 from snp.fit.realise import realise
-from snp.graph.batches import Batch
+from snp.graph.batch_form import parsed
 from snp.graph.plain_weights import with_plain_weights
-from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
-from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
+from snp.preparation import measured, prepare, settle
+from snp.progress import Progress
+from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
-from snp.surgery.subject import Subject, subject_of
+from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
 from snp.weights import read_weights, write_weights
 
@@ -32,7 +31,12 @@ __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
 
 def prune(
-    model: nn.Module, batches: Iterable[Any], settings: PruneSettings | None = None, **options: Any
+    model: nn.Module,
+    batches: Iterable[Any],
+    settings: PruneSettings | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> PruneResult:
     """Make a network smaller from one pass over a few unlabelled batches.
 
@@ -41,11 +45,12 @@ def prune(
         batches: an iterable of batches as the model gets them: tensors, (inputs, labels) pairs, or mappings of keyword
             arguments. Images or tokens like those the network will see; labels are not used.
         settings: all options at once, or
+        progress: draw a bar with the time left for every stage, on a terminal or in a notebook.
         **options: single ones, see :class:`snp.settings.PruneSettings`: ``target_var=0.95``, ``target_macs=0.5``,
             ``ordering="zca"``, ``ignore=("head*",)``, ...
 
     Returns:
-        The small network in the training mode of ``model``, and the plan.
+        The small network in the training mode of ``model``, the plan, and what every stage took.
 
     Raises:
         ValueError: an option, the batches or the budget do not fit.
@@ -53,29 +58,42 @@ def prune(
     """
     settings = _settings(settings, options)
     _refuse_dry_run(settings)
-    dense = copy.deepcopy(model).eval()
-    first, others = _parted(batches)
-    subject = subject_of(dense, first.first(2), settings)
-    keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-    moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+    stages = Progress(shows=progress)
+    with stages.stage("analyse"):
+        dense = copy.deepcopy(model).eval()
+        others = parsed(dense, batches)
+        first = next(others)
+        subject = subject_of(dense, first.first(2), settings)
+    with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
+        keeps_inputs = settings.is_sequential or settings.needs_sensitivity
+        moments, samples, inputs = measured(subject, chain([first], others), keeps_inputs, stages)
+    with stages.stage("measure sensitivity"):
+        sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
-    table = (
-        measure_table(subject.model, subject.graph, subject.groups, example, *timed)
-        if settings.target.is_timed
-        else None
-    )
-    subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
-    decision = decide(subject, problem, settings, samples=samples)
-    result = realise(subject, problem, decision.plan, settings, inputs)
+    table = None
+    if settings.target.is_timed:
+        with stages.stage("time layers"):
+            table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+    facts = subject, moments, sensitivity, settings
+    with stages.stage("choose units", len(subject.groups)):
+        subject, problem = prepare(*facts, inputs, table)
+        decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
+        subject, problem = settle(*facts, decision.plan, (subject, problem))
+    result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
     plan = decision.plan
     if table is not None:
-        plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
-    return PruneResult(result.model.train(model.training), plan, decision.selection, result.check)
+        with stages.stage("compare times"):
+            plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
+    return PruneResult(result.model.train(model.training), plan, decision.selection, result.check, stages.times)
 
 
 def prune_streamed(
-    model: nn.Module, batches: Sequence[Any], settings: PruneSettings | None = None, **options: Any
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: PruneSettings | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> PruneResult:
     """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
 
@@ -84,6 +102,7 @@ def prune_streamed(
     Args:
         model: as there; it is not changed, and put into evaluation mode while this runs.
         batches: a sequence of batches on the model's device; they are used once per call of this function.
+        progress: as there.
         settings: as there; the fit is joint, and order and cut are those that look at moments only.
         **options: single settings.
 
@@ -93,18 +112,22 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    was_training = model.training
+    was_training, stages = model.training, Progress(shows=progress)
     try:
-        inputs = Batch.all(batches)
-        subject = subject_of(model.eval(), inputs[0].first(2), settings)
+        with stages.stage("analyse"):
+            inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
+            subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
-            moments = stream_moments(model, inputs, subject.readers, Path(folder))
-            problem = problem_of(subject, moments)
-            decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
-            result = realise(subject, problem, decision.plan, settings, share=True)
+            with stages.stage("calibrate"):
+                moments = stream_moments(model, inputs, subject.readers, Path(folder))
+            with stages.stage("choose units", len(subject.groups)):
+                problem = replace(problem_of(subject, moments), progress=stages)
+                decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
+            result = realise(subject, problem, decision.plan, settings, share=True, progress=stages)
     finally:
         model.train(was_training)
-    return PruneResult(result.model.train(was_training), decision.plan, decision.selection, result.check)
+    small = result.model.train(was_training)
+    return PruneResult(small, decision.plan, decision.selection, result.check, stages.times)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:
@@ -131,30 +154,6 @@ def inspect(
 
 def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
     return replace(settings or PruneSettings(), **options)
-
-
-def _parted(batches: Iterable[Any]) -> tuple[Batch, Iterator[Batch]]:
-    """The first batch and the others."""
-    iterator = map(Batch.of, batches)
-    try:
-        return next(iterator), iterator
-    except StopIteration:
-        raise ValueError("batches is empty: give at least one batch of inputs") from None
-
-
-def _measure(
-    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool
-) -> tuple[dict[str, Moments], int, list[Batch]]:
-    """Moments, number of samples, and the inputs themselves where they are needed again."""
-    samples, inputs = 0, list[Batch]()
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in batches:
-            on_device = batch.beside(subject.model)
-            on_device.call(subject.model)
-            samples += batch.size
-            if keeps_inputs:
-                inputs.append(on_device)
-    return collector.moments, samples, inputs
 
 
 def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
-from snp.fit.head_bases import in_head_bases
-from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.sensitivity import measure_sensitivity
@@ -23,11 +21,12 @@ from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
+from snp.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 
-__all__ = ["Decision", "PruneResult", "decide", "prepare", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,16 +38,27 @@ class PruneResult:
         plan: what was decided.
         selection: per group the order of units and the cumulative variance along it.
         check: largest relative difference between the small network and the masked dense one on one batch.
+        times: what every stage took, in order.
     """
 
     model: nn.Module
     plan: PruningPlan
     selection: Selection
     check: float
+    times: Mapping[str, StageTime] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the whole time, by the clock on the wall, that every stage took."""
+        whole = sum(time.seconds for time in self.times.values()) or 1.0
+        return {name: time.seconds / whole for name, time in self.times.items()}
 
     def __str__(self) -> str:
-        """The plan as a table, and how exactly the small network computes what it should."""
-        return f"{self.plan}\nSelf-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        """The plan as a table, how exactly the small network computes what it should, and where the time went."""
+        check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        whole = sum(time.seconds for time in self.times.values())
+        return f"{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
 
     def __repr__(self) -> str:
         return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"
@@ -84,40 +94,6 @@ def problem_of(
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
-
-
-def prepare(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    settings: PruneSettings,
-    inputs: Sequence[Batch] = (),
-    table: LatencyTable | None = None,
-) -> tuple[Subject, Problem]:
-    """The network with its attention heads in the bases that suit a cut, and what planners look at.
-
-    Where no heads are cut, moments may lie on disk and stay there.
-
-    Args:
-        subject: the dense network.
-        moments: of its readers' inputs.
-        sensitivity: from :func:`sensitivity_of`; may be empty.
-        settings: of the prune.
-        inputs: calibration inputs on the model's device, for trial cuts; none are made without.
-        table: layer times, for a latency budget.
-    """
-    if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, problem_of(subject, moments, sensitivity, table=table)
-    turned = in_head_bases(
-        subject,
-        {name: entry.cpu() for name, entry in moments.items()},
-        {name: matrix.cpu() for name, matrix in sensitivity.items()},
-        rotate=settings.reconstruct,
-    )
-    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
-    if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
-    return turned.subject, problem
 
 
 def sensitivity_of(

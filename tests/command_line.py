@@ -22,8 +22,9 @@ TINY = (
     "calibration.samples=65",
     "data.image_size=8",
     "trainer=cpu",
+    "trainer.enable_progress_bar=true",  # as on a terminal
 )
-ARTEFACTS = ("moments.safetensors", "plan.json", "pruned.safetensors", "metrics.json", "report.md", "variance.csv")
+ARTEFACTS = ("moments-*.safetensors", "plan.json", "pruned.safetensors", "metrics.json", "report.md", "variance.csv")
 
 
 @dataclass(frozen=True)

@@ -275,8 +275,11 @@ def test_the_report_speaks_of_perplexity(finished: Path) -> None:
     assert "accuracy" not in page.lower()
     assert "second.txt" in page
     assert "train.txt" in page
-    assert (finished / "figures" / "perplexity_against_macs.png").exists()
-    assert (finished / "figures" / "perplexity_against_macs.csv").read_text().startswith("stage,macs,perplexity")
+    assert "of the parameters outside embeddings" in page
+    assert "tokens/s" in page
+    assert (finished / "figures" / "perplexity_against_cost.png").exists()
+    numbers = (finished / "figures" / "perplexity_against_cost.csv").read_text()
+    assert numbers.startswith("stage,params_outside_embeddings,perplexity")
     write_report(finished)
     assert (finished / "report.md").read_text() == page
 

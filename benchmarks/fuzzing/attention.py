@@ -35,6 +35,8 @@ class Attention(nn.Module):
         else:
             self.qkv = draw.linear(size, 3 * wide)
         self.proj = draw.linear(wide, size)
+        if draw.flag(0.4):
+            self.attn_drop = nn.Dropout(0.0)  # as libraries' modules have it
         is_normal = draw.flag(0.15)
         self.q_norm, self.k_norm = ((nn.LayerNorm(self.head_dim) if is_normal else nn.Identity()) for _ in range(2))
         self.bias = nn.Parameter(torch.randn(self.num_heads, 8, 8)) if draw.flag(0.15) else None

@@ -65,7 +65,8 @@ class Eliminator:
         if self._width == 1:
             return (self._energy_blocks / self._inverse_blocks)[:, 0, 0] * self._scale
         inverted, _ = torch.linalg.inv_ex(self._inverse_blocks)
-        return (inverted * self._energy_blocks).sum(dim=(1, 2)) * self._scale
+        cost: Tensor = (inverted * self._energy_blocks).sum(dim=(1, 2)) * self._scale
+        return cost
 
     def remove(self, unit: Tensor) -> None:
         """Take one unit, an index of shape [1], out and fold it into the others."""

@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +39,7 @@ class Registry:
     attribute: str = ""
     others: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @cached_property
     def own(self) -> list[str]:
         """Names that this package brings, sorted."""
         spec = importlib.util.find_spec(self.package) if self.package else None
@@ -47,12 +49,12 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names, those of other packages last."""
-        own = self.own()
+        own = self.own
         entries = importlib.metadata.entry_points(group=self.group)
         return own + sorted({entry.name for entry in entries} - set(own))
 
     def __contains__(self, name: object) -> bool:
-        return name in self.own() or name in self.names()
+        return name in self.own or name in self.names()
 
     def load(self, name: str) -> Any:
         """The method of that name; this package's own before one of the same name from elsewhere.
@@ -63,7 +65,7 @@ class Registry:
         if name in self.others:
             module, _, attribute = self.others[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
-        if name in self.own():
+        if name in self.own:
             found: Any = importlib.import_module(f"{self.package}.{name}")
             return getattr(found, self.attribute) if self.attribute else found
         for entry in importlib.metadata.entry_points(group=self.group, name=name):

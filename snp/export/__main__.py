@@ -94,7 +94,7 @@ def _calibration(data: dict[str, Any] | None, folder: Path, samples: int) -> lis
     settings = dict(data["settings"])
     module, _, name = str(settings.pop("_target_", "")).rpartition(".")
     settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-    if not module.startswith("snp.data."):
+    if not module.startswith("snp.data.") and (module, name) != ("snp.data", "other"):
         raise ValueError(f"{folder / 'data.json'} names no data of snp.data: {module}.{name}")
     source = getattr(importlib.import_module(module), name)(**settings)
     source.configure(

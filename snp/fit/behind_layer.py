@@ -68,16 +68,20 @@ class Tail:
         return values.reshape([-1 if index == self.channel_dim % of.ndim else 1 for index in range(of.ndim)])
 
 
-def tail_of(networks: TwoNetworks, node: fx.Node, *, repair: bool, rectify: bool) -> Tail | None:
+def tail_of(
+    networks: TwoNetworks, node: fx.Node, channel_dim: int | None = None, *, repair: bool, rectify: bool
+) -> Tail | None:
     """The chain behind a convolution or linear layer, or None where it ends in nothing of interest.
 
     Args:
         networks: the layer's inputs are computed in it.
         node: the layer.
+        channel_dim: dimension of its outputs along which channels lie; None for what is usual of such a layer.
         repair: look for an addition.
         rectify: look for a rectifier; one behind an addition only together with ``repair``.
     """
-    channel_dim = -1 if "linear" in str(node.target) else 1
+    if channel_dim is None:
+        channel_dim = -1 if "linear" in str(node.target) else 1
     num_channels = node.meta["val"].shape[channel_dim]
     ones = torch.ones(num_channels, device=node.meta["val"].device)
     tail, at = Tail(ones, torch.zeros_like(ones), channel_dim), node

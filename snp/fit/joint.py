@@ -42,10 +42,10 @@ def folded_weights(
 def _folded(weight: Tensor, reader: Reader, gram_CC: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """The rows of each block take over what the cut columns of their own block did."""
     parts = []
-    for rows, block in zip(weight.chunk(reader.num_blocks), reader.blocks(kept), strict=True):
+    for rows, block in zip(reader.rows(weight).chunk(reader.num_blocks), reader.blocks(kept), strict=True):
         transfer_CK = transfer(gram_CC[block.columns, block.columns], block.kept, ridge)
         parts.append(fold(rows, transfer_CK, block.kept))
-    return torch.cat(parts)
+    return reader.from_rows(torch.cat(parts))
 
 
 def kept_columns(reader: Reader, decisions: Sequence[GroupPlan]) -> Tensor:

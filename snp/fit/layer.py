@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, fx
 
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
-from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
+from snp.fit.reads import Read
+from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.rows import Rows
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings
@@ -25,39 +27,29 @@ class LayerFit:
 
     Attributes:
         networks: the two networks; the layer's inputs are computed in both.
-        node: the layer's convolution or linear operation.
-        name: of its weight.
+        node: the layer's convolution or product.
+        read: what it reads and adds.
         reader: how its inputs become samples.
         kept: Gram columns that stay, shape [K].
     """
 
     networks: TwoNetworks
     node: fx.Node
-    name: str
+    read: Read
     reader: Reader
     kept: Tensor
 
-    @property
-    def _source(self) -> fx.Node:
-        source = self.node.args[0]
-        assert isinstance(source, fx.Node)
-        return source
-
-    @property
-    def _bias(self) -> Any:
-        return self.node.args[2] if len(self.node.args) > 2 else None
-
     def _bias_value(self, batch: int) -> Tensor | None:
         """The bias, which may be computed on the way, as the changed network adds it."""
-        name = self.networks.name_of(self._bias)
+        name = self.networks.name_of(self.read.bias)
         if name is not None:
             return self.networks.tensors[name]
-        return self.networks.current[self._bias][batch] if isinstance(self._bias, fx.Node) else None
+        return None if self.read.bias is None else self.networks.current[self.read.bias][batch]
 
     def outputs(self, tail: Tail | None, settings: FitSettings) -> None:
         """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
-        networks, dense = self.networks, self.networks.tensors[self.name]
-        bias_name, mean_name = _own(networks, self._bias), _own(networks, _mean_behind(self.node))
+        networks, dense = self.networks, self._rows
+        bias_name, mean_name = _own(networks, self.read.bias), _own(networks, _mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         folded, shifts = [], []
         for number, (rows, block) in enumerate(self._blocks()):
@@ -65,20 +57,28 @@ class LayerFit:
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
         shift = torch.cat(shifts)
-        networks.change(self.name, torch.cat(folded).reshape(dense.shape))
+        self._change(torch.cat(folded).reshape(dense.shape))
         if affine and bias_name is not None:
             networks.change(bias_name, networks.tensors[bias_name] + shift.to(dense))
         elif affine and mean_name is not None:
             networks.change(mean_name, networks.tensors[mean_name] - shift.to(dense))
 
+    @property
+    def _rows(self) -> Tensor:
+        """The weight with outputs as rows, shape [O, C / B, ...]."""
+        return self.reader.rows(self.networks.tensors[self.read.weight])
+
+    def _change(self, rows: Tensor) -> None:
+        self.networks.change(self.read.weight, self.reader.from_rows(rows))
+
     def _blocks(self) -> Iterable[tuple[Tensor, Block]]:
         """The weight's rows [O / B, columns of the block] block by block; a plain layer is one block."""
-        dense, num_blocks = self.networks.tensors[self.name], self.reader.num_blocks
+        dense, num_blocks = self._rows, self.reader.num_blocks
         return zip(dense.reshape(len(dense), -1).chunk(num_blocks), self.reader.blocks(self.kept), strict=True)
 
-    def _own(self, values: Tensor, number: int) -> Tensor:
+    def _own(self, values: Tensor, number: int, dim: int) -> Tensor:
         """The channels of one block."""
-        return values.chunk(self.reader.num_blocks, self.reader.channel_dim)[number]
+        return values.chunk(self.reader.num_blocks, dim)[number]
 
     def _fitted(
         self,
@@ -104,7 +104,7 @@ class LayerFit:
         self, tail: Tail | None, number: int, block: Block, part: int = 0, num_parts: int = 1
     ) -> Iterable[Rows]:
         """Rows of every batch, or of one part of the batches where there are enough of them."""
-        current, outputs = self.networks.current[self._source], self.networks.dense_values(self.node)
+        current, outputs = self.networks.current[self.read.source], self.networks.dense_values(self.node)
         num_parts = num_parts if len(current) >= num_parts else 1
         for batch in range(part % num_parts, len(current), num_parts):
             inputs, dense = current[batch], outputs[batch]
@@ -113,28 +113,39 @@ class LayerFit:
                 wanted = dense + tail.missing(self.networks, batch)
                 if tail.rectifies:
                     at_rectifier = tail.dense(self.networks, dense, batch)
-                    rectified = block.reader.outputs(self._own(at_rectifier, number))
+                    rectified = block.reader.outputs(self._own(at_rectifier, number, self.reader.output_dim))
             bias = self._bias_value(batch)
             if bias is not None:
-                wanted = wanted - _along(bias, wanted, self.reader.channel_dim)
-            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.outputs(self._own(wanted, number)), rectified, batch)
+                wanted = wanted - _along(bias, wanted, self.reader.output_dim)
+            samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
+            targets = block.reader.outputs(self._own(wanted, number, self.reader.output_dim))
+            yield self._without_padding(Rows(samples, targets, rectified, batch), inputs)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
-        dense, folded = self.networks.tensors[self.name], []
+        dense, folded = self._rows, []
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
             transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, self.networks.sums).solution()
             folded.append(fold(rows, transfer, block.kept))
-        self.networks.change(self.name, torch.cat(folded).reshape(dense.shape))
+        self._change(torch.cat(folded).reshape(dense.shape))
 
     def _input_rows(self, number: int, block: Block) -> Iterable[Rows]:
-        current, dense = self.networks.current[self._source], self.networks.dense[self._source]
+        current, dense = self.networks.current[self.read.source], self.networks.dense[self.read.source]
         for batch, (inputs, wanted) in enumerate(zip(current, dense, strict=True)):
-            samples = block.reader.samples(self._own(inputs, number))[:, block.kept]
-            yield Rows(samples, block.reader.samples(self._own(wanted, number)), batch=batch)
+            samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
+            targets = block.reader.samples(self._own(wanted, number, self.reader.channel_dim))
+            yield self._without_padding(Rows(samples, targets, batch=batch), inputs)
+
+    def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
+        """Padded tokens are no samples."""
+        is_last = self.reader.patch is None and self.reader.channel_dim == -1
+        counted = self.networks.counted(rows.batch, inputs) if is_last else None
+        if counted is None:
+            return rows
+        dense = None if rows.dense is None else rows.dense[counted]
+        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense)
 
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:

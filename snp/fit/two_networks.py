@@ -7,6 +7,7 @@ differ yet they share their values. Values are dropped after their last use.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.graph.exported import export, footprint, is_inplace
 
@@ -122,6 +124,11 @@ class TwoNetworks:
         position = self._exported.inputs[node.name]
         return [batch.leaves[position] for batch in self._inputs]
 
+    def counted(self, batch: int, values: Tensor) -> Tensor | None:
+        """Which rows of an activation [..., C] of a batch are no padding; None where all are."""
+        found = self._inputs[batch].counted(values.shape[:-1])
+        return None if found is None else found.to(values.device)
+
     def dense_values(self, node: fx.Node) -> list[Any]:
         """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
         if node not in self.dense:
@@ -159,9 +166,14 @@ class TwoNetworks:
 def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
     """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
 
-    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead.
+    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead. Of samples of
+    several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
+    two networks run as a graph of fixed shapes.
     """
-    joined = Batch.joined(batches)
+    kinds: dict[object, list[Batch]] = defaultdict(list)
+    for batch in batches:
+        kinds[kind_of(batch)].append(batch)
+    joined = Batch.joined(max(kinds.values(), key=lambda alike: sum(batch.size for batch in alike)))
     total = joined.size
     size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
     if size * 4 < min(largest, total):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,7 @@ from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
 from snp.graph.splits import with_counts
 from snp.graph.tracer import Tracer
-from snp.graph.units import UnitGroup
+from snp.graph.units import Reading, UnitGroup
 
 __all__ = ["CouplingGraph", "analyse"]
 
@@ -29,7 +29,8 @@ class CouplingGraph:
     Attributes:
         groups: groups of units that may be cut, in execution order of their first producer.
         frozen: weight name -> why its rows may not be cut, for every producer outside the groups.
-        positions: multiply-accumulates per weight element and sample.
+        positions: multiply-accumulates per weight element and sample, no whole number where samples share values.
+        readings: weight name -> how it reads activations.
         fixed_macs: multiply-accumulates per sample of products without weights that no cut changes.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the tables that are looked up, a head tied to one of them included.
@@ -40,9 +41,10 @@ class CouplingGraph:
 
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
-    positions: dict[str, int]
+    positions: dict[str, float]
     fixed_macs: int
     readers: tuple[str, ...]
+    readings: dict[str, Reading] = field(default_factory=dict)
     embeddings: frozenset[str] = frozenset()
     attention: tuple[AttentionLayer, ...] = ()
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
@@ -63,7 +65,7 @@ def analyse(
         ValueError: the model cannot be exported.
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
-    example = Batch.of(batch)
+    example = Batch.of(batch).beside(model)
     try:
         program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     except Exception as error:
@@ -83,7 +85,15 @@ def analyse(
         groups, layers = groups + whole[0], layers or whole[1]
     fixed, products = products_of(tracer, groups)
     return CouplingGraph(
-        groups, frozen, tracer.positions, fixed, tuple(tracer.readers), frozenset(tracer.embeddings), layers, products
+        groups,
+        frozen,
+        {name: count / tracer.num_samples for name, count in tracer.positions.items()},
+        fixed,
+        tuple(tracer.readers),
+        tracer.readings,
+        frozenset(tracer.embeddings),
+        layers,
+        products,
     )
 
 

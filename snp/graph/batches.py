@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -21,10 +22,13 @@ class Batch:
     Attributes:
         args: positional arguments; tensors among them have the samples along their first dimension.
         kwargs: keyword arguments, likewise.
+        shared: places (:func:`torch.utils._pytree.keystr` in ``(args, kwargs)``) of tensors that belong to all samples
+            alike, such as a grid or a table; they stay whole where samples are picked.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
 
     @staticmethod
     def of(raw: Any) -> Batch:
@@ -64,10 +68,16 @@ class Batch:
         Raises:
             ValueError: the batch holds no tensor.
         """
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, Tensor):
+        for place, value in self.places:
+            if isinstance(value, Tensor) and value.ndim > 0 and place not in self.shared:
                 return len(value)
         raise ValueError(f"a batch must hold a tensor; found {', '.join(map(str, self.kwargs)) or 'nothing'}")
+
+    @property
+    def places(self) -> list[tuple[str, Any]]:
+        """Every value with its place."""
+        found, _ = pytree.tree_flatten_with_path((self.args, dict(self.kwargs)))
+        return [(pytree.keystr(path), value) for path, value in found]
 
     @property
     def leaves(self) -> list[Any]:
@@ -81,15 +91,32 @@ class Batch:
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same nest of arguments with every tensor changed."""
         args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
-        return Batch(args, kwargs)
+        return Batch(args, kwargs, self.shared)
+
+    def _picked(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with every tensor changed that has samples along its first dimension."""
+
+        def pick(path: Any, value: Any) -> Any:
+            is_one_per_sample = isinstance(value, Tensor) and value.ndim > 0 and pytree.keystr(path) not in self.shared
+            return change(value) if is_one_per_sample else value
+
+        args, kwargs = pytree.tree_map_with_path(pick, (self.args, dict(self.kwargs)))
+        return Batch(args, kwargs, self.shared)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same inputs on a device."""
         return self.mapped(lambda tensor: tensor.to(device))
 
     def beside(self, model: nn.Module) -> Batch:
-        """The same inputs on the model's device."""
-        return self.to(device_of(model))
+        """The same inputs as the model takes them: on its device, and without a cache of keys and values.
+
+        Language models of Hugging Face give out such a cache unless told not to (``config.use_cache``). It is for
+        texts that grow token by token, and no part of what the network computes for a whole one.
+        """
+        moved = self.to(device_of(model))
+        if "use_cache" in moved.kwargs or not _keeps_cache(model):
+            return moved
+        return replace(moved, kwargs={**moved.kwargs, "use_cache": False})
 
     def first(self, count: int) -> Batch:
         """The first samples, at most so many."""
@@ -100,25 +127,52 @@ class Batch:
         return [self._part(start, start + size) for start in range(0, self.size, size)]
 
     def _part(self, start: int, end: int) -> Batch:
-        return self.mapped(lambda tensor: tensor[start:end])
+        return self._picked(lambda tensor: tensor[start:end])
 
     def repeated(self, count: int) -> Batch:
         """The samples repeated in order up to a number."""
         order = torch.arange(count) % self.size
-        return self.mapped(lambda tensor: tensor[order.to(tensor.device)])
+        return self._picked(lambda tensor: tensor[order.to(tensor.device)])
 
     @staticmethod
     def joined(batches: Sequence[Batch]) -> Batch:
-        """All samples in one batch; values that are no tensors (switches) are the first batch's."""
+        """All samples in one batch; shared tensors and values that are none (switches) are the first batch's."""
         first = batches[0]
 
-        def join(*values: Any) -> Any:
-            return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+        def join(path: Any, *values: Any) -> Any:
+            joins = isinstance(values[0], Tensor) and values[0].ndim > 0 and pytree.keystr(path) not in first.shared
+            return torch.cat(values) if joins else values[0]
 
         # Mappings may name their entries in another order each.
         parts = [(batch.args, {key: batch.kwargs[key] for key in first.kwargs}) for batch in batches]
-        args, kwargs = pytree.tree_map(join, *parts)
-        return Batch(args, kwargs)
+        args, kwargs = pytree.tree_map_with_path(join, *parts)
+        return Batch(args, kwargs, first.shared)
+
+    def counted(self, shape: Sequence[int]) -> Tensor | None:
+        """Which rows of an activation [..., C] are no padding, flattened; None where all are, or nobody says.
+
+        Padding is told by attention masks among the keywords, shape [N, T], 0 at tokens that stand for nothing.
+
+        Args:
+            shape: of the activation without C: [N, T], or [N * T].
+        """
+        masks = [value for key, value in self.kwargs.items() if key.endswith("attention_mask") and _is_mask(value)]
+        fitting = [mask for mask in masks if tuple(shape) in (tuple(mask.shape), (mask.numel(),))]
+        # An encoder's and a decoder's mask of one shape: which tokens these are cannot be told.
+        if not fitting or any(not torch.equal(mask, fitting[0]) for mask in fitting):
+            return None
+        counted = fitting[0].reshape(-1) != 0
+        return None if bool(counted.all()) else counted
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
+
+
+def _keeps_cache(model: nn.Module) -> bool:
+    """Would the model give out a cache, and can it be told not to by a keyword?"""
+    keeps = getattr(getattr(model, "config", None), "use_cache", False)
+    return bool(keeps) and "use_cache" in inspect.signature(model.forward).parameters
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -24,6 +24,7 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     freeze_unwanted(tracer)
     _tie_chunks(tracer)
     _freeze_double_uses(tracer)
+    _freeze_buffers(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
         dim = _sliceable_dim(tracer, labels)
@@ -60,9 +61,16 @@ def _freeze_double_uses(tracer: Tracer) -> None:
             reason = f"{name} is used by a layer and as a plain tensor"
             tracer.labels.freeze(tracer.elements[name], reason)
             tracer.labels.freeze(labels, reason)
-        elif dim == 1 and name in tracer.embeddings and name in tracer.positions:
+        elif name in tracer.embeddings and name in tracer.positions and dim == 1:
             # Folding changes the columns that a reader sees, and would change the embedding with them.
             tracer.labels.freeze(labels, f"{name} is an embedding and a reader at once")
+
+
+def _freeze_buffers(tracer: Tracer) -> None:
+    """A kernel that nobody trains is not fitted; one that passes units on can be cut along with them."""
+    for (name, _), labels in list(tracer.dims.items()):
+        if name in tracer.buffers - tracer.depthwise:
+            tracer.labels.freeze(labels, f"{name} is a buffer, not a parameter")
 
 
 def _sliceable_dim(tracer: Tracer, labels: Tensor) -> int | None:
@@ -76,11 +84,10 @@ def _sliceable_dim(tracer: Tracer, labels: Tensor) -> int | None:
 
 
 def _role(tracer: Tracer, tensor: str, dim: int) -> str:
-    if tensor in tracer.positions:
-        # A depthwise kernel passes units on: it has rows like a producer, but computes no new unit.
-        if dim == 1:
-            return "consumer"
-        return "producer" if (tensor, 1) in tracer.dims else "other"
+    if tensor in tracer.depthwise:
+        return "other"  # it passes units on and computes no new one
+    if tensor in tracer.readings:
+        return "consumer" if dim == tracer.readings[tensor].input_dim else "producer"
     # An embedding's columns are units of its own making.
     return "producer" if dim == 1 and (tensor, 0) not in tracer.dims and tensor.endswith(".weight") else "other"
 
@@ -107,8 +114,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
         slices: dict[str, list[Slice]] = {"producer": [], "consumer": [], "other": []}
         for tensor, dim in keys:
             index = torch.tensor([components[root][(tensor, dim)] for root in roots], dtype=torch.int64)
-            blocks = tracer.blocks.get(tensor, 1) if dim == 1 else 1
-            slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index, blocks))
+            slices[_role(tracer, tensor, dim)].append(Slice(tensor, dim, index, tracer.blocks.get((tensor, dim), 1)))
         producers, consumers, others = (tuple(slices[role]) for role in ("producer", "consumer", "other"))
         name, is_stream = module_of(producers[0].tensor), any(tracer.labels.is_stream(root) for root in roots)
         is_stream = is_stream and units is None  # sums inside a head (rotary embeddings) are none
@@ -156,9 +162,10 @@ def _frozen(tracer: Tracer, groups: tuple[UnitGroup, ...]) -> dict[str, str]:
     free = {member.tensor for group in groups for member in group.producers}
     reasons = {}
     for name in tracer.readers:
-        if name in free or (name, 0) not in tracer.dims:
+        key = (name, tracer.readings[name].output_dim)
+        if name in free or key not in tracer.dims:
             continue
-        found = [tracer.labels.frozen_reason(int(label)) for label in tracer.dims[(name, 0)].unique()]
+        found = [tracer.labels.frozen_reason(int(label)) for label in tracer.dims[key].unique()]
         known = [reason for reason in found if reason is not None]
         if known:
             reasons[name] = known[0]

@@ -2,7 +2,8 @@
 
 The groups of a convolution are called blocks here, because a group is what is cut together. A kernel of B blocks has
 shape [O, I / B, ...]: its rows fall into B blocks of O / B, and column c of the rows of block b reads input
-b * I / B + c. Seen over all inputs it is a block-diagonal matrix.
+b * I / B + c. Seen over all inputs it is a block-diagonal matrix. The kernel of a transposed convolution has shape
+[I, O / B, ...], and the same holds with inputs and outputs exchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +11,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["contracted", "expanded", "without_inputs"]
+__all__ = ["contracted", "expanded", "rows_of", "weight_of", "without_columns"]
+
+
+def rows_of(weight: Tensor, input_dim: int, num_blocks: int = 1) -> Tensor:
+    """The weight as a layer that computes the same channels has it whose rows are outputs.
+
+    Args:
+        weight: shape [O, I / B, ...], or [I, O / B, ...] if ``input_dim`` is 0.
+        input_dim: 1 or 0.
+        num_blocks: B.
+
+    Returns:
+        Shape [O, I / B, ...].
+    """
+    return weight if input_dim == 1 else _exchanged(weight, num_blocks)
+
+
+def weight_of(rows: Tensor, input_dim: int, num_blocks: int = 1) -> Tensor:
+    """Inverse of :func:`rows_of`."""
+    return rows if input_dim == 1 else _exchanged(rows, num_blocks)
+
+
+def _exchanged(weight: Tensor, num_blocks: int) -> Tensor:
+    """Rows and columns of each block exchanged: [I, O / B, ...] -> [O, I / B, ...]."""
+    blocks = weight.reshape(num_blocks, weight.shape[0] // num_blocks, *weight.shape[1:]).transpose(1, 2)
+    return blocks.reshape(-1, *blocks.shape[2:])
 
 
 def expanded(weight: Tensor, num_blocks: int) -> Tensor:
@@ -37,12 +63,12 @@ def contracted(weight: Tensor, num_blocks: int) -> Tensor:
     return torch.cat(parts)
 
 
-def without_inputs(weight: Tensor, removed: Tensor, num_blocks: int) -> Tensor:
-    """The kernel without some inputs, as many of each block: [O, I / B, ...] -> [O, (I - R) / B, ...].
+def without_columns(weight: Tensor, removed: Tensor, num_blocks: int) -> Tensor:
+    """The kernel without some columns, as many of each block: [O, I / B, ...] -> [O, (I - R) / B, ...].
 
     Args:
         weight: grouped kernel.
-        removed: indices among all I inputs, shape [R].
+        removed: indices among the I columns of all blocks, shape [R].
         num_blocks: B.
 
     Raises:
@@ -52,7 +78,7 @@ def without_inputs(weight: Tensor, removed: Tensor, num_blocks: int) -> Tensor:
     is_kept = torch.ones(num_blocks, columns, dtype=torch.bool)
     is_kept.view(-1)[removed.cpu()] = False
     if len(set(is_kept.sum(dim=1).tolist())) > 1:
-        raise ValueError(f"a convolution of {num_blocks} groups must lose equally many inputs in each")
+        raise ValueError(f"a convolution of {num_blocks} groups must lose equally many channels in each")
     parts = [
         part.index_select(1, kept.nonzero().flatten().to(weight.device))
         for part, kept in zip(weight.split(rows), is_kept, strict=True)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from snp.graph.layers import RULES
-from snp.graph.operators import unknown
+from snp.graph import channelwise, layers, products, recurrent
+from snp.graph.operators import RULES, unknown
+from snp.graph.pointwise import elementwise
 from snp.graph.traced import Parameter
-from snp.graph.tracer import Tracer
+from snp.graph.tracer import Rule, Tracer
 
 __all__ = ["propagate"]
 
+assert all((channelwise, layers, products, recurrent)), "their rules are entered as they are imported"
 _NO_EFFECT = ("_assert", "sym_constrain", "_guards")
 
 
@@ -33,7 +35,9 @@ def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names
     names = {node: first_names.get(name, name) for node, name in names.items()}
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            values[node] = _placeholder(tracer, node, names.get(node.name))
+            values[node] = _placeholder(tracer, node, names.get(node.name), node.name in signature.inputs_to_buffers)
+            if not isinstance(values[node], Parameter):
+                tracer.streams.begin(node)
         elif node.op == "output":
             for value in fx.node.map_arg(node.args, values.get) or ():
                 tracer.freeze_inputs([value], "an output of the network")
@@ -44,15 +48,21 @@ def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names
             values[node] = _apply(tracer, node, values)
 
 
-def _placeholder(tracer: Tracer, node: fx.Node, name: str | None) -> Any:
+def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: bool) -> Any:
     value = node.meta.get("val")
     if name is not None and isinstance(value, Tensor):
-        return Parameter(name, tuple(value.shape))
+        return Parameter(name, tuple(value.shape), is_buffer=is_buffer)
     reason = "an input of the network" if name is None else f"the fixed tensor {name}"
     return tracer.labels.constant(tuple(value.shape), reason) if isinstance(value, Tensor) else value
 
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    labels = _labels(tracer, node, values)
+    tracer.streams.follow(node, node.all_input_nodes)
+    return labels
+
+
+def _labels(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     def held(argument: fx.Node) -> Any:
         return _Held(values[argument])
 
@@ -64,16 +74,35 @@ def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return args[0][args[1]] if args[0] is not None else None
     if any(word in str(node.target) for word in _NO_EFFECT):
         return None
-    schema = getattr(node.target, "_schema", None)
     if "wrap_with_autocast" in str(node.target):
         return _apply_region(tracer, node, args)
-    rule = RULES.get(schema.name if schema is not None else "", unknown)
     try:
-        labels = rule(tracer, node, args)
+        labels = _rule_for(node)(tracer, node, args)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
         # A rule that does not fit this use of the operator must not guess.
         return unknown(tracer, node, args)
     return labels if _fits(labels, node.meta.get("val")) else unknown(tracer, node, args)
+
+
+def _rule_for(node: fx.Node) -> Rule:
+    """The rule of an operator: what PyTorch calls element-wise has one rule, whatever its name."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return unknown
+    assert isinstance(node.target, torch._ops.OpOverload)
+    if torch.Tag.pointwise in node.target.tags:
+        return elementwise
+    if schema.name in RULES:
+        return RULES[schema.name]
+    return elementwise if _is_kin_pointwise(schema.name) else unknown
+
+
+def _is_kin_pointwise(name: str) -> bool:
+    """Does another overload carry the tag, or the operator that this one is the in-place form of?"""
+    namespace, _, leaf = name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), leaf.rstrip("_"), None)
+    overloads = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
 def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
@@ -81,10 +110,11 @@ def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     region = next((number for number, value in enumerate(args) if isinstance(value, fx.GraphModule)), None)
     if region is None:
         return unknown(tracer, node, args)
-    inputs, values = iter(args[region + 1 :]), dict[fx.Node, Any]()
+    inputs, values = iter(zip(args[region + 1 :], node.args[region + 1 :], strict=False)), dict[fx.Node, Any]()
     for inner in args[region].graph.nodes:
         if inner.op == "placeholder":
-            values[inner] = next(inputs)
+            values[inner], outer = next(inputs)
+            tracer.streams.follow(inner, [outer] if isinstance(outer, fx.Node) else [])
         elif inner.op == "output":
             held: Callable[[fx.Node], Any] = lambda argument: _Held(values[argument])  # noqa: E731
             return _unwrap(fx.node.map_arg(inner.args[0], held))

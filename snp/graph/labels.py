@@ -20,6 +20,7 @@ class LabelSpace:
         self._constants: dict[int, str] = {}
         self._frozen: dict[int, str] = {}
         self._streams: set[int] = set()
+        self._blank: int | None = None
         self.ties_only = False  # nothing is frozen while this is set
 
     def new(self, count: int) -> Tensor:
@@ -33,6 +34,20 @@ class LabelSpace:
         label = int(self.new(1))
         self._constants[label] = reason
         return torch.full(shape, label, dtype=torch.int64)
+
+    def blank(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of the one label of values that are the same at every index, which binds nothing that it meets."""
+        if self._blank is None:
+            self._blank = int(self.new(1))
+        return torch.full(shape, self._blank, dtype=torch.int64)
+
+    def is_blank(self, labels: Tensor) -> Tensor:
+        """Which labels are blank, same shape, bool."""
+        return torch.zeros_like(labels, dtype=torch.bool) if self._blank is None else labels == self._blank
+
+    def merged(self, first: Tensor, second: Tensor) -> Tensor:
+        """The first labels, the second ones where those are blank (same shapes)."""
+        return torch.where(self.is_blank(first), second, first)
 
     def find(self, label: int) -> int:
         """Representative of a label's component."""
@@ -48,23 +63,17 @@ class LabelSpace:
         unique, inverse = labels.unique(return_inverse=True)
         return torch.tensor([self.find(label) for label in unique.tolist()], dtype=torch.int64)[inverse]
 
-    def tie(self, first: Tensor, second: Tensor, *, stream: bool = False) -> None:
-        """Join the components of labels at equal positions (same shapes).
-
-        Args:
-            first: labels.
-            second: labels, same shape.
-            stream: the two are added up: mark components that were separate as parts of a residual stream.
-        """
-        differs = first != second
+    def tie(self, first: Tensor, second: Tensor) -> None:
+        """Join the components of labels at equal positions (same shapes)."""
+        differs = (first != second) & ~self.is_blank(first) & ~self.is_blank(second)
         if not bool(differs.any()):
             return
         size = len(self._parent)
         pairs = (first[differs] * size + second[differs]).unique()
         for one, other in zip((pairs // size).tolist(), (pairs % size).tolist(), strict=True):
-            self._join(one, other, stream)
+            self._join(one, other)
 
-    def _join(self, one: int, other: int, stream: bool) -> None:
+    def _join(self, one: int, other: int) -> None:
         for constant, label in ((one, other), (other, one)):
             if constant in self._constants:
                 if label not in self._constants and not self.ties_only:
@@ -76,12 +85,13 @@ class LabelSpace:
         self._parent[child] = root
         if child in self._frozen:
             self._frozen.setdefault(root, self._frozen.pop(child))
-        if stream or child in self._streams:
+        if child in self._streams:
             self._streams.add(root)
 
     def tie_all(self, labels: Tensor) -> None:
         """Join all labels of a tensor into one component."""
         flat = labels.reshape(-1).unique()
+        flat = flat[~self.is_blank(flat)]
         self.tie(flat[:-1], flat[1:])
 
     def freeze(self, labels: Tensor, reason: str) -> None:
@@ -89,7 +99,7 @@ class LabelSpace:
         if self.ties_only:
             return
         for label in labels.unique().tolist():
-            if label not in self._constants:
+            if label not in self._constants and label != self._blank:
                 self._frozen.setdefault(self.find(label), reason)
 
     def frozen_reason(self, label: int) -> str | None:
@@ -98,6 +108,10 @@ class LabelSpace:
             return self._constants[label]
         return self._frozen.get(self.find(label))
 
+    def mark_stream(self, labels: Tensor) -> None:
+        """Note that these labels' components are residual streams."""
+        self._streams.update(self.find(label) for label in labels.unique().tolist() if label != self._blank)
+
     def is_stream(self, label: int) -> bool:
-        """Was the label's component made by adding up separate components?"""
+        """Is the label's component a residual stream?"""
         return self.find(label) in self._streams

@@ -1,28 +1,32 @@
-"""What does each ATen operator do to units?  One rule per kind of operator; what has no rule freezes.
+"""What do operators that move values, or pad them, do to units?  And the register of all rules.
 
 A rule gets the tracer, the node and its arguments (label tensors, :class:`Parameter` or plain values) and returns
-the labels of the result.
+the labels of the result. There is one rule per kind of operator; what has no rule freezes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from snp.graph.aten import POOLING, SHAPE, UNARY
+from snp.graph.aten import FILLED, SHAPE
+from snp.graph.counting import macs_of_operator
+from snp.graph.shuffles import tie_shuffled
 from snp.graph.splits import along
 from snp.graph.traced import Parameter, Split, module_running
 from snp.graph.tracer import Rule, Tracer
 
-__all__ = ["RULES", "unknown"]
+__all__ = ["RULES", "constant_along", "rule", "unknown"]
 
 RULES: dict[str, Rule] = {}
-_SHARED = "shares values with units of another head or group, as with rotary embeddings"
 
 
-def _rule(*names: str) -> Any:
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Enter a rule for operators of these names, and for those that write in place."""
+
     def register(function: Rule) -> Rule:
         for name in names:
             RULES[f"aten::{name}"] = function
@@ -32,23 +36,25 @@ def _rule(*names: str) -> Any:
     return register
 
 
-def unknown(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    """Freeze all that enters, and give out labels that freeze what they meet."""
-    reason = f"enters {node.target}, which the analysis does not know"
-    tracer.freeze_inputs(args, reason)
-    return tracer.constant_like(node, f"comes out of {node.target}, which the analysis does not know")
+def unknown(tracer: Tracer, node: fx.Node, args: list[Any], reason: str = "") -> Any:
+    """Freeze all that enters, give out labels that freeze what they meet, and count what it costs."""
+    known = reason or f"{node.target}, which the analysis does not know"
+    tracer.freeze_inputs(args, f"enters {known}")
+    tracer.fixed_macs += macs_of_operator(node)
+    return tracer.constant_like(node, f"comes out of {known}")
 
 
-@_rule(*UNARY.split())
-def _unary(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    shadow = tracer.shadow(args[0])
-    return tracer.constant_like(node, "is a scalar") if shadow is None else shadow
+@rule(*FILLED.split())
+def _filled(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    return tracer.labels.blank(tuple(node.meta["val"].shape))
 
 
-@_rule(*SHAPE.split())
+@rule(*SHAPE.split())
 def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadows = [_shadow_tree(tracer, value) for value in args]
     assert callable(node.target)
+    if any(word in str(node.target) for word in ("view.default", "reshape.default", "flatten.")):
+        tie_shuffled(tracer, shadows[0], tuple(node.meta["val"].shape))
     if "view.default" in str(node.target):
         # Labels need not lie in memory as the activations do.
         return shadows[0].reshape(shadows[1])
@@ -58,6 +64,9 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         first, *others = shadows[0].chunk(args[1], dim=1)
         for other in others:
             tracer.labels.tie(first, other)
+    is_part = any(word in str(node.target) for word in ("slice", "select", "narrow"))
+    if is_part and constant_along(tracer, shadows[0], args[1] if len(args) > 1 else 0):
+        tracer.streams.whole.add(node)
     if "chunk" in str(node.target):
         tracer.chunks.append(list(labels))
     if "split" in str(node.target) and isinstance(args[1], (list, tuple)):
@@ -71,23 +80,27 @@ def _shadow_tree(tracer: Tracer, value: Any) -> Any:
     return tracer.shadow(value) if isinstance(value, Parameter) else value
 
 
-@_rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d")
+@rule(
+    *("pad", "constant_pad_nd", "_pad_circular"),
+    *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)),
+)
 def _pad(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow, widths = tracer.shadow(args[0]), args[1]
     if shadow is None:
         return unknown(tracer, node, args)
-    mode = args[2] if node.target is torch.ops.aten.pad.default and len(args) > 2 else "constant"
     padded_dims = [shadow.ndim - 1 - i // 2 for i, width in enumerate(widths) if width]
-    if all(_constant_along(tracer, shadow, dim) for dim in padded_dims):
+    if all(constant_along(tracer, shadow, dim) for dim in padded_dims):
         # Spatial padding: zeros, or repeats of a channel's own values, still belong to that channel.
         return _grow(shadow, node.meta["val"].shape)
-    if mode != "constant" or "reflection" in str(node.target) or "replication" in str(node.target):
+    mode = args[2] if node.target is torch.ops.aten.pad.default and len(args) > 2 else "constant"
+    if mode != "constant" or not any(word in str(node.target) for word in (".pad.", "constant")):
         return unknown(tracer, node, args)
     filler = int(tracer.labels.constant((1,), "meets channels that are padded with zeros"))
     return torch.nn.functional.pad(shadow, widths, value=filler)
 
 
-def _constant_along(tracer: Tracer, shadow: Tensor, dim: int) -> bool:
+def constant_along(tracer: Tracer, shadow: Tensor, dim: int) -> bool:
+    """Does each line of labels along a dimension hold one unit only?"""
     first = shadow.narrow(dim, 0, 1)
     if bool((shadow == first).all()):
         return True
@@ -99,89 +112,3 @@ def _grow(shadow: Tensor, shape: torch.Size) -> Tensor:
         if have != want:
             shadow = shadow.narrow(dim, 0, 1).expand(*[want if d == dim else s for d, s in enumerate(shadow.shape)])
     return shadow
-
-
-@_rule("add", "sub", "mul", "div", "maximum", "minimum", "rsub", "where", "addcmul", "addcdiv", "pow", "lerp", "prelu")
-def _elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    operands = [shadow for shadow in map(tracer.shadow, args) if shadow is not None]
-    shape = tuple(node.meta["val"].shape)
-    if not operands or not shape:
-        return tracer.constant_like(node, "is a scalar")
-    if "prelu" in str(node.target):
-        operands[1] = operands[1].reshape(1, -1, *[1] * (operands[0].ndim - 2)) if operands[1:] else operands[0]
-    is_sum = any(word in str(node.target) for word in ("add", "sub", "lerp")) and "addc" not in str(node.target)
-    result: Tensor | None = None
-    for operand in _without_broadcast_over_units(tracer, operands, shape):
-        if result is None:
-            result = operand.expand(shape)
-        else:
-            tracer.labels.tie(result, operand.expand(shape), stream=is_sum)
-    assert result is not None
-    return result
-
-
-def _without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
-    """Drop operands of which one entry meets many units: it stays whole, and so binds none of them."""
-    kept = []
-    for operand in operands:
-        padded = operand.reshape(*[1] * (len(shape) - operand.ndim), *operand.shape)
-        stretched = [d for d, size in enumerate(shape) if padded.shape[d] == 1 and size > 1]
-        others = [other for other in operands if other is not operand]
-        meets_many = any(
-            not _constant_along(tracer, other.expand(shape), dim)
-            for other in others
-            for dim in stretched
-            if other.ndim >= len(shape) - dim
-        )
-        if meets_many:
-            tracer.labels.freeze(operand, "one value meets many units")
-            _freeze_shared(tracer, padded, others, shape)
-        else:
-            kept.append(operand)
-    return kept or [tracer.labels.constant(shape, "is made of values that each meet many units")]
-
-
-def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: tuple[int, ...]) -> None:
-    """Units that meet one value of their own each, but share it with others, cannot go one by one."""
-    for other in others:
-        for dim, size in enumerate(padded.shape):
-            if size > 1 and not _constant_along(tracer, other.expand(shape), dim):
-                tracer.labels.freeze(other, _SHARED)
-
-
-@_rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "max", "logsumexp")
-def _reduce(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    shadow = tracer.shadow(args[0])
-    position = 2 if "vector_norm" in str(node.target) else 1
-    dims: Any = args[position] if len(args) > position else node.kwargs.get("dim")
-    result = node.meta["val"]
-    if shadow is None or dims is None or not isinstance(result, Tensor):
-        return unknown(tracer, node, args)
-    over = [dims % shadow.ndim] if isinstance(dims, int) else [dim % shadow.ndim for dim in dims]
-    if not all(_constant_along(tracer, shadow, dim) for dim in over):
-        reason = f"{node.target} makes one value of many units, as a norm written out in operators does"
-        tracer.freeze_inputs(args, reason)
-        return tracer.constant_like(node, reason)
-    for dim in over:
-        shadow = shadow.narrow(dim, 0, 1)
-    return shadow.reshape(result.shape)
-
-
-@_rule("softmax", "log_softmax", "_softmax", "cumsum")
-def _mix_along(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    shadow = tracer.shadow(args[0])
-    if shadow is None or not _constant_along(tracer, shadow, args[1] % shadow.ndim):
-        return unknown(tracer, node, args)
-    return shadow
-
-
-@_rule(*POOLING.split())
-def _per_channel(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    shadow, result = tracer.shadow(args[0]), node.meta["val"]
-    spatial = 1 if "1d" in str(node.target) else 3 if "3d" in str(node.target) else 2
-    if shadow is None or shadow.ndim != spatial + 2:
-        return unknown(tracer, node, args)
-    channels = tracer.per_index(shadow, 1).reshape(1, -1, *[1] * spatial)
-    if isinstance(result, (list, tuple)):
-        return [channels.expand(result[0].shape), tracer.labels.constant(tuple(result[1].shape), "is an index")]
-    return channels.expand(result.shape)

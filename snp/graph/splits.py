@@ -42,7 +42,21 @@ def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -
             for number, width in widths.items():
                 if all(other.get(number) == width for other in others):
                     counts[number].append(Count(module, attribute, position, width))
+    for module, attribute, labels in _numbers(model, tracer):
+        for number, width in _widths(tracer.labels.roots(labels), owners, groups).items():
+            counts[number].append(Count(module, attribute, None, width))
     return tuple(replace(group, counts=tuple(counts[number])) for number, group in enumerate(groups))
+
+
+def _numbers(model: nn.Module, tracer: Tracer) -> list[tuple[str, str, Tensor]]:
+    """Numbers of units that modules keep, where the module has such a number, each once."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = {(module, attribute): labels for module, attribute, labels in tracer.sizes}
+    return [
+        (module, attribute, labels)
+        for (module, attribute), labels in found.items()
+        if getattr(modules.get(module), attribute, None) == len(labels)
+    ]
 
 
 def _lists(model: nn.Module, splits: Iterable[Split]) -> dict[tuple[str, str], list[Split]]:

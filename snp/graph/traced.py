@@ -14,9 +14,13 @@ HEAD_DIMENSION = "head dimension of an attention layer"
 class Parameter:
     """A parameter or buffer of the exported program; its labels come into being when a rule asks for them."""
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.name = name
-        self.shape = shape
+    def __init__(self, name: str, shape: tuple[int, ...], *, is_buffer: bool = False) -> None:
+        self.name, self.shape, self.is_buffer = name, shape, is_buffer
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph.labels import LabelSpace
+from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, module_running
-from snp.graph.units import module_of
+from snp.graph.units import Reading
 
 __all__ = ["Rule", "Tracer"]
 
 
+_READ_TWICE = "its weight is read in several ways"
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
 
 
@@ -26,14 +28,19 @@ class Tracer:
         labels: the label space.
         dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
         elements: labels of every element of tensors that meet activations element by element.
-        positions: multiply-accumulates per weight element and sample, for every weight read.
+        positions: multiply-accumulates per weight element of the whole batch, for every weight read.
+        readings: how each of them is read.
+        buffers: those of them that are buffers.
+        depthwise: those of them that pass units on.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
-        blocks: weight of a grouped convolution -> its number of groups.
+        blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
         chunks: labels of the parts of every tensor that was divided into a number of parts.
+        sizes: (module, attribute, labels): numbers of units that modules keep.
         splits: tensors that were divided into parts of given sizes.
         convolutions: names of the weights of convolutions.
+        streams: which sums are residual streams.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
         equal_sizes: queries, keys and values keep the same dimensions.
@@ -58,13 +65,18 @@ class Tracer:
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
         self.embeddings: set[str] = set()
-        self.blocks: dict[str, int] = {}
+        self.readings: dict[str, Reading] = {}
+        self.buffers: set[str] = set()
+        self.depthwise: set[str] = set()
+        self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
         self.splits: list[Split] = []
+        self.sizes: list[tuple[str, str, Tensor]] = []
         self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
+        self.streams = Streams()
         self.fixed_macs = 0
 
     def again(self) -> None:
@@ -76,6 +88,7 @@ class Tracer:
         self.even.clear()
         self.chunks.clear()
         self.splits.clear()
+        self.sizes.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
@@ -102,9 +115,9 @@ class Tracer:
     def per_index(self, shadow: Tensor, dim: int) -> Tensor:
         """Labels along one dimension after tying all positions of the others, shape [size of dim]."""
         rows = shadow.movedim(dim, 0).reshape(shadow.shape[dim], -1)
-        first = rows[:, :1]
+        first = rows.gather(1, self.labels.is_blank(rows).int().argmin(dim=1, keepdim=True))
         self.labels.tie(first.expand_as(rows), rows)
-        return first[:, 0].clone()
+        return first[:, 0]
 
     def freeze_inputs(self, args: list[Any], reason: str) -> None:
         """Freeze every tensor among the arguments, nested lists included."""
@@ -132,15 +145,37 @@ class Tracer:
             return [self._constant(entry, reason) for entry in value]
         return None
 
-    def read(self, weight: Parameter, node: fx.Node, num_outputs: int) -> None:
-        """Note that a weight reads activations, and at how many positions per sample."""
-        # Not the result's first dimension: windows and tokens may be folded into it.
-        positions = node.meta["val"].numel() // (self.num_samples * num_outputs)
+    def read(
+        self,
+        weight: Parameter,
+        node: fx.Node,
+        positions: int,
+        *,
+        input_dim: int = 1,
+        channel_dims: tuple[int, int] = (1, 1),
+        is_convolution: bool = False,
+    ) -> None:
+        """Note that a weight reads activations.
+
+        Args:
+            weight: that is read.
+            node: the operator.
+            positions: multiply-accumulates per weight element of the whole batch.
+            input_dim: dimension of the weight along which inputs lie.
+            channel_dims: dimensions of the operator's inputs and outputs along which units lie.
+            is_convolution: the units are channels.
+        """
         self.positions[weight.name] = self.positions.get(weight.name, 0) + positions
         if weight.name not in self.readers:
             self.readers.append(weight.name)
-
-    @staticmethod
-    def is_own_module(weight: Parameter, node: fx.Node) -> bool:
-        """Does the module that owns the weight do the reading, so that a hook on it sees the activations?"""
-        return module_running(node) == module_of(weight.name) and weight.name.endswith(".weight")
+        if is_convolution:
+            self.convolutions.add(weight.name)
+        if weight.is_buffer:
+            self.buffers.add(weight.name)
+        module = module_running(node)
+        reading = Reading(module or "", input_dim, *channel_dims)
+        first = self.readings.setdefault(weight.name, reading)
+        if module is None or first != reading:
+            # What was measured at one place is not what is read at the other.
+            for dim in {input_dim, first.input_dim}:
+                self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)

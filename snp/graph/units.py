@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Count", "Slice", "UnitGroup", "module_of"]
+__all__ = ["Count", "Reading", "Slice", "UnitGroup", "module_of"]
 
 
 def module_of(tensor_name: str) -> str:
@@ -25,8 +25,8 @@ class Slice:
         tensor: state-dict name.
         dim: dimension along which units lie.
         index: indices along ``dim``, shape [U, m], int64: row u belongs to unit u.
-        num_blocks: for columns of a grouped convolution the number of its groups: indices run over all its inputs
-            (:mod:`snp.graph.grouped_kernels`). 1 otherwise.
+        num_blocks: along the second dimension of a grouped convolution's kernel the number of its groups: indices run
+            over all its inputs, or all outputs of a transposed one (:mod:`snp.graph.grouped_kernels`). 1 otherwise.
     """
 
     tensor: str
@@ -74,19 +74,43 @@ def _regular(start: int, stride: int, width: int, num_units: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How an operator reads activations by a weight.
+
+    Attributes:
+        module: whose code does it.
+        input_dim: dimension of the weight along which inputs lie; outputs lie along the other one of the first two.
+        channel_dim: dimension of the activations along which the units lie that are read.
+        output_channel_dim: dimension of the result along which outputs lie.
+    """
+
+    module: str
+    input_dim: int = 1
+    channel_dim: int = 1
+    output_channel_dim: int = 1
+
+    @property
+    def output_dim(self) -> int:
+        """Dimension of the weight along which outputs lie."""
+        return 1 - self.input_dim
+
+
+@dataclass(frozen=True)
 class Count:
-    """A number of units that a module keeps for itself: an entry of a list of sizes at which its code splits tensors.
+    """A number of units that a module keeps for itself.
+
+    An entry of a list of sizes at which its code splits tensors, or a number that stands alone.
 
     Attributes:
         module: state-dict name.
-        attribute: a list or tuple of integers.
-        position: of the entry in it.
+        attribute: a list or tuple of integers, or an integer.
+        position: of the entry in it; None for an integer.
         width: how much of the entry each unit accounts for.
     """
 
     module: str
     attribute: str
-    position: int
+    position: int | None
     width: int
 
 

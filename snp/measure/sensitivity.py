@@ -8,8 +8,7 @@ all layers and all cuts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch, first_tensor
 from snp.measure.readers import Reader
+from snp.measure.taps import Taps
 
 __all__ = ["measure_sensitivity"]
 
@@ -42,38 +42,37 @@ def measure_sensitivity(
         Weight name -> shape [O, O], float64, per sample, on the model's device.
     """
     sums: dict[str, Tensor] = {}
-    handles = [
-        model.get_submodule(reader.module).register_forward_hook(_forward_hook(name, reader, sums))
-        for name, reader in readers.items()
-    ]
     samples = 0
+    # Gradients of weights, which nobody asks for, would cost half of the backward pass.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for batch in batches:
-            with torch.enable_grad():
-                logits = first_tensor(batch.call(model))
-                flat = logits.reshape(-1, logits.shape[-1]).float()
-                labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
-                F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
-            samples += batch.size
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
+            for batch in batches:
+                with torch.enable_grad():
+                    logits = first_tensor(batch.call(model))
+                    flat = logits.reshape(-1, logits.shape[-1]).float()
+                    labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
+                    F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
+                samples += batch.size
     finally:
-        for handle in handles:
-            handle.remove()
-        model.zero_grad(set_to_none=True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     count = over.number(samples)
     return {name: over.of(total) / count for name, total in sums.items()}
 
 
-def _forward_hook(name: str, reader: Reader, sums: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor]) -> Tensor:
+    """A layer's outputs, whose gradients are summed up as soon as they are known."""
+
     def add(gradient: Tensor) -> None:
-        rows = gradient.movedim(reader.channel_dim, -1).reshape(-1, gradient.shape[reader.channel_dim]).float()
-        product = (rows.T @ rows).double()
-        sums[name] = sums[name] + product if name in sums else product
+        rows = gradient.movedim(reader.output_dim, -1).reshape(-1, gradient.shape[reader.output_dim]).float()
+        product = rows.T @ rows
+        sums[name] = sums[name].add_(product) if name in sums else product.double()
 
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        # A network without trainable parameters still passes gradients on from here.
-        tracked = output if output.requires_grad else output.detach().requires_grad_()
-        tracked.register_hook(add)
-        # What follows may write over its input, which a leaf does not allow.
-        return tracked.clone() if tracked.is_leaf else tracked
-
-    return hook
+    # A network without trainable parameters still passes gradients on from here.
+    tracked = output if output.requires_grad else output.detach().requires_grad_()
+    tracked.register_hook(add)
+    # What follows may write over its input, which a leaf does not allow.
+    return tracked.clone() if tracked.is_leaf else tracked

@@ -1,19 +1,19 @@
 """Which network is it, where do its weights come from, and what must be known to build it again?
 
 A family is one file in this folder: it has `build(*, num_classes, image_size, **arguments)` and `preprocessing(model,
-image_size)`, and `load_pretrained` if there are weights to fetch. `ModelSpec` (of image classifiers) and
+image_size)`, and `load_pretrained` if there are weights to fetch; other packages bring such modules as entry points of
+`snp.models`. `ModelSpec` (of image classifiers) and
 `LanguageModelSpec` are what a file in conf/model says; `prepare` makes the network of it.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from snp.core.registry import Registry
 from snp.models import _checkpoint
 from snp.models._hub import WeightsNotFoundError
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
@@ -30,12 +30,13 @@ __all__ = [
     "families",
 ]
 
+_FAMILIES = Registry("model.family", "snp.models", __name__)
 TRAINED_FIRST = "the dense network is trained first"
 
 
 def families() -> tuple[str, ...]:
-    """Names of the families: the files of this folder that do not start with an underscore."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))
+    """Names of the families: the files of this folder, and entry points of ``snp.models``."""
+    return tuple(_FAMILIES.names())
 
 
 def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
@@ -49,7 +50,7 @@ def build(family: str, arguments: Mapping[str, Any] | None = None, **more_argume
     Raises:
         ValueError: no such family, or the family refuses an argument.
     """
-    module = _family(family)
+    module = _FAMILIES.load(family)
     model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
     return model
 
@@ -127,7 +128,7 @@ class ModelSpec:
             ValueError: unknown family or arguments, a checkpoint that does not fit, or pretrained weights that cannot
                 be had for data that is too big to train on from scratch.
         """
-        module = _family(self.family)
+        module = _FAMILIES.load(self.family)
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
             model, weights, reason = self._from_checkpoint(module, arguments)
@@ -187,9 +188,3 @@ class ModelSpec:
 
 Spec = ModelSpec | LanguageModelSpec
 Prepared = PreparedModel | PreparedLanguageModel
-
-
-def _family(family: str) -> ModuleType:
-    if family not in families():
-        raise ValueError(f"model.family={family}: there is no such family; choose one of {', '.join(families())}")
-    return importlib.import_module(f"snp.models.{family}")

@@ -35,6 +35,7 @@ class CostModel:
     ) -> None:
         self.table = table
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        self._kernels = self._shapes | {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
         self._embeddings = graph.embeddings
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
@@ -62,7 +63,7 @@ class CostModel:
         return total
 
     def _shape(self, name: str, kept: Sequence[int]) -> list[int]:
-        shape = list(self._shapes[name])
+        shape = list(self._kernels[name])
         for dim, owners in self._owned.get(name, {}).items():
             shape[dim] -= self._num_removed(owners, kept)
         return shape
@@ -72,8 +73,8 @@ class CostModel:
 
     def macs(self, kept: Sequence[int]) -> int:
         """Multiply-accumulates per sample with that many units kept in each group."""
-        weights = (name for name in self._positions if name in self._shapes)
-        total = self._fixed_macs + sum(self._positions[name] * self._num_elements(name, kept) for name in weights)
+        weights = (name for name in self._positions if name in self._kernels)
+        total = self._fixed_macs + round(sum(self._positions[n] * self._num_elements(n, kept) for n in weights))
         for macs, numbers in self._products:
             for number in numbers:
                 macs = macs * kept[number] // self._num_units[number]
@@ -88,7 +89,7 @@ class CostModel:
         """Weights of layers -> their shape and multiply-accumulates per sample with that many units kept per group."""
         names = (name for name in self._positions if name in self._shapes)
         shapes = {name: tuple(self._shape(name, kept)) for name in names}
-        return {name: (shape, self._positions[name] * math.prod(shape)) for name, shape in shapes.items()}
+        return {name: (shape, round(self._positions[name] * math.prod(shape))) for name, shape in shapes.items()}
 
     def params_outside_embeddings(self, kept: Sequence[int]) -> int:
         """The same without tables that are looked up and heads tied to them: the layers of a language model."""
@@ -105,9 +106,9 @@ class CostModel:
         shapes = {name: self._shape(name, kept) for name in names}
         return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
 
-    def activations(self, kept: Sequence[int]) -> int:
+    def activations(self, kept: Sequence[int]) -> float:
         """Outputs of all layers per sample."""
-        weights = (name for name in self._positions if name in self._shapes)
+        weights = (name for name in self._positions if name in self._kernels)
         return sum(self._positions[name] * self._shape(name, kept)[0] for name in weights)
 
     def latency(self, kept: Sequence[int]) -> float:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from snp.core.budget import BudgetError, bisect_level
-from snp.plan.problem import Problem, Selection
+from snp.core.orderings import descending, interleaved
+from snp.plan.allocation import Allocation
+from snp.plan.problem import Choice, Problem, Selection
 from snp.settings import PruneSettings
 
-__all__ = ["kept_at_level", "level_for", "moved", "rounded"]
+__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "rounded", "selected"]
 
 
 def rounded(
@@ -26,17 +30,21 @@ def rounded(
     return min(num_units, -(-num_kept // step) * step)
 
 
-def kept_at_level(
-    problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int], level: float
-) -> list[int]:
-    """Kept units per group at a level; ``num_kept(group, level)`` is the cut."""
+def kept_at_level(problem: Problem, settings: PruneSettings, allocation: Allocation, level: float) -> list[int]:
+    """Kept units per group at a level, rounded."""
     return [
-        rounded(num_kept(number, level), group.num_units, settings.round_to, group.num_partitions, settings.round_from)
+        rounded(
+            allocation.num_kept(number, level),
+            group.num_units,
+            settings.round_to,
+            group.num_partitions,
+            settings.round_from,
+        )
         for number, group in enumerate(problem.groups)
     ]
 
 
-def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int, float], int]) -> float:
+def level_for(problem: Problem, settings: PruneSettings, allocation: Allocation) -> float:
     """The level that the target asks for, by bisection where it is a budget.
 
     Raises:
@@ -49,7 +57,7 @@ def level_for(problem: Problem, settings: PruneSettings, num_kept: Callable[[int
     dense = cost(problem.costs.dense)
 
     def fraction(level: float) -> float:
-        return cost(kept_at_level(problem, settings, num_kept, level)) / dense
+        return cost(kept_at_level(problem, settings, allocation, level)) / dense
 
     try:
         return bisect_level(fraction, target.share)
@@ -67,8 +75,37 @@ def moved(problem: Problem, settings: PruneSettings, selection: Selection) -> Se
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
-    assert selection.num_kept is not None, "only a selection by level can be moved"
-    level = level_for(problem, settings, selection.num_kept)
-    kept = kept_at_level(problem, settings, selection.num_kept, level)
+    assert selection.allocation is not None, "only a selection by level can be moved"
+    level = level_for(problem, settings, selection.allocation)
+    kept = kept_at_level(problem, settings, selection.allocation, level)
     choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
     return replace(selection, choices=tuple(choices), level=level)
+
+
+def selected(
+    problem: Problem, settings: PruneSettings, allocation: Allocation, order: Callable[[int, int], Tensor]
+) -> Selection:
+    """What an allocation keeps at the level that meets the target.
+
+    Args:
+        problem: knows costs.
+        settings: the target.
+        allocation: of units to levels.
+        order: number of a group and how many of its units stay -> its units in order of keeping, shape [U].
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    level = level_for(problem, settings, allocation)
+    kept = kept_at_level(problem, settings, allocation, level)
+    choices = tuple(Choice(order(number, count), count) for number, count in enumerate(kept))
+    return Selection(choices, level, allocation)
+
+
+def by_falling_score(
+    problem: Problem, settings: PruneSettings, scores: Sequence[Tensor], allocation: Allocation
+) -> Selection:
+    """Units of every group by falling score, shape [U] each, as many as an allocation keeps."""
+    pairs = zip(scores, problem.groups, strict=True)
+    orders = [interleaved(descending(score), group.num_partitions) for score, group in pairs]
+    return selected(problem, settings, allocation, lambda number, _: orders[number])

@@ -81,10 +81,10 @@ class PruningPlan:
                 parts[(member.tensor, member.dim)].append(member.index[decision.cut].reshape(-1))
         return {key: torch.cat(indices).unique() for key, indices in parts.items()}
 
-    def blocks(self) -> dict[str, int]:
-        """Number of blocks of the grouped convolutions' weights that lose columns."""
-        members = (member for decision in self.groups for member in decision.group.consumers)
-        return {member.tensor: member.num_blocks for member in members if member.num_blocks > 1}
+    def blocks(self) -> dict[tuple[str, int], int]:
+        """Number of blocks along the dimensions of grouped kernels over whose groups indices run."""
+        members = (member for decision in self.groups for member in decision.group.members)
+        return {(member.tensor, member.dim): member.num_blocks for member in members if member.num_blocks > 1}
 
     def with_recipe(self, recipe: dict[str, Any] | None) -> PruningPlan:
         """The same plan that knows how to build its dense model."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader
+from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
+from snp.progress import Progress
 
 __all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
 
@@ -42,6 +45,7 @@ class Problem:
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
+        progress: what planners tell of themselves.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -52,6 +56,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +68,16 @@ class Choice:
             (:func:`snp.core.orderings.interleaved`), so that every multiple of P keeps as many units of each.
         num_kept: in P..U, a multiple of the group's number of partitions P.
         kept_variance: cumulative share of variance after each unit of the order, shape [U]; None if not measured.
-        damage: error at the network's output with the first k units kept, shape [U + 1]; None if not measured.
+        damage: error at the network's output with the first k units kept, in nats per sample, shape [U + 1]; None if
+            not measured.
+        tried: number of kept units -> what a trial cut found instead, in nats per sample.
     """
 
     order: Tensor
     num_kept: int
     kept_variance: Tensor | None = None
     damage: Tensor | None = None
+    tried: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +87,21 @@ class Selection:
     Attributes:
         choices: one per group.
         level: of the cut.
-        num_kept: units of a group at any level, by (group, level), before rounding: for a budget whose costs are known
-            better once a choice has been measured; None where the planner has no level.
+        allocation: what any level keeps of a group, for a budget whose costs are known better once a choice has been
+            measured; None where the planner has no level.
     """
 
     choices: tuple[Choice, ...]
     level: float
-    num_kept: Callable[[int, float], int] | None = None
+    allocation: Allocation | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name: equal selections have equal tensors, and ``safetensors`` can store them."""
+        found = {"level": torch.tensor(self.level, dtype=torch.float64)}
+        for number, choice in enumerate(self.choices):
+            parts = {name: getattr(choice, name) for name in ("order", "kept_variance", "damage")}
+            parts["num_kept"] = torch.tensor(choice.num_kept)
+            parts["tried"] = torch.tensor([*choice.tried.items()], dtype=torch.float64).reshape(-1, 2)
+            found |= {f"choices/{number}/{name}": part for name, part in parts.items() if part is not None}
+        allocated = {} if self.allocation is None else self.allocation.tensors()
+        return found | {f"allocation/{name}": tensor for name, tensor in allocated.items()}

@@ -67,8 +67,12 @@ def _patch_size(problem: Problem, member: Slice) -> int:
 
 
 def _whole_weight(problem: Problem, member: Slice) -> Tensor:
-    """The reader's weight over all inputs, float64; that of a grouped convolution is block-diagonal."""
-    return expanded(problem.weights[member.tensor].detach().double(), member.num_blocks)
+    """The reader's weight over all inputs, outputs as rows, float64, shape [O, I, ...].
+
+    That of a grouped convolution is block-diagonal.
+    """
+    reader = problem.readers[member.tensor]
+    return expanded(reader.rows(problem.weights[member.tensor].detach().double()), reader.num_blocks)
 
 
 def flat_weight(problem: Problem, member: Slice) -> Tensor:

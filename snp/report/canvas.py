@@ -1,15 +1,27 @@
 """How does every figure of the report look, and how do its numbers go beside it?"""
 
 import csv
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Two hues that stay apart for colour-blind readers and on grey printers; greys carry what is only context.
 KEPT, CUT, CONTEXT, TEXT = "#2a6f97", "#c8553d", "#d9dee3", "#333333"
+# The same name in every file of the same figure, text as text, and no date: written twice, files are the same.
+_STYLE: Any = {
+    "svg.hashsalt": "snp",
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "pdf.fonttype": 42,
+    "axes.unicode_minus": True,
+}
+_NO_DATE: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+FORMATS = ("png", "svg", "pdf")
 
 
 def panels(num_rows: int, num_columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -18,18 +30,41 @@ def panels(num_rows: int, num_columns: int, *, width: float, height: float) -> t
     figure = Figure(figsize=(width * num_columns, height * num_rows + 0.4), layout="constrained")
     axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=7.5, colors=TEXT)
+        dress(axis)
     return figure, axes
 
 
+def dress(axis: Axes) -> None:
+    """Quiet spines and small ticks."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=7.5, colors=TEXT)
+
+
 def save(figure: Figure, path: str | Path, title: str) -> Path:
-    """Write a figure as PNG under its title, with its folder; return the path."""
+    """Write a figure as PNG under its title, with its folder, and as SVG and PDF beside it; return the PNG's path."""
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", color=TEXT)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with mpl.rc_context(_STYLE):
+        # Laid out once, not for every file; the ticks of the first pass are not yet those that stay.
+        for _ in range(2):
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for kind in FORMATS:
+            figure.savefig(path.with_suffix(f".{kind}"), dpi=150, metadata=_NO_DATE[kind])
     return path
+
+
+def drawing(draw: Callable[[Axes], object], *, width: float = 3.2, height: float = 2.2) -> str:
+    """Return one panel as an SVG text, inches wide and high, narrow enough for a phone."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    dress(axis)
+    draw(axis)
+    text = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(text, format="svg", metadata=_NO_DATE["svg"])
+    return text.getvalue()
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

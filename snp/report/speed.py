@@ -18,4 +18,4 @@ def in_turns(metrics: Mapping[str, Any]) -> list[str]:
         f"network takes {100 * share:.1f} % of the dense one's time (quartiles {100 * low:.1f} to {100 * high:.1f} %)"
     )
     predicted = found["predicted_share"]
-    return ["", line + (f"; the plan predicted {100 * predicted:.1f} %." if predicted is not None else ".")]
+    return [line + (f"; the plan predicted {100 * predicted:.1f} %." if predicted is not None else ".")]

@@ -26,6 +26,7 @@ TIMED = ("dense", "pruned")
 
 
 # What a network is judged by, the first that was measured.
+LOWER_IS_BETTER = ("perplexity",)
 SCORE_WORDS = {"acc1_percent": "accuracy", "perplexity": "perplexity"}
 
 
@@ -87,6 +88,23 @@ def score_of(metrics: Mapping[str, Any]) -> str:
     return next(measured, "acc1_percent")
 
 
+def better_stage(metrics: Mapping[str, Any]) -> str | None:
+    """Return which small network is the better one, "pruned" or "finetuned"; None where there is none.
+
+    By the validation score where there is one, so that the test score stays one of a network that it did not choose;
+    the later stage where scores are equal or missing.
+    """
+    stages = [name for name in ("finetuned", "pruned") if any(f"{name}/{measure}" in metrics for measure in MEASURES)]
+    for prefix in ("val_", ""):
+        score = score_of(metrics)
+        scores = {name: number(metrics, f"{name}/{prefix}{score}") for name in stages}
+        known = {name: value for name, value in scores.items() if value is not None}
+        if len(known) == len(stages) and known:
+            sign = -1 if score in LOWER_IS_BETTER else 1
+            return max(known, key=lambda name: sign * known[name])  # the first of equal ones
+    return stages[0] if stages else None
+
+
 def number(metrics: Mapping[str, Any], name: str) -> float | None:
     """Return a finite number of the metrics, or None where there is none under this name."""
     value = metrics.get(name)
@@ -125,6 +143,11 @@ def format_measure(measure: str, value: float) -> str:
     if measure == "latency_ms":
         return f"{value:#.3g}" if value < 100 else f"{value:.0f}"
     return format_count(value)
+
+
+def format_share(value: float, digits: int = 1) -> str:
+    """Write a share in [0, 1] as percent."""
+    return f"{100 * value:.{digits}f} %"
 
 
 def format_count(value: float) -> str:

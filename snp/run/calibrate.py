@@ -56,7 +56,7 @@ class ForwardPass(LightningModule):
 
     def predict_step(self, batch: Any, batch_index: int) -> None:
         """One forward pass; callbacks look on."""
-        Batch.of(batch).call(self.model)
+        Batch.of(batch).beside(self.model).call(self.model)
 
 
 class CalibrationCallback(Callback):

@@ -50,4 +50,5 @@ def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> d
     if not target.is_budget:
         return asked
     cost = problem.costs.of_target(target, settings.count_embeddings)
-    return asked | {"prune/reached": cost(kept) / cost(problem.costs.dense)}
+    before, after = cost(problem.costs.dense), cost(kept)
+    return asked | {"prune/reached": after / before, "prune/dense_cost": before, "prune/pruned_cost": after}

@@ -31,6 +31,7 @@ _HARMLESS_WARNINGS = (
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
     ".*predict returned None.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # a training that goes on
     r".*isinstance\(treespec, LeafSpec\).*",
 )
 

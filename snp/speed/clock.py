@@ -57,7 +57,7 @@ def checked_by_clock(
         costs = problem.costs
         assert costs.table is not None
         predicted = costs.latency(kept) / costs.latency(costs.dense)
-        if predicted >= 1 or selection.num_kept is None:
+        if predicted >= 1 or selection.allocation is None:
             break
         if abs((measured := share_of(_cut(subject, selection))) - settings.target.share) <= TOLERANCE:
             break

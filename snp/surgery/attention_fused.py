@@ -16,7 +16,8 @@ from snp.surgery.attention_separate import SeparateAttention, projections_of
 
 __all__ = ["SplitAttention", "resize"]
 
-_FUSED = {"qkv", "proj"}
+_FUSED = {"qkv", "attn_drop", "proj"}
+_ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
 _NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _NUM_SHARED = ("num_key_value_heads", "num_kv_heads")
 _HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head")
@@ -104,7 +105,9 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
 
 
 def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> nn.Module:
-    if {name for name, _ in module.named_children()} >= _FUSED:
+    layers = {name for name, _ in module.named_children()}
+    # Tables of positions and layers of other names do what SplitAttention knows nothing of.
+    if _FUSED <= layers <= _FUSED | _ALSO_FUSED and not dict(module.named_parameters(recurse=False)):
         return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5)))
     projections = projections_of(module, layer)
     if projections is not None:

@@ -38,7 +38,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def outputs(model: nn.Module, batch: object) -> Tensor:
     """All output tensors in one row, float64."""
     with torch.no_grad():
-        leaves = [leaf for leaf in pytree.tree_leaves(Batch.of(batch).call(model)) if isinstance(leaf, Tensor)]
+        leaves = [
+            leaf for leaf in pytree.tree_leaves(Batch.of(batch).beside(model).call(model)) if isinstance(leaf, Tensor)
+        ]
     return torch.cat([leaf.double().reshape(-1) for leaf in leaves])
 
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
 from snp.surgery.double import InDouble, wider
+from snp.surgery.module_sizes import is_turned
 
 __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "record"]
 
@@ -53,17 +54,22 @@ def kept_inputs(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor | None]
     removed, blocks, found = plan.removed(), plan.blocks(), dict[str, Tensor | None]()
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if not isinstance(weight, nn.Parameter) or weight.ndim < 2 or isinstance(module, nn.Embedding):
+        if not isinstance(weight, nn.Parameter) or weight.ndim < 2 or not _is_layer(module):
             continue
         tensor = f"{name}.weight" if name else "weight"
-        gone, size = removed.get((tensor, 1)), weight.shape[1] * blocks.get(tensor, 1)
-        if gone is None and weight.shape[1] == 1 < getattr(module, "groups", 1):
+        dim = 0 if is_turned(module) else 1
+        gone, size = removed.get((tensor, dim)), weight.shape[dim] * blocks.get((tensor, dim), 1)
+        if dim == 1 and gone is None and weight.shape[1] == 1 < getattr(module, "groups", 1):
             # A depthwise kernel has its units along its rows, each input channel as often as the multiplier says.
             gone, size = removed.get((tensor, 0)), getattr(module, "groups", 1)
             gone = None if gone is None else gone // (len(weight) // size)
         channels = torch.arange(size)
         found[name] = None if gone is None else channels[~torch.isin(channels, gone)]
     return found
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or is_turned(module)
 
 
 def record(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.graph.grouped_kernels import contracted, expanded, without_inputs
+from snp.graph.grouped_kernels import contracted, expanded, without_columns
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import Slice, module_of
 from snp.plan.plan import PruningPlan
@@ -83,7 +83,7 @@ def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
     rows: dict[str, list[Tensor]] = {}
     for decision in plan.groups:
         group = decision.group
-        for member in group.producers + group.others if group.is_multiplied else ():
+        for member in group.producers + group.others if group.is_multiplied and len(decision.cut) else ():
             rows.setdefault(member.tensor, []).append(member.index[decision.cut].reshape(-1))
     return {name: torch.cat(parts).unique() for name, parts in rows.items()}
 
@@ -115,7 +115,7 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
     for name, dims in keep.items():
         if name not in tensors:
             raise ValueError(f"the plan names {name}, which this model does not have: it was made for another model")
-        replaced[id(tensors[name])] = _without(tensors[name], dims, name, blocks.get(name, 1))
+        replaced[id(tensors[name])] = _without(tensors[name], dims, name, blocks)
     for name, tensor in tensors.items():
         if id(tensor) in replaced:
             _put(small, name, replaced[id(tensor)])
@@ -168,15 +168,17 @@ def _tensors_of_layer(model: nn.Module, weight: str) -> list[Tensor]:
     return [tensors[name] for name in (weight, bias) if name in tensors]
 
 
-def _without(tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: int) -> Tensor:
+def _without(
+    tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: Mapping[tuple[str, int], int]
+) -> Tensor:
     value = tensor.detach()
     # Columns first: where the rows of a block end is known as long as no row is gone.
     for dim, removed in sorted(dims.items(), reverse=True):
-        blocks = num_blocks if dim == 1 else 1
+        blocks = num_blocks.get((name, dim), 1)
         if dim >= value.ndim or int(removed.max()) >= value.shape[dim] * blocks:
             raise ValueError(f"the plan does not fit {name} of shape {tuple(tensor.shape)}: made for another model")
         if blocks > 1:
-            value = without_inputs(value, removed, blocks)
+            value = without_columns(value, removed, blocks)
             continue
         is_kept = torch.ones(value.shape[dim], dtype=torch.bool)
         is_kept[removed] = False

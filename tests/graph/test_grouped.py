@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import snp
 from snp.graph import analyse
 from snp.graph.batches import Batch
-from snp.graph.grouped_kernels import contracted, expanded, without_inputs
+from snp.graph.grouped_kernels import contracted, expanded, without_columns
 from snp.measure.readers import readers_of
 from snp.plan import planners
 from snp.plan.costs import CostModel
@@ -53,11 +53,11 @@ def test_layout_of_blocks(groups: int) -> None:
     assert torch.equal(contracted(whole, groups), weight)
     removed = torch.arange(groups) * (12 // groups) + torch.arange(groups)
     kept = [c for c in range(12) if c not in removed.tolist()]
-    small = without_inputs(weight, removed, groups)
+    small = without_columns(weight, removed, groups)
     assert torch.equal(expanded(small, groups), whole[:, kept])
     if groups > 1:
         with pytest.raises(ValueError, match="equally many"):
-            without_inputs(weight, torch.tensor([0]), groups)
+            without_columns(weight, torch.tensor([0]), groups)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4])

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import torch
 from torch import nn
 
 from snp.report.canvas import CUT, KEPT, evenly_spaced
-from snp.report.figures import MAX_CURVES, cumulative_variance, kept_units
+from snp.report.curves import MAX_CURVES, decision_of, draw_curves
+from snp.report.intervals import wilson
 from snp.report.page import write_report
+from snp.report.record import read_record
 from snp.report.stages import format_count, format_seconds
 from snp.report.terminal import print_summary
-from snp.report.tradeoff import STAGE_COLOURS, score_against_macs
+from snp.report.tradeoff import STAGE_COLOURS, draw_tradeoff
+from snp.report.widths import draw_widths
 from snp.speed.network import Latency, latency, macs, num_params
 
 METRICS = {
@@ -157,55 +161,130 @@ def test_mistakes_in_measuring_are_named() -> None:
 
 
 @pytest.mark.parametrize("num_groups", [1, 7, 60])
-def test_bars_cover_the_share_that_is_kept(tmp_path: Path, num_groups: int) -> None:
-    """The coloured area of the bars is the mean share of kept units."""
-    plan, _ = make_plan(num_groups)
+def test_bars_cover_the_units_that_are_kept(tmp_path: Path, num_groups: int) -> None:
+    """The coloured area of the bars is the number of kept units, on one scale for all layers."""
+    folder, plan = write_run(tmp_path, num_groups)
+    areas = []
+    for part in (1, 2):
+        for group in plan["groups"]:
+            group |= {"num_units": 16, "kept": list(range(4 * part))}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        areas.append(num_pixels(draw_widths(read_record(folder), tmp_path / "bars.png"), KEPT))
+    assert areas[1] == pytest.approx(2 * areas[0], rel=0.03)
+    rows = read_table(tmp_path / "bars.csv")
+    assert [row["layer"] for row in rows] == [group["name"] for group in plan["groups"]]
+    assert {(row["num_kept"], row["num_units"]) for row in rows} == {("8", "16")}
+    assert all((tmp_path / f"bars.{kind}").stat().st_size > 1000 for kind in ("svg", "pdf"))
+
+
+def test_layers_that_stay_have_bars(tmp_path: Path) -> None:
+    """Layers outside of all groups stand in network order with their own width, and are marked."""
+    folder, plan = write_run(tmp_path, 2)
     for group in plan["groups"]:
-        group["num_units"] = 4 * len(group["kept"])
-    quarter = num_pixels(kept_units(plan, tmp_path / "quarter.png"), KEPT)
-    for group in plan["groups"]:
-        group["num_units"] = 2 * len(group["kept"])
-    assert num_pixels(kept_units(plan, tmp_path / "half.png"), KEPT) == pytest.approx(2 * quarter, rel=0.03)
-    rows = read_table(tmp_path / "half.csv")
-    assert [row["group"] for row in rows] == [group["name"] for group in plan["groups"]]
-    assert {row["kept_fraction"] for row in rows} == {"0.5"}
+        group["producers"] = [{"tensor": f"{group['name']}.weight", "dim": 0}]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    table = ["weight,dense_shape,pruned_shape,dense_macs,pruned_macs", "stem.weight,4x3x3x3,4x3x3x3,10,10"]
+    table += [f"layer{number}.conv1.weight,16x4x3x3,5x4x3x3,100,30" for number in range(2)]
+    (folder / "layers.csv").write_text("\n".join([*table, "fc.weight,10x16,10x5,16,5"]))
+    draw_widths(read_record(folder), tmp_path / "bars.png")
+    rows = [(row["layer"], row["num_units"], row["is_frozen"]) for row in read_table(tmp_path / "bars.csv")]
+    assert rows == [("stem", "4", "1"), ("layer0.conv1", "16", "0"), ("layer1.conv1", "16", "0"), ("fc", "10", "1")]
 
 
 @pytest.mark.parametrize("num_groups", [1, 60])
 def test_curves_are_drawn_with_their_cut(tmp_path: Path, num_groups: int) -> None:
     """Every panel has its curve and its cut; the CSV file beside it holds every group."""
     folder, plan = write_run(tmp_path, num_groups)
-    with_cut = cumulative_variance(folder / "variance.csv", plan, tmp_path / "with.png")
-    without = cumulative_variance(folder / "variance.csv", plan | {"groups": []}, tmp_path / "without.png")
+    record = read_record(folder)
+    with_cut = draw_curves(record, decision_of(record), tmp_path / "with.png")
     assert num_pixels(with_cut, CUT) > 100 * min(num_groups, MAX_CURVES)
-    assert num_pixels(without, CUT) == 0
-    assert num_pixels(without, KEPT) > 100 * min(num_groups, MAX_CURVES)
+    assert num_pixels(with_cut, KEPT) > 100 * min(num_groups, MAX_CURVES)
     rows = read_table(tmp_path / "with.csv")
-    assert len(rows) == 16 * num_groups
-    assert {int(row["num_kept"]) for row in rows if row["group"] == "layer0.conv1"} == {len(plan["groups"][0]["kept"])}
+    assert len(rows) == 17 * num_groups
+    first = [row for row in rows if row["group"] == "layer0.conv1"]
+    assert {int(row["kept_in_plan"]) for row in first} == {len(plan["groups"][0]["kept"])}
+    # Lost variance falls from all of it to none.
+    assert [float(first[place]["lost_variance"]) for place in (0, -1)] == pytest.approx([1, 0], abs=1e-9)
 
 
-def test_accuracy_shows_the_stages_that_were_scored(tmp_path: Path) -> None:
+def test_the_curve_shown_is_the_one_that_decided(tmp_path: Path) -> None:
+    """Damage where the cut looked at damage, lost variance elsewhere; a level only where it is the rule."""
+    folder, plan = write_run(tmp_path)
+    assert decision_of(read_record(folder)).level == pytest.approx(1 - plan["settings"]["level"])
+    table = ["group,num_kept,num_units,damage", *(f"layer0.conv1,{k},16,{2.0**-k}" for k in range(17))]
+    (folder / "damage.csv").write_text("\n".join(table))
+    assert decision_of(read_record(folder)).name == "lost_variance"
+    plan["settings"]["cut"] = "output"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    decision = decision_of(read_record(folder))
+    assert (decision.name, decision.level, decision.curves["layer0.conv1"][:2]) == (
+        "damage",
+        None,
+        [(0, 1.0), (1, 0.5)],
+    )
+    (folder / "damage.csv").unlink()
+    decision = decision_of(read_record(folder))
+    assert (decision.name, decision.level) == ("lost_variance", None)
+    (folder / "variance.csv").unlink()
+    assert decision_of(read_record(folder)) is None
+
+
+def test_the_tradeoff_shows_the_stages_that_were_scored(tmp_path: Path) -> None:
     """A stage without accuracy has no point; without any the figure is left out."""
-    path = score_against_macs(METRICS, tmp_path / "all.png")
+    folder, _ = write_run(tmp_path / "run")
+    path = draw_tradeoff(read_record(folder), tmp_path / "all.png")
     assert path is not None
     assert all(num_pixels(path, colour) > 50 for colour in STAGE_COLOURS.values())
-    path = score_against_macs(METRICS | {"pruned/acc1_percent": None}, tmp_path / "some.png")
+    folder, _ = write_run(folder, metrics=METRICS | {"pruned/acc1_percent": None})
+    path = draw_tradeoff(read_record(folder), tmp_path / "some.png")
     assert path is not None
     assert num_pixels(path, STAGE_COLOURS["pruned"]) == 0
     assert [row["stage"] for row in read_table(tmp_path / "some.csv")] == ["dense", "finetuned"]
-    assert score_against_macs({"dense/macs": 5, "dense/acc1_percent": math.nan}, tmp_path / "none.png") is None
+    folder, _ = write_run(folder, metrics={"dense/macs": 5, "dense/acc1_percent": None})
+    assert draw_tradeoff(read_record(folder), tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "column", "costs"),
+    [
+        ({"macs": 0.5}, {}, "macs", ["125485706", "62742853", "62742853"]),
+        ({"params": 0.5}, {}, "params", ["855770", "430000", "430000"]),
+        ({"params": 0.5}, {"prune/dense_cost": 800, "prune/pruned_cost": 400}, "params_outside_embeddings",
+         ["800", "400", "400"]),
+        ({"latency": 0.5}, {}, "latency", ["12.31", "8.1", "8.1"]),
+    ],
+)  # fmt: skip
+def test_the_axis_is_what_was_asked_for(
+    tmp_path: Path, target: dict[str, float], more: dict[str, float], column: str, costs: list[str]
+) -> None:
+    """A budget in parameters or time is drawn over parameters or time, with intervals by the test samples."""
+    folder, plan = write_run(tmp_path / "run", metrics=METRICS | more | {"test/samples": 100})
+    (folder / "plan.json").write_text(json.dumps(plan | {"settings": plan["settings"] | {"target": target}}))
+    draw_tradeoff(read_record(folder), tmp_path / "points.png")
+    rows = read_table(tmp_path / "points.csv")
+    assert [row[column] for row in rows] == costs
+    low, high = (float(rows[0][f"acc1_percent_{end}"]) for end in ("low", "high"))
+    assert low < METRICS["dense/acc1_percent"] < high
+
+
+def test_intervals_of_accuracies() -> None:
+    """Wilson's interval: 80 of 100 as in tables, inside [0, 100] at the ends, narrower with more samples."""
+    assert wilson(80.0, 100) == pytest.approx((71.11, 86.66), abs=0.01)
+    assert wilson(100.0, 20) == pytest.approx((83.89, 100.0), abs=0.01)
+    assert wilson(0.0, 20)[0] == 0
+    assert wilson(90.0, 10_000)[1] - wilson(90.0, 10_000)[0] < 1.3
 
 
 def test_mistakes_in_figures_are_named(tmp_path: Path) -> None:
     """An empty plan and a broken variance table are refused in one sentence."""
-    with pytest.raises(ValueError, match="The plan has no groups"):
-        kept_units({"groups": []}, tmp_path / "bars.png")
-    table = tmp_path / "variance.csv"
-    table.write_text("group,rank\na,1\n")
+    folder, plan = write_run(tmp_path)
+    (folder / "variance.csv").write_text("group,rank\na,1\n")
     with pytest.raises(ValueError, match="lacks the columns cumulative_variance"):
-        cumulative_variance(table, {}, tmp_path / "curves.png")
+        decision_of(read_record(folder))
+    (folder / "plan.json").write_text(json.dumps(plan | {"groups": []}))
+    with pytest.raises(ValueError, match="The plan has no groups"):
+        draw_widths(read_record(folder), tmp_path / "bars.png")
 
 
 def test_evenly_spaced_keeps_the_ends() -> None:
@@ -230,12 +309,12 @@ def test_report_says_what_the_files_say(tmp_path: Path) -> None:
     assert "| MACs | 125 M | 62.7 M (50 %) | 62.7 M (50 %) |" in text
     for group in plan["groups"]:
         share = f"{100 * group['kept_variance']:.1f} %"
-        assert f"| `{group['name']}` | 16 | {len(group['kept'])} | {share} |" in text
+        assert f"| `{group['name']}` | 16 | {len(group['kept'])} | {share}" in text
     assert r"| `fc` | model output \| logits |" in text
     assert "| plan | 1 min 12 s |" in text
     assert "| `ordering` | `zca` |" in text
-    shown = {line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
-    assert shown == {f"figures/{name}.png" for name in ("accuracy_against_macs", "kept_units", "cumulative_variance")}
+    shown = set(re.findall(r"^!\[.*\]\((.+)\)$", text, flags=re.MULTILINE))
+    assert shown == {f"figures/{name}.png" for name in ("accuracy_against_cost", "widths", "lost_variance")}
     assert all((folder / path).stat().st_size > 5000 for path in shown)
 
 
@@ -250,7 +329,7 @@ def test_the_only_latency_is_the_one_in_turns(tmp_path: Path) -> None:
     text = write_report(folder).read_text()
     assert "77.7" not in text
     assert "122" not in text.replace("122 M", "")
-    assert "66 % of the latency" in text
+    assert "66 % of the time" in text
     assert "65 passes each, batch 8, CPU threads: 2), the pruned network takes 66.0 % of the dense one's time" in text
     assert "| Accuracy (top-5, %) | 99.00 | - | - |" in text
 
@@ -258,8 +337,11 @@ def test_the_only_latency_is_the_one_in_turns(tmp_path: Path) -> None:
 def test_report_is_the_same_twice(tmp_path: Path) -> None:
     """Writing the report again changes nothing: it reads artefacts only."""
     folder, _ = write_run(tmp_path)
-    first = write_report(folder).read_bytes(), (folder / "figures" / "kept_units.png").read_bytes()
-    assert (write_report(folder).read_bytes(), (folder / "figures" / "kept_units.png").read_bytes()) == first
+    write_report(folder)
+    names = ("report.md", "report.html", "figures/widths.png", "figures/widths.svg", "figures/lost_variance.pdf")
+    first = [(folder / name).read_bytes() for name in names]
+    write_report(folder)
+    assert [(folder / name).read_bytes() for name in names] == first
 
 
 @pytest.mark.parametrize("missing", ["finetuned", "pruned accuracy", "metrics", "plan", "variance", "rows"])
@@ -280,7 +362,7 @@ def test_report_tolerates_missing_stages(tmp_path: Path, missing: str) -> None:
     assert ("84.40 (-4.24)" in text) == (missing not in ("pruned accuracy", "metrics"))
     assert ("its accuracy was not compared" in text) == (missing in ("pruned accuracy", "metrics"))
     assert ("## What was cut" in text) == (missing != "plan")
-    assert ("cumulative_variance.png" in text) == (missing not in ("plan", "variance", "rows"))
+    assert ("lost_variance.png" in text) == (missing not in ("plan", "variance", "rows"))
     # Without metrics.json the plan's own counts fill in.
     assert ("| MACs | 2.00 M | 1.00 M (50 %) |" in text) == (missing == "metrics")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from snp.report.tradeoff import score_against_macs
+from snp.report.record import Record
+from snp.report.tradeoff import draw_tradeoff
 from snp.run.loggers import build_loggers, close_loggers, log_results, resolve_mode
 
 
@@ -42,7 +43,7 @@ def test_offline_run_is_written_and_read_back(tmp_path: Path) -> None:
     """Settings, curves, final numbers and figures of an offline run are found by W&B's own reader."""
     folder = tmp_path / "run"
     metrics = {"dense/acc1_percent": 88.5, "dense/macs": 100, "pruned/acc1_percent": None, "finetuned/macs": 50}
-    figure = score_against_macs(metrics, tmp_path / "accuracy.png")
+    figure = draw_tradeoff(Record(tmp_path, metrics, {}, {}), tmp_path / "accuracy.png")
     assert figure is not None
     loggers = build(folder)
     loggers[0].log_metrics({"finetune/train_loss": 0.25}, step=3)

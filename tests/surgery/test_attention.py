@@ -19,7 +19,7 @@ from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import NETWORKS, Grouped, build, irregular
-from tests.audit import audit, control, outputs
+from tests.audit import audit, control, outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
 
@@ -191,6 +191,36 @@ def test_what_is_not_a_head_stays_frozen() -> None:
     assert {"query.weight", "key.weight"} <= analyse(Gated().eval(), tokens, ("qk",)).frozen.keys()
 
 
+class Biased(nn.Module):
+    """Names as in timm, and a table of positions that timm's module has not: [N, 5, 8]."""
+
+    def __init__(self, with_dropout: bool) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads, self.scale = nn.Linear(8, 24), nn.Linear(8, 8), 2, 0.5
+        self.table = nn.Parameter(torch.randn(2, 5, 5))
+        if with_dropout:
+            self.attn_drop = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (p.unflatten(-1, (2, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, -1))
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, self.table, scale=self.scale)
+        return x + self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("with_dropout", [True, False])
+@pytest.mark.parametrize("structures", [("vo", "ffn"), ("qk", "ffn"), ("qk", "vo", "ffn")])
+def test_modules_with_tables_of_their_own_are_not_taken_for_timm(
+    with_dropout: bool, structures: tuple[str, ...]
+) -> None:
+    """Another module in their place would forget the table: unequal sizes stay out, the rest goes."""
+    model = randomise(
+        nn.Sequential(nn.Linear(6, 8), Biased(with_dropout), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    )
+    result = snp.prune(model, [torch.randn(24, 5, 6)], target_units=0.5, structures=structures)
+    assert isinstance(result.model[1], Biased)
+    assert any(d.group.name == "2" and len(d.cut) for d in result.plan.groups)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_attention_of_torch_keeps_its_heads_and_says_why(bias: bool) -> None:
     """Its code divides three equal parts at a size of its own: heads stay, hidden units behind it go."""
@@ -210,3 +240,26 @@ def test_structures_not_asked_for_stay_whole() -> None:
     assert set(kinds(only)) == {"ffn", "qk"}
     with pytest.raises(ValueError, match=r"nothing .* can be cut"):
         snp.prune(build("shared keys")[0], [build("shared keys")[1]], structures=("ffn",))
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+@pytest.mark.parametrize("structures", [("vo",), ("qk",), ("ffn", "qk", "vo", "heads")])
+@pytest.mark.parametrize("name", ["vit", "shared keys"])
+def test_with_nothing_cut_every_bit_stays(name: str, structures: tuple[str, ...], calibration: str) -> None:
+    """Heads that lose nothing lie in the bases in which they came."""
+    model, batch = build(name, 24)
+    result = snp.prune(model, [batch], target_units=1.0, structures=structures, calibration=calibration)
+    dense, found = model.state_dict(), result.model.state_dict()
+    assert dense.keys() == found.keys()
+    assert all(torch.equal(dense[key], found[key]) for key in dense)
+
+
+def test_heads_of_a_layer_that_loses_nothing_stay_as_they_are() -> None:
+    """Beside a layer whose heads are cut."""
+    model, batch = build("vit", 24)
+    pattern = "blocks.1*"
+    options = {"structures": ("vo", "qk"), "target_units": 0.5, "calibration": "joint"}
+    small = snp.prune(model, [batch], ignore=(pattern,), **options).model.state_dict()
+    dense = model.state_dict()
+    assert all(torch.equal(dense[key], small[key]) for key in dense if key.startswith("blocks.1"))
+    assert dense["blocks.0.attn.qkv.weight"].shape != small["blocks.0.attn.qkv.weight"].shape

@@ -128,3 +128,30 @@ def test_recipes_that_cannot_be(arguments: dict[str, object], words: str) -> Non
     """An unknown architecture or class is named."""
     with pytest.raises(ValueError, match=words):
         build("huggingface", arguments)
+
+
+def as_it_comes(name: str) -> nn.Module:
+    """A network as transformers gives it: it keeps a cache of keys and values unless told not to."""
+    model = transformer(name)
+    model.config.use_cache = True
+    return model
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_cache_and_labels_change_nothing(name: str) -> None:
+    """Mappings with labels for a network that keeps a cache give what tokens give to one that keeps none."""
+    batches = token_batches()
+    mappings = [{"labels": tokens, "input_ids": tokens} for tokens in batches]
+    options = {"target_params": 0.9, "ordering": "variance", "cut": "uniform"}
+    wanted = snp.prune(transformer(name), batches, **options)
+    model = as_it_comes(name)
+    found = snp.prune(model, mappings, **options)
+    assert [g.kept.tolist() for g in found.plan.groups] == [g.kept.tolist() for g in wanted.plan.groups]
+    for key, value in wanted.model.state_dict().items():
+        assert torch.equal(value, found.model.state_dict()[key]), key
+    assert model.config.use_cache
+    assert found.model.config.use_cache
+    assert "past_key_values" in found.model(batches[0])
+    prompt, settings = batches[0][:2, :4], {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    grown = [found.model.generate(prompt, use_cache=cache, **settings) for cache in (True, False)]
+    assert torch.equal(*grown)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.orderings import descending, interleaved
 from snp.graph.units import UnitGroup
-from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.allocation import PooledScores
+from snp.plan.level import by_falling_score
+from snp.plan.problem import Problem, Selection
 from snp.plan.statistics import flat_weight
 from snp.settings import PruneSettings
 
@@ -38,18 +38,5 @@ def _standardised(values: Tensor) -> Tensor:
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling score; the level is the share of all the network's units that stays, at least one a group."""
-    found = [_standardised(scores(problem, group)) for group in problem.groups]
-    pooled = torch.cat(found).sort(descending=True).values
-    orders = [
-        interleaved(descending(values), group.num_partitions)
-        for values, group in zip(found, problem.groups, strict=True)
-    ]
-
-    def num_kept(group: int, level: float) -> int:
-        count = int(level * len(pooled) + 0.5)
-        threshold = pooled[count - 1] if count else torch.inf
-        return max(1, int((found[group] >= threshold).sum()))
-
-    level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
+    found = tuple(_standardised(scores(problem, group)) for group in problem.groups)
+    return by_falling_score(problem, settings, found, PooledScores(found))

@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from snp.core.cuts import Curve, uniform
 from snp.core.elimination import eliminate
 from snp.core.local_search import local_search
 from snp.core.orderings import interleaved
 from snp.graph.units import UnitGroup
-from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.allocation import equal_shares
+from snp.plan.level import selected
+from snp.plan.problem import Problem, Selection
 from snp.plan.statistics import group_statistics
 from snp.settings import PruneSettings
 
@@ -29,13 +29,12 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """The same share of every group, the set improved by swaps; partitioned groups keep the greedy set."""
     problem = replace(problem, sensitivity={})
 
-    def num_kept(group: int, level: float) -> int:
-        return uniform.num_kept(Curve(torch.ones(problem.groups[group].num_units)), level)
-
-    level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    orders = [_order(problem, group, count) for group, count in zip(problem.groups, kept, strict=True)]
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
+    return selected(
+        problem,
+        settings,
+        equal_shares(problem.costs.dense),
+        lambda number, count: _order(problem, problem.groups[number], count),
+    )
 
 
 def _order(problem: Problem, group: UnitGroup, num_kept: int) -> Tensor:

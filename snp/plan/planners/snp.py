@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from snp.core import cuts, orderings
+from snp.core import orderings
 from snp.core.correction import corrected
 from snp.core.cuts import Curve
 from snp.core.subspace import factorize
+from snp.plan.allocation import Curves
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.statistics import damage_of, group_statistics
@@ -37,25 +37,20 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
         if settings.cut_name == "output":
             damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.measure.sensitivity
+        problem.progress.step()
+    tried: list[dict[int, float]] = [{} for _ in orders]
     if damages and problem.trial is not None and settings.target.is_budget:
-        damages = _tried(problem, settings, orders, variances, damages)
-    kept, level, num_kept = _kept(problem, settings, variances, damages)
+        damages = _tried(problem, settings, orders, variances, damages, tried)
+    allocation = _allocation(problem, settings, variances, damages)
+    level = level_for(problem, settings, allocation)
+    kept = kept_at_level(problem, settings, allocation, level)
     measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
-    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, strict=True))
-    return Selection(tuple(choices), level, num_kept)
+    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, tried, strict=True))
+    return Selection(tuple(choices), level, allocation)
 
 
-def _kept(
-    problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]
-) -> tuple[list[int], float, Callable[[int, float], int]]:
-    """Kept units per group, the level that meets the target, and what any level keeps of a group."""
-    cut, curves = cuts.load(settings.cut_name), _curves(problem, settings, variances, damages)
-
-    def num_kept(group: int, level: float) -> int:
-        return cut(curves[group], level)
-
-    level = level_for(problem, settings, num_kept)
-    return kept_at_level(problem, settings, num_kept, level), level, num_kept
+def _allocation(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> Curves:
+    return Curves(settings.cut_name, tuple(_curves(problem, settings, variances, damages)))
 
 
 def _tried(
@@ -64,17 +59,24 @@ def _tried(
     orders: list[Tensor],
     variances: list[Tensor],
     damages: list[Tensor],
+    tried: list[dict[int, float]],
 ) -> list[Tensor]:
-    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
+    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut.
+
+    What trials find, in nats per sample, is noted in ``tried``.
+    """
     assert problem.trial is not None
-    measured: list[dict[int, float]] = [{} for _ in orders]
     found = damages
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        kept, _, _ = _kept(problem, replace(settings, cut=cut_name), variances, found)
-        for number, count in enumerate(kept):
-            if count < len(orders[number]) and count not in measured[number]:
-                measured[number][count] = problem.trial(number, orders[number][:count])
-        found = [corrected(*pair) for pair in zip(damages, measured, strict=True)]
+        allocation = _allocation(problem, replace(settings, cut=cut_name), variances, found)
+        level = level_for(problem, settings, allocation)
+        kept = kept_at_level(problem, settings, allocation, level)
+        with problem.progress.stage("try cuts", len(kept)):
+            for number, count in enumerate(kept):
+                if count < len(orders[number]) and count not in tried[number]:
+                    tried[number][count] = problem.trial(number, orders[number][:count])
+                problem.progress.step()
+        found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
     return found
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.orderings import descending, interleaved
 from snp.graph.units import UnitGroup
-from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.allocation import PooledScores
+from snp.plan.level import by_falling_score
+from snp.plan.problem import Problem, Selection
 from snp.settings import PruneSettings
 
 __all__ = ["choose", "unit_variance"]
@@ -31,18 +31,5 @@ def unit_variance(problem: Problem, group: UnitGroup) -> Tensor:
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling variance; the level is the share of all the network's units that stays, at least one a group."""
-    variances = [unit_variance(problem, group) for group in problem.groups]
-    pooled = torch.cat(variances).sort(descending=True).values
-    orders = [
-        interleaved(descending(variance), group.num_partitions)
-        for variance, group in zip(variances, problem.groups, strict=True)
-    ]
-
-    def num_kept(group: int, level: float) -> int:
-        count = int(level * len(pooled) + 0.5)
-        threshold = pooled[count - 1] if count else torch.inf
-        return max(1, int((variances[group] >= threshold).sum()))
-
-    level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
+    found = tuple(unit_variance(problem, group) for group in problem.groups)
+    return by_falling_score(problem, settings, found, PooledScores(found))

@@ -10,11 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.cuts import Curve, uniform
-from snp.core.orderings import descending, interleaved
 from snp.graph.units import UnitGroup
-from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.allocation import equal_shares
+from snp.plan.level import by_falling_score
+from snp.plan.problem import Problem, Selection
 from snp.plan.statistics import flat_weight
 from snp.settings import PruneSettings
 
@@ -34,11 +33,5 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling score, the same share in every group."""
-    orders = [interleaved(descending(scores(problem, group)), group.num_partitions) for group in problem.groups]
-
-    def num_kept(group: int, level: float) -> int:
-        return uniform.num_kept(Curve(torch.ones(len(orders[group]))), level)
-
-    level = level_for(problem, settings, num_kept)
-    kept = kept_at_level(problem, settings, num_kept, level)
-    return Selection(tuple(Choice(order, count) for order, count in zip(orders, kept, strict=True)), level, num_kept)
+    found = [scores(problem, group) for group in problem.groups]
+    return by_falling_score(problem, settings, found, equal_shares(problem.costs.dense))

@@ -1,0 +1,51 @@
+"""Which nodes of an exported graph are layers: what do they read, by which weight, and what do they add?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from snp.fit.two_networks import TwoNetworks
+
+__all__ = ["Read", "read_of"]
+
+_LAYERS = ("linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
+_PRODUCTS = ("matmul", "mm", "einsum", "addmm")
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One layer.
+
+    Attributes:
+        source: the activations that are read.
+        weight: name of the weight.
+        bias: node of what is added; None where nothing is.
+    """
+
+    source: fx.Node
+    weight: str
+    bias: fx.Node | None = None
+
+
+def read_of(networks: TwoNetworks, node: fx.Node) -> Read | None:
+    """The layer that a node computes; None where it is something else."""
+    name = str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
+    args = list(node.args)
+    if name in _LAYERS and len(args) > 1:
+        return _read(networks, args[0], args[1], args[2] if len(args) > 2 else None)
+    if name == "addmm":
+        return _read(networks, args[1], args[2], args[0])
+    if name in _PRODUCTS:
+        factors: Any = args[1] if name == "einsum" else args
+        if len(factors) == 2:
+            return _read(networks, factors[0], factors[1]) or _read(networks, factors[1], factors[0])
+    return None
+
+
+def _read(networks: TwoNetworks, source: Any, weight: Any, bias: Any = None) -> Read | None:
+    name = networks.name_of(weight)
+    is_read = name is not None and isinstance(source, fx.Node) and networks.name_of(source) is None
+    return Read(source, str(name), bias if isinstance(bias, fx.Node) else None) if is_read else None

@@ -1,0 +1,192 @@
+"""Which values of a batch are the model's inputs, and which belong to all samples?  Learnt from the first batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from snp.graph.batches import Batch
+
+__all__ = ["BatchForm", "kind_of", "parsed"]
+
+_HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
+
+
+@dataclass(frozen=True)
+class BatchForm:
+    """How batches become inputs.
+
+    Attributes:
+        num_inputs: of a tuple or list so many first entries are inputs; 1 where the rest are labels.
+        shared: places of tensors that belong to all samples (:attr:`snp.graph.batches.Batch.shared`).
+        places: of all tensors.
+        keys: names of keyword arguments in their order.
+    """
+
+    num_inputs: int
+    shared: frozenset[str]
+    places: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @staticmethod
+    def learnt(model: nn.Module, raw: Any) -> BatchForm:
+        """The form of a first batch.
+
+        Args:
+            model: in evaluation mode; where it takes several tensors, it is run to see which belong to all samples.
+            raw: what the iterable of batches yields.
+
+        Raises:
+            ValueError: it cannot be told what the inputs are, or the model does not take them.
+        """
+        num_inputs = _num_inputs(model, raw)
+        batch = _inputs(raw, num_inputs)
+        _refuse_empty(batch, 1)
+        _refuse_not_finite(model, batch)
+        shared = _shared(model, batch)
+        return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
+
+    def batch(self, raw: Any, number: int) -> Batch:
+        """A batch of this form; ``number`` counts from 1.
+
+        Raises:
+            ValueError: it is empty, or holds other inputs than the first one.
+        """
+        batch = replace(_inputs(raw, self.num_inputs), shared=self.shared)
+        _refuse_empty(batch, number)
+        places = _tensor_places(batch)
+        if sorted(places) != sorted(self.places):
+            raise ValueError(
+                f"batch {number} holds tensors at {', '.join(places) or 'no place'}, the first one at "
+                f"{', '.join(self.places)}: give every batch the same inputs"
+            )
+        return replace(batch, kwargs={key: batch.kwargs[key] for key in self.keys if key in batch.kwargs})
+
+
+def parsed(model: nn.Module, raws: Iterable[Any]) -> Iterator[Batch]:
+    """The batches of an iterable, parsed one by one as they are asked for.
+
+    Raises:
+        ValueError: there is none, or one of them does not fit.
+    """
+    if isinstance(raws, (Tensor, Mapping)):
+        raise ValueError(f"batches is one {type(raws).__name__}: give an iterable of batches, such as [batch]")
+    iterator = iter(raws)
+    try:
+        first = next(iterator)
+    except StopIteration:
+        raise ValueError("batches is empty: give at least one batch of inputs") from None
+    form = BatchForm.learnt(model, first)
+    return (form.batch(raw, number) for number, raw in enumerate(chain([first], iterator), start=1))
+
+
+def kind_of(batch: Batch) -> tuple[object, ...]:
+    """Batches that are equal here can be joined: same shapes but for the number of samples, same shared values."""
+    found: list[object] = []
+    for place, value in sorted(batch.places, key=lambda pair: pair[0]):
+        if not isinstance(value, Tensor):
+            found.append((place, repr(value)))
+        elif place in batch.shared or value.ndim == 0:
+            found.append((place, tuple(value.shape), tuple(value.flatten().tolist())))
+        else:
+            found.append((place, tuple(value.shape[1:])))
+    return tuple(found)
+
+
+def _inputs(raw: Any, num_inputs: int) -> Batch:
+    if num_inputs > 1 and isinstance(raw, (tuple, list)):
+        return Batch(tuple(raw[:num_inputs]))
+    return Batch.of(raw)
+
+
+def _tensor_places(batch: Batch) -> tuple[str, ...]:
+    return tuple(place for place, value in batch.places if isinstance(value, Tensor))
+
+
+def _refuse_empty(batch: Batch, number: int) -> None:
+    if batch.size == 0:
+        raise ValueError(f"batch {number} holds no sample: leave empty batches out")
+
+
+def _num_inputs(model: nn.Module, raw: Any) -> int:
+    """How many entries of a tuple are inputs: as many as the model must have; labels come behind them."""
+    if not isinstance(raw, (tuple, list)) or not all(isinstance(entry, Tensor) for entry in raw):
+        return 1
+    wanted = [p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD,)]
+    required = [parameter for parameter in wanted if parameter.default is parameter.empty]
+    if len(required) > len(raw):
+        names = ", ".join(parameter.name for parameter in required)
+        raise ValueError(f"the model takes {names}, a batch holds {len(raw)} tensors: {_HOW}")
+    has_second = len(raw) > 1 and len(required) < 2 <= len(wanted)
+    if has_second and raw[1].is_floating_point() and raw[1].shape == raw[0].shape:
+        raise ValueError(
+            f"a batch holds two tensors of shape {tuple(raw[0].shape)}: is the second one the model's "
+            f"{wanted[1].name}, or what it should put out? Yield ((first, second), labels) or a mapping for the one, "
+            "(inputs,) for the other"
+        )
+    return max(1, len(required))
+
+
+def _refuse_not_finite(model: nn.Module, batch: Batch) -> None:
+    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not."""
+    held = [*model.named_parameters(), *((f"the first batch at {place}", value) for place, value in batch.places)]
+    wrong = [name for name, value in held if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
+    if wrong and not all(bool(torch.isfinite(leaf).all()) for leaf in _outputs(model, batch)):
+        raise ValueError(f"{wrong[0]} holds NaN or infinite values, and so do the model's outputs: mend it first")
+
+
+def _shared(model: nn.Module, batch: Batch) -> frozenset[str]:
+    """Places of tensors that belong to all samples: some samples alone then give the outputs that they gave before."""
+    tensors = {place: value for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0}
+    whole = _outputs(model, batch)  # also says what is wrong before any work is done
+    if len(tensors) < 2:
+        return frozenset()
+    sizes = {len(leaf) for leaf in whole if leaf.ndim > 0}
+    likely = frozenset(place for place, value in tensors.items() if len(value) not in sizes)
+    others = (frozenset(some) for count in range(len(tensors)) for some in combinations(tensors, count))
+    for shared in [likely, *others]:
+        if len(shared) < len(tensors) and _is_told(model, replace(batch, shared=shared), whole):
+            return shared
+    return likely if len(likely) < len(tensors) else frozenset()
+
+
+def _is_told(model: nn.Module, batch: Batch, whole: Sequence[Tensor]) -> bool:
+    """Do the first samples alone give the first rows of all outputs?"""
+    sizes = {len(value) for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0
+             and place not in batch.shared}  # fmt: skip
+    if len(sizes) != 1 or batch.size < 2:
+        return len(sizes) == 1
+    count = (batch.size + 1) // 2
+    try:
+        part = _outputs(model, batch.first(count))
+    except ValueError:
+        return False
+    if len(part) != len(whole):
+        return False
+    pairs = [(mine, all_[: len(mine)]) for mine, all_ in zip(part, whole, strict=True) if mine.ndim > 0]
+    return all(
+        len(mine) == count and mine.shape == of_all.shape and torch.allclose(mine, of_all, rtol=1e-3, atol=1e-4)
+        for mine, of_all in pairs
+    )
+
+
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    try:
+        with torch.no_grad():
+            found = batch.beside(model).call(model)
+    except Exception as error:  # whatever the model's own code says to inputs that it does not take
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        shapes = {place: f"{tuple(v.shape)} {v.dtype}" for place, v in batch.places if isinstance(v, Tensor)}
+        told = ", ".join(f"{place} {shape}" for place, shape in shapes.items())
+        raise ValueError(
+            f"the model does not take the first batch ({told}): {type(error).__name__}: {first}. Batches must {_HOW}"
+        ) from error
+    leaves = pytree.tree_leaves(found)
+    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

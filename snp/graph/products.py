@@ -1,0 +1,109 @@
+"""What do matrix products do to units?  With a parameter they are linear layers; of two activations, attention.
+
+All other products freeze what enters them and are counted as a cost that no cut changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from snp.graph.attention import attend, attention_macs, multiply
+from snp.graph.layers import linear
+from snp.graph.operators import rule, unknown
+from snp.graph.traced import HEAD_DIMENSION, Parameter
+from snp.graph.tracer import Tracer
+
+__all__: list[str] = []
+
+
+@rule("scaled_dot_product_attention")
+def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    query, key, value, mask = [*(tracer.shadow(arg) if isinstance(arg, Parameter) else arg for arg in args), None][:4]
+    if tracer.structures or tracer.whole_heads:
+        labels = attend(tracer, node, query, key, value, mask, bool(node.kwargs.get("enable_gqa", False)))
+        if labels is not None:
+            return labels
+    tracer.freeze_inputs(args, HEAD_DIMENSION)
+    tracer.fixed_macs += attention_macs(args)
+    return tracer.constant_like(node, HEAD_DIMENSION)
+
+
+@rule("matmul", "mm", "bmm")
+def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    left, right = args
+    if isinstance(left, Tensor) and isinstance(right, Parameter) and right.ndim == 2:
+        return linear(tracer, node, left, right, input_dim=0, channel_dim=-1)
+    if isinstance(left, Parameter) and isinstance(right, Tensor) and left.ndim == 2 and right.ndim > 1:
+        return linear(tracer, node, right, left, channel_dim=-2)
+    if tracer.structures or tracer.whole_heads:
+        labels = multiply(tracer, node, left, right)
+        if labels is not None:
+            return labels
+    return unknown(tracer, node, args, f"the product {node.target}")
+
+
+@rule("addmm")
+def _affine(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A summand, then the two factors, as in the Conv1D layers of GPT-2."""
+    bias, left, weight = args[:3]
+    scales = [node.kwargs.get(name, 1) for name in ("beta", "alpha")]
+    fits = isinstance(left, Tensor) and isinstance(weight, Parameter) and scales == [1, 1]
+    if fits and isinstance(bias, Parameter) and bias.ndim == 1:
+        return linear(tracer, node, left, weight, bias, input_dim=0, channel_dim=-1)
+    return unknown(tracer, node, args, f"the product {node.target}")
+
+
+@rule("baddbmm", "addbmm", "mv", "addmv", "dot", "inner", "outer", "tensordot", "bilinear")
+def _other_product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    return unknown(tracer, node, args, f"the product {node.target}")
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """A product over named indices of activations and a matrix of parameters: one index is summed, one comes new."""
+
+    activations: str
+    weight: str
+    result: str
+
+    @property
+    def summed(self) -> str:
+        """Letters that activations and weight have in common, and the result has not."""
+        return "".join(letter for letter in self.weight if letter in self.activations and letter not in self.result)
+
+    @property
+    def new(self) -> str:
+        """Letters that weight and result have in common, and the activations have not."""
+        return "".join(letter for letter in self.weight if letter in self.result and letter not in self.activations)
+
+    @property
+    def is_linear(self) -> bool:
+        """Is it a linear layer, all other indices in their order?"""
+        if len(self.weight) != 2 or len(self.summed) != 1 or len(self.new) != 1:
+            return False
+        distinct = all(len(set(part)) == len(part) for part in (self.activations, self.weight, self.result))
+        return distinct and self.activations.replace(self.summed, "") == self.result.replace(self.new, "")
+
+
+@rule("einsum")
+def _einsum(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    equation, operands = str(args[0]).replace(" ", ""), args[1]
+    inputs, arrow, result = equation.partition("->")
+    names = inputs.split(",")
+    if len(operands) == 2 and arrow and "." not in equation:
+        for number, (weight, shadow) in enumerate([(operands[1], operands[0]), (operands[0], operands[1])]):
+            indices = _Indices(names[number], names[1 - number], result)
+            if isinstance(weight, Parameter) and isinstance(shadow, Tensor) and indices.is_linear:
+                return linear(
+                    tracer,
+                    node,
+                    shadow,
+                    weight,
+                    input_dim=indices.weight.index(indices.summed),
+                    channel_dim=indices.activations.index(indices.summed),
+                    output_channel_dim=result.index(indices.new),
+                )
+    return unknown(tracer, node, [operands], f"the product {node.target}")

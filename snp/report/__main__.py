@@ -1,0 +1,35 @@
+"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one run and no file, its own page anew."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from snp.report.compare import write_comparison
+from snp.report.page import write_report
+from snp.report.record import read_record
+
+__all__ = ["main"]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Write the page that the words of the command line ask for."""
+    parser = argparse.ArgumentParser(prog="snp compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of runs (a sweep)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; compare.html when there are several runs")
+    parser.add_argument("--title", default="", help="of the page")
+    options = parser.parse_args(words)
+    try:
+        alone = len(options.runs) == 1 and options.out is None and (options.runs[0] / "metrics.json").is_file()
+        if alone:
+            read_record(options.runs[0])
+            written = write_report(options.runs[0]).with_suffix(".html")
+        else:
+            written = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

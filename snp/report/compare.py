@@ -1,0 +1,98 @@
+"""How do several runs compare, on one page?  Fronts, spread over seeds, kept units, curves, tables, two plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from snp.report import plots
+from snp.report.differences import TITLES, plan_table, runs_table, settings_table, spread_table
+from snp.report.document import Block, Figure, Page, Section, Text
+from snp.report.html import to_html
+from snp.report.page import write_page
+from snp.report.runs import Runs, read_runs
+from snp.report.stages import LOWER_IS_BETTER
+
+__all__ = ["write_comparison"]
+
+
+def write_comparison(folders: Iterable[str | Path], out: str | Path, title: str = "") -> Path:
+    """Write one self-contained page that sets runs side by side.
+
+    Args:
+        folders: Of runs, or folders of run folders as sweeps leave them.
+        out: The HTML file; its folder is made.
+        title: Of the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: A folder holds no run.
+        ValueError: A file cannot be read, or the runs cannot be compared.
+    """
+    runs, path = read_runs(folders), Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_page(path, to_html(_page(runs, title), script=get_plotlyjs()))
+
+
+def _page(runs: Runs, title: str) -> Page:
+    first, second = runs.records[0], runs.records[min(1, len(runs.records) - 1)]
+    names = [runs.names[record.folder] for record in (first, second)]
+    overlap = plan_table(first, second) if first is not second else None
+    sections = (
+        _section("", _lead(runs)),
+        _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
+        _section("Rules side by side", spread_table(runs, "pruned"), spread_table(runs, "finetuned")),
+        _section(
+            "All runs",
+            Text(
+                f"Scores are {TITLES[runs.score]}; costs are shares of the dense network's. A click on a title sorts."
+            ),
+            runs_table(runs),
+            settings_table(runs),
+        ),
+        _section("Units kept", _figure("Share of the units that stay, by run and group", plots.heat_map(runs))),
+        _section(
+            "Curves by group",
+            _figure("Variance lost with the first units kept", plots.curves(runs, "variance")),
+            _figure("Predicted error at the output, where the cut looked at it", plots.curves(runs, "damage")),
+        ),
+        _section(
+            "Two plans",
+            Text(
+                f"Units that `{names[0]}` (first) and `{names[1]}` (second) keep; of two other runs, where they are "
+                "named first."
+            )
+            if overlap
+            else None,
+            overlap,
+        ),
+    )
+    return Page(title or f"{len(runs.records)} runs compared", sections)
+
+
+def _lead(runs: Runs) -> Text:
+    models = sorted({f"{record.model} on {record.data}" if record.data else record.model for record in runs.records})
+    seeds = sorted({str(record.settings.get("seed")) for record in runs.records})
+    return Text(
+        f"{len(runs.records)} runs of {', '.join(models)}; {len(runs.lines)} rules, seeds {', '.join(seeds)}. Means "
+        "stand with the smallest and the largest of their runs. Time is a pass of the pruned network over one of the "
+        "dense network, measured in turns in the same run."
+    )
+
+
+def _front_title(runs: Runs) -> str:
+    better = "Down" if runs.score in LOWER_IS_BETTER else "Up"
+    bars = "; bars span the seeds" if max(len(cell.records) for cell in runs.cells) > 1 else ""
+    return f"{better} and to the left is better{bars}"
+
+
+def _figure(title: str, html: str | None) -> Figure | None:
+    return Figure(title, html=html) if html else None
+
+
+def _section(title: str, *blocks: Block | None) -> Section:
+    return Section(title, tuple(block for block in blocks if block is not None))

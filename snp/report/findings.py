@@ -1,0 +1,123 @@
+"""What must a reader know before all else?  Losses, times that were not gained, and numbers that mean little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from snp.report.intervals import wilson
+from snp.report.record import Record
+from snp.report.stages import LOWER_IS_BETTER, better_stage, format_share, number, score_of
+
+__all__ = ["findings"]
+
+# Accuracy points and times the perplexity that nobody overlooks.
+LOST_POINTS, LOST_FACTOR = 1.0, 1.05
+GAINED_SHARE = 0.95  # of the dense time: what is above has not gained any
+NOISY_SPREAD = 0.2  # between the quartiles of the share, as a part of it
+WHOLE_SHARE = 0.3  # of the multiply-accumulates in layers that nothing was cut of
+FEW_SAMPLES = 128
+WEAK_SELF_CHECK = 1e-4
+_PLAIN_REASONS = ("an output of the network",)
+
+
+def findings(record: Record) -> tuple[str, ...]:
+    """Sentences, the gravest first; each says what to try."""
+    return tuple(sentence for look in _LOOKS for sentence in look(record))
+
+
+def _lost(record: Record) -> Iterator[str]:
+    metrics, score = record.metrics, score_of(record.metrics)
+    best = better_stage(metrics)
+    before, after = number(metrics, f"dense/{score}"), number(metrics, f"{best}/{score}")
+    if before is None or after is None:
+        return
+    advice = "Ask for less (a larger target), show more calibration samples, or fine-tune for longer."
+    if score in LOWER_IS_BETTER:
+        if after > LOST_FACTOR * before:
+            yield f"Perplexity rose from {before:.2f} to {after:.2f} ({after / before:.2f} times). {advice}"
+    elif before - after > LOST_POINTS:
+        yield f"Accuracy fell by {before - after:.1f} points, from {before:.2f} to {after:.2f} %. {advice}"
+
+
+def _worse_by_tuning(record: Record) -> Iterator[str]:
+    metrics, score = record.metrics, score_of(record.metrics)
+    pruned, tuned = number(metrics, f"pruned/{score}"), number(metrics, f"finetuned/{score}")
+    if pruned is not None and tuned is not None and better_stage(metrics) == "pruned":
+        yield (
+            f"Fine-tuning made it worse: {pruned:.2f} became {tuned:.2f}. The pruned network is the one reported and "
+            "exported. Try a smaller `finetune.learning_rate`, or leave it out with `finetune.epochs=0`."
+        )
+
+
+def _no_time(record: Record) -> Iterator[str]:
+    share, low, high = (number(record.metrics, f"latency/measured_share{part}") for part in ("", "_low", "_high"))
+    if share is None or low is None or high is None:
+        return
+    if high - low > NOISY_SPREAD * share:
+        yield (
+            f"The clock was noisy: half of the passes took between {format_share(low, 0)} and {format_share(high, 0)} "
+            "of the dense network's. Times of this run mean little; measure again on an idle machine."
+        )
+    elif share > GAINED_SHARE:
+        yield (
+            f"No time was gained: a pass takes {format_share(share, 0)} of the dense one's. Small layers do not get "
+            "faster with fewer units; ask for time itself (`prune.target_latency`) or for wider steps "
+            "(`prune.round_to=16`)."
+        )
+
+
+def _missed(record: Record) -> Iterator[str]:
+    reached, target = number(record.metrics, "prune/reached"), record.target
+    if reached is not None and target is not None and reached > target[1] * 1.001:
+        yield f"The target was missed: {format_share(reached)} are left where {format_share(target[1])} were asked for."
+
+
+def _left_whole(record: Record) -> Iterator[str]:
+    total = sum(layer.dense_macs for layer in record.layers.values())
+    whole = [layer.dense_macs for layer in record.layers.values() if layer.is_whole]
+    frozen = [item for item in record.plan.get("frozen") or [] if item["reason"] not in _PLAIN_REASONS]
+    if frozen and total and sum(whole) > WHOLE_SHARE * total:
+        yield (
+            f"{format_share(sum(whole) / total, 0)} of the dense network's multiply-accumulates are in {len(whole)} "
+            "layers that lost nothing; the reasons stand below under “What could not be cut”."
+        )
+
+
+def _few_samples(record: Record) -> Iterator[str]:
+    samples, fitted = (number(record.metrics, name) for name in ("calibration/samples", "prune/fitted_samples"))
+    if samples is not None and samples < FEW_SAMPLES:
+        yield (
+            f"Only {samples:.0f} calibration samples: what was cut and fitted on them may not hold for others. "
+            "Raise `calibration.samples`."
+        )
+    # Each process fits on its own share.
+    elif samples and fitted and record.facts.get("processes", 1) == 1 and fitted < samples:
+        yield (
+            f"The fit saw {fitted:.0f} of the {samples:.0f} calibration samples, as many as `prune.memory_gib` holds. "
+            "Raise it where there is memory."
+        )
+
+
+def _few_tests(record: Record) -> Iterator[str]:
+    metrics, tested = record.metrics, number(record.metrics, "test/samples")
+    best, dense = better_stage(metrics), number(metrics, "dense/acc1_percent")
+    after = number(metrics, f"{best}/acc1_percent")
+    if not tested or after is None or dense is None:
+        return
+    low, high = wilson(after, int(tested))
+    if (high - low) / 2 > max(LOST_POINTS, abs(dense - after)):
+        yield (
+            f"Only {tested:.0f} test samples: the accuracy is known to ±{(high - low) / 2:.1f} points, which is more "
+            f"than the difference of {after - dense:+.1f} points. Rank nothing by it."
+        )
+
+
+def _inexact(record: Record) -> Iterator[str]:
+    check = number(record.metrics, "prune/self_check")
+    if check is not None and check > WEAK_SELF_CHECK:
+        yield f"The self-check found a difference of {check:.1e} between the small network and the masked dense one."
+
+
+_LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
+    _lost, _worse_by_tuning, _missed, _no_time, _left_whole, _few_samples, _few_tests, _inexact,
+)  # fmt: skip

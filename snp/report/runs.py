@@ -1,0 +1,182 @@
+"""Which runs stand side by side, what sets them apart, and which of them differ in nothing but the seed?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snp.report.intervals import mean_and_spread
+from snp.report.record import Record, read_record
+from snp.report.stages import number, read_stages, score_of
+
+__all__ = ["COSTS", "Cell", "Runs", "Spread", "read_runs"]
+
+# Name of a share of the dense network's cost, and its title.
+COSTS = {"macs": "MACs", "params": "parameters", "latency": "time of a pass, in turns"}
+SMALL = ("pruned", "finetuned")
+# Named by the line's own words, by the point on it, or not chosen by anyone.
+_NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "level", "samples", "dry_run"}
+_PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, smallest and largest of the same number in several runs."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        """As tables show it."""
+        if self.count == 1:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f}, n={self.count})"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in their seed only.
+
+    Attributes:
+        line: what sets them apart from other lines: the rule, and settings that differ.
+        target: what they were to meet, as "macs 0.5".
+        records: one per seed.
+    """
+
+    line: str
+    target: str
+    records: tuple[Record, ...]
+
+    def score(self, stage: str) -> Spread | None:
+        """Accuracy or perplexity of a stage over the seeds; None where no run has it."""
+        return self._spread(f"{stage}/{score_of(self.records[0].metrics)}")
+
+    def share(self, cost: str) -> Spread | None:
+        """Share of the dense network's cost that is left, in percent; of time by the measurement in turns."""
+        if cost == "latency":
+            return self._spread("latency/measured_share", 100)
+        shares = [
+            100 * small / dense
+            for record in self.records
+            if (small := number(record.metrics, f"pruned/{cost}")) is not None
+            and (dense := number(record.metrics, f"dense/{cost}"))
+        ]
+        return Spread(*mean_and_spread(shares), len(shares)) if shares else None
+
+    def _spread(self, name: str, factor: float = 1) -> Spread | None:
+        found = [factor * value for record in self.records if (value := number(record.metrics, name)) is not None]
+        return Spread(*mean_and_spread(found), len(found)) if found else None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs in the order in which they were named."""
+
+    records: tuple[Record, ...]
+
+    @cached_property
+    def names(self) -> dict[Path, str]:
+        """Folder -> the shortest ends of the paths that tell all folders apart."""
+        for depth in range(1, 12):
+            found = {record.folder: "/".join(record.folder.parts[-depth:]) for record in self.records}
+            if len(set(found.values())) == len(found):
+                return found
+        return {record.folder: str(record.folder) for record in self.records}
+
+    @cached_property
+    def varying(self) -> dict[str, list[str]]:
+        """Setting -> its value in every run, for settings in which runs differ; "-" where a run has none."""
+        known = [_settings(record) for record in self.records]
+        names = list(dict.fromkeys(name for settings in known for name in settings))
+        values = {name: [_text(settings.get(name)) for settings in known] for name in names}
+        return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Runs by line and target, in the order of the first run of each."""
+        found: dict[tuple[str, str], list[Record]] = {}
+        for place, record in enumerate(self.records):
+            target = "no target" if record.target is None else "{} {:g}".format(*record.target)
+            found.setdefault((self._line(place), target), []).append(record)
+        return [Cell(line, target, tuple(records)) for (line, target), records in found.items()]
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines, in order."""
+        return list(dict.fromkeys(cell.line for cell in self.cells))
+
+    @property
+    def score(self) -> str:
+        """What the runs are judged by."""
+        return score_of(self.records[0].metrics)
+
+    def line_of(self, record: Record) -> str:
+        """The line that a run belongs to."""
+        return next(cell.line for cell in self.cells if record in cell.records)
+
+    def _line(self, place: int) -> str:
+        """The rule, and settings whose value is not the one of most runs."""
+        told = {name: values for name, values in self.varying.items() if name not in _NOT_NAMED}
+        usual = {name: Counter(values).most_common(1)[0][0] for name, values in told.items()}
+        own = [f"{name}={values[place]}" for name, values in told.items() if values[place] != usual[name]]
+        return ", ".join([self.records[place].rule or self.records[place].model, *own])
+
+
+def read_runs(paths: Iterable[str | Path]) -> Runs:
+    """The runs of some folders: run folders, or folders of them as sweeps leave them.
+
+    Raises:
+        FileNotFoundError: a folder holds no run.
+        ValueError: no folder was named, a file cannot be read, or runs are judged by different scores.
+    """
+    folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(Path(path))))
+    if not folders:
+        raise ValueError("name the folders of the runs to compare")
+    records = tuple(read_record(folder) for folder in folders)
+    scores = {score_of(record.metrics) for record in records if read_stages(record.metrics)}
+    if len(scores) > 1:
+        raise ValueError("runs judged by accuracy and runs judged by perplexity do not stand on one page")
+    return Runs(records)
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if (path / "metrics.json").is_file() or (path / "plan.json").is_file():
+        return [path]
+    found = sorted(
+        {file.parent for file in path.glob("*/metrics.json")} | {f.parent for f in path.glob("*/*/metrics.json")}
+    )
+    if not found:
+        raise FileNotFoundError(f"{path} is no run folder, and holds none: there is no metrics.json in it")
+    return sorted(
+        found, key=lambda folder: [(len(part), part) if part.isdigit() else (0, part) for part in folder.parts]
+    )
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Settings of the prune, and those of the stages around it, by dotted name; also model and data."""
+    config: Mapping[str, Any] = record.facts.get("config") or {}
+    found = dict(record.settings) | {"model": record.model, "data": record.data}
+    for part in _PARTS_OF_CONFIG:
+        options = config.get(part)
+        if isinstance(options, Mapping):
+            found |= {f"{part}.{name}": value for name, value in options.items() if not name.startswith("_")}
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key} {entry:g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
+        )
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)

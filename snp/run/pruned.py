@@ -1,0 +1,127 @@
+"""How does a calibrated network become a small one, the same on every process?
+
+What looks at samples one by one (sensitivity, trial cuts, the fit in sequence) is the first process's work, on all
+calibration samples: so plan and weights do not depend on how many processes there are. The others wait without a
+collective, which would run into its time limit, and get both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from snp.core.gram import Moments
+from snp.fit.realise import Realised, realise
+from snp.graph.batches import Batch
+from snp.models import Prepared
+from snp.plan.latency_table import LatencyTable
+from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
+from snp.preparation import prepare, settle
+from snp.pruning import decide, sensitivity_of
+from snp.run.decided import write_decision
+from snp.run.processes import copy_from_first, on_first, text_from_first
+from snp.run.stages import Run
+from snp.surgery.subject import Subject
+from snp.surgery.surgery import cut
+from snp.weights import write_weights
+
+__all__ = ["small_network"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pruned:
+    """What the first process made."""
+
+    plan: PruningPlan
+    result: Realised
+
+
+def small_network(
+    job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
+) -> nn.Module:
+    """Plan, fit and surgery with the self-check at their end, and the score of the small network.
+
+    Args:
+        job: the run.
+        prepared: how the dense network was made.
+        subject: the dense network.
+        moments: of all calibration samples.
+        table: layer times, for a latency budget.
+
+    Returns:
+        The small network on the CPU, equal on all processes.
+    """
+    found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
+    plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
+    job.lightning.forget_moments()
+    small = (found.result.model if found else cut(subject.model, plan)).to("cpu")
+    copy_from_first(small)
+    rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors")
+    job.lightning.score("pruned", small)
+    return small
+
+
+def _pruned(
+    job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
+) -> _Pruned:
+    inputs = _inputs_again(job, subject)
+    sensitivity = _sensitivity(job, subject, inputs)
+    measured = subject, moments, sensitivity, job.prune
+    subject, problem = prepare(*measured, inputs, table)
+    plan = _decide(job, subject, problem, prepared)
+    started = time.perf_counter()
+    subject, problem = settle(*measured, plan, (subject, problem))
+    result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
+    job.folder.record(
+        {
+            "time/prune_s": time.perf_counter() - started,
+            "prune/self_check": result.check,
+            "prune/fitted_samples": result.fitted_samples,
+        }
+    )
+    return _Pruned(plan, result)
+
+
+def _inputs_again(job: Run, subject: Subject) -> list[Batch]:
+    """All calibration inputs, for what looks at more than moments, with the model on their device."""
+    if not (job.prune.is_sequential or job.prune.needs_sensitivity):
+        return []
+    subject.to(job.lightning.device)
+    return job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+
+
+def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
+    """How much the output moves with an error at each layer, where the choice of units asks for it."""
+    if not job.prune.needs_sensitivity:
+        return {}
+    started = time.perf_counter()
+    found = sensitivity_of(subject, inputs, job.prune)
+    job.folder.record({"time/sensitivity_s": time.perf_counter() - started})
+    return {name: matrix.cpu() for name, matrix in found.items()}
+
+
+def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
+    """Which units stay; results of an earlier run in this folder go."""
+    if job.finished.found("plan", job.mark("plan")):
+        job.folder.keep_results()
+        return PruningPlan.load(job.folder.path / "plan.json")
+    started = time.perf_counter()
+    decision = decide(subject, problem, job.prune, samples=job.folder.metrics["calibration/samples"])
+    job.folder.begin_results()
+    plan = decision.plan.with_recipe(prepared.recipe)
+    job.folder.write_data(job.config["data"], prepared.format, job.seed)
+    write_decision(job.folder, plan, decision.selection, problem, subject.groups, job.prune, job.facts)
+    job.folder.record(
+        {
+            "time/plan_s": time.perf_counter() - started,
+            "prune/target_var": job.prune.target_var,
+            "prune/threshold": plan.settings["level"],
+        }
+    )
+    job.finished.note("plan", job.mark("plan"), ("variance.csv", "damage.csv", "layers.csv", "data.json", "run.json"))
+    return plan

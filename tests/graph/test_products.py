@@ -1,0 +1,148 @@
+"""Are matrix products with parameters layers like others, wherever and whichever way round the code writes them?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+import snp
+from snp.graph.batches import Batch
+from snp.graph.counting import macs_of_batch
+from snp.plan.costs import CostModel
+from tests.graph.test_coupling_shapes import cut_anyhow
+from tests.graph.test_graph import Net, analysed, owned, summary
+
+TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Weights(nn.Module):
+    """Three matrices whose inputs lie along the first dimension, or the second where ``turned``."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], *, turned: bool = False) -> None:
+        super().__init__()
+        sizes = [(6, 8), (8, 10), (10, 4)]
+        self.first, self.second, self.third = (
+            nn.Parameter(0.4 * torch.randn(*(reversed(size) if turned else size))) for size in sizes
+        )
+        self.offset = nn.Parameter(torch.randn(8))
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.product(x, self.first) + self.offset)
+        return self.product(F.gelu(self.product(x, self.second)), self.third)
+
+
+PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "matmul": (lambda x, w: x @ w, False),
+    "mm": (lambda x, w: x.flatten(0, 1).mm(w).unflatten(0, (-1, 5)), False),
+    "from the left": (lambda x, w: (w @ x.mT).mT, True),
+    "einsum": (lambda x, w: torch.einsum("bti,io->bto", x, w), False),
+    "einsum, weight first": (lambda x, w: torch.einsum("oi,bti->bto", w, x), True),
+    "einsum, inputs in front": (lambda x, w: torch.einsum("ibt,io->obt", x.movedim(-1, 0), w).movedim(0, -1), False),
+    "functional": (F.linear, True),
+    "addmm": (lambda x, w: torch.addmm(w[0], x.flatten(0, 1), w).unflatten(0, (-1, 5)), False),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCTS if name != "addmm"])
+def test_products_with_parameters_are_layers(name: str) -> None:
+    """Both hidden layers go, beside an offset that is a plain parameter; costs are those that are counted."""
+    function, turned = PRODUCTS[name]
+    model = Weights(function, turned=turned)
+    graph = cut_anyhow(model, TOKENS)
+    assert [group.num_units for group in graph.groups] == [8, 10]
+    inputs = 1 if turned else 0
+    assert owned(graph.groups[0]) == {
+        "producers": {("first", 1 - inputs, 1)},
+        "consumers": {("second", inputs, 1)},
+        "others": {("offset", 0, 1)},
+    }
+    costs = CostModel(model, graph, graph.groups)
+    assert costs.macs(costs.dense) == macs_of_batch(model, Batch.of(TOKENS)) == 5 * (48 + 80 + 40)
+
+
+def test_weight_that_is_also_a_summand_is_frozen() -> None:
+    """Used as a matrix and as a plain tensor, it cannot be cut as either."""
+    assert "first" not in summary(analysed(Weights(PRODUCTS["addmm"][0]), TOKENS))
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+@pytest.mark.parametrize("name", ["matmul", "einsum, inputs in front", "functional"])
+def test_copies_are_folded(name: str, calibration: str) -> None:
+    """With every unit there twice, half of them go and nothing is lost: what the operator reads was measured."""
+    function, turned = PRODUCTS[name]
+    model = Weights(function, turned=turned).eval()
+    with torch.no_grad():
+        for weight in (model.first, model.second):
+            rows = weight if turned else weight.T
+            rows[len(rows) // 2 :] = rows[: len(rows) // 2]
+        model.offset[4:] = model.offset[:4]
+    inputs = torch.randn(64, 5, 6, generator=torch.Generator().manual_seed(1))
+    result = snp.prune(
+        model, [inputs], target_units=0.5, cut="uniform", ordering="pivoted", ridge=1e-9, calibration=calibration
+    )
+    assert [len(decision.kept) for decision in result.plan.groups] == [4, 5]
+    with torch.no_grad():
+        wanted, found = model(inputs), result.model(inputs)
+    assert float((wanted - found).abs().max() / wanted.std()) < 1e-3
+
+
+def test_default_settings_measure_at_operators() -> None:
+    """Sensitivity, trials and the sequential fit see what the products see: better than deletion."""
+    model = Weights(PRODUCTS["matmul"][0]).eval()
+    inputs = torch.randn(96, 5, 6, generator=torch.Generator().manual_seed(2)).cumsum(-1)
+    errors = []
+    for reconstruct in (True, False):
+        result = snp.prune(model, [inputs], target_units=0.6, reconstruct=reconstruct, seed=0)
+        with torch.no_grad():
+            errors.append(float(F.mse_loss(result.model(inputs), model(inputs))))
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_transformers_linear_layers() -> None:
+    """Conv1D of GPT-2 keeps its weight as [inputs, outputs], and the numbers of both."""
+    model = Net(
+        lambda m, x: m.head(F.gelu(m.down(F.gelu(m.up(x))))), up=Conv1D(8, 6), down=Conv1D(10, 8), head=Conv1D(4, 10)
+    )
+    graph = cut_anyhow(model, TOKENS)
+    assert summary(graph) == {"up": 8, "down": 10}
+    result = snp.prune(model, [TOKENS.repeat(16, 1, 1)], target_units=0.5, cut="uniform")
+    assert (result.model.up.nf, result.model.down.nx, result.model.down.nf) == (4, 4, 5)
+    assert result.model(TOKENS).shape == (2, 5, 4)
+
+
+FROZEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "two activations": lambda m, x: m.one(x) @ m.two(x).mT @ m.one(x),
+    "a vector": lambda m, x: (m.one(x) @ m.vector)[..., None].expand(-1, -1, 8),
+    "several summed": lambda m, x: torch.einsum("bti,tio->bo", m.one(x), m.cube)[:, None].expand(-1, 5, -1),
+    "a transposed weight": lambda m, x: m.one(x) @ m.square.t(),
+    "an outer product": lambda m, x: torch.einsum("bti,bto->btio", m.one(x), m.two(x)).sum(-1),
+}
+
+
+class Products(nn.Module):
+    """Products that are no layers, between layers."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 4)
+        self.vector, self.square = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8, 8))
+        self.cube = nn.Parameter(torch.randn(5, 8, 8))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self, x))
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_other_products_freeze_and_are_counted(name: str) -> None:
+    """What enters them stays, and what they cost is in the sum."""
+    model = Products(FROZEN[name])
+    graph = analysed(model, TOKENS)
+    assert not {"one", "two"} & summary(graph).keys()
+    costs = CostModel(model, graph, graph.groups)
+    assert costs.macs(costs.dense) == macs_of_batch(model, Batch.of(TOKENS))

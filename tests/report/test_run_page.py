@@ -1,0 +1,170 @@
+"""Does a run's own page say first what matters, stand by itself, and read at desktop and phone width?"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snp.report.document import Cell, Code, Listing, Notes, Page, Section, Table, Text
+from snp.report.findings import findings
+from snp.report.html import to_html
+from snp.report.markdown import to_markdown
+from snp.report.page import write_report
+from snp.report.record import Record
+from snp.report.stages import better_stage
+from tests.report.browser import overflow, screenshot
+from tests.report.test_report import METRICS, make_plan, write_run
+
+GOOD = {
+    "dense/acc1_percent": 90.0, "pruned/acc1_percent": 88.0, "finetuned/acc1_percent": 89.8, "test/samples": 10_000,
+    "dense/macs": 100, "pruned/macs": 50, "finetuned/macs": 50, "calibration/samples": 1024,
+    "prune/fitted_samples": 1024, "prune/self_check": 1e-7, "latency/measured_share": 0.6,
+    "latency/measured_share_low": 0.58, "latency/measured_share_high": 0.62, "prune/reached": 0.5,
+}  # fmt: skip
+
+
+def record_of(tmp_path: Path, **changes: Any) -> Record:
+    plan, _ = make_plan(2)
+    plan["settings"]["target"] = {"macs": 0.5}
+    return Record(tmp_path, GOOD | {name.replace("__", "/"): value for name, value in changes.items()}, plan, {})
+
+
+def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:
+    """Nothing is said where there is nothing to say."""
+    assert findings(record_of(tmp_path)) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finetuned__acc1_percent": 80.0, "pruned__acc1_percent": 70.0}, "Accuracy fell by 10.0 points"),
+        ({"finetuned__acc1_percent": 60.0, "pruned__acc1_percent": 89.5}, "Fine-tuning made it worse: 89.50 became 60"),
+        ({"latency__measured_share": 0.99, "latency__measured_share_high": 1.0, "latency__measured_share_low": 0.98},
+         "No time was gained: a pass takes 99 %"),
+        ({"latency__measured_share_high": 2.0}, "The clock was noisy: half of the passes took between 58 % and 200 %"),
+        ({"calibration__samples": 40}, "Only 40 calibration samples"),
+        ({"prune__fitted_samples": 300}, "The fit saw 300 of the 1024 calibration samples"),
+        ({"test__samples": 300}, "Only 300 test samples: the accuracy is known to ±3"),
+        ({"prune__reached": 0.6}, "The target was missed: 60.0 % are left where 50.0 % were asked for"),
+        ({"prune__self_check": 5e-4}, "The self-check found a difference of 5.0e-04"),
+    ],
+)  # fmt: skip
+def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    """Each of these, and only this, is said of a run that is good otherwise."""
+    (sentence,) = findings(record_of(tmp_path, **changes))
+    assert said in sentence
+
+
+def test_layers_left_whole_are_said(tmp_path: Path) -> None:
+    """Most of the cost in layers that nothing could be cut of is a warning; in the head alone it is none."""
+    record = record_of(tmp_path)
+    header = "weight,dense_shape,pruned_shape,dense_macs,pruned_macs\n"
+    (tmp_path / "layers.csv").write_text(header + "a.weight,4x4,4x4,60,60\nb.weight,8x8,4x8,40,20\n")
+    assert findings(record) == ("60 % of the dense network's multiply-accumulates are in 1 layers that lost nothing; "
+                                "the reasons stand below under “What could not be cut”.",)  # fmt: skip
+    record.plan["frozen"][0]["reason"] = "an output of the network"
+    assert findings(record) == ()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [
+        ({"pruned/acc1_percent": 80, "finetuned/acc1_percent": 81}, "finetuned"),
+        ({"pruned/acc1_percent": 80, "finetuned/acc1_percent": 80}, "finetuned"),
+        ({"pruned/acc1_percent": 80, "finetuned/acc1_percent": 79}, "pruned"),
+        ({"pruned/perplexity": 20.0, "finetuned/perplexity": 25.0}, "pruned"),
+        ({"pruned/perplexity": 20.0, "finetuned/perplexity": 15.0}, "finetuned"),
+        # The validation score chooses, whatever the test score says.
+        ({"pruned/acc1_percent": 80, "finetuned/acc1_percent": 79, "pruned/val_acc1_percent": 70,
+          "finetuned/val_acc1_percent": 71}, "finetuned"),
+        ({"pruned/acc1_percent": 80}, "pruned"),
+        ({"dense/acc1_percent": 80}, None),
+    ],
+)  # fmt: skip
+def test_the_better_network_is_the_headline(metrics: dict[str, Any], best: str | None) -> None:
+    """By accuracy or perplexity; the later one where both are equal."""
+    assert better_stage(metrics) == best
+
+
+def test_warnings_come_first_and_the_better_network_is_reported(tmp_path: Path) -> None:
+    """A fine-tuning that made it worse heads the page; the sentence below and `load` are of the pruned network."""
+    worse = {"finetuned/acc1_percent": 20.0, "pruned/acc1_percent": 88.5}
+    folder, _ = write_run(tmp_path / "run", metrics=METRICS | worse)
+    text = write_report(folder).read_text()
+    lines = [line for line in text.splitlines() if line]
+    assert lines[1].startswith("> **Warning:** Fine-tuning made it worse: 88.50 became 20.00.")
+    assert "The pruned network needs 50 % of the MACs" in text
+    assert f'snp.load("{folder}")' in text
+    page = (folder / "report.html").read_text()
+    assert page.index("Fine-tuning made it worse") < page.index("The pruned network needs")
+
+
+def test_the_page_says_what_was_asked_and_done(tmp_path: Path) -> None:
+    """Command, commit, machine, data, samples, recipes and seed stand on both pages."""
+    folder, _ = write_run(tmp_path / "run", metrics=METRICS | {"memory/peak_bytes": 3 * 2**30})
+    facts = {
+        "command": "python run.py model=tiny", "commit": "0123456789ab+", "started": "2026-01-02T03:04:05+00:00",
+        "model": "tiny", "weights": "tiny has the weights of x.pth", "processes": 2,
+        "machine": {"processor": "Some CPU", "cores": 8, "memory_gib": 64.0, "system": "Linux x86_64"},
+        "data": {"name": "digits", "holds": "images", "train": 1438, "test": 359},
+        "config": {"seed": 7, "finetune": {"epochs": 3, "optimizer": "sgd", "learning_rate": 0.01, "schedule": "cosine",
+                                           "weight_decay": 5e-4}},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(facts))
+    text = write_report(folder).read_text()
+    for said in (
+        "# Pruning report: tiny on digits", "| command | `python run.py model=tiny` |", "commit `0123456789ab+`",
+        "| data | digits: 1,438 train images, 359 test images |", "1,024 of the training part (414 left out)",
+        "Some CPU, 8 cores, 64 GiB, Linux x86_64, 2 processes", "| seed | 7 |", "most main memory | 3.00 GiB",
+        "3 epochs, sgd at 0.01, cosine schedule, weight decay 0.0005",
+    ):  # fmt: skip
+        assert said in text, said
+    html = (folder / "report.html").read_text()
+    for said in ("python run.py model=tiny", "0123456789ab+", "Some CPU, 8 cores", "layer0.conv1"):
+        assert said in html
+
+
+def test_html_asks_for_nothing_else_and_escapes_names(tmp_path: Path) -> None:
+    """No address but data of its own; names that look like markup stay text."""
+    folder, plan = write_run(tmp_path / "run")
+    plan["frozen"][0]["reason"] = "<script>alert(1)</script> & `code`"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    write_report(folder)
+    html = (folder / "report.html").read_text()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; <code>code</code>" in html
+    addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"' )>]+)""", html)
+    assert addresses
+    assert all(address.startswith("data:image/svg+xml") for address in addresses)
+
+
+def test_blocks_in_both_forms() -> None:
+    """The same values give Markdown and HTML; a pipe opens no column, an empty section has no title."""
+    table = Table(("name", "size"), [["`a|b`", Cell("1.5 k", 1500, 0.25)]], sorts=True)
+    blocks = (Text("**bold** text"), Listing(("one",)), Notes(("look out",)), Code("x < y"), table)
+    page = Page("Title", (Section("First", blocks), Section("Second", ())))
+    markdown, html = to_markdown(page), to_html(page)
+    assert "| `a\\|b` | 1.5 k |" in markdown
+    assert "Second" not in markdown + html
+    assert "> **Warning:** look out" in markdown
+    assert '<td data-value="1500" style="--share:25.0%" data-bar>1.5\u00a0k</td>' in html
+    assert "<code>x &lt; y</code>" in html
+    assert "<strong>bold</strong> text" in html
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    """Nothing sticks out sideways; bars and curves are drawn in their colours, and the window is not empty."""
+    folder, _ = write_run(tmp_path / "run", num_groups=9)
+    write_report(folder)
+    page = folder / "report.html"
+    assert overflow(page, tmp_path, width) <= 0
+    pixels = screenshot(page, tmp_path, width, 3200)
+    assert pixels.shape == (3200, width, 3)
+    blue, red = (0x2A / 255, 0x6F / 255, 0x97 / 255), (0xC8 / 255, 0x55 / 255, 0x3D / 255)
+    for colour in (blue, red):
+        assert (abs(pixels - colour).max(-1) < 0.02).sum() > 100
+    ink = (pixels.mean(-1) < 0.5).mean(1)
+    assert (ink > 0).mean() > 0.25

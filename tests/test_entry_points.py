@@ -1,0 +1,155 @@
+"""Can other packages bring orderings, cuts, planners, networks and data, without a change here?"""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import snp
+from snp.core import cuts, orderings
+from snp.core.registry import Registry
+from snp.data import data_sets, other
+from snp.models import build, families
+from snp.plan import planners
+from snp.plan.plan import PruningPlan
+from snp.settings import PruneSettings
+from tests.command_line import run_here
+from tests.networks import cnn, images
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "backwards"
+version = "1"
+[project.entry-points."snp.orderings"]
+backwards = "backwards:order"
+zca = "backwards:order"
+gone = "backwards:nothing"
+[project.entry-points."snp.cuts"]
+half = "backwards:num_kept"
+[project.entry-points."snp.planners"]
+first_units = "backwards:choose"
+[project.entry-points."snp.models"]
+perceptron = "backwards"
+[project.entry-points."snp.data"]
+noise = "backwards:Noise"
+[tool.setuptools]
+py-modules = ["backwards"]
+"""
+CODE = """
+import torch
+from torch import nn
+
+from snp.plan.problem import Choice, Selection
+
+
+def order(statistics):
+    return torch.arange(statistics.num_units).flip(0)
+
+
+def num_kept(curve, level):
+    return max(1, len(curve.kept_variance) // 2)
+
+
+def choose(problem, settings):
+    return Selection(tuple(Choice(torch.arange(g.num_units), g.num_units // 2) for g in problem.groups), 0.5)
+
+
+def build(*, num_classes, image_size, width=4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+class Noise:
+    def __init__(self, size=3):
+        self.size = size
+"""
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a foreign package was installed as users install packages."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "source").mkdir()
+    (folder / "source" / "pyproject.toml").write_text(PROJECT)
+    (folder / "source" / "backwards.py").write_text(CODE)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    words = [*pip, "--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
+    subprocess.run(words, check=True, timeout=120)
+    return folder / "site"
+
+
+@pytest.fixture
+def foreign(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("backwards", None)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_an_ordering_of_another_package_orders() -> None:
+    """The units that stay are those it puts first; it is listed, behind the package's own."""
+    assert orderings.names()[-2:] == ["backwards", "gone"]
+    result = snp.prune(cnn(), [images(8)], ordering="backwards", target_units=0.5, round_to=1, calibration="joint")
+    assert result.plan.settings["ordering"] == "backwards"
+    for decision in result.plan.groups:
+        size, parts = decision.group.units_per_partition, decision.group.num_partitions
+        wanted = torch.cat([torch.arange(size // 2, size) + part * size for part in range(parts)])
+        assert torch.equal(decision.kept, wanted)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_cuts_planners_networks_and_data_of_another_package() -> None:
+    """Each kind by its own group of entry points."""
+    assert cuts.names()[-1] == "half"
+    assert planners.names()[-1] == "first_units"
+    assert cuts.load("half")(cuts.Curve(torch.ones(9)), 0.3) == 4
+    plan = snp.prune(cnn(), [images(8)], ordering="variance", cut="half", target_macs=0.9, calibration="joint").plan
+    assert plan.settings["cut"] == "half"
+    options = {"planner": "first_units", "target_units": 0.5, "calibration": "joint"}
+    plan = snp.prune(cnn(), [images(8)], **options).plan
+    for decision in plan.groups:
+        assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2))
+    assert families()[-1] == "perceptron"
+    assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
+    assert data_sets()[-1] == "noise"
+    assert other("noise", {"size": 9}).size == 9
+
+
+@pytest.mark.usefixtures("foreign")
+def test_own_names_come_first_and_broken_ones_are_named() -> None:
+    """No package takes a name of this one; an entry point that leads nowhere is an error with its address."""
+    assert orderings.load("zca").__module__ == "snp.core.orderings.zca"
+    assert PruneSettings(ordering="gone").ordering == "gone"
+    with pytest.raises(ValueError, match=r"prune\.ordering=gone: backwards:nothing cannot be imported"):
+        orderings.load("gone")
+
+
+def test_without_the_package_the_name_is_refused() -> None:
+    """With the names that there are, and the nearest of them."""
+    with pytest.raises(ValueError, match=r"prune\.ordering must be one of auto, output, .*; found 'backwards'$"):
+        PruneSettings(ordering="backwards")
+    with pytest.raises(ValueError, match=r"found 'varianc'; did you mean variance\?"):
+        orderings.load("varianc")
+
+
+def test_a_registry_of_nothing_is_empty() -> None:
+    """No folder, no entry points."""
+    assert Registry("thing.kind", "snp.things").names() == []
+
+
+@pytest.mark.usefixtures("foreign")
+def test_the_command_line_knows_it(tmp_path: Path) -> None:
+    """`python run.py prune.ordering=backwards`, as with any other name."""
+    options = ("prune.ordering=backwards", "prune.target_units=0.5", "prune.round_to=1", "prune.calibration=joint")
+    ended = run_here(*options, "dense.epochs=0", "finetune.epochs=0", folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    for decision in PruningPlan.load(tmp_path / "run" / "plan.json").groups:
+        assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2, decision.group.num_units))
