@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
@@ -10,11 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.plain_weights import with_plain_weights
+from snp.graph.wrappers import alike, evaluated_copy, unwrapped
+from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
 from snp.preparation import measured, prepare, settle
@@ -50,7 +51,8 @@ def prune(
             ``ordering="zca"``, ``ignore=("head*",)``, ...
 
     Returns:
-        The small network in the training mode of ``model``, the plan, and what every stage took.
+        The small network, its modules in the training modes of those of ``model``, the plan, and what every stage took.
+        What only runs the network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
 
     Raises:
         ValueError: an option, the batches or the budget do not fit.
@@ -58,10 +60,14 @@ def prune(
     """
     settings = _settings(settings, options)
     _refuse_dry_run(settings)
-    stages = Progress(shows=progress)
+    with plain_arithmetic():
+        return _pruned(model, batches, settings, Progress(shows=progress))
+
+
+def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
     with stages.stage("analyse"):
-        dense = copy.deepcopy(model).eval()
-        others = parsed(dense, batches)
+        dense = evaluated_copy(model)
+        others = (batch.mapped(_usable) for batch in parsed(dense, batches))
         first = next(others)
         subject = subject_of(dense, first.first(2), settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
@@ -84,7 +90,7 @@ def prune(
     if table is not None:
         with stages.stage("compare times"):
             plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
-    return PruneResult(result.model.train(model.training), plan, decision.selection, result.check, stages.times)
+    return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 
 
 def prune_streamed(
@@ -112,7 +118,8 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    was_training, stages = model.training, Progress(shows=progress)
+    stages = Progress(shows=progress)
+    model, modes = unwrapped(model), [(module, module.training) for module in unwrapped(model).modules()]
     try:
         with stages.stage("analyse"):
             inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
@@ -125,9 +132,14 @@ def prune_streamed(
                 decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
             result = realise(subject, problem, decision.plan, settings, share=True, progress=stages)
     finally:
-        model.train(was_training)
-    small = result.model.train(was_training)
-    return PruneResult(small, decision.plan, decision.selection, result.check, stages.times)
+        for module, mode in modes:
+            module.training = mode
+    return PruneResult(alike(result.model, model), decision.plan, decision.selection, result.check, stages.times)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """What was made in inference mode can neither be exported nor have gradients; its copy can."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:
@@ -191,6 +203,6 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp import models  # not needed by those who bring their own model
 
         model = models.build(**plan.recipe)
-    small = cut(with_plain_weights(model), plan)
+    small = cut(with_plain_weights(unwrapped(model)), plan)
     read_weights(small, source / f"{weights}.safetensors")
     return small.eval()

@@ -1,6 +1,7 @@
 """Which unit can go next at the least cost at the consumers' outputs, when the rest is refitted every time?
 
-Greedy backward elimination: the optimal brain surgeon step for whole units (:mod:`snp.core.downdating`).
+Greedy backward elimination, the step of Hassibi's optimal brain surgeon (1993) for whole units
+(:mod:`snp.core.downdating`).
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import torch
 from torch import Tensor
 
 from snp.core.downdating import Eliminator
+from snp.core.statistics import ReaderStatistics
 
 __all__ = ["eliminate"]
 
 
-def eliminate(consumers: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+def eliminate(readers: Sequence[ReaderStatistics]) -> tuple[Tensor, Tensor]:
     """Remove one unit after the other, the cheapest first.
 
     Args:
-        consumers: per consumer of the same U units: Gram matrix, weighted weights, columns per unit.
+        readers: of the same U units, one per consumer.
 
     Returns:
         The order of keeping (the last removed first), shape [U], and the squared output error with the first k units
         of it kept, k = 0..U, shape [U + 1], float64, decreasing to 0.
     """
-    eliminators = [Eliminator(*consumer) for consumer in consumers]
-    device = consumers[0][0].device
-    units = torch.arange(consumers[0][0].shape[0] // consumers[0][2], device=device)  # those not forgotten yet
+    eliminators = [Eliminator(reader.gram, reader.weighted, reader.columns_per_unit) for reader in readers]
+    device = readers[0].gram.device
+    units = torch.arange(readers[0].num_units, device=device)  # those not forgotten yet
     closed = torch.zeros(len(units), dtype=torch.float64, device=device)  # infinite at those gone
     removed, costs = [], []
     for _ in range(len(units)):

@@ -2,7 +2,7 @@
 
 A full decomposition of C columns takes about 11 C^3 multiply-accumulates' time, much of it at the speed of memory. A
 Gram matrix of N < C samples has rank r <= N, and so has one with dead and dependent units. A pivoted Cholesky
-factorisation in blocks finds C = F F^T in C r^2, and the small matrix F^T F has the same eigenvalues other than zero.
+factorisation in blocks finds G = F F^T in C r^2, and the small matrix F^T F has the same eigenvalues other than zero.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.core.moment_sum import MomentSum
 from snp.graph.batches import Batch
+from snp.measure.exact import exact_products
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
 
@@ -111,7 +112,8 @@ class MomentCollector:
     def _add(self, name: str, inputs: Tensor) -> None:
         assert self._moments is None, "the moments were taken"
         self._order.setdefault(name)
-        self._read(name, self._readers[name], inputs.detach())
+        with exact_products():
+            self._read(name, self._readers[name], inputs.detach())
         self._num_reads += 1
         if self._num_reads == self._stop_after:
             raise _ReadAllError

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
+from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -56,7 +57,8 @@ def small_network(
     Returns:
         The small network on the CPU, equal on all processes.
     """
-    found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
+    with plain_arithmetic():
+        found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
     job.lightning.forget_moments()
     small = (found.result.model if found else cut(subject.model, plan)).to("cpu")

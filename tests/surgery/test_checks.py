@@ -15,7 +15,7 @@ from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.double import InDouble
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.graph.test_graph import Net, conv
+from tests.graphs import Net, conv
 
 
 def images(count: int = 2, size: int = 6) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which units can all the others together not explain?  Leave-one-out residual variance 1 / (C^-1)_ii."""
+"""Which units can all the others together not explain?  Leave-one-out residual variance 1 / (G^-1)_ii."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ __all__ = ["order"]
 
 
 def order(statistics: GroupStatistics) -> Tensor:
-    """Permutation by falling residual; for units of several columns the trace of [(C^-1)_bb]^-1."""
+    """Permutation by falling residual; for units of several columns the trace of [(G^-1)_bb]^-1."""
     return copies_last(statistics, _order)
 
 

@@ -1,6 +1,6 @@
 """Which units hold energy of their own once all units are made orthogonal symmetrically?
 
-The unnormalised-ZCA score of arXiv 2405.17506, as we read it: the symmetric orthogonaliser C^-1/2, rescaled to a
+The unnormalised-ZCA score of arXiv 2405.17506, as we read it: the symmetric orthogonaliser G^-1/2, rescaled to a
 unit diagonal, leaves unit i with energy 1 / [(C^-1/2)_ii]^2.
 """
 
