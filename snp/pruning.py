@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from snp.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
+from snp.surgery.trial_cuts import culprits
 
 __all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
 
@@ -111,12 +112,51 @@ def sensitivity_of(
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
     """Choose the units that stay.
 
+    A group whose chosen cut the network's own code does not bear is left alone, with the reason, and the plan is made
+    again.
+
     Args:
         subject: from :func:`subject_of`.
         problem: from :func:`problem_of`.
         settings: planner, ordering, cut and target.
         **provenance: JSON values that the plan keeps beside the settings (``samples``, ...).
+
+    Raises:
+        ValueError: the target cannot be met, or nothing is left that can be cut.
     """
+    found: dict[str, str] = {}
+    while True:
+        try:
+            decision = _decided(subject, problem, settings, provenance)
+        except ValueError as error:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+            raise ValueError(f"{error} Left alone after a first plan: {reasons}." if found else str(error)) from error
+        refused = culprits(subject.model, decision.plan, subject.example)
+        if not refused:
+            return decision
+        found |= refused
+        subject, problem = _without(subject, problem, refused)
+
+
+def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tuple[Subject, Problem]:
+    """The same without some groups, which are frozen."""
+    numbers = [number for number, group in enumerate(problem.groups) if group.name not in refused]
+    groups, trial = tuple(problem.groups[number] for number in numbers), problem.trial
+    if not groups:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ValueError(f"nothing in {type(subject.model).__name__} can be cut: {reasons}")
+    return (
+        replace(subject, groups=groups, frozen=subject.frozen | refused),
+        replace(
+            problem,
+            groups=groups,
+            costs=CostModel(subject.model, subject.graph, groups, problem.costs.table),
+            trial=None if trial is None else lambda number, kept: trial(numbers[number], kept),
+        ),
+    )
+
+
+def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: Mapping[str, Any]) -> Decision:
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:

@@ -77,6 +77,8 @@ def realise(
             for name in list(problem.readers):  # one at a time, each in the place of the other
                 weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
                 progress.step()
+        for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
+            weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
     with progress.stage("cut and check"):
         masked = with_weights(subject.model, weights, share=share)
         small = cut(masked, plan, share=share)
