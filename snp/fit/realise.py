@@ -16,6 +16,7 @@ from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
+from snp.surgery.counts import check_counts
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
@@ -59,7 +60,8 @@ def realise(
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
     Raises:
-        SelfCheckError: the small network differs from the dense one with the same units masked.
+        SelfCheckError: the small network differs from the dense one with the same units masked, or its cost is not
+            what the plan says.
     """
     fitted = 0
     if not settings.reconstruct:
@@ -73,7 +75,9 @@ def realise(
             weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
     masked = with_weights(subject.model, weights, share=share)
     small = cut(masked, plan, share=share)
-    return Realised(small, self_check(masked, small, subject.example, plan), fitted)
+    difference = self_check(masked, small, subject.example, plan)
+    check_counts(subject.model, small, subject.example, plan)
+    return Realised(small, difference, fitted)
 
 
 def _fits(

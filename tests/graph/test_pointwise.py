@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snp.graph import analyse
 from snp.graph.batches import Batch
-from snp.surgery.checks import confirm
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graph.test_coupling_shapes import cut_anyhow
 from tests.graph.test_graph import IMAGES, Net, analysed, conv, summary
