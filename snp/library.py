@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from snp.core.gram import Moments
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
+from snp.graph.copies import copied
 from snp.graph.plain_weights import with_plain_weights
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
@@ -54,7 +54,7 @@ def prune(
     """
     settings = _settings(settings, options)
     _refuse_dry_run(settings)
-    dense = copy.deepcopy(model).eval()
+    dense = copied(model).eval()
     others = parsed(dense, batches)
     first = next(others)
     subject = subject_of(dense, first.first(2), settings)
