@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-CONF = ["conf", *sorted(f"conf/{path.name}" for path in Path("conf").iterdir() if path.is_dir())]
+CONF = ["conf", *sorted(path.as_posix() for path in Path("conf").rglob("*") if path.is_dir())]
 
 setup(
     packages=find_packages(include=["snp*"]) + ["snp." + folder.replace("/", ".") for folder in CONF],

@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 # An odd number of samples, images of 8 x 8 pixels, one epoch: seconds.
 TINY = (
     "dense.epochs=1",
@@ -22,8 +23,9 @@ TINY = (
     "calibration.samples=65",
     "data.image_size=8",
     "trainer=cpu",
+    "trainer.enable_progress_bar=true",  # as on a terminal
 )
-ARTEFACTS = ("moments.safetensors", "plan.json", "pruned.safetensors", "metrics.json", "report.md", "variance.csv")
+ARTEFACTS = ("moments-*.safetensors", "plan.json", "pruned.safetensors", "metrics.json", "report.md", "variance.csv")
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from snp.library import prune_streamed
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery.subject import subject_of
+from tests.attention_networks import build as attention_network
 from tests.command_line import Ended, run_here
 from tests.networks import attention, cnn, images, language, tokens, words
 from tests.second_device import SECOND, second_device
-from tests.surgery.test_attention import build as attention_network
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_layers_are_timed_on_another_device() -> None:
 def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """Every stage of `run.py`, training included, and the numbers of the run on the CPU."""
     (tmp_path / "cache").mkdir()
-    shutil.copy(finished_run[0] / "dense.safetensors", tmp_path / "cache")
+    shutil.copy(next(finished_run[0].glob("dense-*")), tmp_path / "cache")
     options = ("trainer._target_=tests.second_device.trainer", f"cache_dir={tmp_path}/cache")
     with second_device():
         ended = run_here(*options, "finetune.distil=0.5", "trainer.limit_train_batches=3", folder=tmp_path)

@@ -52,6 +52,7 @@ class ImageData(SampleData):
         batch_size: images per batch and process.
         num_workers: processes that load images, 0 for none.
         image_size: height and width in pixels, None for the network's own.
+        val_fraction: see `SampleData`.
 
     Raises:
         ValueError: a size or number that makes no sense.
@@ -61,8 +62,10 @@ class ImageData(SampleData):
     format: ImageFormat | None
     trains_from_scratch: bool = True
 
-    def __init__(self, *, name: str, batch_size: int, num_workers: int, image_size: int | None) -> None:
-        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers)
+    def __init__(
+        self, *, name: str, batch_size: int, num_workers: int, image_size: int | None, val_fraction: float = 0.1
+    ) -> None:
+        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers, val_fraction=val_fraction)
         require_at_least(image_size=(image_size, 1))
         self.image_size = image_size
         self._samples: dict[Part, Samples] = {}

@@ -25,12 +25,24 @@ class Cifar10(ImageData):
         batch_size: images per batch and process.
         num_workers: processes that load images.
         image_size: height and width in pixels, None for the network's own; images are resized when it is not 32.
+        val_fraction: see `SampleData`.
     """
 
     def __init__(
-        self, root: str | None, batch_size: int = 128, num_workers: int = 0, image_size: int | None = SIZE
+        self,
+        root: str | None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        image_size: int | None = SIZE,
+        val_fraction: float = 0.1,
     ) -> None:
-        super().__init__(name="cifar10", batch_size=batch_size, num_workers=num_workers, image_size=image_size)
+        super().__init__(
+            name="cifar10",
+            batch_size=batch_size,
+            num_workers=num_workers,
+            image_size=image_size,
+            val_fraction=val_fraction,
+        )
         self.root = root
 
     @property

@@ -1,4 +1,4 @@
-"""Which class is each image of, and is it for training or for testing, going by the names of its folders alone?"""
+"""Which class is each image of, and is it for training, validation or testing, by the names of its folders alone?"""
 
 import sys
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from snp.data.archive import StoredImage
 from snp.data.base import Part
 
-PART_FOLDERS: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+PART_FOLDERS: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
 
 
 class ClassImage(NamedTuple):
@@ -20,11 +20,11 @@ def parts_of(images: list[StoredImage]) -> dict[Part | None, list[ClassImage]]:
     """Images by part of the data and by class.
 
     Folders around everything (as a tar file of one folder has) are looked through. Then come the class folders, or the
-    folders `train` and `test` (or `val`, when there is no `test`) with class folders in them. Images in no class folder
-    are left out.
+    folders `train`, `val` and `test` with class folders in them; without `test`, `val` is for testing. Images in no
+    class folder are left out.
 
     Returns:
-        Non-empty parts only: `{None: images}` when the data are not divided, else "train", "test", or both.
+        Non-empty parts only: `{None: images}` when the data are not divided, else some of "train", "val" and "test".
     """
     paths = [image.name.split("/") for image in images]
     depth = _num_wrappers(paths)
@@ -34,6 +34,8 @@ def parts_of(images: list[StoredImage]) -> dict[Part | None, list[ClassImage]]:
         return _without_empty({None: _by_class(images, paths, depth)})
     parts: dict[Part | None, list[ClassImage]] = {}
     for part, names in PART_FOLDERS.items():
+        if part == "val" and "test" not in first:
+            continue  # it is all there is to test on
         folder = next((name for name in names if name in first), None)
         inside = [index for index, path in enumerate(paths) if path[depth] == folder]
         parts[part] = _by_class([images[index] for index in inside], [paths[index] for index in inside], depth + 1)

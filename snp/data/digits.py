@@ -20,10 +20,19 @@ class Digits(ImageData):
         batch_size: images per batch and process.
         num_workers: processes that load images; 0 is fastest, the images are in memory.
         image_size: height and width in pixels, None for the network's own.
+        val_fraction: see `SampleData`.
     """
 
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, image_size: int | None = 32) -> None:
-        super().__init__(name="digits", batch_size=batch_size, num_workers=num_workers, image_size=image_size)
+    def __init__(
+        self, batch_size: int = 64, num_workers: int = 0, image_size: int | None = 32, val_fraction: float = 0.1
+    ) -> None:
+        super().__init__(
+            name="digits",
+            batch_size=batch_size,
+            num_workers=num_workers,
+            image_size=image_size,
+            val_fraction=val_fraction,
+        )
 
     @property
     def num_classes(self) -> int:

@@ -27,11 +27,11 @@ class StoredSamples(Dataset[tuple[Image, int]]):
 
 
 class ImageFolder(ImageData):
-    """Any images with one folder per class, with or without a division into `train` and `test` (or `val`).
+    """Any images with one folder per class, with or without a division into `train`, `val` and `test`.
 
     Args:
-        root: a folder or a plain tar file. It holds class folders, or the folders `train` and `test` (or `val`) that
-            do.
+        root: a folder or a plain tar file. It holds class folders, or the folders `train` and `test` that do, and
+            perhaps `val`; with `train` and `val` alone the latter is for testing.
         batch_size: images per batch and process.
         num_workers: processes that load images.
         image_size: height and width in pixels, None for the network's own.
@@ -41,6 +41,7 @@ class ImageFolder(ImageData):
         test_fraction: part of the samples to test on, in (0, 1), where the root is not divided.
         split_seed: same seed, same division.
         name: how reports call the data set.
+        val_fraction: see `SampleData`; without effect where the root has folders `train`, `val` and `test`.
     """
 
     def __init__(
@@ -53,8 +54,15 @@ class ImageFolder(ImageData):
         test_fraction: float = 0.2,
         split_seed: int = 0,
         name: str = "image_folder",
+        val_fraction: float = 0.1,
     ) -> None:
-        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers, image_size=image_size)
+        super().__init__(
+            name=name,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            image_size=image_size,
+            val_fraction=val_fraction,
+        )
         if classes not in (None, "imagenet-1k"):
             raise ValueError(f"data.classes={classes}: choose null (the folders) or imagenet-1k")
         self.root = root
@@ -85,6 +93,11 @@ class ImageFolder(ImageData):
         images = parts["train"] if "train" in parts else next(iter(parts.values()))
         return tuple(sorted({image.class_name for image in images}))
 
+    @property
+    def has_validation_part(self) -> bool:
+        """Are there folders `train`, `val` and `test`?"""
+        return "val" in self.parts()
+
     def samples(self, part: Part) -> Samples:
         """The images of a part, decoded when asked for.
 
@@ -95,7 +108,7 @@ class ImageFolder(ImageData):
         parts = self.parts()
         if None in parts:
             images, labels = self._labelled(parts[None])
-            indices = stratified(labels, self.test_fraction, self.split_seed)[0 if part == "train" else 1]
+            indices = stratified(labels, self.test_fraction, self.split_seed)[1 if part == "test" else 0]
             return StoredSamples([images[index] for index in indices], [labels[index] for index in indices])
         if part not in parts:
             folders = " or ".join(PART_FOLDERS[part])

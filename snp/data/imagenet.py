@@ -13,12 +13,19 @@ class ImageNet(ImageFolder):
         batch_size: images per batch and process.
         num_workers: processes that load images.
         image_size: height and width in pixels, None for the network's own.
+        val_fraction: see `SampleData`: at most 5,000 of the images in `train`, while `val` is for testing.
     """
 
     def __init__(
-        self, root: str | None, batch_size: int = 64, num_workers: int = 8, image_size: int | None = None
+        self,
+        root: str | None,
+        batch_size: int = 64,
+        num_workers: int = 8,
+        image_size: int | None = None,
+        val_fraction: float = 0.1,
     ) -> None:
-        super().__init__(root, batch_size, num_workers, image_size, classes="imagenet-1k", name="imagenet")
+        sizes = (batch_size, num_workers, image_size)
+        super().__init__(root, *sizes, classes="imagenet-1k", name="imagenet", val_fraction=val_fraction)
 
     def parts(self) -> dict[Part | None, list[ClassImage]]:
         """The images of `train` and `val`.

@@ -1,26 +1,30 @@
-"""How do samples of any kind reach training, test and calibration, on any number of processes?
+"""How do samples of any kind reach training, validation, test and calibration, on any number of processes?
 
-The calibration samples are a fixed choice from the training part, seen as in evaluation, in a fixed order; when there
-are several processes, evaluation and calibration show every sample to exactly one of them.
+A few training samples are set apart for validation, unless the data have a part of their own for it; what chooses
+between runs or epochs looks there, never at the test part. The calibration samples are a fixed choice from the rest of
+the training part, seen as in evaluation, in a fixed order. When there are several processes,
+evaluation and calibration show every sample to exactly one of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from snp.data.sampling import ExactlyOnceSampler
-from snp.data.splits import subset
+from snp.data.sampling import EpochShuffle, ExactlyOnceSampler
+from snp.data.splits import set_apart, subset
 
 __all__ = ["Batches", "Part", "SampleData", "Samples", "require_at_least"]
 
-Part = Literal["train", "test"]
+Part = Literal["train", "val", "test"]
 Samples = Dataset[Any]
 Batches = DataLoader[Any]
 
@@ -29,7 +33,7 @@ _CALIBRATION_BATCHES = 8
 
 
 class SampleData(LightningDataModule):
-    """Pairs of inputs and labels in a training and a test part; subclasses say what they are.
+    """Pairs of inputs and labels in training, validation and test parts; subclasses say what they are.
 
     Order of calls: `requirements` may be read at once; then `configure`, then `setup`, then the loaders. All loaders
     yield (inputs (N, ...), int64 labels (N, ...)).
@@ -38,6 +42,8 @@ class SampleData(LightningDataModule):
         name: how reports call the data set.
         batch_size: samples per batch and process.
         num_workers: processes that load samples, 0 for none.
+        val_fraction: share of the training samples that is set apart for validation, in [0, 1), at most 5,000 samples;
+            always the same ones. Without effect where the data have a validation part of their own.
 
     Attributes:
         holds: "images" or "text".
@@ -50,12 +56,15 @@ class SampleData(LightningDataModule):
     holds: str
     format: Any = None
 
-    def __init__(self, *, name: str, batch_size: int, num_workers: int) -> None:
+    def __init__(self, *, name: str, batch_size: int, num_workers: int, val_fraction: float = 0.1) -> None:
         super().__init__()
         require_at_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"data.val_fraction={val_fraction}: choose a number in [0, 1); 0 for no validation")
         self.name: str = name
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.val_fraction = val_fraction
         self.train_set: Any = None
         self.test_set: Any = None
 
@@ -72,22 +81,60 @@ class SampleData(LightningDataModule):
     def seen(self, part: Part, *, training: bool) -> Samples:
         """A part as the network sees it, a map-style data set of (inputs, labels); random only when `training`."""
 
+    @property
+    def has_validation_part(self) -> bool:
+        """Do the data come with a validation part, beside training and test?"""
+        return False
+
     def setup(self, stage: str | None = None) -> None:
         """Read what a stage needs ("fit", "validate", "test"; None: all) and was not read before."""
         if stage in (None, "fit") and self.train_set is None:
-            self.train_set = self.seen("train", training=True)
+            self.train_set = self._training(as_seen_in_training=True)
         if self.test_set is None:
             self.test_set = self.seen("test", training=False)
 
+    def _training(self, *, as_seen_in_training: bool) -> Samples:
+        """The training samples that are not set apart for validation."""
+        whole: Any = self.seen("train", training=as_seen_in_training)
+        kept, apart = self._divided(len(whole))
+        return Subset(whole, kept) if apart else whole
+
+    def _divided(self, num_samples: int) -> tuple[list[int], list[int]]:
+        return set_apart(num_samples, 0.0 if self.has_validation_part else self.val_fraction)
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples of every part that is there: "train" (without those set apart), "val" and "test"."""
+        found = {}
+        for part in get_args(Part):
+            if part == "val" and not self.has_validation_part:
+                continue
+            with contextlib.suppress(ValueError):  # a part that this data set does not have
+                samples: Any = self.seen(part, training=False)
+                found[part] = len(samples)
+        if "train" in found and not self.has_validation_part:
+            found["train"], found["val"] = map(len, self._divided(found["train"]))
+        return {part: count for part, count in found.items() if count}
+
     def train_dataloader(self) -> Batches:
-        """Training samples, shuffled; a small last batch is left out if there is another."""
+        """Training samples, shuffled by seed and epoch; a small last batch is left out if there is another."""
         self.setup("fit")
         drop_last = len(self.train_set) // _num_processes() > self.batch_size
-        return self._loader(self.train_set, shuffle=True, drop_last=drop_last)
+        # Set where a run is seeded; a run that goes on begins with the epoch that was interrupted.
+        loop = getattr(self.trainer, "fit_loop", None)
+        epoch = 0 if loop is None else loop.epoch_progress.current.processed
+        sampler = EpochShuffle(self.train_set, int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch)
+        # Loading processes that lived on would carry the state of their random generators into the next epoch.
+        return self._loader(
+            self.train_set, sampler=sampler, generator=sampler.generator, drop_last=drop_last, persistent_workers=False
+        )
 
-    def val_dataloader(self) -> Batches:
-        """Test samples in order: there is no third part, and nothing is chosen by the validation score."""
-        return self.test_dataloader()
+    def val_dataloader(self) -> Any:
+        """Samples for validation in order, as in evaluation; an empty list where there are none."""
+        if self.has_validation_part:
+            return self._exactly_once_loader(self.seen("val", training=False))
+        whole: Any = self.seen("train", training=False)
+        apart = self._divided(len(whole))[1]
+        return self._exactly_once_loader(Subset(whole, apart)) if apart else []
 
     def test_dataloader(self) -> Batches:
         """Test samples in order, as in evaluation."""
@@ -95,7 +142,7 @@ class SampleData(LightningDataModule):
         return self._exactly_once_loader(self.test_set)
 
     def calibration_dataloader(self, num_samples: int, seed: int, *, whole: bool = False) -> Batches:
-        """A fixed choice of training samples as in evaluation, in fixed order.
+        """A fixed choice of training samples as in evaluation, in fixed order; none of those set apart for validation.
 
         Which samples share a batch does not depend on the number of processes, up to eight of them: each sees whole
         batches, and activations are the same to the last bit however many there are.
@@ -108,7 +155,7 @@ class SampleData(LightningDataModule):
         Raises:
             ValueError: the training part has fewer samples.
         """
-        train_set: Any = self.seen("train", training=False)
+        train_set: Any = self._training(as_seen_in_training=False)
         chosen = Subset(train_set, subset(len(train_set), num_samples, seed))
         size = min(self.batch_size, max(1, num_samples // max(_CALIBRATION_BATCHES, _num_processes())))
         is_shared = _num_processes() > 1 and not whole
@@ -118,13 +165,9 @@ class SampleData(LightningDataModule):
         return self._loader(dataset, sampler=ExactlyOnceSampler(dataset) if _num_processes() > 1 else None)
 
     def _loader(self, dataset: Samples, **arguments: Any) -> Batches:
-        return DataLoader(
-            dataset,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **{"batch_size": self.batch_size, **arguments},
-        )
+        common: dict[str, Any] = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
+        common["batch_size"] = self.batch_size
+        return DataLoader(dataset, num_workers=self.num_workers, **{**common, **arguments})
 
 
 def _num_processes() -> int:

@@ -1,8 +1,10 @@
-"""Which samples does each process see, so that together they see every sample exactly once?"""
+"""Which samples does each process see, and in which order?  Every sample once, or shuffled by nothing but the epoch."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -37,3 +39,27 @@ class ExactlyOnceSampler(DistributedSampler[Any]):
         total = len(self.dataset)  # type: ignore[arg-type]
         starts = range(self.rank * self.block, total, self.num_replicas * self.block)
         return [index for start in starts for index in range(start, min(start + self.block, total))]
+
+
+class EpochShuffle(DistributedSampler[Any]):
+    """Shuffles by seed and epoch alone, so that training goes on after an interruption as it would have without one.
+
+    Lightning says which epoch begins. The generator is for the loader: it seeds the processes that load samples.
+
+    Args:
+        dataset: any data set with a length.
+        seed: same seed, same order in every epoch.
+        epoch: the first one.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int = 0) -> None:
+        is_several = dist.is_available() and dist.is_initialized()
+        replicas, rank = (dist.get_world_size(), dist.get_rank()) if is_several else (1, 0)
+        super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
+        self.generator = torch.Generator()
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
+        super().set_epoch(epoch)
+        self.generator.manual_seed(self.seed + 7919 * epoch + self.rank)

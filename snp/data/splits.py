@@ -1,4 +1,4 @@
-"""Which samples are for training, which for testing, and which for calibration, given nothing but a seed?"""
+"""Which samples are for training, which for validation, testing, and calibration, given nothing but a seed?"""
 
 import torch
 
@@ -34,6 +34,27 @@ def stratified(labels: list[int], test_fraction: float, seed: int) -> tuple[list
     train = sorted(index for index, test in zip(layout, is_test, strict=True) if not test)
     test = sorted(index for index, test in zip(layout, is_test, strict=True) if test)
     return train, test
+
+
+_MOST_APART = 5000
+_SPLIT_SEED = 0
+
+
+def set_apart(num_samples: int, fraction: float) -> tuple[list[int], list[int]]:
+    """Divide training samples into those to train on and a few for validation, always the same way.
+
+    Args:
+        num_samples: how many there are.
+        fraction: share to set apart, in [0, 1); at most 5,000 samples, since every epoch looks at them.
+
+    Returns:
+        Indices to train on and indices set apart, both sorted and disjoint; a single sample is not set apart.
+    """
+    num_apart = min(round(num_samples * fraction), _MOST_APART, max(num_samples - 1, 0))
+    if num_apart == 0:
+        return list(range(num_samples)), []
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
+    return sorted(order[num_apart:]), sorted(order[:num_apart])
 
 
 def subset(num_available: int, num_samples: int, seed: int) -> list[int]:

@@ -41,6 +41,7 @@ class TextData(SampleData):
         batch_size: windows per batch and process.
         num_workers: processes that load windows; 0 is fastest, the text is in memory.
         name: how reports call it.
+        val_fraction: see `SampleData`.
 
     Raises:
         ValueError: a number that makes no sense.
@@ -59,8 +60,9 @@ class TextData(SampleData):
         batch_size: int = 8,
         num_workers: int = 0,
         name: str = "text",
+        val_fraction: float = 0.1,
     ) -> None:
-        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(name=name, batch_size=batch_size, num_workers=num_workers, val_fraction=val_fraction)
         require_at_least(context=(context, 2), stride=(stride, 1))
         self.files: dict[str, Files | None] = {"train": train, "test": test, "second": second}
         self.context, self.stride = context, stride

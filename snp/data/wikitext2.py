@@ -18,7 +18,7 @@ class WikiText2(TextData):
         path: a folder with one file per split, the split in its name (`wiki.train.raw`, `wikitext2_test.txt`); None
             to take the data set from the hub, for which the package `datasets` is needed.
         train_split: "train" or "valid".
-        second, context, stride, batch_size, num_workers: see `TextData`.
+        second, context, stride, batch_size, num_workers, val_fraction: see `TextData`.
 
     Raises:
         ValueError: a split that is not there, or a number that makes no sense.
@@ -33,8 +33,10 @@ class WikiText2(TextData):
         stride: int | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
+        val_fraction: float = 0.1,
     ) -> None:
-        super().__init__(None, None, second, context, stride, batch_size, num_workers, name="wikitext2")
+        sizes = (context, stride, batch_size, num_workers)
+        super().__init__(None, None, second, *sizes, name="wikitext2", val_fraction=val_fraction)
         if train_split not in _SPLITS[:2]:
             raise ValueError(f"data.train_split={train_split}: choose train or valid")
         self.path = path

@@ -19,15 +19,21 @@ _QUANTISED = ("torch.ao.quantization", "torch.ao.nn.", "torchao.quantization", "
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that modules computed and keep (weights of hooks, activations) are copied as constants.
+    """A deep copy; weights that hooks computed are copied as constants.
 
     Raises:
         ValueError: some module cannot be copied; the message names it and what to do.
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
+    computed = {(id(module), _name_of(hook)) for module, hook in _hooks(model)}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
+                if (id(module), key) not in computed:
+                    raise ValueError(
+                        f"model {type(model).__name__} cannot be copied: its attribute {name}{'.' * bool(name)}{key} is "
+                        "a tensor that was computed with gradients; detach or delete it first"
+                    )
                 memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, dict(memo))
@@ -73,7 +79,7 @@ def without_hooks(model: nn.Module) -> nn.Module:
             remove_spectral_norm(module, hook.name)
             _forget_how_to_load(module)
         else:
-            remove_mask(module, hook._tensor_name)
+            remove_mask(module, _name_of(hook))
     return changed
 
 
@@ -83,6 +89,11 @@ def _forget_how_to_load(module: nn.Module) -> None:
     for key, hook in list(hooks.items()):
         if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
             del hooks[key]
+
+
+def _name_of(hook: Any) -> str:
+    """Of the weight that a hook computes."""
+    return str(hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name)
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:

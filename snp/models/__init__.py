@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 
 from snp.core.registry import Registry
-from snp.models import _checkpoint
-from snp.models._hub import WeightsNotFoundError
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
+from snp.models.sources import checkpoint
+from snp.models.sources.hub import WeightsNotFoundError
 
 __all__ = [
     "LanguageModelSpec",
@@ -144,7 +144,7 @@ class ModelSpec:
     def _from_checkpoint(self, module: ModuleType, arguments: dict[str, Any]) -> tuple[nn.Module, str, str]:
         assert self.checkpoint is not None
         model = module.build(**arguments)
-        _checkpoint.load(model, self.checkpoint, arguments["num_classes"])
+        checkpoint.load(model, self.checkpoint, arguments["num_classes"])
         return model, "checkpoint", f"{self.name} has the weights of {self.checkpoint}"
 
     def _from_pretrained(

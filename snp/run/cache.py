@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,31 +31,48 @@ Measured = tuple[dict[str, Moments], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A folder with ``dense.safetensors`` and ``moments.safetensors``, each marked with a hash of what it depends on.
+    """A folder with ``dense-<mark>.safetensors``, ``moments-<mark>.safetensors`` and ``latency-<mark>.json``.
+
+    The mark is a hash of all that an entry depends on, so that runs of different settings share a folder and none
+    overwrites what belongs to another.
 
     Attributes:
         folder: may be shared by runs.
         data: configured for the network.
         data_settings: plain values that say which samples these are.
         seed: of the run.
+        precision: of the trainer; activations are not the same in another.
     """
 
     folder: Path
     data: SampleData
     data_settings: Mapping[str, Any]
     seed: int
+    precision: str
 
-    def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[], None]) -> None:
-        """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them."""
-        path, mark = self.folder / "dense.safetensors", fingerprint(model, recipe, *self._facts())
+    def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
+        """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
+
+        Args:
+            model: as it is before training.
+            recipe: how it is trained.
+            train: trains it; is told the mark of the result.
+
+        Returns:
+            Name of the entry; None where nothing is trained.
+        """
+        if recipe.epochs == 0:
+            log("dense.epochs=0: the dense network stays untrained")
+            return None
+        mark = fingerprint(model, recipe, *self.facts())
+        path = self.folder / f"dense-{mark}.safetensors"
         if agreed(read_metadata(path).get("fingerprint") == mark):
             log(f"the dense weights of an earlier run are used: {path}")
             read_weights(model, path)
-        elif recipe.epochs == 0:
-            log("dense.epochs=0: the dense network stays untrained")
         else:
-            train()
+            train(mark)
             rank_zero_only(write_weights)(model, path, {"fingerprint": mark})
+        return path.name
 
     def moments(
         self, subject: Subject, settings: CalibrationSettings, measure: Callable[[], Measured]
@@ -67,27 +85,28 @@ class Cache:
             measure: gives moments and facts about the measurement.
 
         Returns:
-            The moments, and the facts with ``reused`` beside them; facts read from disk are strings.
+            The moments, and the facts with ``reused`` and the name of the ``entry`` beside them; facts read from disk
+            are strings.
         """
-        path = self.folder / "moments.safetensors"
-        mark = fingerprint(subject.model, settings, repr(subject.readers), *self._facts())
+        mark = fingerprint(subject.model, settings, repr(subject.readers), *self.facts())
+        path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
         if agreed(found is not None):
             assert found is not None
             log(f"the moments of an earlier run are used: {path}")
-            return found[0], {**found[1], "reused": True}
+            return found[0], {**found[1], "reused": True, "entry": path.name}
         moments, facts = measure()
         metadata = {name: str(value) for name, value in facts.items()} | {"fingerprint": mark}
         rank_zero_only(write_moments)(moments, path, metadata)
-        return moments, {**facts, "reused": False}
+        return moments, {**facts, "reused": False, "entry": path.name}
 
     def latency(self, subject: Subject, batch: int, threads: int, measure: Callable[[], LatencyTable]) -> LatencyTable:
-        """Layer times measured before on this machine, else measured now and kept in ``latency.json``."""
-        path = self.folder / "latency.json"
+        """Layer times measured before on this machine, else measured now and kept."""
         sizes = [(group.name, group.num_units) for group in subject.groups]
         mark = fingerprint(
             subject.model, sizes, batch, threads, torch.__version__, platform.node(), platform.processor()
         )
+        path = self.folder / f"latency-{mark}.json"
         try:
             kept = json.loads(path.read_text()) if path.is_file() else {}
             if kept.get("fingerprint") == mark:
@@ -96,11 +115,12 @@ class Cache:
         except (ValueError, KeyError):
             log(f"{path} is damaged: layers are timed anew")
         table = measure()
-        partial = path.with_name("latency.json.partial")
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps({"fingerprint": mark, "table": table.to_json()}))
         partial.replace(path)
         return table
 
-    def _facts(self) -> tuple[object, ...]:
+    def facts(self) -> tuple[object, ...]:
+        """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
-        return type(self.data).__name__, settings, self.data.format, self.seed
+        return type(self.data).__name__, settings, self.data.format, self.seed, self.precision

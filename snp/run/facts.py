@@ -13,11 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from snp.data.loading import Part, SampleData
+from snp.data.loading import SampleData
 from snp.data.text import TextData
 
 __all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts", "without_secrets"]
@@ -52,10 +52,7 @@ def run_facts(config: Mapping[str, Any], words: Sequence[str] | None = None) -> 
 def data_facts(data: SampleData) -> dict[str, Any]:
     """Name and number of samples of every part of a configured data set; of text also the tokens per window."""
     found: dict[str, Any] = {"name": data.name, "holds": data.holds}
-    for part in get_args(Part):
-        with contextlib.suppress(ValueError):  # a part that this data set does not have
-            samples: Any = data.seen(part, training=False)
-            found[part] = len(samples)
+    found |= data.counts()
     if isinstance(data, TextData) and data.format is not None:
         found["context"] = data.format.context
     return found
@@ -69,6 +66,8 @@ def command(words: Sequence[str]) -> str:
         shown.append(f"{name}={HIDDEN}" if sign and value and _is_secret(name) else _LOGIN.sub("", word))
     program = Path(shown[0]).name if shown else ""
     start = ["python", program] if program.endswith(".py") else [program]
+    if program == "__main__.py":
+        start = ["python", "-m", Path(shown[0]).parent.name]
     return shlex.join([*start, *shown[1:]])
 
 

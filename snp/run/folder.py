@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.problem import Selection
 
-__all__ = ["RunFolder", "folder_at", "is_first_process", "log"]
+__all__ = ["RunFolder", "folder_at", "is_first_process", "locked", "log", "tell"]
 
 # What is made from a plan, and does not fit another one.
 _TABLES = ("variance.csv", "damage.csv", "layers.csv")
-_PAGES = ("report.md", "report.html", "README.md", "figures/*")
+_PAGES = ("report.md", "report.html", "model_card.md", "figures/*")
 _RESULTS = ("pruned.safetensors", "finetuned.safetensors", *_TABLES, *_PAGES)
 
 
@@ -29,10 +32,33 @@ def is_first_process() -> bool:
     return bool(rank_zero_only(lambda: True)())
 
 
-@rank_zero_only
 def log(message: str) -> None:
-    """One line on the terminal of the first process."""
-    print(f"[snp] {message}", flush=True)
+    """One line on the terminal of the first process, and in its ``run.log``."""
+    tell(f"[snp] {message}")
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """A text on the terminal of the first process, and in its ``run.log``."""
+    print(text, flush=True)
+    logging.getLogger("snp").info(text)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else writes to a run's folder meanwhile; the lock goes with the process, however that ends.
+
+    Raises:
+        ValueError: another run writes there.
+    """
+    if not is_first_process():  # the others belong to the first
+        yield
+        return
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"run_dir={path}: another run is writing there; wait for its end or choose another") from error
 
 
 def folder_at(path: str | Path, argument: str) -> Path:
@@ -60,26 +86,44 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = folder_at(path, "run_dir")
         self.metrics: dict[str, Any] = {}
+        self._since: dict[str, Any] = {}
         self._keeps_earlier = (self.path / "metrics.json").exists()
 
     def record(self, numbers: dict[str, Any]) -> None:
         """Add numbers and write them all; NaN is written as null."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
         self.metrics |= finite
+        self._since |= finite
         if not self._keeps_earlier:
             self._write()
+
+    def recorded_since(self) -> dict[str, Any]:
+        """The numbers recorded since this was asked before."""
+        found, self._since = self._since, {}
+        return found
 
     @rank_zero_only
     def begin_results(self) -> None:
         """Remove what an earlier run in this folder made from its plan; until here a mistake leaves it as it was."""
         for pattern in _RESULTS:
-            for path in self.path.glob(pattern):
-                path.unlink()
+            self.remove(pattern)
         self._keeps_earlier = False
 
     @rank_zero_only
+    def keep_results(self) -> None:
+        """What lies here is of this very plan: numbers are written beside it from now on."""
+        self._keeps_earlier = False
+        self._write()
+
+    @rank_zero_only
+    def remove(self, pattern: str) -> None:
+        """Remove files."""
+        for path in self.path.glob(pattern):
+            path.unlink()
+
+    @rank_zero_only
     def _write(self) -> None:
-        self._replace("metrics.json", json.dumps(self.metrics, indent=1) + "\n")
+        self.replace("metrics.json", json.dumps(self.metrics, indent=1) + "\n")
 
     @rank_zero_only
     def write_data(self, settings: Mapping[str, Any], format: Mapping[str, Any], seed: int) -> None:
@@ -90,7 +134,7 @@ class RunFolder:
     @rank_zero_only
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json``: what was asked, of which code, on which machine."""
-        self._replace("run.json", json.dumps(dict(facts), indent=1) + "\n")
+        self.replace("run.json", json.dumps(dict(facts), indent=1) + "\n")
 
     @rank_zero_only
     def write_variance(self, groups: Sequence[UnitGroup], selection: Selection) -> None:
@@ -130,9 +174,9 @@ class RunFolder:
         writer = csv.writer(text)
         writer.writerow(header)
         writer.writerows(rows)
-        self._replace(name, text.getvalue())
+        self.replace(name, text.getvalue())
 
-    def _replace(self, name: str, text: str) -> None:
+    def replace(self, name: str, text: str) -> None:
         """A reader, or a killed process, never sees half a file."""
         partial = self.path / f"{name}.partial"
         partial.write_text(text, encoding="utf-8", newline="")

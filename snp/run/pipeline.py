@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
+from snp.models import Prepared
 from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.run.facts import peak_memory_bytes
-from snp.run.folder import is_first_process
-from snp.run.loggers import close_loggers, log_results, quiet_libraries
+from snp.run.folder import folder_at, is_first_process, locked, tell
+from snp.run.loggers import close_loggers, quiet_libraries
 from snp.run.processes import destroy_group
 from snp.run.pruned import small_network
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
+from snp.run.stopping import Stopped
+from snp.run.tracking import track
+from snp.run.trained import fine_tune, network_left
 from snp.surgery.inspection import inspection_of
 from snp.surgery.subject import survey
 
@@ -31,19 +38,38 @@ def run(**settings: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"there is no option {', '.join(unknown)}; --help shows which there are")
     quiet_libraries()
-    job = Run(**settings)
-    if job.prune.dry_run:
-        _list_groups(job)
-        return {}
+    with locked(folder_at(settings["run_dir"], "run_dir")):
+        job = Run(**settings)
+        if job.prune.dry_run:
+            _list_groups(job)
+            return {}
+        try:
+            return _stages(job)
+        except Stopped:
+            job.lightning.end_processes()
+            raise
+
+
+def _stages(job: Run) -> dict[str, Any]:
+    """One after the other; those that an earlier start of this run finished are taken as they are."""
     prepared = job.dense_network()
+    small = network_left(job, prepared)
+    if small is None:
+        small = _pruned(job, prepared)
+    fine_tune(job, small, prepared.model)
+    destroy_group()
+    _report(job)
+    return job.folder.metrics
+
+
+def _pruned(job: Run, prepared: Prepared) -> nn.Module:
+    """The small network, from calibration on."""
     subject = job.analyse(prepared)
     moments = job.calibrate(subject)
     small = small_network(job, prepared, subject, moments, latency_table(job, subject))
     compare_speed(job, subject, small)
-    job.fine_tune(small, subject.model)
-    destroy_group()
-    _report(job)
-    return job.folder.metrics
+    job.finished.note("pruned", job.mark("pruned"), ("plan.json", "pruned.safetensors"))
+    return small
 
 
 @rank_zero_only
@@ -51,10 +77,12 @@ def _report(job: Run) -> None:
     """Page, figures, loggers, and the table on the terminal."""
     job.folder.record(peak_memory_bytes())
     write_report(job.folder.path)
-    numbers = {name: value for name, value in job.folder.metrics.items() if not isinstance(value, str)}
-    log_results(job.loggers, numbers, sorted((job.folder.path / "figures").glob("*.png")))
+    track(job.loggers, job.folder.path)
     close_loggers(job.loggers)
     print_summary(job.folder.metrics, job.folder.path)
+    logged = io.StringIO()
+    print_summary(job.folder.metrics, job.folder.path, logged)
+    logging.getLogger("snp").info(logged.getvalue())
 
 
 def _list_groups(job: Run) -> None:
@@ -63,4 +91,4 @@ def _list_groups(job: Run) -> None:
     found = inspection_of(model, survey(model, job.lightning.example(2), job.prune))
     if is_first_process():
         found.save(job.folder.path)
-        print(f"\n{found}\nRun folder: {job.folder.path}", flush=True)
+        tell(f"\n{found}\nRun folder: {job.folder.path}")

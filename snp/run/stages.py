@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
@@ -21,13 +17,15 @@ from snp.models import Prepared, Spec
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts
+from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
-from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
+from snp.run.refusals import refuse_precision, refuse_processes, refuse_seed, refuse_strangers
+from snp.run.trained import train_dense
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
-from snp.weights import write_weights
+from snp.weights import fingerprint
 
 __all__ = ["Run"]
 
@@ -71,10 +69,12 @@ class Run:
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed)
-        self.facts = run_facts(self.config)
+        self.facts, self.finished = run_facts(self.config), Finished(self.folder)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
+        precision = str(self.lightning.trainer().precision)
+        refuse_precision(precision)
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
         refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune, self.lightning.trainer().world_size)
@@ -92,18 +92,23 @@ class Run:
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
-        if prepared.weights in ("random", "backbone"):
-            model = prepared.model
-            self.cache.dense_weights(model, self.dense, lambda: self.lightning.fit(model, self.dense))
+        train_dense(self, prepared)
         prepared.model.eval()
-        self.lightning.score("dense", prepared.model)
+        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
+        # Scores bring several processes together, and what follows expects them to be.
+        if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", self._dense):
+            self.lightning.score("dense", prepared.model)
+            self.finished.note("dense", self._dense)
         return prepared
+
+    def mark(self, *facts: object) -> str:
+        """Hash of the dense network, the settings of the prune and calibration, and further facts."""
+        return mark_of(self._dense, self.prune, self.calibration, *facts)
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
         subject = subject_of(prepared.model, self.lightning.example(2), self.prune)
-        units = sum(group.num_units for group in subject.groups)
-        log(f"{len(subject.groups)} groups with {units} units can be cut")
+        log(f"{len(subject.groups)} groups with {sum(group.num_units for group in subject.groups)} units can be cut")
         return subject
 
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
@@ -123,18 +128,7 @@ class Run:
                 "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
                 "calibration/reused": facts["reused"],
+                "cache/moments": facts.get("entry"),
             }
         )
         return moments
-
-    def fine_tune(self, small: nn.Module, dense: nn.Module) -> None:
-        """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
-        if self.finetune.epochs == 0:
-            return
-        # Seeded again, so that it goes the same way whether dense weights were trained or found.
-        seed_everything(self.seed, workers=True, verbose=False)
-        started, tuned = time.perf_counter(), copy.deepcopy(small)
-        self.lightning.fit(tuned, self.finetune, dense)
-        self.folder.record({"time/finetune_s": time.perf_counter() - started})
-        rank_zero_only(write_weights)(tuned, self.folder.path / "finetuned.safetensors")
-        self.lightning.score("finetuned", tuned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
@@ -21,38 +22,16 @@ from snp.graph.batches import Batch
 from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
+from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
+from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
+from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
 from snp.speed import network
 from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
-
-
-class _CalibrationSamples(LightningDataModule):
-    """Makes the calibration loader when Lightning asks, after the processes have found each other."""
-
-    def __init__(self, data: SampleData, samples: int, seed: int) -> None:
-        super().__init__()
-        self._arguments = (samples, seed)
-        self._data = data
-
-    def predict_dataloader(self) -> Any:
-        """The fixed calibration samples, each on exactly one process."""
-        return self._data.calibration_dataloader(*self._arguments)
-
-
-class _SecondText(LightningDataModule):
-    """Makes the loader of the second text when Lightning asks."""
-
-    def __init__(self, data: TextData) -> None:
-        super().__init__()
-        self._data = data
-
-    def test_dataloader(self) -> Any:
-        """Windows of the second text, each on exactly one process."""
-        return self._data.second_dataloader()
 
 
 class JobTrainer:
@@ -73,6 +52,11 @@ class JobTrainer:
         self._loggers = loggers
         self._folder = folder
         self._on_disk: TemporaryDirectory[str] | None = None
+        self._launchers: list[Any] = []
+        # A log file has no use for a bar; whoever asks for one by name gets it.
+        asked = getattr(trainer, "keywords", {}).get("enable_progress_bar")
+        self._bars = {"enable_progress_bar": sys.stdout.isatty()} if asked == "auto" else {}
+        self._shows_bars = bool(self._bars.get("enable_progress_bar", asked))
 
     @cached_property
     def device(self) -> torch.device:
@@ -86,23 +70,59 @@ class JobTrainer:
             ValueError: Lightning refuses the settings.
         """
         defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
+        callbacks = [*keywords.pop("callbacks", ()), KeepSignals()]
         try:
-            return self._trainer(**{**defaults, **keywords})
+            made = self._trainer(**{**defaults, **keywords, **self._bars, "callbacks": callbacks})
         except TypeError as error:
             raise ValueError(f"trainer: {error}") from error
+        self._launchers.append(made.strategy.launcher)
+        return made
 
-    def fit(self, model: nn.Module, recipe: TrainingRecipe, teacher: nn.Module | None = None) -> None:
-        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere."""
-        log(f"{recipe.where} training: {recipe.epochs} epochs")
-        trainer = self.trainer(max_epochs=recipe.epochs, logger=self._loggers)
-        trainer.fit(self._task.learner(model, recipe, teacher), datamodule=self._data)
+    def end_processes(self) -> None:
+        """End the processes that Lightning started for this one, which would wait for it."""
+        for launcher in self._launchers:
+            for process in getattr(launcher, "procs", ()):
+                process.terminate()
+
+    def fit(
+        self,
+        model: nn.Module,
+        recipe: TrainingRecipe,
+        teacher: nn.Module | None = None,
+        seed: int = 0,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere.
+
+        Args:
+            model: the network.
+            recipe: how it is trained.
+            teacher: the dense network.
+            seed: of every epoch.
+            checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
+        """
+        last = checkpoints.last if checkpoints else None
+        log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
+        validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
+        metric = f"{recipe.where}/val_loss" if validates else None
+        callbacks = [
+            EpochSeed(seed),
+            *([] if self._shows_bars else [EpochLines(recipe.where, log)]),
+            *(checkpoints.callbacks(metric) if checkpoints else []),
+        ]
+        keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
+        trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
+        learner = self._task.learner(model, recipe, teacher)
+        trainer.fit(learner, datamodule=self._data, ckpt_path=last, weights_only=True if last else None)
+        if recipe.keep == "best" and checkpoints:
+            checkpoints.load_best(model)
         model.to("cpu")
         copy_from_first(model)
 
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
         """Show the calibration samples to a network, each once over all processes."""
         trainer = self.trainer(callbacks=[callback])
-        calibration = _CalibrationSamples(self._data, samples, seed)
+        calibration = OneLoader(lambda: self._data.calibration_dataloader(samples, seed))
         trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
         model.to("cpu")
 
@@ -141,13 +161,17 @@ class JobTrainer:
         return [Batch.of(batch).to(self.device) for batch in loader]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Scores on the whole test part, cost and size, recorded as ``<stage>/...``."""
+        """Scores on the whole test part and on the validation samples (``val_``), cost and size, as ``<stage>/...``."""
         trainer = self.trainer()
         recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
         results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
         scores = {name: results.get(result) for name, result in self._task.scores.items()}
+        if len(self._data.val_dataloader()):
+            learner, apart = self._task.learner(model, recipe, None), OneLoader(self._data.val_dataloader)
+            found = self.trainer().test(learner, apart, verbose=False)[0]
+            scores |= {f"val_{name}": found.get(result) for name, result in self._task.scores.items()}
         if isinstance(self._data, TextData) and self._data.has_second:
-            learner, text = self._task.learner(model, recipe, None), _SecondText(self._data)
+            learner, text = self._task.learner(model, recipe, None), OneLoader(self._data.second_dataloader)
             second = self.trainer().test(learner, text, verbose=False)[0]
             scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import pickle
+import random
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -142,6 +143,58 @@ def test_calibration_is_fixed_and_from_the_training_part(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", DATA_NAMES)
+def test_training_validation_and_test_share_nothing(name: str, tmp_path: Path) -> None:
+    """What chooses looks at samples that are neither trained on nor calibrated on nor reported."""
+    data = make(name, tmp_path)
+    (tmp_path / "again").mkdir()
+    counts = data.counts()
+    apart, test = (keys_of(all_of(loader)[0]) for loader in (data.val_dataloader(), data.test_dataloader()))
+    trained = keys_of(all_of(data.calibration_dataloader(counts["train"], seed=0))[0])
+    assert counts == {"train": trained.total(), "val": apart.total(), "test": test.total()}
+    assert not apart & trained
+    if name in ("digits", "image_folder"):  # one lot of images, divided here
+        assert not (apart | trained) & test
+    assert [labels.tolist() for _, labels in data.val_dataloader()] == [
+        labels.tolist() for _, labels in make(name, tmp_path / "again").val_dataloader()
+    ]
+
+
+def test_a_validation_part_of_its_own(tmp_path: Path) -> None:
+    """Folders train, val and test are taken by their names; with train and val alone, val is for testing."""
+    for part, count in (("train", 20), ("val", 4), ("test", 6)):
+        write_folder(tmp_path / "three" / part, files_of(("a", "b"), count))
+        if part != "test":
+            write_folder(tmp_path / "two" / part, files_of(("a", "b"), count))
+    three, two = (ImageFolder(str(tmp_path / name), num_workers=0) for name in ("three", "two"))
+    for data in (three, two):
+        data.configure(32, HALF, HALF, "bilinear", 1.0)
+    assert three.counts() == {"train": 40, "val": 8, "test": 12}
+    assert two.counts() == {"train": 36, "val": 4, "test": 8}
+    two.val_fraction = 0
+    assert two.val_dataloader() == []
+    with pytest.raises(ValueError, match=r"data\.val_fraction=1"):
+        ImageFolder(str(tmp_path / "two"), val_fraction=1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_is_the_same_wherever_training_begins(num_workers: int, tmp_path: Path) -> None:
+    """The order of the third epoch does not depend on whether the first two were drawn by this process."""
+    write_folder(tmp_path, files_of(("a", "b"), 20))
+    orders = []
+    for first in (0, 2):
+        data = ImageFolder(str(tmp_path), batch_size=4, num_workers=num_workers)
+        data.configure(32, HALF, HALF, "bilinear", 1.0)
+        loader = data.train_dataloader()
+        for epoch in range(first, 3):
+            loader.sampler.set_epoch(epoch)
+            random.seed(epoch)
+            torch.manual_seed(epoch)
+            drawn = [(labels.tolist(), images.sum().item()) for images, labels in loader]
+        orders.append(drawn)
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
 def test_training_varies_and_testing_does_not(name: str, tmp_path: Path) -> None:
     """Training images are seen differently each time, test images always alike."""
     data = make(name, tmp_path)
@@ -214,7 +267,7 @@ def test_numbers_that_make_no_sense(key: str, value: int) -> None:
 def test_last_small_batch_is_dropped_only_if_others_remain(batch_size: int, num_batches: int, tmp_path: Path) -> None:
     """16 training samples: 4 batches of 4; one batch when they all fit in."""
     write_folder(tmp_path, files_of(("a", "b"), 10))
-    data = ImageFolder(str(tmp_path), batch_size=batch_size, num_workers=0)
+    data = ImageFolder(str(tmp_path), batch_size=batch_size, num_workers=0, val_fraction=0)
     data.configure(32, HALF, HALF, "bilinear", 1.0)
     assert len(list(data.train_dataloader())) == num_batches
 
@@ -222,7 +275,7 @@ def test_last_small_batch_is_dropped_only_if_others_remain(batch_size: int, num_
 def test_dropped_batch(tmp_path: Path) -> None:
     """Of 16 training samples in batches of 5, the single last one is left out."""
     write_folder(tmp_path, files_of(("a", "b"), 10))
-    data = ImageFolder(str(tmp_path), batch_size=5, num_workers=0)
+    data = ImageFolder(str(tmp_path), batch_size=5, num_workers=0, val_fraction=0)
     data.configure(32, HALF, HALF, "bilinear", 1.0)
     assert [len(labels) for _, labels in data.train_dataloader()] == [5, 5, 5]
 
@@ -362,9 +415,10 @@ def test_photographs_keep_the_centre() -> None:
 
 def test_digits_are_divided_for_good() -> None:
     """1,438 and 359 digits, together scikit-learn's, every class with its share in the test part."""
-    data = Digits()
+    data = Digits(val_fraction=0)
     data.configure(8, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
     data.setup()
+    assert data.counts() == {"train": 1438, "test": 359}
     test_images, test_labels = all_of(data.test_dataloader())
     train_images, train_labels = all_of(data.calibration_dataloader(1438, seed=0))
     assert len(test_images) + len(train_images) == 1797
@@ -451,7 +505,7 @@ def test_several_workers_read_one_tar(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "images.tar", files_of(("a", "b"), 20))
     seen = []
     for num_workers in (0, 2):
-        data = ImageFolder(str(path), batch_size=3, num_workers=num_workers)
+        data = ImageFolder(str(path), batch_size=3, num_workers=num_workers, val_fraction=0)
         data.configure(32, HALF, HALF, "bilinear", 1.0)
         seen.append(all_of(data.calibration_dataloader(32, seed=0)))
     assert torch.equal(seen[0][0], seen[1][0])

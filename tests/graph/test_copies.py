@@ -83,14 +83,16 @@ def test_hooked_networks_are_pruned_and_come_back(name: str, tmp_path: Path) -> 
         assert torch.equal(back(IMAGES), result.model(IMAGES))
 
 
-def test_kept_activations_are_copied_as_constants() -> None:
-    """A module that keeps what it computed does not hinder a copy."""
-    model = plain()
-    model.kept = model[0](IMAGES)
+def test_weights_of_hooks_are_copied_as_constants() -> None:
+    """And what a module computed and kept for itself is named."""
+    model = hooked("weight norm", passed=True)
     found: Any = copied(model)
-    assert torch.equal(found.kept, model.kept)
-    assert found.kept.is_leaf
-    assert found[0].weight is not model[0].weight
+    assert torch.equal(found[0].weight, model[0].weight)
+    assert found[0].weight.is_leaf
+    assert found[0].weight_g is not model[0].weight_g
+    model.kept = model[0](IMAGES)
+    with pytest.raises(ValueError, match="attribute kept is a tensor that was computed with gradients"):
+        copied(model)
 
 
 class Locked(nn.Module):

@@ -55,7 +55,8 @@ def test_a_run_leaves_all_artefacts(finished_run: tuple[Path, Ended]) -> None:
     """The run folder holds moments, plan, weights, numbers, and a report whose figures are there."""
     folder, _ = finished_run
     for name in ARTEFACTS:
-        assert (folder / name).stat().st_size > 0, name
+        (path,) = folder.glob(name)
+        assert path.stat().st_size > 0, name
     figures = re.findall(r"\]\((figures/[^)]+\.png)\)", (folder / "report.md").read_text())
     assert len(figures) == 4
     assert all((folder / figure).stat().st_size > 1000 for figure in figures)
@@ -81,7 +82,7 @@ def test_the_last_words_of_a_run(finished_run: tuple[Path, Ended]) -> None:
     folder, ended = finished_run
     lines = ended.stdout.splitlines()
     assert lines[-1] == f"Run folder: {folder}"
-    table = "\n".join(lines[-12:-1])
+    table = "\n".join(lines[-20:-1])
     assert all(word in table for word in ("dense", "pruned", "finetuned", "MACs", "Latency", "Accuracy"))
     noise = [line for line in ended.stderr.splitlines() if not any(known in line for known in CHATTER)]
     assert noise == []
@@ -114,8 +115,8 @@ def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_p
     assert ended.status == 0, ended.stderr
     assert "training" not in ended.stdout.replace("dense network is trained", "")
     after, metrics = contents(again), metrics_of(again)
-    assert after["moments.safetensors"] == before["moments.safetensors"]
-    assert after["dense.safetensors"] == before["dense.safetensors"]
+    for name in (name for name in before if name.startswith(("moments-", "dense-"))):
+        assert after[name] == before[name]
     assert after["plan.json"] != before["plan.json"]
     assert metrics["calibration/reused"] is True
     assert metrics["dense/acc1_percent"] == metrics_of(finished_run[0])["dense/acc1_percent"]
@@ -169,7 +170,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("+nope=1", ["nope"]),
         ("+prune.nope=1", ["nope"]),
         ("calibration.samples=0", ["calibration.samples"]),
-        ("calibration.samples=1000000", ["calibration", "1000000", "1438"]),
+        ("calibration.samples=1000000", ["calibration", "1000000", "1294"]),
         ("calibration.products=float16", ["calibration.products"]),
         ("prune.target_macs=0.5 prune.target_var=0.9", ["prune.target_macs", "prune.target_var"]),
         ("prune.target_macs=1.5", ["prune.target_macs", "1.5"]),
@@ -182,6 +183,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("seed=5000000000", ["seed"]),
         ("trainer.devices=all", ["devices"]),
         ("trainer.accelerator=abacus", ["abacus"]),
+        ("trainer.precision=bf16-true", ["trainer.precision=bf16-true", "bf16-mixed"]),
         ("trainer=ddp_cpu calibration.samples=1", ["calibration.samples=1", "2 processes"]),
         ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
@@ -215,7 +217,7 @@ def test_a_misspelt_option_of_a_real_process(tmp_path: Path) -> None:
 
 def test_activations_that_are_not_finite(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """Weights that overflow are found during calibration, and the layer is named."""
-    weights = load_file(finished_run[0] / "dense.safetensors")
+    weights = load_file(next(finished_run[0].glob("dense-*.safetensors")))
     weights["layer2.0.bn1.weight"].fill_(float("inf"))
     save_file(weights, tmp_path / "broken.safetensors")
     ended = run_here(f"model.checkpoint={tmp_path}/broken.safetensors", "finetune.epochs=0", folder=tmp_path)

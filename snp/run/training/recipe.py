@@ -37,6 +37,9 @@ class TrainingRecipe:
         0.0, "share of the loss that asks for the dense network's outputs instead of the labels", ge=0, le=1
     )
     temperature: float = option(4.0, "of both networks' outputs in that share", gt=0)
+    keep: Literal["last", "best"] = option(
+        "last", "weights after the last epoch; best: of the epoch with the lowest validation loss"
+    )
     where: Literal["dense", "finetune"] = option("finetune", "the stage, in messages and in logged names")
 
     def __post_init__(self) -> None:

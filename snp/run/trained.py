@@ -1,0 +1,62 @@
+"""How do the networks of a run get trained, and what did an earlier start of it leave of them?"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING
+
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from snp.library import load
+from snp.models import Prepared
+from snp.run.processes import agreed
+from snp.run.training.checkpoints import Checkpoints
+from snp.weights import fingerprint, write_weights
+
+if TYPE_CHECKING:
+    from snp.run.stages import Run
+
+__all__ = ["fine_tune", "network_left", "train_dense"]
+
+
+def train_dense(job: Run, prepared: Prepared) -> None:
+    """Train the dense network where its weights do not fit the data and were not trained before."""
+    if prepared.weights not in ("random", "backbone"):
+        return
+    model = prepared.model
+
+    def train(mark: str) -> None:
+        job.lightning.fit(model, job.dense, seed=job.seed, checkpoints=_checkpoints(job, "dense", mark))
+
+    job.folder.record({"cache/dense": job.cache.dense_weights(model, job.dense, train)})
+    _checkpoints(job, "dense").forget()
+
+
+def network_left(job: Run, prepared: Prepared) -> nn.Module | None:
+    """The small network that an earlier start of this very run left, None where it did not come so far."""
+    if not agreed(all(job.finished.found(stage, job.mark(stage)) for stage in ("plan", "pruned"))):
+        return None
+    job.folder.keep_results()
+    return load(job.folder.path, prepared.model)
+
+
+def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
+    """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
+    if job.finetune.epochs == 0:
+        job.folder.remove("finetuned.safetensors")
+        return
+    mark = job.mark("finetuned", job.finetune, fingerprint(small))
+    if not agreed(job.finished.found("finetuned", mark)):
+        started, tuned = time.perf_counter(), copy.deepcopy(small)
+        job.lightning.fit(tuned, job.finetune, dense, job.seed, _checkpoints(job, "finetune", mark))
+        job.folder.record({"time/finetune_s": time.perf_counter() - started})
+        rank_zero_only(write_weights)(tuned, job.folder.path / "finetuned.safetensors")
+        job.lightning.score("finetuned", tuned)
+        job.finished.note("finetuned", mark, ("finetuned.safetensors",))
+    _checkpoints(job, "finetune").forget()
+
+
+def _checkpoints(job: Run, stage: str, mark: str = "") -> Checkpoints:
+    return Checkpoints(job.folder.path / "checkpoints", stage, mark)

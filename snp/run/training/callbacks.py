@@ -1,0 +1,70 @@
+"""What happens at the hooks of a trainer beside learning?  Seeds, signals, and lines where no progress bar is shown."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from snp.run.stopping import stop
+
+__all__ = ["EpochLines", "EpochSeed", "KeepSignals"]
+
+
+class EpochSeed(Callback):
+    """Seeds every epoch by run, epoch and process alone, so that it goes the same way after an interruption."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first batch is drawn; the run's own seed, which loaders read, stays as it is."""
+        drawn = (self._seed + 1_000_003 * (trainer.current_epoch + 1) + 7919 * trainer.global_rank) % 2**32
+        random.seed(drawn)
+        np.random.seed(drawn)
+        torch.manual_seed(drawn)
+
+
+class KeepSignals(Callback):
+    """Takes the signal back from Lightning, whose own handler waits for other processes, perhaps for ever."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has registered its handler by then, around ours."""
+        if stop in getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ()):
+            signal.signal(signal.SIGTERM, stop)
+
+    on_test_start = on_predict_start = on_train_start
+
+
+class EpochLines(Callback):
+    """One line per epoch with the time that is left, for terminals and logs without a progress bar.
+
+    Args:
+        stage: "dense" or "finetune".
+        tell: says a line.
+    """
+
+    def __init__(self, stage: str, tell: Callable[[str], None]) -> None:
+        self._stage, self._tell = stage, tell
+        self._started, self._first = 0.0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock starts; a training that goes on begins with a later epoch."""
+        self._started, self._first = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch was trained, and scored on the validation samples."""
+        done, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        left = (time.monotonic() - self._started) / (done - self._first) * (last - done)
+        scores = {
+            name.removeprefix(f"{self._stage}/val_"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(f"{self._stage}/val_")
+        }
+        text = "".join(f", validation {name} {value:.4g}" for name, value in scores.items())
+        self._tell(f"{self._stage}: epoch {done} of {last}{text}, {left:.0f} s left")

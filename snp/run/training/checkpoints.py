@@ -1,0 +1,82 @@
+"""From where does a training go on that was interrupted?  From ``last.ckpt``, written at the end of every epoch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+__all__ = ["Checkpoints"]
+
+
+class _WholeCheckpoint(ModelCheckpoint):
+    """A half-written checkpoint never takes the place of a whole one; Lightning copies from another file system."""
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        partial = f"{filepath}.partial"
+        super()._save_checkpoint(trainer, partial)
+        if trainer.is_global_zero:
+            os.replace(partial, filepath)
+        trainer.strategy.barrier()
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder named by what it depends on: another training's never fit.
+
+    Args:
+        folder: ``checkpoints`` of the run.
+        stage: "dense" or "finetune".
+        mark: hash of network, recipe, data and seed.
+    """
+
+    def __init__(self, folder: Path, stage: str, mark: str) -> None:
+        self._folder, self._stage = folder, stage
+        self._path = folder / f"{stage}-{mark}"
+
+    @property
+    def last(self) -> Path | None:
+        """The state after the last whole epoch, None where there is none."""
+        path = self._path / "last.ckpt"
+        return path if path.is_file() else None
+
+    def callbacks(self, metric: str | None) -> list[Callback]:
+        """Write ``last.ckpt`` after every epoch, and ``best.ckpt`` where the validation loss is lowest.
+
+        Args:
+            metric: name of the validation loss; None without validation samples, and then there is no best.
+        """
+        ways = {"last": None} | ({"best": metric} if metric else {})
+        return [
+            _WholeCheckpoint(
+                self._path, filename=name, monitor=monitor, enable_version_counter=False, save_on_train_epoch_end=True
+            )
+            for name, monitor in ways.items()
+        ]
+
+    def load_best(self, model: nn.Module) -> None:
+        """Give a network the weights of the epoch with the lowest validation loss.
+
+        Raises:
+            ValueError: nothing was validated.
+        """
+        path = self._path / "best.ckpt"
+        if not path.is_file():
+            raise ValueError(f"{self._stage}.keep=best needs validation samples: data.val_fraction above 0")
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+        )
+
+    @rank_zero_only
+    def forget(self) -> None:
+        """Remove those of the stage, once the weights they led to are on disk."""
+        for path in self._folder.glob(f"{self._stage}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
