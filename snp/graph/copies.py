@@ -30,9 +30,10 @@ def copied(model: nn.Module) -> nn.Module:
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 if (id(module), key) not in computed:
+                    where = f"{name}.{key}" if name else key
                     raise ValueError(
-                        f"model {type(model).__name__} cannot be copied: its attribute {name}{'.' * bool(name)}{key} is "
-                        "a tensor that was computed with gradients; detach or delete it first"
+                        f"model {type(model).__name__} cannot be copied: its attribute {where} is a tensor that was "
+                        "computed with gradients; detach or delete it first"
                     )
                 memo[id(value)] = value.detach().clone()
     try:
