@@ -160,7 +160,7 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    write_weights(result.model, target / "pruned.safetensors")
+    write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})
     result.plan.with_recipe(recipe or result.plan.recipe).save(target / "plan.json")
 
 
@@ -173,7 +173,8 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
 
     Raises:
-        ValueError: files are missing or damaged, or the plan needs ``model``.
+        ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more
+            than the architecture of a network.
     """
     source = Path(folder)
     plan = PruningPlan.load(source / "plan.json")
@@ -184,7 +185,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
             )
         from snp import models  # not needed by those who bring their own model
 
-        model = models.build(**plan.recipe)
+        model = models.rebuild(plan.recipe)
     small = cut(with_plain_weights(model), plan)
-    read_weights(small, source / f"{weights}.safetensors")
+    read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()

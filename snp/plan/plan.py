@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,11 +12,10 @@ from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import Count, Slice, UnitGroup
+from snp.plan.plan_file import FORMAT, content_hash, read_text, write_text
 from snp.plan.table import plan_summary, plan_table
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,9 +105,13 @@ class PruningPlan:
             "attention": [layer.to_json() for layer in self.attention],
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
         }
-        text = json.dumps(plain, indent=1)
-        # Only lists that json.dumps broke over lines: strings hold no raw line breaks, so they stay as they are.
-        return re.sub(r"\[\n[\d\s,]*\]", lambda match: "[" + " ".join(match.group()[1:-1].split()) + "]", text) + "\n"
+        return write_text(plain)
+
+    @property
+    def mark(self) -> str:
+        """Hash of what was decided and asked for: weights that were made by a plan carry it."""
+        parts = [_group_to_json(entry) for entry in self.groups], [entry.to_json() for entry in self.attention]
+        return content_hash([*parts, self.settings, self.macs, self.params])[:16]
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
@@ -120,21 +121,19 @@ class PruningPlan:
             ValueError: the text is not a plan of this format.
         """
         try:
-            plain = json.loads(text)
-            if plain["format"] != FORMAT:
-                raise ValueError(f"its format is {plain['format']}, this version of snp reads {FORMAT}")
+            plain = read_text(text)
             return PruningPlan(
                 groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
                 attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
-                latency=plain.get("latency", {}),  # plans of earlier versions know none
+                latency=plain.get("latency", {}),  # earlier plans know none
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
 
     def __str__(self) -> str:
-        """A table of the groups that reads well on a terminal, and as Markdown."""
+        """A table of the groups, for terminals and as Markdown."""
         return plan_table(self)
 
     def __repr__(self) -> str:
@@ -182,8 +181,7 @@ def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
         role: tuple(Slice.from_json(entry, num_units) for entry in plain[role])
         for role in ("producers", "consumers", "others")
     }
-    # Plans of earlier versions know groups of one partition only.
-    num_partitions = plain.get("num_partitions", 1)
+    num_partitions = plain.get("num_partitions", 1)  # plans of earlier versions know no other
     group = UnitGroup(
         plain["name"],
         num_units,
