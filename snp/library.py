@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
 from snp.graph.plain_weights import with_plain_weights
+from snp.graph.wrappers import alike, evaluated_copy, unwrapped
+from snp.measure.exact import plain_arithmetic
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.plan.plan import PruningPlan
-from snp.pruning import PruneResult, decide, prepare, problem_of, sensitivity_of
+from snp.preparation import prepare, settle
+from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
@@ -46,7 +48,8 @@ def prune(
             ``ordering="zca"``, ``ignore=("head*",)``, ...
 
     Returns:
-        The small network in the training mode of ``model``, and the plan.
+        The small network, its modules in the training modes of those of ``model``, and the plan. What only runs the
+        network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
 
     Raises:
         ValueError: an option, the batches or the budget do not fit.
@@ -54,8 +57,14 @@ def prune(
     """
     settings = _settings(settings, options)
     _refuse_dry_run(settings)
-    dense = copy.deepcopy(model).eval()
+    with plain_arithmetic():
+        return _pruned(model, batches, settings)
+
+
+def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings) -> PruneResult:
+    dense = evaluated_copy(model)
     others = parsed(dense, batches)
+    others = (batch.mapped(_usable) for batch in others)
     first = next(others)
     subject = subject_of(dense, first.first(2), settings)
     keeps_inputs = settings.is_sequential or settings.needs_sensitivity
@@ -67,13 +76,15 @@ def prune(
         if settings.target.is_timed
         else None
     )
-    subject, problem = prepare(subject, moments, sensitivity, settings, inputs, table)
+    measured = subject, moments, sensitivity, settings
+    subject, problem = prepare(*measured, inputs, table)
     decision = decide(subject, problem, settings, samples=samples)
+    subject, problem = settle(*measured, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs)
     plan = decision.plan
     if table is not None:
         plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
-    return PruneResult(result.model.train(model.training), plan, decision.selection, result.check)
+    return PruneResult(alike(result.model, model), plan, decision.selection, result.check)
 
 
 def prune_streamed(
@@ -95,7 +106,7 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    was_training = model.training
+    model, modes = unwrapped(model), [(module, module.training) for module in unwrapped(model).modules()]
     try:
         inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
         subject = subject_of(model.eval(), inputs[0].first(2), settings)
@@ -105,8 +116,14 @@ def prune_streamed(
             decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
             result = realise(subject, problem, decision.plan, settings, share=True)
     finally:
-        model.train(was_training)
-    return PruneResult(result.model.train(was_training), decision.plan, decision.selection, result.check)
+        for module, mode in modes:
+            module.training = mode
+    return PruneResult(alike(result.model, model), decision.plan, decision.selection, result.check)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """What was made in inference mode can neither be exported nor have gradients; its copy can."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:
@@ -186,6 +203,6 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp import models  # not needed by those who bring their own model
 
         model = models.rebuild(plan.recipe)
-    small = cut(with_plain_weights(model), plan)
+    small = cut(with_plain_weights(unwrapped(model)), plan)
     read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
-from snp.fit.head_bases import in_head_bases
-from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.sensitivity import measure_sensitivity
@@ -26,8 +24,9 @@ from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
+from snp.surgery.trial_cuts import culprits
 
-__all__ = ["Decision", "PruneResult", "decide", "prepare", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,40 +85,6 @@ def problem_of(
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
 
 
-def prepare(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    settings: PruneSettings,
-    inputs: Sequence[Batch] = (),
-    table: LatencyTable | None = None,
-) -> tuple[Subject, Problem]:
-    """The network with its attention heads in the bases that suit a cut, and what planners look at.
-
-    Where no heads are cut, moments may lie on disk and stay there.
-
-    Args:
-        subject: the dense network.
-        moments: of its readers' inputs.
-        sensitivity: from :func:`sensitivity_of`; may be empty.
-        settings: of the prune.
-        inputs: calibration inputs on the model's device, for trial cuts; none are made without.
-        table: layer times, for a latency budget.
-    """
-    if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, problem_of(subject, moments, sensitivity, table=table)
-    turned = in_head_bases(
-        subject,
-        {name: entry.cpu() for name, entry in moments.items()},
-        {name: matrix.cpu() for name, matrix in sensitivity.items()},
-        rotate=settings.reconstruct,
-    )
-    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
-    if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
-    return turned.subject, problem
-
-
 def sensitivity_of(
     subject: Subject,
     inputs: Sequence[Batch],
@@ -135,12 +100,51 @@ def sensitivity_of(
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
     """Choose the units that stay.
 
+    A group whose chosen cut the network's own code does not bear is left alone, with the reason, and the plan is made
+    again.
+
     Args:
         subject: from :func:`subject_of`.
         problem: from :func:`problem_of`.
         settings: planner, ordering, cut and target.
         **provenance: JSON values that the plan keeps beside the settings (``samples``, ...).
+
+    Raises:
+        ValueError: the target cannot be met, or nothing is left that can be cut.
     """
+    found: dict[str, str] = {}
+    while True:
+        try:
+            decision = _decided(subject, problem, settings, provenance)
+        except ValueError as error:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+            raise ValueError(f"{error} Left alone after a first plan: {reasons}." if found else str(error)) from error
+        refused = culprits(subject.model, decision.plan, subject.example)
+        if not refused:
+            return decision
+        found |= refused
+        subject, problem = _without(subject, problem, refused)
+
+
+def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tuple[Subject, Problem]:
+    """The same without some groups, which are frozen."""
+    numbers = [number for number, group in enumerate(problem.groups) if group.name not in refused]
+    groups, trial = tuple(problem.groups[number] for number in numbers), problem.trial
+    if not groups:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ValueError(f"nothing in {type(subject.model).__name__} can be cut: {reasons}")
+    return (
+        replace(subject, groups=groups, frozen=subject.frozen | refused),
+        replace(
+            problem,
+            groups=groups,
+            costs=CostModel(subject.model, subject.graph, groups, problem.costs.table),
+            trial=None if trial is None else lambda number, kept: trial(numbers[number], kept),
+        ),
+    )
+
+
+def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: Mapping[str, Any]) -> Decision:
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:

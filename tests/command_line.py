@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 # An odd number of samples, images of 8 x 8 pixels, one epoch: seconds.
 TINY = (
     "dense.epochs=1",

@@ -17,10 +17,10 @@ from snp.library import prune_streamed
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery.subject import subject_of
+from tests.attention_networks import build as attention_network
 from tests.command_line import Ended, run_here
 from tests.networks import attention, cnn, images, language, tokens, words
 from tests.second_device import SECOND, second_device
-from tests.surgery.test_attention import build as attention_network
 
 
 @pytest.fixture

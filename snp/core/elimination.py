@@ -1,7 +1,8 @@
 """Which unit can go next at the least cost at the consumers' outputs, when the rest is refitted every time?
 
-Greedy backward elimination (the optimal brain surgeon step for whole units): removing unit p and refitting costs
-tr(W_p S_p W_p^T) with S_p = [(C^-1)_pp]^-1; then W and C^-1 are downdated and the next unit is looked for.
+Greedy backward elimination, the step of Hassibi's optimal brain surgeon (1993) for whole units: removing unit p and
+refitting costs tr(W_p S_p W_p^T) with S_p = [(G^-1)_pp]^-1 for the Gram matrix G; then W and G^-1 are downdated and the
+next unit is looked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from snp.core.statistics import ReaderStatistics
 from snp.core.subspace import columns_of
 
 __all__ = ["Eliminator", "eliminate"]
@@ -64,19 +66,19 @@ class Eliminator:
         self._weight = self._weight[columns]
 
 
-def eliminate(consumers: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor]:
+def eliminate(readers: Sequence[ReaderStatistics]) -> tuple[Tensor, Tensor]:
     """Remove one unit after the other, the cheapest first.
 
     Args:
-        consumers: per consumer of the same U units: Gram matrix, weighted weights, columns per unit.
+        readers: of the same U units, one per consumer.
 
     Returns:
         The order of keeping (the last removed first), shape [U], and the squared output error with the first k units
         of it kept, k = 0..U, shape [U + 1], float64, decreasing to 0.
     """
-    eliminators = [Eliminator(*consumer) for consumer in consumers]
-    device = consumers[0][0].device
-    units = torch.arange(consumers[0][0].shape[0] // consumers[0][2], device=device)  # those not forgotten yet
+    eliminators = [Eliminator(reader.gram, reader.weighted, reader.columns_per_unit) for reader in readers]
+    device = readers[0].gram.device
+    units = torch.arange(readers[0].num_units, device=device)  # those not forgotten yet
     is_open = torch.ones(len(units), dtype=torch.bool, device=device)
     removed: list[int] = []
     error = [0.0]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from snp.core.elimination import eliminate
+from snp.core.statistics import ReaderStatistics
 
 __all__ = ["SweptGram", "local_search"]
 
@@ -60,7 +61,7 @@ class SweptGram:
 
 
 def local_search(
-    consumers: Sequence[tuple[Tensor, Tensor, int]],
+    readers: Sequence[ReaderStatistics],
     num_kept: int,
     start: Tensor | None = None,
     *,
@@ -70,8 +71,7 @@ def local_search(
     """A set of units that no swap with one of its cheapest members improves.
 
     Args:
-        consumers: per consumer of the same U units: Gram matrix [U * b, U * b], weights over its columns [O, U * b]
-            (scaled by the sensitivity of the outputs, where that is known), columns per unit b.
+        readers: of the same U units, one per consumer.
         num_kept: K, in 1..U.
         start: the set to begin with, shape [K]; None for that of greedy backward elimination.
         num_tries: how many of the units that are least missed are tried at every step.
@@ -80,11 +80,11 @@ def local_search(
     Returns:
         The set, ascending, shape [K], and by how much the squared output error fell from the start's, >= 0.
     """
-    num_units = consumers[0][0].shape[0] // consumers[0][2]
+    num_units = readers[0].num_units
     assert 1 <= num_kept <= num_units, (num_kept, num_units)
-    chosen = eliminate(consumers)[0][:num_kept] if start is None else start
-    swept = [SweptGram(*consumer) for consumer in consumers]
-    is_kept = torch.zeros(num_units, dtype=torch.bool, device=consumers[0][0].device)
+    chosen = eliminate(readers)[0][:num_kept] if start is None else start
+    swept = [SweptGram(reader.gram, reader.weighted, reader.columns_per_unit) for reader in readers]
+    is_kept = torch.zeros(num_units, dtype=torch.bool, device=readers[0].gram.device)
     is_kept[chosen] = True
     for unit in chosen.tolist():
         _sweep(swept, unit)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.gram import CrossMoments, Moments
+from snp.core.gram import CrossMoments
 from snp.core.least_squares import MomentEquations, factor
 from snp.core.subspace import Subspace, columns_of
 
-__all__ = ["fold", "offset", "output_error", "refit", "transfer"]
+__all__ = ["fold", "output_error", "refit", "transfer"]
 
 
 def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
@@ -84,12 +84,6 @@ def refit(
     equations = MomentEquations(weight_OK, moments, affine=affine)
     equations.factor(ridge)
     return equations.solution()
-
-
-def offset(weight_OC: Tensor, moments: Moments, transfer_CK: Tensor, kept: Tensor) -> Tensor:
-    """What an affine fit adds to the consumer's bias: W (mean - T mean_K), shape [O], float64."""
-    mean = moments.mean()
-    return weight_OC.detach().double() @ (mean - transfer_CK @ mean[kept])
 
 
 def output_error(weight_OC: Tensor, subspace: Subspace, columns_per_unit: int = 1) -> Tensor:

@@ -44,7 +44,7 @@ class Registry:
         """Names that this package brings, sorted."""
         spec = importlib.util.find_spec(self.package) if self.package else None
         places = (spec.submodule_search_locations if spec is not None else None) or []
-        files = (module.name for module in pkgutil.iter_modules(places))
+        files = (module.name for module in pkgutil.iter_modules(places) if not module.ispkg)
         return sorted([*self.others, *(name for name in files if not name.startswith("_"))])
 
     def names(self) -> list[str]:

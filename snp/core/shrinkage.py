@@ -9,7 +9,7 @@ __all__ = ["shrunk"]
 
 
 def shrunk(gram_CC: Tensor, count: int) -> Tensor:
-    """Oracle-approximating shrinkage (Chen et al. 2010, equation 23 without its terms in 2 / C).
+    """Oracle-approximating shrinkage, OAS (Chen et al. 2010, equation 23 without its terms in 2 / C).
 
     Towards a multiple of the identity: (1 - rho) G + rho tr(G) / C I. With many samples rho goes to zero. With fewer
     samples than columns the matrix gets full rank, so that no column comes out as a combination of others only because

@@ -1,7 +1,8 @@
 """What remains of each unit once the units ordered before it are known?
 
-Subspace Node Pruning (arXiv 2405.17506), section 3: P C_xx P^T = L D L^T with L unit lower triangular gives
-orthogonal rows X~ = L^-1 P X, and D_i is the energy of unit i that the units before it cannot explain.
+Subspace Node Pruning (arXiv 2405.17506), section 3: P G P^T = L D L^T with the Gram matrix G (there its mean, C_xx) and
+L unit lower triangular gives orthogonal rows X~ = L^-1 P X, and D_i is the energy of unit i that the units before it
+cannot explain.
 """
 
 from __future__ import annotations

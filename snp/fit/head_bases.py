@@ -6,7 +6,7 @@ rotated without changing what the network computes. After that the usual choice 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,7 +53,11 @@ class _Change:
 
 
 def in_head_bases(
-    subject: Subject, moments: Mapping[str, Moments], sensitivity: Mapping[str, Tensor], *, rotate: bool
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    *,
+    rotate: bool | Collection[str],
 ) -> InBases:
     """Rotate every head whose dimensions may be cut.
 
@@ -61,9 +65,12 @@ def in_head_bases(
         subject: the dense network.
         moments: of its readers' inputs; those of query and key projections among them.
         sensitivity: weight name -> Fisher matrix of its outputs, or empty.
-        rotate: False leaves the bases as they are and only looks at what their dimensions hold.
+        rotate: False leaves the bases as they are and only looks at what their dimensions hold; names of groups leave
+            those of all others.
     """
     model, found = subject.model, dict(moments)
+    if isinstance(rotate, bool):
+        rotate = {group.name for group in subject.groups if rotate}
     logits: dict[str, LogitStatistics] = {}
     for layer in subject.graph.attention:
         change = _change(model, layer, subject.groups, found, sensitivity, rotate)
@@ -73,7 +80,7 @@ def in_head_bases(
                 self_check(model, rotated, subject.example, tolerance=_TOLERANCE)
             except SelfCheckError:
                 # Something between the projections does not commute with a rotation, a nonlinearity for one.
-                change = _change(model, layer, subject.groups, found, sensitivity, rotate=False)
+                change = _change(model, layer, subject.groups, found, sensitivity, ())
             else:
                 model = rotated
         logits |= change.logits
@@ -89,13 +96,13 @@ def _change(
     groups: tuple[UnitGroup, ...],
     moments: Mapping[str, Moments],
     sensitivity: Mapping[str, Tensor],
-    rotate: bool,
+    rotate: Collection[str],
 ) -> _Change:
     change = _Change({}, {}, {})
     for group in groups:
         if group.kind in ("qk", "dims") and layer.query.is_in(group.producers):
-            _queries_and_keys(change, model, layer, group, moments, sensitivity, rotate)
-        if group.kind in ("vo", "dims") and layer.value.is_in(group.producers) and rotate:
+            _queries_and_keys(change, model, layer, group, moments, sensitivity, group.name in rotate)
+        if group.kind in ("vo", "dims") and layer.value.is_in(group.producers) and group.name in rotate:
             _values(change, model, layer, group, moments, sensitivity)
     return change
 

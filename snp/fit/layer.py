@@ -118,7 +118,7 @@ class LayerFit:
                 wanted = wanted - _along(bias, wanted, self.reader.output_dim)
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
             targets = block.reader.outputs(self._own(wanted, number, self.reader.output_dim))
-            yield self._without_padding(Rows(samples, targets, rectified, batch), inputs)
+            yield self._without_padding(Rows.of(samples, targets, rectified, batch), inputs)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
@@ -135,7 +135,7 @@ class LayerFit:
         for batch, (inputs, wanted) in enumerate(zip(current, dense, strict=True)):
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
             targets = block.reader.samples(self._own(wanted, number, self.reader.channel_dim))
-            yield self._without_padding(Rows(samples, targets, batch=batch), inputs)
+            yield self._without_padding(Rows.of(samples, targets, batch=batch), inputs)
 
     def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
         """Padded tokens are no samples."""

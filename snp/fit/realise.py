@@ -71,6 +71,8 @@ def realise(
         weights = masked_weights(subject.model, plan)
         for name in list(problem.readers):  # one at a time, each in the place of the other
             weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
+        for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
+            weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
     masked = with_weights(subject.model, weights, share=share)
     small = cut(masked, plan, share=share)
     return Realised(small, self_check(masked, small, subject.example, plan), fitted)

@@ -38,6 +38,15 @@ class Rows:
     dense: Tensor | None = None
     batch: int = 0
 
+    @staticmethod
+    def of(inputs: Tensor, target: Tensor, dense: Tensor | None = None, batch: int = 0) -> Rows:
+        """Rows in single precision at least: sums over samples lose everything in half precision."""
+        return Rows(_single(inputs), _single(target), None if dense is None else _single(dense), batch)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
 
 @dataclass(frozen=True, eq=False)
 class Movement:

@@ -154,8 +154,8 @@ class TwoNetworks:
                 name = self._names.get(argument.name)
                 return tensors[name] if name is not None else store[argument][batch]
 
-            args: Any = fx.node.map_aggregate(node.args, lambda a: value(a) if isinstance(a, fx.Node) else a)
-            kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda a: value(a) if isinstance(a, fx.Node) else a)
+            args: Any = fx.node.map_arg(node.args, value)
+            kwargs: Any = fx.node.map_arg(node.kwargs, value)
             if is_inplace(node):
                 # The value that is written over may still be needed under its old name.
                 args = (args[0].clone(), *args[1:])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.graph.batches import Batch
+from snp.measure.exact import exact_products
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
 
@@ -60,7 +61,8 @@ class MomentCollector:
     def _add(self, name: str, inputs: Tensor) -> None:
         reader = self._readers[name]
         try:
-            found = self._moments_of(inputs.detach(), reader)
+            with exact_products():
+                found = self._moments_of(inputs.detach(), reader)
         except ValueError as error:
             raise ValueError(f"at the inputs of layer {reader.module}: {error}") from error
         total = self.moments[name]

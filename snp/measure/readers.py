@@ -14,7 +14,7 @@ from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, patch_of
 from snp.measure.reader import Block, Reader
 
-__all__ = ["Block", "Reader", "head_readers", "other_readers", "readers_of"]
+__all__ = ["Block", "Reader", "head_readers", "other_readers", "reader_of", "readers_of"]
 
 
 def readers_of(
@@ -42,7 +42,7 @@ def readers_of(
                 module = model.get_submodule(module_of(member.tensor))
                 largest = largest_patch if by_block else largest_patch // member.num_blocks
                 patch = _patch_at(module, graph.positions[member.tensor], largest) if conv_gram == "patch" else None
-                readers[member.tensor] = _reader(model, member, graph.readings[member.tensor], patch)
+                readers[member.tensor] = reader_of(model, member, graph.readings[member.tensor], patch)
     return readers
 
 
@@ -79,7 +79,15 @@ def _patch_at(module: nn.Module, num_positions: float, largest: int = LARGEST_GR
     return patch_of(module, int(num_positions), largest)
 
 
-def _reader(model: nn.Module, member: Slice, reading: Reading, patch: Patch | None) -> Reader:
+def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | None) -> Reader:
+    """The reader of one consumer.
+
+    Args:
+        model: owns the weight.
+        member: what a group's units own of it.
+        reading: how the weight is read.
+        patch: what its kernels see; None measures channels.
+    """
     weight = model.get_parameter(member.tensor)
     num_columns, blocks = weight.shape[reading.input_dim] * member.num_blocks, member.num_blocks
     if reading.input_dim == 0 and weight.ndim > 2:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from snp.models import _checkpoint, _recipes
-from snp.models._hub import WeightsNotFoundError
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
-from snp.models._recipes import build, families, rebuild
+from snp.models.sources import checkpoint, recipes
+from snp.models.sources.hub import WeightsNotFoundError
+from snp.models.sources.recipes import build, families, rebuild
 
 __all__ = [
     "LanguageModelSpec",
@@ -107,7 +107,7 @@ class ModelSpec:
             ValueError: unknown family or arguments, a checkpoint that does not fit, or pretrained weights that cannot
                 be had for data that is too big to train on from scratch.
         """
-        module = _recipes.FAMILIES.load(self.family)
+        module = recipes.FAMILIES.load(self.family)
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
             model, weights, reason = self._from_checkpoint(module, arguments)
@@ -123,7 +123,7 @@ class ModelSpec:
     def _from_checkpoint(self, module: ModuleType, arguments: dict[str, Any]) -> tuple[nn.Module, str, str]:
         assert self.checkpoint is not None
         model = module.build(**arguments)
-        _checkpoint.load(model, self.checkpoint, arguments["num_classes"])
+        checkpoint.load(model, self.checkpoint, arguments["num_classes"])
         return model, "checkpoint", f"{self.name} has the weights of {self.checkpoint}"
 
     def _from_pretrained(

@@ -1,7 +1,8 @@
 """How is any network of timm built, with random or with pretrained weights, and which images does it want?
 
-Building never touches the network. Pretrained weights are fetched as one safetensors file (see `_hub`) and handed to
-timm as a file, so that timm adapts position embeddings and heads, and a missing network is noticed at once.
+Building never touches the network. Pretrained weights are fetched as one safetensors file (`snp.models.sources.hub`)
+and handed to timm as a file, so that timm adapts position embeddings and heads, and a missing network is noticed at
+once.
 """
 
 import difflib
@@ -13,7 +14,7 @@ from timm.data import resolve_model_data_config
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from snp.models import _hub
+from snp.models.sources import hub
 
 # What a plan from anywhere may set beside the name: numbers and names of the architecture. Files, addresses and
 # configurations of weights are missing on purpose.
@@ -65,8 +66,8 @@ def load_pretrained(
     if source is None or not source.hf_hub_id:
         tags = timm.list_pretrained(f"{model_name.split('.')[0]}.*")
         hint = f"; pretrained: {', '.join(tags[:5])}" if tags else ""
-        raise _hub.WeightsNotFoundError(f"timm has no weights of {model_name} on the hub{hint}")
-    path = _hub.fetch(source.hf_hub_id)
+        raise hub.WeightsNotFoundError(f"timm has no weights of {model_name} on the hub{hint}")
+    path = hub.fetch(source.hf_hub_id)
     # Files on the hub are plain state dicts, whatever the loader of the file that the weights once came from.
     overlay = {"file": str(path), "custom_load": False}
     size = _size_argument(model_name, image_size)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snp.report.asked import asked, next_steps, resources, settings_table
+from snp.report.card import model_card
 from snp.report.curves import curve_panels, decision_of, draw_curves
 from snp.report.cuts import cut_summary, frozen_table, group_table
 from snp.report.document import Bar, Block, Figure, Notes, Page, Section
@@ -34,7 +35,7 @@ class _Figures:
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write `report.md`, `report.html` and `figures/` of a run from the files in its folder.
+    """Write `report.md`, `report.html`, `model_card.md` and `figures/` of a run from the files in its folder.
 
     What a run did not leave is left out of the page.
 
@@ -51,6 +52,8 @@ def write_report(run_dir: str | Path) -> Path:
     record = read_record(run_dir)
     page = _page(record, _draw(record))
     write_page(record.folder / "report.html", to_html(page))
+    if record.groups:
+        write_page(record.folder / "model_card.md", model_card(record))
     return write_page(record.folder / "report.md", to_markdown(page))
 
 

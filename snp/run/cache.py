@@ -41,12 +41,14 @@ class Cache:
         data: configured for the network.
         data_settings: plain values that say which samples these are.
         seed: of the run.
+        precision: of the trainer; activations are not the same in another.
     """
 
     folder: Path
     data: SampleData
     data_settings: Mapping[str, Any]
     seed: int
+    precision: str
 
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
@@ -119,6 +121,6 @@ class Cache:
         return table
 
     def facts(self) -> tuple[object, ...]:
-        """Which samples these are, and in which form the network sees them."""
+        """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
-        return type(self.data).__name__, settings, self.data.format, self.seed
+        return type(self.data).__name__, settings, self.data.format, self.seed, self.precision

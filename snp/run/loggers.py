@@ -1,20 +1,22 @@
 """Where do a run's numbers go, and what do the libraries print meanwhile?
 
-The only module that knows Weights & Biases. A W&B run without an account is written to the run folder and can be
-uploaded later with `wandb sync`; no account, key or network is ever needed.
+Only this module and `snp.run.tracking` know Weights & Biases. A W&B run without an account is written to the run
+folder and can be uploaded later with `wandb sync`; no account, key or network is ever needed.
 """
 
 import logging
 import netrc
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+
+from snp.run.facts import without_secrets
 
 MODES = ("auto", "online", "offline", "disabled")
 # What W&B itself accepts in the WANDB_MODE variable, and what it means here.
@@ -44,6 +46,7 @@ def build_loggers(
     tags: Sequence[str],
     run_dir: str | Path,
     config: dict[str, Any],
+    job_type: str = "prune",
 ) -> list[Logger]:
     """Return the Lightning loggers of one run.
 
@@ -55,7 +58,8 @@ def build_loggers(
         group: W&B group that collects related runs, or None.
         tags: W&B tags.
         run_dir: The run folder; created when missing.
-        config: Plain nested settings to show beside the W&B run.
+        config: Plain nested settings to show beside the W&B run; what looks like a secret is hidden there.
+        job_type: W&B job type, by which runs of a group are told apart.
 
     Returns:
         Zero, one or two loggers, for `Trainer(logger=...)`.
@@ -71,8 +75,8 @@ def build_loggers(
     if mode != "disabled":
         if not project:
             raise ValueError("logger.project must be a W&B project name, found an empty one.")
-        named = {"project": project, "group": group, "tags": list(tags), "name": folder.name}
-        loggers.append(_wandb_logger(folder, mode, config, named))
+        named = {"project": project, "group": group, "job_type": job_type, "tags": list(tags), "name": folder.name}
+        loggers.append(_wandb_logger(folder, mode, without_secrets(config), named))
     return loggers
 
 
@@ -134,23 +138,6 @@ def _say(sentence: str) -> None:
 
 
 @rank_zero_only
-def log_results(loggers: Sequence[Logger], metrics: Mapping[str, float | None], figures: Sequence[Path] = ()) -> None:
-    """Send a run's final numbers and figures to W&B, where they show in the run's summary; without W&B do nothing.
-
-    Args:
-        loggers: What `build_loggers` returned.
-        metrics: Flat names to numbers, as in `metrics.json`; None values are left out.
-        figures: PNG files, shown under `figures/<stem>`.
-    """
-    numbers = {name: value for name, value in metrics.items() if value is not None}
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_metrics(numbers)
-            for figure in figures:
-                logger.log_image(f"figures/{figure.stem}", [str(figure)])
-
-
-@rank_zero_only
 def close_loggers(loggers: Sequence[Logger]) -> None:
     """Finish the W&B run, so that the next run in this process gets its own."""
     for logger in loggers:
@@ -163,7 +150,8 @@ def quiet_libraries() -> None:
 
     Errors and all other warnings still come through.
     """
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+    # The last one tells of every table of a font that goes into a PDF.
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -14,12 +14,13 @@ from snp.report.page import write_report
 from snp.report.terminal import print_summary
 from snp.run.facts import peak_memory_bytes
 from snp.run.folder import folder_at, is_first_process, locked, tell
-from snp.run.loggers import close_loggers, log_results, quiet_libraries
+from snp.run.loggers import close_loggers, quiet_libraries
 from snp.run.processes import destroy_group
 from snp.run.pruned import small_network
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.run.stopping import Stopped
+from snp.run.tracking import track
 from snp.run.trained import fine_tune, network_left
 from snp.surgery.inspection import inspection_of
 from snp.surgery.subject import survey
@@ -76,8 +77,7 @@ def _report(job: Run) -> None:
     """Page, figures, loggers, and the table on the terminal."""
     job.folder.record(peak_memory_bytes())
     write_report(job.folder.path)
-    numbers = {name: value for name, value in job.folder.metrics.items() if not isinstance(value, str)}
-    log_results(job.loggers, numbers, sorted((job.folder.path / "figures").glob("*.png")))
+    track(job.loggers, job.folder.path)
     close_loggers(job.loggers)
     print_summary(job.folder.metrics, job.folder.path)
     logged = io.StringIO()

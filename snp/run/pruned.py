@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
+from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.pruning import decide, prepare, sensitivity_of
+from snp.preparation import prepare, settle
+from snp.pruning import decide, sensitivity_of
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run
@@ -55,7 +57,8 @@ def small_network(
     Returns:
         The small network on the CPU, equal on all processes.
     """
-    found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
+    with plain_arithmetic():
+        found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
     job.lightning.forget_moments()
     small = (found.result.model if found else cut(subject.model, plan)).to("cpu")
@@ -70,9 +73,11 @@ def _pruned(
 ) -> _Pruned:
     inputs = _inputs_again(job, subject)
     sensitivity = _sensitivity(job, subject, inputs)
-    subject, problem = prepare(subject, moments, sensitivity, job.prune, inputs, table)
+    measured = subject, moments, sensitivity, job.prune
+    subject, problem = prepare(*measured, inputs, table)
     plan = _decide(job, subject, problem, prepared)
     started = time.perf_counter()
+    subject, problem = settle(*measured, plan, (subject, problem))
     result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
     job.folder.record(
         {

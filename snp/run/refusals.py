@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["refuse_processes", "refuse_seed", "refuse_strangers"]
+__all__ = ["refuse_precision", "refuse_processes", "refuse_seed", "refuse_strangers"]
 
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 _LARGEST_SEED = 2**32 - 1  # of numpy
 
 
@@ -15,6 +16,23 @@ def refuse_seed(seed: int) -> None:
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED:
         raise ValueError(f"seed must be a whole number from 0 to {_LARGEST_SEED}, found {seed!r}")
+
+
+def refuse_precision(precision: str) -> None:
+    """The network's own weights keep their type while it is trained.
+
+    Args:
+        precision: of the trainer, as Lightning calls it.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={precision} would change the types of the network's own weights; choose one of "
+            f"{', '.join(_PRECISIONS)}. A network that is in half or double precision already is pruned as it is by "
+            "snp.prune(model, batches)"
+        )
 
 
 def refuse_processes(num_processes: int, num_samples: int, is_multirun: bool) -> None:

@@ -19,7 +19,7 @@ from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
-from snp.run.refusals import refuse_processes, refuse_seed, refuse_strangers
+from snp.run.refusals import refuse_precision, refuse_processes, refuse_seed, refuse_strangers
 from snp.run.trained import train_dense
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -69,10 +69,12 @@ class Run:
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed)
         self.facts, self.finished = run_facts(self.config), Finished(self.folder)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
+        precision = str(self.lightning.trainer().precision)
+        refuse_precision(precision)
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
         refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune, self.lightning.trainer().world_size)

@@ -41,11 +41,6 @@ class Latency:
         """Throughput: samples of a batch over the median time of its pass."""
         return 1e3 * self.batch_size / self.median_ms
 
-    @property
-    def is_noisy(self) -> bool:
-        """Whether the spread is above a tenth of the median: small differences then mean nothing."""
-        return self.iqr_ms > 0.1 * self.median_ms
-
 
 def macs(model: nn.Module, example: Any) -> int:
     """Count the multiply-accumulates of one sample (one MAC is two FLOPs).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup, module_of
+from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
 from snp.plan.table import markdown_table
 from snp.settings import PruneSettings
@@ -106,7 +106,7 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
     settings = settings or PruneSettings()
-    dense = copy.deepcopy(model).eval()
+    dense = evaluated_copy(model)
     return inspection_of(dense, survey(dense, Batch.of(batch).first(2), settings))
 
 

@@ -83,7 +83,7 @@ def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
     rows: dict[str, list[Tensor]] = {}
     for decision in plan.groups:
         group = decision.group
-        for member in group.producers + group.others if group.is_multiplied else ():
+        for member in group.producers + group.others if group.is_multiplied and len(decision.cut) else ():
             rows.setdefault(member.tensor, []).append(member.index[decision.cut].reshape(-1))
     return {name: torch.cat(parts).unique() for name, parts in rows.items()}
 

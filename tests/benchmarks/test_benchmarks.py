@@ -12,8 +12,7 @@ from snp.core.budget import Target
 from snp.data.digits import Digits
 from snp.pruning import decide
 from snp.speed.network import macs
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from tests.command_line import BENCHMARKS
 
 
 def _benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

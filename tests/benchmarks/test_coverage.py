@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks.test_benchmarks import BENCHMARKS
+from tests.command_line import BENCHMARKS
 from tests.networks import cnn
 
 

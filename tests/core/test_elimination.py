@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from snp.core.elimination import eliminate
+from snp.core.statistics import ReaderStatistics
 from snp.core.subspace import columns_of
 
 Consumer = tuple[Tensor, Tensor, int]  # samples [N, U * b], weights [O, U * b], b
@@ -25,7 +26,7 @@ def consumer(width: int, num_units: int = 7, seed: int = 0, outputs: int = 5) ->
 
 
 def found(consumers: list[Consumer]) -> tuple[list[int], Tensor]:
-    order, error = eliminate([(samples.T @ samples, weight, width) for samples, weight, width in consumers])
+    order, error = eliminate([ReaderStatistics(samples.T @ samples, *rest) for samples, *rest in consumers])
     return order.tolist(), error
 
 
@@ -122,6 +123,6 @@ def test_statistics_are_left_alone() -> None:
     samples, weight, width = consumer(1)
     gram = samples.T @ samples
     before = gram.clone(), weight.clone()
-    eliminate([(gram, weight, width)])
+    eliminate([ReaderStatistics(gram, weight, width)])
     assert torch.equal(gram, before[0])
     assert torch.equal(weight, before[1])

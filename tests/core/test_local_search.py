@@ -1,30 +1,33 @@
 """Does the local search find sets that no swap improves, and does it know what they cost?"""
 
+from dataclasses import astuple
 from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor
 
 from snp.core.elimination import eliminate
 from snp.core.local_search import SweptGram, local_search
+from snp.core.statistics import ReaderStatistics
 
 
-def consumers(seed: int, num_units: int, width: int, count: int = 1) -> list[tuple[Tensor, Tensor, int]]:
+def consumers(seed: int, num_units: int, width: int, count: int = 1) -> list[ReaderStatistics]:
     """Readers of correlated units."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(count):
         mix = torch.randn(num_units * width, num_units * width, generator=generator, dtype=torch.float64)
         rows = torch.randn(60, num_units * width, generator=generator, dtype=torch.float64) @ mix
-        found.append((rows.T @ rows, torch.randn(4, num_units * width, generator=generator).double(), width))
+        weights = torch.randn(4, num_units * width, generator=generator).double()
+        found.append(ReaderStatistics(rows.T @ rows, weights, width))
     return found
 
 
-def error_of(parts: list[tuple[Tensor, Tensor, int]], units: list[int]) -> float:
+def error_of(parts: list[ReaderStatistics], units: list[int]) -> float:
     """Squared output error of the best refit on some units, by the normal equations."""
     total = 0.0
-    for gram, weight, width in parts:
+    for part in parts:
+        gram, weight, width = part.gram, part.weighted, part.columns_per_unit
         columns = torch.tensor([unit * width + offset for unit in units for offset in range(width)])
         cross = weight @ gram[:, columns]
         explained = torch.linalg.solve(gram[columns][:, columns], cross.T)
@@ -64,7 +67,7 @@ def test_never_worse_than_greedy_and_near_the_best(seed: int) -> None:
 
 def test_sweeping_twice_changes_nothing() -> None:
     """A unit that comes in and goes again leaves everything as it was."""
-    swept = SweptGram(*consumers(0, 6, 2)[0])
+    swept = SweptGram(*astuple(consumers(0, 6, 2)[0]))
     swept.sweep(1)
     before = swept.stakes()
     swept.sweep(4)
@@ -77,7 +80,7 @@ def test_dead_and_duplicate_units_are_not_wanted() -> None:
     """A dead unit and one of two copies go out for units that hold something."""
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).double()
     rows[:, 0], rows[:, 2] = 0.0, rows[:, 1]
-    parts = [(rows.T @ rows, torch.eye(6, dtype=torch.float64), 1)]
+    parts = [ReaderStatistics(rows.T @ rows, torch.eye(6, dtype=torch.float64), 1)]
     kept, gained = local_search(parts, 4, torch.tensor([0, 1, 2, 3]), num_tries=6)
     assert gained > 0
     assert 0 not in kept.tolist()

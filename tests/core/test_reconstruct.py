@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snp.core.gram import Moments
-from snp.core.reconstruct import fold, offset, output_error, transfer
+from snp.core.reconstruct import fold, output_error, transfer
 from snp.core.subspace import columns_of, factorize
 
 
@@ -174,15 +173,3 @@ def test_output_error_is_the_error_that_is_made(width: int) -> None:
         rest = outputs - known @ torch.linalg.lstsq(known, outputs).solution if num_kept else outputs
         assert float(found[num_kept]) == pytest.approx(float(rest.square().sum()), rel=1e-8, abs=1e-8)
     assert bool((found.diff() <= 1e-9).all())
-
-
-def test_offset_makes_the_affine_fit() -> None:
-    """Fold on the centred Gram plus offset equals least squares with an intercept."""
-    columns, weight, bias = correlated(), randn(6, 12, seed=7), randn(6, seed=8)
-    moments = Moments.of(columns)
-    matrix = transfer(moments.centred(), KEPT, ridge=0.0)
-    folded, shift = fold(weight, matrix, KEPT), offset(weight, moments, matrix, KEPT)
-    with_one = torch.cat([columns[:, KEPT], torch.ones(len(columns), 1, dtype=torch.float64)], dim=1)
-    outputs = columns @ weight.T + bias
-    wanted = with_one @ torch.linalg.lstsq(with_one, outputs).solution
-    torch.testing.assert_close(columns @ folded.T + bias + shift, wanted, rtol=1e-8, atol=1e-8)

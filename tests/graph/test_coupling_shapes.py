@@ -23,16 +23,7 @@ from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.surgery import cut
 from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
-from tests.graph.test_graph import IMAGES, ROWS, Net, analysed, assert_cut_is_right, conv, owned
-
-
-def cut_anyhow(model: nn.Module, batch: Any = IMAGES) -> CouplingGraph:
-    """The groups, after the audit, the trial, and random irregular cuts of each."""
-    graph = analysed(model, batch)
-    for group in graph.groups:
-        for seed in range(3):
-            assert_cut_is_right(model, group, batch, seed)
-    return graph
+from tests.graphs import ROWS, Net, analysed, conv, cut_anyhow, owned
 
 
 def one(graph: CouplingGraph) -> UnitGroup:

@@ -1,65 +1,19 @@
 """Are exactly the right units tied, and is everything frozen that cannot be cut?  One small network per shape."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snp.graph import CouplingGraph, analyse
+from snp.graph import analyse
 from snp.graph.batches import Batch
-from snp.graph.units import Slice, UnitGroup
+from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.surgery.trial_cuts import confirm
-from tests.audit import audit, control, randomise
-
-IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-ROWS = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """Layers by name and a function of them: a network in one expression."""
-
-    def __init__(self, function: Callable[..., Any], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
-        return self.function(self, *args, **kwargs)
-
-
-def conv(inputs: int, outputs: int, size: int = 3, **options: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, **options)
-
-
-def analysed(model: nn.Module, batch: Any = IMAGES) -> CouplingGraph:
-    """Analyse, and hold every group found to the audit and the trial cut."""
-    randomise(model)
-    graph = analyse(model, batch)
-    for number, group in enumerate(graph.groups):
-        assert audit(model, [group], batch, seed=number) < 1e-4, group.name
-        assert control(model, [group], batch, seed=number) > 1e-4, group.name
-    passed, refused = confirm(model, graph.groups, Batch.of(batch))
-    assert not refused
-    assert len(passed) == len(graph.groups)
-    return graph
-
-
-def owned(group: UnitGroup) -> dict[str, set[tuple[str, int, int]]]:
-    """Per role the (tensor, dim, width) of the group's slices."""
-
-    def keys(slices: tuple[Slice, ...]) -> set[tuple[str, int, int]]:
-        return {(member.tensor, member.dim, member.width) for member in slices}
-
-    return {role: keys(getattr(group, role)) for role in ("producers", "consumers", "others")}
-
-
-def summary(graph: CouplingGraph) -> dict[str, int]:
-    return {group.name: group.num_units for group in graph.groups}
+from tests.audit import audit, randomise
+from tests.graphs import IMAGES, ROWS, Net, analysed, assert_cut_is_right, conv, owned, summary
 
 
 def test_chain_of_convolution_norm_and_linear() -> None:
@@ -196,19 +150,6 @@ def test_positions_among_channels_never_give_a_wrong_cut(read: Callable[[Tensor]
     for group in confirm(model, analyse(model, IMAGES).groups, Batch.of(IMAGES))[0]:
         for seed in range(20):
             assert_cut_is_right(model, group, IMAGES, seed)
-
-
-def assert_cut_is_right(model: nn.Module, group: UnitGroup, batch: Any, seed: int) -> None:
-    from snp.plan.plan import GroupPlan, PruningPlan
-    from snp.surgery.checks import self_check
-    from snp.surgery.surgery import cut, masked_weights, with_weights
-
-    generator = torch.Generator().manual_seed(seed)
-    count = int(torch.randint(1, group.num_units, (1,), generator=generator))
-    kept = torch.randperm(group.num_units, generator=generator)[:count].sort().values
-    plan = PruningPlan((GroupPlan(group, kept),))
-    masked = with_weights(model, masked_weights(model, plan))
-    assert self_check(masked, cut(masked, plan), Batch.of(batch)) < 1e-4
 
 
 def test_flatten_gives_each_channel_its_positions() -> None:

@@ -14,13 +14,12 @@ from snp.graph.grouped_kernels import contracted, expanded, without_columns
 from snp.measure.readers import readers_of
 from snp.plan import planners
 from snp.plan.costs import CostModel
-from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
-from tests.graph.test_graph import Net, analysed, assert_cut_is_right, conv, owned
+from tests.graphs import Net, analysed, assert_cut_is_right, conv, even_plan, owned
 from tests.networks import images
 
 
@@ -31,17 +30,6 @@ def grouped(groups: int, inputs: int = 12, outputs: int = 24, size: int = 3, **o
         first=conv(3, inputs), middle=conv(inputs, outputs, size, groups=groups, **options), last=conv(outputs, 8),
         head=nn.Linear(8, 4),
     )  # fmt: skip
-
-
-def even_plan(groups: Any, seed: int) -> PruningPlan:
-    """The same random number, at least one, of random units in each partition."""
-    generator, decisions = torch.Generator().manual_seed(seed), []
-    for group in groups:
-        size = group.units_per_partition
-        count = int(torch.randint(1, size, (1,), generator=generator))
-        kept = [torch.randperm(size, generator=generator)[:count] + p * size for p in range(group.num_partitions)]
-        decisions.append(GroupPlan(group, torch.cat(kept).sort().values))
-    return PruningPlan(tuple(decisions))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])

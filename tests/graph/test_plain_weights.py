@@ -17,7 +17,7 @@ from snp.settings import PruneSettings
 from snp.surgery.subject import survey
 from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, control, randomise
-from tests.graph.test_graph import Net, conv
+from tests.graphs import Net, conv
 from tests.networks import images
 
 STANDARDISED = [StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame]

@@ -12,8 +12,7 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.surgery.checks import confirm
 from tests.audit import randomise
-from tests.graph.test_coupling_shapes import cut_anyhow
-from tests.graph.test_graph import IMAGES, Net, analysed, conv, summary
+from tests.graphs import IMAGES, Net, analysed, conv, cut_anyhow, summary
 
 Map = Callable[[Tensor], Tensor]
 

@@ -13,8 +13,7 @@ import snp
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
 from snp.plan.costs import CostModel
-from tests.graph.test_coupling_shapes import cut_anyhow
-from tests.graph.test_graph import Net, analysed, owned, summary
+from tests.graphs import Net, analysed, cut_anyhow, owned, summary
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 

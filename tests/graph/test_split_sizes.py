@@ -17,8 +17,7 @@ from snp.surgery.module_sizes import recount
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.audit import outputs, randomise
-from tests.graph.test_coupling_shapes import cut_anyhow
-from tests.graph.test_graph import ROWS, Net
+from tests.graphs import ROWS, Net, cut_anyhow
 
 
 class Gated(nn.Module):

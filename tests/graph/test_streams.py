@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import snp
-from tests.graph.test_graph import IMAGES, Net, analysed, conv
+from tests.graphs import IMAGES, Net, analysed, conv
 
 Sum = Callable[[Any, Tensor], Tensor]
 

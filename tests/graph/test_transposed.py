@@ -14,8 +14,7 @@ from snp.graph.grouped_kernels import rows_of, weight_of
 from snp.plan.costs import CostModel
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
-from tests.graph.test_graph import IMAGES, Net, analysed, conv, owned
-from tests.graph.test_grouped import even_plan
+from tests.graphs import IMAGES, Net, analysed, conv, even_plan, owned
 
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -12,7 +12,7 @@ from snp.core.gram import Moments
 from snp.graph.units import Reading, Slice
 from snp.measure.moments import MomentCollector
 from snp.measure.patches import patch_of
-from snp.measure.readers import Reader, _reader
+from snp.measure.readers import Reader, reader_of
 
 
 class Net(nn.Module):
@@ -33,7 +33,7 @@ def reader(model: nn.Module, name: str) -> Reader:
     num_columns = module.weight.shape[1]
     dim = -1 if isinstance(module, nn.Linear) else 1
     member = Slice(f"{name}.weight", 1, torch.arange(num_columns)[:, None])
-    return _reader(model, member, Reading(name, 1, dim, dim), None)
+    return reader_of(model, member, Reading(name, 1, dim, dim), None)
 
 
 def collected(model: nn.Module, batches: list[Tensor], **options: Any) -> dict[str, Moments]:
@@ -84,7 +84,7 @@ def test_patches_times_weight_are_the_outputs(geometry: dict[str, Any], size: in
     outputs = module(images).detach()
     num_positions = outputs[0, 0].numel()
     member = Slice("last.weight", 1, torch.arange(5)[:, None])
-    given = _reader(nn.ModuleDict({"last": module}), member, Reading("last"), patch_of(module, num_positions))
+    given = reader_of(nn.ModuleDict({"last": module}), member, Reading("last"), patch_of(module, num_positions))
     samples = given.samples(images)
     assert samples.shape[1] == given.num_columns == module.weight[0].numel()
     assert len(samples) == 3 * min(num_positions, 64)
@@ -97,7 +97,7 @@ def test_large_flattened_map_is_measured_by_channel() -> None:
     """Where the full Gram matrix would be too large, positions of a channel are samples of one column."""
     module = nn.Linear(200 * 49, 2)
     member = Slice("last.weight", 1, torch.arange(200 * 49).reshape(200, 49))
-    given = _reader(nn.ModuleDict({"last": module}), member, Reading("last", 1, -1, -1), None)
+    given = reader_of(nn.ModuleDict({"last": module}), member, Reading("last", 1, -1, -1), None)
     assert (given.num_columns, given.shared) == (200, 49)
     maps = torch.randn(3, 200, 7, 7)
     torch.testing.assert_close(

@@ -19,7 +19,8 @@ from hydra.utils import instantiate
 from safetensors.torch import save_file
 from torch import nn
 
-from snp.models import LanguageModelSpec, ModelSpec, WeightsNotFoundError, _hub, build, families, rebuild
+from snp.models import LanguageModelSpec, ModelSpec, WeightsNotFoundError, build, families, rebuild
+from snp.models.sources import hub
 
 CONF = Path(__file__).parents[2] / "conf"
 ALL_NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -481,7 +482,7 @@ def hub_without_files() -> Iterator[str]:
 def test_silent_hub_is_not_waited_for(silent_server: str) -> None:
     """A hub that takes the connection and says nothing is given up after the patience allowed."""
     start = time.monotonic()
-    assert not _hub.answers(silent_server, patience_seconds=0.5)
+    assert not hub.answers(silent_server, patience_seconds=0.5)
     assert time.monotonic() - start < 3
 
 
@@ -491,9 +492,9 @@ def test_hub_that_refuses_the_file(cache: Path, hub_without_files: str, monkeypa
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_without_files + "/{repo_id}/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "ENDPOINT", hub_without_files)
-    assert _hub.answers(hub_without_files)
+    assert hub.answers(hub_without_files)
     with pytest.raises(WeightsNotFoundError, match=r"could not be downloaded: .*404"):
-        _hub.fetch(SMALL_REPOSITORY)
+        hub.fetch(SMALL_REPOSITORY)
     assert not list(cache.rglob("*.safetensors"))
 
 

@@ -1,6 +1,7 @@
 """Does a plan survive the way to disk and back, and is a damaged one noticed?"""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from snp.graph import analyse
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.plan import FORMAT, GroupPlan, PruningPlan
+from snp.plan.table import markdown_table
 from snp.surgery.surgery import cut
 from tests.audit import randomise
 
@@ -192,3 +194,21 @@ def test_partitions_are_written_and_checked() -> None:
     del plain["groups"][0]["num_partitions"]
     (older,) = PruningPlan.from_json(json.dumps(plain)).groups
     assert older.group.num_partitions == 1
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+@pytest.mark.parametrize("words", [None, (0,), (0, 1), ()])
+def test_tables_hold_every_cell_in_its_column(words: tuple[int, ...] | None, is_padded: bool) -> None:
+    """As many columns in every line whatever cells hold, numbers marked to the right, cells as they were."""
+    rows = [("a|b", "1"), ("two\nlines", "2.50"), ("", "x")]
+    lines = markdown_table(("name", "n"), rows, words, is_padded=is_padded)
+    parts = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert all(len(line) == 2 for line in parts)
+    assert [[cell.strip() for cell in line] for line in parts[2:]] == [["a\\|b", "1"], ["two lines", "2.50"], ["", "x"]]
+    marks = [cell.strip() for cell in parts[1]]
+    for column, mark in enumerate(marks):
+        assert set(mark) <= set(":-")
+        assert len(mark) >= 3
+        assert mark.endswith(":") == (words is not None and column not in words)
+        assert mark.startswith(":") == (words is not None and column in words)
+    assert (len(set(map(len, lines))) == 1) == is_padded

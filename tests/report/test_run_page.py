@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from snp.report.document import Cell, Code, Listing, Notes, Page, Section, Table, Text
@@ -152,6 +153,21 @@ def test_blocks_in_both_forms() -> None:
     assert '<td data-value="1500" style="--share:25.0%" data-bar>1.5\u00a0k</td>' in html
     assert "<code>x &lt; y</code>" in html
     assert "<strong>bold</strong> text" in html
+
+
+def test_the_model_card_is_read_by_the_hub(tmp_path: Path) -> None:
+    """The Hub's own reader finds task, tags and the score of the better network; the page says how to load it."""
+    folder, _ = write_run(tmp_path / "run")
+    facts = {"model": "tiny", "data": {"name": "digits", "holds": "images"}, "command": "python run.py model=tiny"}
+    (folder / "run.json").write_text(json.dumps(facts))
+    write_report(folder)
+    card = huggingface_hub.ModelCard.load(folder / "model_card.md", ignore_metadata_errors=False)
+    assert (card.data.library_name, card.data.pipeline_tag) == ("snp", "image-classification")
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.881, "digits")
+    assert 'snp.load("FOLDER", weights="finetuned")' in card.text
+    assert "python run.py model=tiny" in card.text
+    assert "50 % of the MACs" in card.text
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from snp.report.record import Record
-from snp.report.tradeoff import draw_tradeoff
-from snp.run.loggers import build_loggers, close_loggers, log_results, resolve_mode
+from snp.report.page import write_report
+from snp.run.loggers import build_loggers, close_loggers, resolve_mode
+from snp.run.tracking import track
+from tests.report.test_report import write_run
 
 
 @pytest.fixture(autouse=True)
@@ -39,37 +40,89 @@ def build(folder: Path, csv: bool = False, wandb: str = "auto") -> list[Logger]:
     return build_loggers(csv, wandb, "snp", "ablation", ["zca"], folder, {"prune": {"target_var": 0.95}, "seed": 0})
 
 
+def records_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """All records of one kind in the offline run of a folder, by W&B's own reader."""
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [line[kind] for line in lines if line.get("type") == kind]
+
+
+def finished(folder: Path) -> Path:
+    """What a run leaves, written by hand, with the files that become artifacts."""
+    metrics = {
+        "dense/acc1_percent": 88.5, "dense/macs": 100, "pruned/acc1_percent": 80.0, "pruned/macs": 50,
+        "finetuned/acc1_percent": 70.0, "prune/target_var": None, "cache/dense": "dense-1f.safetensors",
+    }  # fmt: skip
+    write_run(folder, metrics=metrics)
+    facts = {"model": "tiny", "data": {"name": "digits"}, "commit": "abc", "config": {"prune": {"ordering": "auto"}}}
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["settings"] |= {"target": {"macs": 0.5}, "planner": "snp"}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "run.json").write_text(json.dumps(facts))
+    for name in ("dense-1f", "pruned", "finetuned"):
+        (folder / f"{name}.safetensors").write_bytes(name.encode())
+    write_report(folder)
+    return folder
+
+
 def test_offline_run_is_written_and_read_back(tmp_path: Path) -> None:
-    """Settings, curves, final numbers and figures of an offline run are found by W&B's own reader."""
+    """What was decided, curves, final numbers, groups and figures are found by W&B's own reader; its name says them."""
     folder = tmp_path / "run"
-    metrics = {"dense/acc1_percent": 88.5, "dense/macs": 100, "pruned/acc1_percent": None, "finetuned/macs": 50}
-    figure = draw_tradeoff(Record(tmp_path, metrics, {}, {}), tmp_path / "accuracy.png")
-    assert figure is not None
     loggers = build(folder)
     loggers[0].log_metrics({"finetune/train_loss": 0.25}, step=3)
-    log_results(loggers, metrics, [figure])
+    track(loggers, finished(folder))
     close_loggers(loggers)
     found = read_back(folder)
-    assert found["state"] == "finished"
-    assert found["project"] == "snp"
-    assert found["tags"] == ["zca"]
-    assert found["config"]["prune"] == {"target_var": 0.95}
-    assert found["config"]["seed"] == 0
+    assert (found["state"], found["project"]) == ("finished", "snp")
+    assert found["name"] == "tiny digits macs 0.5 zca/variance seed 0"
+    assert {"zca", "variance", "tiny", "digits", "target_macs"} <= set(found["tags"])
+    # What was done stands where "auto" was typed; what was typed elsewhere stays.
+    assert found["config"]["prune"] | {"ordering": "zca", "cut": "variance"} == found["config"]["prune"]
+    assert (found["config"]["seed"], found["config"]["facts"]["commit"]) == (0, "abc")
     summary = found["summary"]
-    assert (summary["dense/acc1_percent"], summary["finetuned/macs"], summary["finetune/train_loss"]) == (
-        88.5,
-        50,
-        0.25,
-    )
-    assert "pruned/acc1_percent" not in summary
-    assert summary["figures/accuracy"]["count"] == 1
+    assert (summary["dense/acc1_percent"], summary["pruned/macs"], summary["finetune/train_loss"]) == (88.5, 50, 0.25)
+    assert "prune/target_var" not in summary
+    assert summary["figures/widths"]["_type"] == "image-file"
+    assert summary["groups"]["nrows"] == 3
+    assert records_of(folder, "run")[0]["job_type"] == "prune"
+
+
+def test_artifacts_hold_plan_and_weights(tmp_path: Path) -> None:
+    """Dense and small networks are artifacts; the small one names what it was made from, and the better weights."""
+    folder = tmp_path / "run"
+    loggers = build(folder)
+    track(loggers, finished(folder))
+    close_loggers(loggers)
+    found = {record["name"]: record for record in records_of(folder, "artifact")}
+    dense, small = found["tiny-digits-dense"], found["tiny-digits-pruned"]
+    files = {entry["path"] for entry in small["manifest"]["contents"]}
+    assert {"plan.json", "pruned.safetensors", "finetuned.safetensors", "report.html", "model_card.md"} <= files
+    metadata = json.loads(small["metadata"])
+    assert metadata["better"] == "pruned"
+    assert metadata["made_from"] == "tiny-digits-dense"
+    assert metadata["made_from_sha256"] == json.loads(dense["metadata"])["sha256"]
+    assert metadata["pruned/acc1_percent"] == 80.0
+
+
+def test_secrets_stay_here(tmp_path: Path) -> None:
+    """Nothing that looks like a key leaves the machine with the settings."""
+    folder = tmp_path / "run"
+    config = {"hub": {"token": "very-secret"}, "data": {"tokenizer": "folder"}}
+    loggers = build_loggers(False, "offline", "snp", None, [], folder, config)
+    track(loggers, finished(folder))
+    close_loggers(loggers)
+    assert read_back(folder)["config"]["data"] == {"tokenizer": "folder"}
+    assert all(b"very-secret" not in path.read_bytes() for path in (folder / "wandb").rglob("*") if path.is_file())
 
 
 def test_second_run_of_a_process_is_its_own(tmp_path: Path) -> None:
     """After `close_loggers` the next run in the same process does not write into the first one."""
     for name, value in (("first", 1.0), ("second", 2.0)):
         loggers = build(tmp_path / name, wandb="offline")
-        log_results(loggers, {name: value})
+        loggers[0].log_metrics({name: value})
         close_loggers(loggers)
     assert "second" not in read_back(tmp_path / "first")["summary"]
     assert read_back(tmp_path / "second")["summary"]["second"] == 2.0

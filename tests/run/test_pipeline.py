@@ -67,27 +67,28 @@ def trained(cache: Cache, recipe: TrainingRecipe = RECIPE) -> tuple[nn.Module, i
 def test_dense_weights_are_used_again(tmp_path: Path) -> None:
     """The very same facts give the very same weights without training."""
     settings = {"batch_size": 64, "num_workers": 0}
-    first, times = trained(Cache(tmp_path, digits(), settings, 0))
+    first, times = trained(Cache(tmp_path, digits(), settings, 0, "32-true"))
     assert times == 1
     # How many processes load the images does not change them.
-    second, times = trained(Cache(tmp_path, digits(), {**settings, "num_workers": 4}, 0))
+    second, times = trained(Cache(tmp_path, digits(), {**settings, "num_workers": 4}, 0, "32-true"))
     assert times == 0
     assert all(map(torch.equal, first.parameters(), second.parameters()))
 
 
-@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format"])
+@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format", "precision"])
 def test_dense_weights_of_other_facts_are_not_used(changed: str, tmp_path: Path) -> None:
     """Whatever training depends on makes it happen anew."""
-    trained(Cache(tmp_path, digits(), {"batch_size": 64}, 0))
+    trained(Cache(tmp_path, digits(), {"batch_size": 64}, 0, "32-true"))
     data = digits(9 if changed == "image format" else 8)
     settings = {"batch_size": 32 if changed == "data settings" else 64}
     recipe = TrainingRecipe(epochs=3, learning_rate=0.1) if changed == "recipe" else RECIPE
-    assert trained(Cache(tmp_path, data, settings, int(changed == "seed")), recipe)[1] == 1
+    precision = "bf16-mixed" if changed == "precision" else "32-true"
+    assert trained(Cache(tmp_path, data, settings, int(changed == "seed"), precision), recipe)[1] == 1
 
 
 def test_no_epochs_leave_the_network_untrained(tmp_path: Path) -> None:
     """dense.epochs=0 trains nothing and keeps nothing."""
-    model, times = trained(Cache(tmp_path, digits(), {}, 0), TrainingRecipe(epochs=0, learning_rate=0.1))
+    model, times = trained(Cache(tmp_path, digits(), {}, 0, "32-true"), TrainingRecipe(epochs=0, learning_rate=0.1))
     assert times == 0
     assert not list(tmp_path.iterdir())
     assert all(map(torch.equal, model.parameters(), network().parameters()))

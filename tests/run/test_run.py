@@ -183,6 +183,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("seed=5000000000", ["seed"]),
         ("trainer.devices=all", ["devices"]),
         ("trainer.accelerator=abacus", ["abacus"]),
+        ("trainer.precision=bf16-true", ["trainer.precision=bf16-true", "bf16-mixed"]),
         ("trainer=ddp_cpu calibration.samples=1", ["calibration.samples=1", "2 processes"]),
         ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),

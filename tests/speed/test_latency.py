@@ -267,7 +267,7 @@ def test_latency_of_a_run(tmp_path: Path) -> None:
 def test_layer_times_are_taken_over(tmp_path: Path) -> None:
     """A second look at the same network measures nothing; other batches, or a damaged file, are measured anew."""
     subject = subject_of(wide(), torch.randn(2, 3, 24, 24), PruneSettings())
-    cache, table, asked = Cache(tmp_path, Digits(), {}, 0), square_root_table(subject), []
+    cache, table, asked = Cache(tmp_path, Digits(), {}, 0, "32-true"), square_root_table(subject), []
 
     def measure() -> LatencyTable:
         asked.append(1)

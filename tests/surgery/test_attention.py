@@ -240,3 +240,26 @@ def test_structures_not_asked_for_stay_whole() -> None:
     assert set(kinds(only)) == {"ffn", "qk"}
     with pytest.raises(ValueError, match=r"nothing .* can be cut"):
         snp.prune(build("shared keys")[0], [build("shared keys")[1]], structures=("ffn",))
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+@pytest.mark.parametrize("structures", [("vo",), ("qk",), ("ffn", "qk", "vo", "heads")])
+@pytest.mark.parametrize("name", ["vit", "shared keys"])
+def test_with_nothing_cut_every_bit_stays(name: str, structures: tuple[str, ...], calibration: str) -> None:
+    """Heads that lose nothing lie in the bases in which they came."""
+    model, batch = build(name, 24)
+    result = snp.prune(model, [batch], target_units=1.0, structures=structures, calibration=calibration)
+    dense, found = model.state_dict(), result.model.state_dict()
+    assert dense.keys() == found.keys()
+    assert all(torch.equal(dense[key], found[key]) for key in dense)
+
+
+def test_heads_of_a_layer_that_loses_nothing_stay_as_they_are() -> None:
+    """Beside a layer whose heads are cut."""
+    model, batch = build("vit", 24)
+    pattern = "blocks.1*"
+    options = {"structures": ("vo", "qk"), "target_units": 0.5, "calibration": "joint"}
+    small = snp.prune(model, [batch], ignore=(pattern,), **options).model.state_dict()
+    dense = model.state_dict()
+    assert all(torch.equal(dense[key], small[key]) for key in dense if key.startswith("blocks.1"))
+    assert dense["blocks.0.attn.qkv.weight"].shape != small["blocks.0.attn.qkv.weight"].shape

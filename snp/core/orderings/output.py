@@ -17,5 +17,4 @@ def order(statistics: GroupStatistics) -> Tensor:
 
 
 def _order(statistics: GroupStatistics) -> Tensor:
-    consumers = [(reader.gram, reader.weighted, reader.columns_per_unit) for reader in statistics.readers]
-    return eliminate(consumers)[0]
+    return eliminate(statistics.readers)[0]

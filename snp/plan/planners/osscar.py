@@ -41,10 +41,9 @@ def _order(problem: Problem, group: UnitGroup, num_kept: int) -> Tensor:
     """A permutation whose first units are the set found, in greedy order before and behind the cut."""
     # Nothing is drawn at random here; statistics carry a generator for orderings that do.
     readers = group_statistics(problem, group, torch.Generator()).readers
-    consumers = [(reader.gram, reader.weighted, reader.columns_per_unit) for reader in readers]
-    order = eliminate(consumers)[0]
+    order = eliminate(readers)[0]
     if group.num_partitions > 1:
         return interleaved(order, group.num_partitions)
-    chosen, _ = local_search(consumers, num_kept, order[:num_kept])
+    chosen, _ = local_search(readers, num_kept, order[:num_kept])
     is_kept = torch.isin(order, chosen)
     return torch.cat([order[is_kept], order[~is_kept]])

@@ -1,0 +1,63 @@
+"""What is the network itself?  A copy without what runs it elsewhere or faster, and later in the state it was in."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["alike", "evaluated_copy", "unwrapped"]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``, however deep."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def evaluated_copy(model: nn.Module) -> nn.Module:
+    """The network itself in evaluation mode; nothing is shared with ``model``.
+
+    Raises:
+        ValueError: it cannot be copied; the message names the attribute.
+    """
+    inner = unwrapped(model)
+    for name, module in inner.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                where = f"{name}.{key}" if name else key
+                raise ValueError(
+                    f"model {type(inner).__name__} cannot be copied: its attribute {where} is a tensor that was "
+                    "computed with gradients; detach or delete it first"
+                )
+    return copy.deepcopy(inner).eval()
+
+
+def alike(small: nn.Module, dense: nn.Module) -> nn.Module:
+    """Give a pruned network the modes and memory formats of the modules and tensors that it comes from.
+
+    Args:
+        small: changed in place. Modules that the dense network does not have follow the module they are in.
+        dense: the network as it was given, perhaps wrapped.
+
+    Returns:
+        ``small``.
+    """
+    inner = unwrapped(dense)
+    modes = {name: module.training for name, module in inner.named_modules()}
+    for name, module in small.named_modules():
+        module.training = modes.setdefault(name, modes.get(name.rpartition(".")[0], inner.training))
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    named = dict(inner.named_parameters())
+    for name, parameter in small.named_parameters():
+        before, wanted = named.get(name), formats.get(parameter.ndim)
+        if before is not None and wanted is not None and before.ndim == parameter.ndim:
+            is_plain = before.is_contiguous() or not before.is_contiguous(memory_format=wanted)
+            parameter.data = parameter.data.contiguous(memory_format=torch.contiguous_format if is_plain else wanted)
+    return small

@@ -1,0 +1,88 @@
+"""In which bases do attention heads lie before units are chosen, and before the plan is carried out?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from snp.core.gram import Moments
+from snp.fit.head_bases import in_head_bases
+from snp.fit.trials import Trials
+from snp.graph.batches import Batch
+from snp.plan.latency_table import LatencyTable
+from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
+from snp.pruning import problem_of
+from snp.settings import PruneSettings
+from snp.surgery.subject import Subject
+
+__all__ = ["prepare", "settle"]
+
+
+def prepare(
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    settings: PruneSettings,
+    inputs: Sequence[Batch] = (),
+    table: LatencyTable | None = None,
+) -> tuple[Subject, Problem]:
+    """The network with its attention heads in the bases that suit a cut, and what planners look at.
+
+    Where no heads are cut, moments may lie on disk and stay there.
+
+    Args:
+        subject: the dense network.
+        moments: of its readers' inputs.
+        sensitivity: from :func:`sensitivity_of`; may be empty.
+        settings: of the prune.
+        inputs: calibration inputs on the model's device, for trial cuts; none are made without.
+        table: layer times, for a latency budget.
+    """
+    if not subject.graph.attention and not (settings.needs_trials and inputs):
+        return subject, problem_of(subject, moments, sensitivity, table=table)
+    turned = in_head_bases(
+        subject,
+        {name: entry.cpu() for name, entry in moments.items()},
+        {name: matrix.cpu() for name, matrix in sensitivity.items()},
+        rotate=settings.reconstruct,
+    )
+    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
+    if settings.needs_trials and inputs:
+        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
+    return turned.subject, problem
+
+
+def settle(
+    dense: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor],
+    settings: PruneSettings,
+    plan: PruningPlan,
+    prepared: tuple[Subject, Problem],
+) -> tuple[Subject, Problem]:
+    """What :func:`prepare` gave, with the heads that the plan leaves whole as they were, to the bit.
+
+    Args:
+        dense: what :func:`prepare` was given.
+        moments: as there.
+        sensitivity: as there.
+        settings: as there.
+        plan: what was decided on.
+        prepared: what :func:`prepare` gave.
+    """
+    of_heads = [decision for decision in plan.groups if decision.group.kind in ("qk", "vo", "dims")]
+    lose = {decision.group.name for decision in of_heads if len(decision.cut)}
+    if not settings.reconstruct or len(lose) == len(of_heads):
+        return prepared
+    turned = in_head_bases(
+        dense,
+        {name: entry.cpu() for name, entry in moments.items()},
+        {name: matrix.cpu() for name, matrix in sensitivity.items()},
+        rotate=lose,
+    )
+    return turned.subject, problem_of(
+        turned.subject, turned.moments, sensitivity, turned.logits, prepared[1].costs.table
+    )

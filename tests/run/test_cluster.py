@@ -1,0 +1,59 @@
+"""Do the engines that start runs on clusters start ours?  What one machine can show of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.command_line import ROOT, TINY, environment
+
+QUICK = ("logger=csv", "finetune.epochs=0", "prune.ordering=saw", "prune.cut=uniform", "prune.calibration=joint")
+
+
+def started(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, timeout=280)
+
+
+def test_slurm_launcher_composes() -> None:
+    """The documented overrides exist in the launcher's configuration."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[cluster]'")
+    asked = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(
+            "config", [*asked, "hydra.launcher.timeout_min=240", "experiment=ratios"], return_hydra_config=True
+        )
+    assert config.hydra.launcher._target_.endswith("SlurmLauncher")
+    assert config.hydra.launcher.timeout_min == 240
+
+
+def test_nodes_and_devices_are_options_of_the_trainer() -> None:
+    """What the page tells to override is there."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["trainer=ddp", "trainer.num_nodes=2", "trainer.devices=8"])
+    assert (config.trainer.num_nodes, config.trainer.devices, config.trainer.strategy) == (2, 8, "ddp")
+
+
+@pytest.mark.slow
+def test_submitit_runs_a_sweep_of_two(tmp_path: Path) -> None:
+    """Each run in a process of its own, by the local executor of the engine that submits to Slurm."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[cluster]'")
+    words = [*TINY, *QUICK, "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}/sweep", "seed=0,1"]
+    ended = started([sys.executable, str(ROOT / "run.py"), "-m", *words], tmp_path)
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/metrics.json"))]
+    assert len(found) == 2, ended.stdout + ended.stderr
+    assert all("pruned/acc1_percent" in metrics for metrics in found)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_two_processes(tmp_path: Path) -> None:
+    """Training, calibration and fine-tuning of one run by the processes that torchrun has started."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "run.py")]
+    words = [*TINY, *QUICK, "finetune.epochs=1", "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}/run"]
+    ended = started([*launch, *words], tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["calibration/samples"] == 65
+    assert "finetuned/acc1_percent" in metrics
