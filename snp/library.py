@@ -16,20 +16,17 @@ from snp.core.gram import Moments
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
-from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.plan.plan import PruningPlan
 from snp.preparation import prepare, settle
 from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
+from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
 from snp.surgery.subject import Subject, subject_of
-from snp.surgery.surgery import cut
-from snp.weights import read_weights, write_weights
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
@@ -84,6 +81,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings) -
     plan = decision.plan
     if table is not None:
         plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
+    plan = plan.with_inputs(first.forms)
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check)
 
 
@@ -165,44 +163,3 @@ def _measure(
             if keeps_inputs:
                 inputs.append(on_device)
     return collector.moments, samples, inputs
-
-
-def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
-    """Write ``plan.json`` and ``pruned.safetensors``.
-
-    Args:
-        result: from :func:`prune`.
-        folder: made if it is not there.
-        recipe: arguments of ``snp.models.build`` for the dense model, so that :func:`load` needs nothing else.
-    """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})
-    result.plan.with_recipe(recipe or result.plan.recipe).save(target / "plan.json")
-
-
-def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:
-    """The pruned network of a folder, in evaluation mode.
-
-    Args:
-        folder: with ``plan.json`` and ``pruned.safetensors``.
-        model: the dense network (its weights do not matter) where the plan holds no recipe; it is not changed.
-        weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
-
-    Raises:
-        ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more
-            than the architecture of a network.
-    """
-    source = Path(folder)
-    plan = PruningPlan.load(source / "plan.json")
-    if model is None:
-        if plan.recipe is None:
-            raise ValueError(
-                f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
-            )
-        from snp import models  # not needed by those who bring their own model
-
-        model = models.rebuild(plan.recipe)
-    small = cut(with_plain_weights(unwrapped(model)), plan)
-    read_weights(small, source / f"{weights}.safetensors", plan.mark)
-    return small.eval()

@@ -56,6 +56,8 @@ class PruningPlan:
         latency: for a latency budget: batch, threads, milliseconds and shares, predicted and measured; else empty.
         frozen: weight name -> why its units could not be cut.
         recipe: how to build the dense model again (``snp.models.build(**recipe)``), or None.
+        inputs: place of each input among the model's arguments ("0", or a keyword) -> shape of one sample and dtype;
+            empty where they are not plain tensors.
         versions: library name -> version.
         attention: layers whose modules keep numbers about their heads.
     """
@@ -69,6 +71,7 @@ class PruningPlan:
     recipe: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     attention: tuple[AttentionLayer, ...] = ()
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def removed(self) -> dict[tuple[str, int], Tensor]:
         """Indices that go, ascending, per (tensor, dim); all groups together."""
@@ -87,6 +90,10 @@ class PruningPlan:
         """The same plan that knows how to build its dense model."""
         return replace(self, recipe=recipe)
 
+    def with_inputs(self, inputs: dict[str, dict[str, Any]]) -> PruningPlan:
+        """The same plan that knows what its model reads."""
+        return replace(self, inputs=inputs)
+
     def with_latency(self, measured: dict[str, float]) -> PruningPlan:
         """The same plan with measured times beside the predicted ones."""
         return replace(self, latency=self.latency | measured)
@@ -96,6 +103,7 @@ class PruningPlan:
         plain = {
             "format": FORMAT,
             "recipe": self.recipe,
+            "inputs": self.inputs,
             "settings": self.settings,
             "versions": self.versions,
             "macs": self.macs,
@@ -127,6 +135,7 @@ class PruningPlan:
                 attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
                 latency=plain.get("latency", {}),  # earlier plans know none
+                inputs=plain.get("inputs", {}),
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

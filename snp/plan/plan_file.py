@@ -67,6 +67,7 @@ class _Frozen(_Strict):
 class _Plan(_Strict):
     format: int
     recipe: dict[str, Any] | None
+    inputs: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any]
     versions: dict[str, str]
     macs: dict[str, NonNegativeInt]
