@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -55,7 +55,7 @@ def prune(
         ValueError: an option, the batches or the budget do not fit.
         SelfCheckError: the small network does not compute what it should (never expected).
     """
-    settings = _settings(settings, options)
+    settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
     with plain_arithmetic():
         return _pruned(model, batches, settings, Progress(shows=progress))
@@ -159,8 +159,4 @@ def inspect(
     Returns:
         The facts; ``print`` shows them as a table.
     """
-    return inspection.inspect(model, batch, _settings(settings, options))
-
-
-def _settings(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
-    return replace(settings or PruneSettings(), **options)
+    return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))

@@ -17,6 +17,7 @@ from snp.plan.problem import Problem
 from snp.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
+from snp.surgery.counts import check_counts
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
@@ -62,7 +63,8 @@ def realise(
         progress: is told of the stages.
 
     Raises:
-        SelfCheckError: the small network differs from the dense one with the same units masked.
+        SelfCheckError: the small network differs from the dense one with the same units masked, or its cost is not
+            what the plan says.
     """
     progress = progress or Progress()
     fitted = 0
@@ -82,8 +84,9 @@ def realise(
     with progress.stage("cut and check"):
         masked = with_weights(subject.model, weights, share=share)
         small = cut(masked, plan, share=share)
-        check = self_check(masked, small, subject.example, plan)
-    return Realised(small, check, fitted)
+        difference = self_check(masked, small, subject.example, plan)
+        check_counts(subject.model, small, subject.example, plan)
+    return Realised(small, difference, fitted)
 
 
 def _fits(

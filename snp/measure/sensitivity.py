@@ -2,8 +2,8 @@
 
 The Fisher matrix of the layer's outputs: with labels drawn from the network's own prediction, the mean outer product
 of the gradients of the log-likelihood, summed over positions. Half of e^T F e is the change of the prediction, in
-Kullback-Leibler divergence, that a small error e at one position causes. One backward pass over a few batches serves
-all layers and all cuts.
+Kullback-Leibler divergence (nats), that a small error e at one position causes. One backward pass over a few batches
+serves all layers and all cuts.
 """
 
 from __future__ import annotations

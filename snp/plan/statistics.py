@@ -107,7 +107,10 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
 
 
 def damage_of(statistics: GroupStatistics, order: Tensor) -> Tensor:
-    """Squared error at all readers' outputs with the first k units of an order kept and refitted, shape [U + 1]."""
+    """Squared error at all readers' outputs with the first k units of an order kept and refitted, shape [U + 1].
+
+    Where readers' weights are scaled by their sensitivity, half of it is a divergence in nats per sample.
+    """
     total = torch.zeros(len(order) + 1, dtype=torch.float64, device=order.device)
     for reader in statistics.readers:
         subspace = factorize(reader.gram, order, reader.columns_per_unit)
