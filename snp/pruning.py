@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
+from snp.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
@@ -36,16 +37,27 @@ class PruneResult:
         plan: what was decided.
         selection: per group the order of units and the cumulative variance along it.
         check: largest relative difference between the small network and the masked dense one on one batch.
+        times: what every stage took, in order.
     """
 
     model: nn.Module
     plan: PruningPlan
     selection: Selection
     check: float
+    times: Mapping[str, StageTime] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the whole time, by the clock on the wall, that every stage took."""
+        whole = sum(time.seconds for time in self.times.values()) or 1.0
+        return {name: time.seconds / whole for name, time in self.times.items()}
 
     def __str__(self) -> str:
-        """The plan as a table, and how exactly the small network computes what it should."""
-        return f"{self.plan}\nSelf-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        """The plan as a table, how exactly the small network computes what it should, and where the time went."""
+        check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        whole = sum(time.seconds for time in self.times.values())
+        return f"{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
 
     def __repr__(self) -> str:
         return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"

@@ -1,24 +1,43 @@
-"""What is a plan made from?  Weights and moments, in the bases in which attention heads are cut at least cost."""
+"""What is measured, and how do attention heads lie before units are chosen and before the plan is carried out?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
+from snp.measure.moments import MomentCollector
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import LogitStatistics, Problem
+from snp.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["prepare", "problem_of", "settle"]
+__all__ = ["measured", "prepare", "problem_of", "settle"]
+
+
+def measured(
+    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
+) -> tuple[dict[str, Moments], int, list[Batch]]:
+    """Moments, number of samples, and the inputs themselves where they are needed again."""
+    samples, inputs = 0, list[Batch]()
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        for batch in batches:
+            on_device = batch.beside(subject.model)
+            collector.measure(on_device)
+            progress.step()
+            samples += batch.size
+            if keeps_inputs:
+                inputs.append(on_device)
+    return collector.moments, samples, inputs
 
 
 def prepare(

@@ -63,7 +63,7 @@ def small_network(
     job.lightning.forget_moments()
     small = (found.result.model if found else cut(subject.model, plan)).to("cpu")
     copy_from_first(small)
-    rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors")
+    rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors", {"plan": plan.mark})
     job.lightning.score("pruned", small)
     return small
 
