@@ -34,7 +34,7 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    write_weights(result.model, target / "pruned.safetensors")
+    write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})
     plan = result.plan.with_recipe(recipe or result.plan.recipe)
     plan.save(target / "plan.json")
     if plan.recipe is None and plan.inputs and _num_parameters(result.model) <= _MOST_PARAMETERS:
@@ -50,7 +50,8 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
 
     Raises:
-        ValueError: files are missing or damaged, or the plan needs ``model``.
+        ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more
+            than the architecture of a network.
     """
     source = Path(folder)
     plan = PruningPlan.load(source / "plan.json")
@@ -59,11 +60,11 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
             raise ValueError(
                 f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
             )
-        from snp.models import build  # not needed by those who bring their own model
+        from snp.models import rebuild  # not needed by those who bring their own model
 
-        model = build(**plan.recipe)
+        model = rebuild(plan.recipe)
     small = cut(with_plain_weights(unwrapped(model)), plan)
-    read_weights(small, source / f"{weights}.safetensors")
+    read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()
 
 
