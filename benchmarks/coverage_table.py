@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from snp.plan.table import markdown_table
+
 __all__ = ["last_line", "write_table"]
 
 HEADER = """# Coverage
@@ -89,12 +91,9 @@ def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path:
     libraries = dict.fromkeys(["timm", "torchvision", *(key[1] for key in results)])
     for library in (library for library in libraries if any(key[1] == library for key in results)):
         ours = {key: value for key, value in results.items() if key[:2] == ("snp", library)}
-        lines += [f"## {library}: {last_line(ours.values())}", "", "| " + " | ".join(columns) + " |"]
-        lines += ["|" + "---|" * len(columns)]
-        for (_, _, family), result in sorted(ours.items()):
-            cells = _row(result, results.get(("peer", library, family)))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-        lines.append("")
+        lines += [f"## {library}: {last_line(ours.values())}", ""]
+        rows = (_row(found, results.get(("peer", library, key[2]))) for key, found in sorted(ours.items()))
+        lines += [*markdown_table(columns, rows, is_padded=False), ""]
     peers = [value for key, value in results.items() if key[0] == "peer"]
     if peers:
         passed, refused, wrong, total = _counts(peers)

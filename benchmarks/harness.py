@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snp.plan.table import markdown_table
+
 Batches = list[tuple[Tensor, Tensor]]  # (images [N, 3, H, W], labels [N])
 
 # How the weights that stay are fitted. "joint" is the method of the paper: one fit per layer on the dense network's
@@ -91,12 +93,7 @@ def _with_peak(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[An
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their widest entry, the first one to the left, the others to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        print("  ".join([line[0].ljust(widths[0]), *cells[1:]]))
+    print("\n".join(markdown_table(header, rows, words=(0,))))
 
 
 def print_provenance() -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
+from snp.preparation import prepare
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
@@ -28,7 +29,7 @@ from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
-from snp.pruning import decide, prepare, sensitivity_of
+from snp.pruning import decide, sensitivity_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 

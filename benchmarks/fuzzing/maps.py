@@ -53,8 +53,9 @@ def projected(draw: Draw, channels: int, d: int) -> Made:
     out = channels + extra
     parts = {"first": draw.conv(channels, hidden, d), "act": draw.act(), "second": draw.conv(hidden, out, d)}
     draw.units(hidden, parts["first"])
-    if draw.flag():
+    if draw.simple or draw.flag():
         parts["shortcut"] = draw.conv(channels, out, d, 1)
+        draw.units(out, parts["shortcut"], parts["second"])
         return Block(lambda m, x: F.relu(m.shortcut(x) + m.second(m.act(m.first(x)))), **parts), out
     pads = (0, 0) * d + (0, extra)
     return Block(lambda m, x: F.pad(x, pads) + m.second(m.act(m.first(x))), **parts), out

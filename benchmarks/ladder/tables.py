@@ -11,14 +11,14 @@ from ladder.makers import NO_BATCH_NORM
 from ladder.networks import NETWORKS
 from ladder.results import Results
 from ladder.rungs import Rung, Table
+from snp.plan.table import markdown_table
 
 __all__ = ["markdown", "table_of"]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, its first column to the left, the others to the right."""
-    lines = [list(header), ["---", *("--:" for _ in header[1:])], *(list(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_table(header, rows, words=(0,), is_padded=False))
 
 
 def table_of(table: Table, network: str, seeds: Sequence[int], results: Results) -> str:

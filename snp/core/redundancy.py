@@ -15,7 +15,7 @@ from snp.core.subspace import columns_of
 __all__ = ["Copies", "copies_last", "find_copies"]
 
 # What two units may differ by in energy, relative to their own: above rounding of float64 sums of float32 values.
-_SAME = 1e-10
+_SAME = 1e-12
 # Energy, relative to the largest unit's, below which a unit says nothing in float32.
 _DEAD = 1e-20
 
@@ -36,25 +36,81 @@ class Copies:
     factor: Tensor
     last: Tensor
 
+    def none(self) -> Copies:
+        """The same units, none of them a copy."""
+        units = torch.arange(len(self.owner), device=self.owner.device)
+        return Copies(units, units, torch.ones_like(self.factor), units[:0])
 
-def find_copies(gram_UU: Tensor) -> Copies:
+    def with_last(self, order_D: Tensor) -> Tensor:
+        """An order of the originals, counted among themselves, with copies and dead units behind it, shape [U]."""
+        return torch.cat([self.originals[order_D], self.last])
+
+    def left_out_of(self, statistics: GroupStatistics) -> GroupStatistics:
+        """Statistics of the originals, which carry what the readers make of their copies."""
+        if len(self.last) == 0:
+            return statistics
+        width = statistics.columns_per_unit
+        readers = tuple(
+            replace(
+                reader,
+                gram=self._own(reader.gram, reader.columns_per_unit),
+                weighted=self._gathered(reader.weighted, reader.columns_per_unit),
+            )
+            for reader in statistics.readers
+        )
+        outgoing = self._gathered(statistics.outgoing, width)
+        return replace(statistics, gram=self._own(statistics.gram, width), outgoing=outgoing, readers=readers)
+
+    def _gathered(self, weight: Tensor, width: int) -> Tensor:
+        """Weights [O, U * b] of the originals, those of their copies added."""
+        parts = weight.reshape(len(weight), -1, width) * self.factor.to(weight)[:, None]
+        total = torch.zeros_like(parts).index_add_(1, self.owner, parts)
+        return total[:, self.originals].reshape(len(weight), -1)
+
+    def _own(self, gram: Tensor, width: int) -> Tensor:
+        columns = columns_of(self.originals, width)
+        return gram.index_select(0, columns).index_select(1, columns)
+
+    def damage(self, order_U: Tensor, damage_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Damage with the first k units of an order kept, shape [U + 1]: copies and dead units avoid none.
+
+        Args:
+            order_U: of all units.
+            damage_of: the same for an order of the originals, counted among themselves: [D] -> [D + 1].
+        """
+        place = torch.full_like(self.owner, -1)
+        place[self.originals] = torch.arange(len(self.originals), device=place.device)
+        along = place[order_U]
+        counts = torch.cat([along.new_zeros(1), (along >= 0).cumsum(0)])
+        return damage_of(along[along >= 0])[counts]
+
+
+def find_copies(gram_UU: Tensor, num_partitions: int = 1) -> Copies:
     """Copies among units, by their Gram matrix.
 
-    Unit i is c times unit j in every sample when G_ij^2 = G_ii G_jj, and then c = G_ij / G_jj.
+    Unit i is c times unit j in every sample when G_ij^2 = G_ii G_jj, and then c = G_ij / G_jj. Where that makes all
+    units one, the samples are one and say nothing of factors: then only equal units are copies.
 
     Args:
         gram_UU: shape [U, U], float64; units of several columns by :func:`snp.core.gram.partial_trace`.
+        num_partitions: P; copies are looked for inside a partition, because a reader sees one of them.
     """
     energy = gram_UU.diagonal().clamp_min(0)
     units = torch.arange(len(energy), device=energy.device)
+    partition = units // (len(units) // num_partitions)
     is_dead = energy <= _DEAD * energy.max()
     product = energy[:, None] * energy
     is_same = (gram_UU.square() >= (1 - _SAME) * product) & ~is_dead & ~is_dead[:, None]
+    if bool(is_same[~is_dead][:, ~is_dead].all()):
+        is_same &= energy[:, None] + energy - 2 * gram_UU <= _SAME * energy
+    is_same &= partition[:, None] == partition
     is_same.fill_diagonal_(True)
     owner = is_same.int().argmax(dim=1)
     owner = torch.where(owner[owner] == owner, owner, units)  # the owner is an original
+    if bool(is_dead.all()):
+        is_dead = is_dead & (units > 0)  # one unit stays in any case
     is_original = (owner == units) & ~is_dead
-    factor = gram_UU[units, owner] / torch.where(is_dead, torch.ones_like(energy), energy)[owner]
+    factor = gram_UU[units, owner] / torch.where(energy > 0, energy, 1.0)[owner]
     copies = descending(energy)[~is_original[descending(energy)]]  # dead units hold no energy and come last
     return Copies(is_original.nonzero().flatten(), owner, torch.where(is_dead, 0.0, factor), copies)
 
@@ -73,27 +129,4 @@ def copies_last(statistics: GroupStatistics, order: Callable[[GroupStatistics], 
         A permutation of all units, shape [U].
     """
     copies = find_copies(partial_trace(statistics.gram, statistics.columns_per_unit))
-    if len(copies.last) == 0 or len(copies.originals) == 0:
-        return order(statistics)
-    found = order(_of_originals(statistics, copies))
-    return torch.cat([copies.originals[found], copies.last])
-
-
-def _of_originals(statistics: GroupStatistics, copies: Copies) -> GroupStatistics:
-    def gathered(weight: Tensor, width: int) -> Tensor:
-        """Weights [O, U * b] of the originals, those of their copies added."""
-        parts = weight.reshape(len(weight), -1, width) * copies.factor.to(weight)[:, None]
-        total = torch.zeros_like(parts).index_add_(1, copies.owner, parts)
-        return total[:, copies.originals].reshape(len(weight), -1)
-
-    def own(gram: Tensor, width: int) -> Tensor:
-        columns = columns_of(copies.originals, width)
-        return gram.index_select(0, columns).index_select(1, columns)
-
-    width = statistics.columns_per_unit
-    readers = tuple(
-        replace(r, gram=own(r.gram, r.columns_per_unit), weighted=gathered(r.weighted, r.columns_per_unit))
-        for r in statistics.readers
-    )
-    outgoing = gathered(statistics.outgoing, width)
-    return replace(statistics, gram=own(statistics.gram, width), outgoing=outgoing, readers=readers)
+    return copies.with_last(order(copies.left_out_of(statistics)))

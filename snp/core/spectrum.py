@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snp.core.subspace import ldl
 
-__all__ = ["low_rank_factor", "spectrum"]
+__all__ = ["is_regular", "low_rank_factor", "spectrum"]
 
 _BLOCK = 64
 # Under this size a full decomposition takes less than a second.
@@ -30,7 +30,7 @@ def spectrum(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = len(gram_CC)
     factor = None
-    if size >= _SMALLEST and not _is_regular(gram_CC):
+    if size >= _SMALLEST and not is_regular(gram_CC):
         factor = low_rank_factor(gram_CC, size * 5 // 8)
     if factor is None or factor.shape[1] == 0:
         values, vectors = torch.linalg.eigh(gram_CC)
@@ -41,7 +41,7 @@ def spectrum(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
     return values, factor @ (small[:, is_real] * values.rsqrt())
 
 
-def _is_regular(gram_CC: Tensor) -> bool:
+def is_regular(gram_CC: Tensor) -> bool:
     """Is the rank full beyond doubt?  For a small part of what a decomposition costs."""
     lower, info = torch.linalg.cholesky_ex(gram_CC)
     return int(info) == 0 and float(lower.diagonal().min()) ** 2 > _negligible(gram_CC.diagonal())

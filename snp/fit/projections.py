@@ -10,11 +10,11 @@ __all__ = ["Projection"]
 
 
 class Projection:
-    """Weight and bias of one linear layer, changed in a dictionary of new weights, computed in float64.
+    """Weight and bias of a linear layer or 1 x 1 convolution, changed in a dictionary of new weights, in float64.
 
     Args:
         model: owns the layer; not changed.
-        name: of the weight, shape [O, C].
+        name: of the weight, shape [O, C] or [O, C, 1, ...].
         changed: tensor name -> what it has become; new values are put there.
     """
 
@@ -28,7 +28,8 @@ class Projection:
             self._dense[self._bias] = bias
 
     def _now(self, name: str) -> Tensor:
-        return self._changed.get(name, self._dense[name]).detach().double().cpu()
+        value = self._changed.get(name, self._dense[name]).detach().double().cpu()
+        return value.flatten(1) if value.ndim > 1 else value
 
     def weight(self) -> Tensor:
         """The whole weight, [O, C], float64."""
@@ -44,10 +45,13 @@ class Projection:
         for name in self._dense:  # weight and bias
             value = self._now(name).clone()
             value[rows] = matrix @ value[rows]
-            self._changed[name] = value.to(self._dense[name])
+            self._put(name, value)
 
     def rotate_columns(self, columns: Tensor, matrix: Tensor) -> None:
         """Put these columns, mapped by ``matrix``, [K, K], in their place."""
         value = self._now(self._name).clone()
         value[:, columns] = value[:, columns] @ matrix.T
-        self._changed[self._name] = value.to(self._dense[self._name])
+        self._put(self._name, value)
+
+    def _put(self, name: str, value: Tensor) -> None:
+        self._changed[name] = value.to(self._dense[name]).reshape(self._dense[name].shape)

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from snp.core.registry import Registry
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
-from snp.models.sources import checkpoint
+from snp.models.sources import checkpoint, recipes
 from snp.models.sources.hub import WeightsNotFoundError
+from snp.models.sources.recipes import build, families, rebuild
 
 __all__ = [
     "LanguageModelSpec",
@@ -28,31 +28,10 @@ __all__ = [
     "WeightsNotFoundError",
     "build",
     "families",
+    "rebuild",
 ]
 
-_FAMILIES = Registry("model.family", "snp.models", __name__)
 TRAINED_FIRST = "the dense network is trained first"
-
-
-def families() -> tuple[str, ...]:
-    """Names of the families: the files of this folder, and entry points of ``snp.models``."""
-    return tuple(_FAMILIES.names())
-
-
-def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
-    """A network of a family with random weights, the same for the same torch seed, without network access.
-
-    Args:
-        family: one of `families()`.
-        arguments: given to the family's `build`, as one mapping, the way a recipe holds them: `build(**recipe)`.
-        **more_arguments: the same, as keywords; they win.
-
-    Raises:
-        ValueError: no such family, or the family refuses an argument.
-    """
-    module = _FAMILIES.load(family)
-    model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
-    return model
 
 
 @dataclass(frozen=True)
@@ -128,7 +107,7 @@ class ModelSpec:
             ValueError: unknown family or arguments, a checkpoint that does not fit, or pretrained weights that cannot
                 be had for data that is too big to train on from scratch.
         """
-        module = _FAMILIES.load(self.family)
+        module = recipes.FAMILIES.load(self.family)
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
             model, weights, reason = self._from_checkpoint(module, arguments)

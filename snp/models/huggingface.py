@@ -4,14 +4,15 @@ Any architecture that `transformers` knows: causal language models and encoders,
 are read from safetensors only, code in a folder is never run, and the network is never asked.
 """
 
-import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from snp.models._stock_form import save_pretrained
 
 __all__ = ["build", "context_length", "load", "save_pretrained", "tokenize"]
 
@@ -42,13 +43,25 @@ def build(*, config: Mapping[str, Any], auto_class: str = CAUSAL, **unused: Any)
         ValueError: transformers is not installed, or does not know such a model.
     """
     transformers = _transformers()
-    plain = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
     try:
+        # Only what the class of this architecture knows: no code, kernels or quantisers to be fetched from elsewhere.
+        plain = transformers.AutoConfig.for_model(config["model_type"]).to_dict()
+        plain = _architecture({key: value for key, value in config.items() if key in plain and key != "model_type"})
         known = transformers.AutoConfig.for_model(config["model_type"], **plain)
         model: nn.Module = _auto(transformers, auto_class).from_config(known)
     except (KeyError, ValueError) as error:
         raise ValueError(f"transformers cannot build a model of this configuration: {error}") from error
     return _without_cache(model)
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without entries that name code or files, in its parts either."""
+    elsewhere = ("transformers_version", "auto_map", "quantization_config", "attn_implementation")
+    return {
+        key: _architecture(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if not str(key).startswith("_") and key not in elsewhere
+    }
 
 
 def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -> tuple[nn.Module, dict[str, Any]]:
@@ -112,80 +125,3 @@ def _without_cache(model: nn.Module) -> nn.Module:
     config: Any = model.config
     config.use_cache = False
     return model
-
-
-def save_pretrained(model: nn.Module, folder: str | Path) -> None:
-    """Write a pruned model so that `from_pretrained` of transformers reads it, without any code of ours.
-
-    Its configuration can say one size for all layers, so all layers must have kept equally many units, as they do with
-    `target_units` or `cut="uniform"`.
-
-    Raises:
-        ValueError: layers have different sizes.
-    """
-    owner: Any = model
-    dense = owner.config
-    config = _config_of_sizes(model)
-    config.use_cache = True
-    try:
-        owner.config = config
-        owner.save_pretrained(str(folder))
-    finally:
-        owner.config = dense
-
-
-def _config_of_sizes(model: nn.Module) -> Any:
-    """A copy of the configuration, one of its sizes changed where that gives the tensors that the model has."""
-    owner: Any = model
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    config = copy.deepcopy(owner.config)
-    stock = _shapes(type(model), config)
-    if stock == wanted:
-        return config
-    pairs = sorted(
-        {
-            (size, kept)
-            for name, shape in wanted.items()
-            for size, kept in zip(stock.get(name, ()), shape, strict=False)
-            if size != kept
-        }
-    )
-    for changes in _changes(owner.config.to_dict(), pairs):
-        changed = copy.deepcopy(config)
-        for field, value in changes.items():
-            setattr(changed, field, value)
-        if _shapes(type(model), changed) == wanted:
-            return changed
-    raise ValueError(
-        f"no configuration of {type(model).__name__} gives layers of the sizes {sorted({kept for _, kept in pairs})}: "
-        "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
-        "snp.save and snp.load; sizes of heads only few configurations can say"
-    )
-
-
-def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
-    """Fields of a configuration that could say the sizes: one size in one field, with fewer heads or without."""
-    sizes: list[dict[str, int]] = [{}]
-    for size, kept in pairs:
-        named = [f for f, v in fields.items() if v == size and isinstance(v, int) and not isinstance(v, bool)]
-        # Another size of heads would change the scale of the logits with it.
-        sizes += [{field: kept} for field in named if field != "head_dim"]
-    heads: list[dict[str, int]] = [{}]
-    dense, width = fields.get("num_attention_heads"), fields.get("hidden_size")
-    if isinstance(dense, int) and isinstance(width, int):
-        size, shared = fields.get("head_dim") or width // dense, fields.get("num_key_value_heads") or dense
-        heads += [
-            {"num_attention_heads": count * (dense // shared), "num_key_value_heads": count, "head_dim": size}
-            for count in range(1, shared)
-        ]
-    yield from ({**size, **fewer} for fewer in heads for size in sizes)
-
-
-def _shapes(kind: Any, config: Any) -> dict[str, tuple[int, ...]]:
-    """Tensors of a stock model of that configuration; none where it refuses the sizes."""
-    try:
-        with torch.device("meta"):
-            stock: nn.Module = kind(config)
-    except (ValueError, AssertionError, RuntimeError):
-        return {}
-    return {name: tuple(tensor.shape) for name, tensor in stock.state_dict().items()}

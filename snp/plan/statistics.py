@@ -16,17 +16,15 @@ from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "flat_weight", "group_statistics"]
+__all__ = ["damage_of", "flat_weight", "group_statistics", "shrunk_statistics"]
 
 
-def group_statistics(
-    problem: Problem, group: UnitGroup, generator: torch.Generator, *, shrink: bool = False
-) -> GroupStatistics:
+def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
     """Statistics of a group over all its readers.
 
     Each reader's Gram matrix is divided by its trace, so that their sum is the Gram matrix of the readers'
     activations side by side, each reader with the same total energy. Kernel elements and unequal numbers of columns
-    count as samples there; the readers one by one keep their columns, and their Gram matrices are shrunk where asked.
+    count as samples there; the readers one by one keep their columns.
     """
     readers = tuple(_reader_statistics(problem, member) for member in group.consumers)
     logits = problem.logits.get(group.name)
@@ -44,11 +42,15 @@ def group_statistics(
         [_outgoing(problem, member, width) for member in group.consumers]
         + ([logits.energy.sqrt().diag()] if logits is not None else [])
     )
-    if shrink:
-        counts = [problem.moments[member.tensor].count for member in group.consumers]
-        pairs = zip(readers[: len(counts)], counts, strict=True)
-        readers = (*(replace(r, gram=shrunk(r.gram, max(count, 1))) for r, count in pairs), *readers[len(counts) :])
     return GroupStatistics(gram, outgoing, width, generator, readers)
+
+
+def shrunk_statistics(problem: Problem, group: UnitGroup, statistics: GroupStatistics) -> GroupStatistics:
+    """The same with the readers' Gram matrices shrunk, which few samples fill with chance."""
+    counts = [problem.moments[member.tensor].count for member in group.consumers]
+    pairs = zip(statistics.readers[: len(counts)], counts, strict=True)
+    measured = (replace(reader, gram=shrunk(reader.gram, max(count, 1))) for reader, count in pairs)
+    return replace(statistics, readers=(*measured, *statistics.readers[len(counts) :]))
 
 
 def _product_statistics(logits: LogitStatistics) -> ReaderStatistics:
@@ -97,13 +99,18 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:
         values, vectors = torch.linalg.eigh(fisher.to(weight.device))
-        root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-        weight = torch.einsum("po,ocs->pcs", root, weight)
+        # Any root will do, and one with as many rows as the rank: readers are asked for squared lengths only.
+        is_real = values > values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+        root = (vectors[:, is_real] * values[is_real].sqrt()).T
+        weight = (root @ weight.reshape(len(weight), -1)).reshape(len(root), *weight.shape[1:])
     return ReaderStatistics(gram, weight.movedim(2, 1).reshape(-1, weight.shape[1]), columns.shape[1])
 
 
 def damage_of(statistics: GroupStatistics, order: Tensor) -> Tensor:
-    """Squared error at all readers' outputs with the first k units of an order kept and refitted, shape [U + 1]."""
+    """Squared error at all readers' outputs with the first k units of an order kept and refitted, shape [U + 1].
+
+    Where readers' weights are scaled by their sensitivity, half of it is a divergence in nats per sample.
+    """
     total = torch.zeros(len(order) + 1, dtype=torch.float64, device=order.device)
     for reader in statistics.readers:
         subspace = factorize(reader.gram, order, reader.columns_per_unit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,14 +11,37 @@ if TYPE_CHECKING:
 __all__ = ["markdown_table", "plan_summary", "plan_table"]
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table with columns as wide as their widest cell."""
+def markdown_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: Collection[int] | None = None,
+    *,
+    is_padded: bool = True,
+) -> list[str]:
+    """Lines of a Markdown table.
+
+    Args:
+        header: a cell per column.
+        rows: the same.
+        words: columns that stand on the left; all others hold numbers and stand on the right. None: left to the reader.
+        is_padded: columns are as wide as their widest cell, which reads well on a terminal.
+    """
+    # A pipe inside a cell would open a new column.
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    cells.insert(1, ["-" * width for width in widths])
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    columns = range(len(header))
+    is_number = [words is not None and column not in words for column in columns]
+    widths = [max(3, *(len(row[column]) for row in cells)) if is_padded else 3 for column in columns]
+    marks = [
+        "-" * width if words is None else "-" * (width - 1) + ":" if number else ":" + "-" * (width - 1)
+        for width, number in zip(widths, is_number, strict=True)
     ]
+    lines = []
+    for row in (cells[0], marks, *cells[1:]):
+        if is_padded:
+            parts = zip(row, widths, is_number, strict=True)
+            row = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in parts]
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
 
 
 def plan_summary(plan: PruningPlan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from snp.plan.table import markdown_table
 from snp.report.document import Block, Cell, Code, Figure, Listing, Notes, Page, Table, Text, Tiles
 
 __all__ = ["to_markdown"]
@@ -42,13 +43,10 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     """Numbers stand on the right, words on the left."""
-    alignment = [":--" if column in table.words else "--:" for column in range(len(table.header))]
-    lines = ["| " + " | ".join(row) + " |" for row in (_texts(table.header), alignment, *map(_texts, table.rows))]
-    text = "\n".join(lines)
+    rows = (_texts(row) for row in table.rows)
+    text = "\n".join(markdown_table(_texts(table.header), rows, table.words, is_padded=False))
     return f"<details><summary>{table.folded}</summary>\n\n{text}\n\n</details>" if table.folded else text
 
 
 def _texts(row: Sequence[Cell | str]) -> list[str]:
-    # A pipe inside a cell would open a new column.
-    plain = (cell.text if isinstance(cell, Cell) else str(cell) for cell in row)
-    return [text.replace("|", "\\|").replace("\n", " ") for text in plain]
+    return [cell.text if isinstance(cell, Cell) else str(cell) for cell in row]

@@ -106,8 +106,8 @@ def _log_artifacts(run: Any, record: Record) -> None:
     """The small networks with their plan, and the dense weights they were made from, where the run trained them."""
     stem = _artifact_name(f"{record.model}-{record.data}" if record.data else record.model)
     folder, metadata = record.folder, {"better": better_stage(record.metrics), "rule": record.rule}
-    dense = folder / "dense.safetensors"
-    if dense.is_file():
+    dense = _dense_weights(record)
+    if dense is not None:
         source = wandb.Artifact(f"{stem}-dense", type="model", metadata={"sha256": _digest(dense)})
         source.add_file(str(dense), policy="immutable")
         # Offline nothing can be used, only logged: the small network's metadata names it all the same.
@@ -118,6 +118,14 @@ def _log_artifacts(run: Any, record: Record) -> None:
         if path.is_file():
             small.add_file(str(path), policy="immutable")
     run.log_artifact(small)
+
+
+def _dense_weights(record: Record) -> Path | None:
+    """Where the dense weights lie that the run trained, or found trained by an earlier one."""
+    name = record.metrics.get("cache/dense")
+    cache = (record.facts.get("config") or {}).get("cache_dir")
+    path = Path(cache or record.folder) / str(name)
+    return path if name and path.is_file() else None
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
 from snp.surgery.recorded import Difference, Recording, kept_inputs, largest_difference, record
 
-__all__ = ["TOLERANCE", "SelfCheckError", "self_check"]
+__all__ = ["TOLERANCE", "SelfCheckError", "allowed", "compared", "runs", "self_check"]
 
 # Of a difference in double precision, relative to the spread of its channel.
 TOLERANCE = 1e-6
@@ -51,15 +51,20 @@ def self_check(
     """
     runs(small, batch)
     inputs: Mapping[str, Tensor | None] = {} if plan is None else kept_inputs(masked, plan)
-    found, in_double = _compared(masked, small, batch, inputs)
-    if plan is not None and (not in_double or _scales_queries(plan)):
-        tolerance = max(tolerance, _precision(small) ** _OWN_PRECISION)
+    found, in_double = compared(masked, small, batch, inputs)
+    tolerance = max(tolerance, allowed(small, plan, in_double=in_double))
     if not found.size <= tolerance:
         raise SelfCheckError(
             f"the pruned network differs from the masked dense network at {found.place}, by {found.size:.2e} of the "
             f"spread (allowed {tolerance:.0e})" + (" in double precision" if in_double else "")
         )
     return found.size
+
+
+def allowed(small: nn.Module, plan: PruningPlan | None, *, in_double: bool) -> float:
+    """What may differ, relative to the spread of a channel."""
+    is_exact = in_double and (plan is None or not _scales_queries(plan))
+    return TOLERANCE if is_exact else _precision(small) ** _OWN_PRECISION
 
 
 def _scales_queries(plan: PruningPlan) -> bool:
@@ -86,16 +91,29 @@ def runs(small: nn.Module, batch: Batch) -> Recording:
         raise SelfCheckError(f"the pruned network does not run: {error}") from error
 
 
-def _compared(
-    masked: nn.Module, small: nn.Module, batch: Batch, inputs: Mapping[str, Tensor | None]
+def compared(
+    masked: nn.Module,
+    small: nn.Module,
+    batch: Batch,
+    inputs: Mapping[str, Tensor | None],
+    prepared: Callable[[nn.Module, bool], nn.Module] = lambda model, in_double: model,
 ) -> tuple[Difference, bool]:
-    """The largest difference, and was it found in double precision, not in the networks' own?"""
+    """The largest difference, and was it found in double precision, not in the networks' own?
+
+    Args:
+        masked: as for :func:`self_check`.
+        small: likewise.
+        batch: likewise.
+        inputs: from :func:`snp.surgery.recorded.kept_inputs`.
+        prepared: (network, in double precision) -> the network that is run.
+    """
     for widened in (lambda model: model, lambda model: copy.deepcopy(model).double()):
         try:
-            wanted = record(widened(masked), batch, inputs, in_double=True)
-            found = record(widened(small), batch, dict.fromkeys(inputs), in_double=True)
+            wanted = record(prepared(widened(masked), True), batch, inputs, in_double=True)
+            found = record(prepared(widened(small), True), batch, dict.fromkeys(inputs), in_double=True)
         except Exception:
             continue  # operators without double precision, or no memory for it
         return largest_difference(wanted, found), True
-    wanted = record(masked, batch, inputs, in_double=False)
-    return largest_difference(wanted, record(small, batch, dict.fromkeys(inputs), in_double=False)), False
+    wanted = record(prepared(masked, False), batch, inputs, in_double=False)
+    found = record(prepared(small, False), batch, dict.fromkeys(inputs), in_double=False)
+    return largest_difference(wanted, found), False

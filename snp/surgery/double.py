@@ -6,15 +6,20 @@ layer's weights at a time are there twice. Code that insists on single precision
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["InDouble", "wider"]
+__all__ = ["in_double", "wider"]
+
+# These compare the dtypes of what they get before they hand it on to operators.
+_PARTICULAR = ("conv", "linear", "bilinear", "lstm", "gru", "rnn")
 
 _WIDER = {
     torch.float16: torch.float64,
@@ -35,13 +40,30 @@ def wider(tensor: Tensor) -> Tensor:
     return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
 
 
-class InDouble(TorchDispatchMode):
-    """Operators inside the ``with`` block compute in double precision; a tensor that is written to keeps its own."""
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Operators inside the ``with`` block compute in double precision."""
+    with _Functions(), _Operators():
+        yield
+
+
+class _Functions(TorchFunctionMode):
+    """Layers' functions get their weights in the precision of their inputs."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "").startswith(_PARTICULAR):
+            args, kwargs = _doubled((args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Operators(TorchDispatchMode):
+    """All operators get double precision; a tensor that is written to keeps its own."""
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """One operator."""
         kwargs = kwargs or {}
         written = [value.dtype for value in _written(func, args, kwargs) if value.dtype in _WIDER]
         if written:

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
-from snp.surgery.double import InDouble, wider
+from snp.surgery.double import in_double as in_double_precision
+from snp.surgery.double import wider
 from snp.surgery.module_sizes import is_turned
 
 __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "record"]
@@ -92,7 +93,7 @@ def record(
             handle = module.register_forward_pre_hook(_hook(seen, name, channels))
             stack.callback(handle.remove)
         torch.manual_seed(seed)
-        with InDouble() if in_double else nullcontext():
+        with in_double_precision() if in_double else nullcontext():
             output = (batch.mapped(wider) if in_double else batch).call(model)
     return Recording([leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)], seen)
 

@@ -95,10 +95,18 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
         elif group.kind == "ffn" and "ffn" not in settings.structures:
             frozen[group.name] = "prune.structures leaves out ffn"
+        elif group.kind in ("qk", "vo", "dims") and not _is_pointwise(model, group):
+            frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
         else:
             selected.append(group)
     groups, refused = confirm(model, selected, example, graph.attention)
     return Survey(graph, tuple(groups), frozen | refused)
+
+
+def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
+    """Is every projection of a group a matrix?"""
+    names = {member.tensor for member in group.producers + group.consumers}
+    return all(model.get_parameter(name)[0, 0].numel() == 1 for name in names)
 
 
 def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:

@@ -14,6 +14,7 @@ from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.training_mode import training_of
 
 __all__ = ["confirm", "culprits"]
 
@@ -28,7 +29,8 @@ def confirm(
     Label propagation knows which tensors belong together, not whether ``forward`` computes with sizes fixed at
     construction, or with positions among channels (shuffles, halves). So the trials cut irregular sets of different
     sizes in different groups, and every unit once. Only when a trial fails, ever smaller parts of the groups are
-    tried, each beside all that have passed: what passes in the end has passed together.
+    tried, each beside all that have passed: what passes in the end has passed together. The network is tried as it is
+    evaluated and, where it runs without labels, as it is trained.
 
     Returns:
         The groups that passed, and name -> reason for those that did not.
@@ -37,7 +39,7 @@ def confirm(
         lambda group, number, second_half=second_half: _trial(group, number, second_half)
         for second_half in (False, True)
     )
-    refused = _refused(_Trials(model, batch, attention, trials), [], _alike(groups))
+    refused = _refused(_Trials(model, batch, attention, trials), [], _alike(groups)) if groups else {}
     return tuple(group for group in groups if group.name not in refused), refused
 
 
@@ -63,6 +65,7 @@ class _Trials:
         self, model: nn.Module, batch: Batch, attention: tuple[AttentionLayer, ...], decides: Sequence[_Decide]
     ) -> None:
         self._model, self._batch, self._attention, self._decides = model, batch, attention, decides
+        self._training = training_of(model, batch)
 
     def run(self, groups: Sequence[UnitGroup]) -> None:
         """Try all cuts of these groups together.
@@ -74,7 +77,12 @@ class _Trials:
             decisions = tuple(decide(group, number) for number, group in enumerate(groups))
             trial = PruningPlan(decisions, attention=self._attention)
             masked = with_weights(self._model, masked_weights(self._model, trial), share=True)
-            self_check(masked, cut(masked, trial, share=True), self._batch, trial)
+            try:
+                small = cut(masked, trial, share=True)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise SelfCheckError(f"its layers cannot be cut: {type(error).__name__}: {error}") from error
+            self_check(masked, small, self._batch, trial)
+            self._training.check(masked, small, self._batch, trial)
 
 
 def _refused(trials: _Trials, passed: list[UnitGroup], groups: Sequence[UnitGroup]) -> dict[str, str]:

@@ -123,3 +123,11 @@ def test_errors_that_are_no_sentence_are_wrong(checks: ModuleType, monkeypatch: 
     monkeypatch.undo()
     monkeypatch.setattr(checks, "options", lambda draw: {"target_units": 7.0})
     assert checks.examine(8).status == "refused"
+
+
+@pytest.mark.parametrize("first", range(0, 50, 10))
+def test_fifty_random_networks_are_pruned_rightly(checks: ModuleType, first: int) -> None:
+    """Ten at a time; ``python benchmarks/fuzz.py --networks 1 --seed N`` repeats one."""
+    outcomes = {seed: checks.examine(seed) for seed in range(first, first + 10)}
+    assert {seed: outcome for seed, outcome in outcomes.items() if outcome.status == "wrong"} == {}
+    assert sum(outcome.cut > 0 for outcome in outcomes.values()) >= 5

@@ -100,13 +100,49 @@ def test_dead_units_come_last(name: str, width: int, scale: float) -> None:
     assert set(order(name, statistics(columns, width))[-3:]) == set(dead)
 
 
-@pytest.mark.parametrize("name", [name for name in SEES_DATA if name in ("pivoted", "residual")])
 @pytest.mark.parametrize("width", [1, 3])
-def test_a_duplicate_goes_before_independent_units(name: str, width: int) -> None:
-    """Of two equal units one explains the other: at least one of them stands last."""
-    columns = mixed(6 * width)
-    columns[:, 5 * width :] = columns[:, 2 * width : 3 * width]
-    assert order(name, statistics(columns, width))[-1] in (2, 5)
+@pytest.mark.parametrize("name", [name for name in orderings.names() if name not in orderings.BLIND])
+def test_of_equal_units_one_goes_before_all_others_and_no_two_go_together(name: str, width: int) -> None:
+    """Every cut up to the number of copies takes copies only, and leaves one of each; the rest is ordered as alone."""
+    columns = mixed(9 * width)
+    for first, second in ((2, 5), (0, 7)):
+        columns[:, second * width : (second + 1) * width] = columns[:, first * width : (first + 1) * width]
+    found = order(name, statistics(columns, width))
+    pairs = {2: 2, 5: 2, 0: 0, 7: 0}
+    assert sorted(pairs.get(unit, -1) for unit in found[-2:]) == [0, 2]
+    if name != "output":  # the weights of a copy count for the one that stays
+        left = sorted(found[:-2])
+        alone = torch.cat([columns[:, unit * width : (unit + 1) * width] for unit in left], dim=1)
+        assert [left[unit] for unit in order(name, statistics(alone, width))] == found[:-2]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("name", ["zca", "residual"])
+def test_a_sum_of_units_is_needed_once_one_of_them_is_gone(name: str, width: int) -> None:
+    """Of three units of which each is a combination of the others one goes, and dead ones go before it."""
+    columns = mixed(8 * width)
+    columns[:, 7 * width :] = columns[:, :width] + 2 * columns[:, width : 2 * width]
+    columns[:, 4 * width : 5 * width] = 0.0
+    found = order(name, statistics(columns, width))
+    assert found[-1] == 4
+    assert found[-2] in (0, 1, 7)
+    assert len({0, 1, 7} & set(found[:-2])) == 2
+
+
+@pytest.mark.parametrize("name", ["zca", "residual"])
+def test_without_dependent_units_the_score_is_the_order(name: str) -> None:
+    """What the paper orders by is changed for redundant units only."""
+    for seed in range(5):
+        given = statistics(mixed(12, seed=seed))
+        assert order(name, given) == order(f"{name}_once", given)
+
+
+@pytest.mark.parametrize("name", ["zca_once", "residual_once"])
+def test_scored_once_both_of_two_equal_units_go(name: str) -> None:
+    """Why that is not the default."""
+    columns = mixed(6)
+    columns[:, 5] = columns[:, 2]
+    assert set(order(name, statistics(columns))[-2:]) == {2, 5}
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snp.core.orderings import GroupStatistics, inverse_spectrum, zca
+from snp.core.orderings import GroupStatistics, inverse_spectrum, zca_once
 from snp.core.spectrum import low_rank_factor, spectrum
 
 SIZE = 640
@@ -88,7 +88,7 @@ def test_order_is_that_of_the_full_decomposition(kind: str) -> None:
     """Unit by unit where scores can be told apart."""
     matrix = gram(kind)
     score = by_eigh(matrix, 1, -0.5).flatten().pow(-2)
-    order = zca.order(GroupStatistics(matrix, torch.ones(1, SIZE), 1, torch.Generator()))
+    order = zca_once.order(GroupStatistics(matrix, torch.ones(1, SIZE), 1, torch.Generator()))
     falling = score[order]
     assert bool((falling[1:] <= falling[:-1] * (1 + 1e-6)).all())
     assert order.sort().values.equal(torch.arange(SIZE))

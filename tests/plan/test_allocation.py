@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from snp.preparation import prepare
 from torch import Tensor
 
 from snp.graph.batches import Batch
@@ -14,7 +15,7 @@ from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
 from snp.plan.level import kept_at_level, moved
 from snp.plan.problem import Problem, Selection
-from snp.pruning import prepare, sensitivity_of
+from snp.pruning import sensitivity_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from snp.weights import write_tensors

@@ -1,6 +1,7 @@
 """Does a plan survive the way to disk and back, and is a damaged one noticed?"""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from snp.graph import analyse
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.plan import FORMAT, GroupPlan, PruningPlan
+from snp.plan.table import markdown_table
 from snp.surgery.surgery import cut
 from tests.audit import randomise
 
@@ -112,8 +114,9 @@ def test_saved_plan_cuts_bit_for_bit_alike(tmp_path: Path) -> None:
 
 def damaged(**changes: Any) -> str:
     plain = json.loads(real_plan().to_json())
+    del plain["content"]  # else its hash would tell before anything else
     for key, value in changes.items():
-        if key in plain:
+        if key in plain or key == "code":
             plain[key] = value
         else:
             plain["groups"][0][key] = value
@@ -141,6 +144,8 @@ DAMAGED = {
     "negative number of units": damaged(num_units=-8),
     "members missing": damaged(producers=[{"tensor": "0.weight"}]),
     "index of another length": damaged(producers=[{"tensor": "0.weight", "dim": 0, "index": [[0], [1]]}]),
+    "an option that is none": damaged(producers=[{"tensor": "0.weight", "dim": 0, "file": "x"}]),
+    "a part that is none": damaged(groups=[], code="x"),
     "ragged index": damaged(producers=[{"tensor": "0.weight", "dim": 0, "index": [[0], [1, 2]]}]),
 }
 
@@ -150,6 +155,18 @@ def test_damaged_plan_is_a_clear_error(case: str) -> None:
     """Whatever is wrong with the text, the error names plan.json."""
     with pytest.raises(ValueError, match=r"plan\.json"):
         PruningPlan.from_json(DAMAGED[case])
+
+
+def test_a_plan_that_was_changed() -> None:
+    """A plan says by its hash that it is not what was written; plans of earlier versions have no hash."""
+    text = real_plan().to_json()
+    assert PruningPlan.from_json(text).mark == real_plan().mark
+    changed = text.replace('"num_kept": ', '"num_kept": 1', 1)
+    with pytest.raises(ValueError, match=r"plan\.json .* its content is not what was written"):
+        PruningPlan.from_json(changed)
+    plain = json.loads(text)
+    del plain["content"]
+    assert PruningPlan.from_json(json.dumps(plain)).mark == real_plan().mark
 
 
 def test_missing_plan_is_a_clear_error(tmp_path: Path) -> None:
@@ -170,9 +187,28 @@ def test_partitions_are_written_and_checked() -> None:
         with pytest.raises(ValueError, match="2 partitions of first keep unequal numbers"):
             PruningPlan.from_json(uneven)
     plain = json.loads(plan.to_json())
+    del plain["content"]
     plain["groups"][0]["num_partitions"] = 3
     with pytest.raises(ValueError, match="4 units of first do not divide into 3 partitions"):
         PruningPlan.from_json(json.dumps(plain))
     del plain["groups"][0]["num_partitions"]
     (older,) = PruningPlan.from_json(json.dumps(plain)).groups
     assert older.group.num_partitions == 1
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+@pytest.mark.parametrize("words", [None, (0,), (0, 1), ()])
+def test_tables_hold_every_cell_in_its_column(words: tuple[int, ...] | None, is_padded: bool) -> None:
+    """As many columns in every line whatever cells hold, numbers marked to the right, cells as they were."""
+    rows = [("a|b", "1"), ("two\nlines", "2.50"), ("", "x")]
+    lines = markdown_table(("name", "n"), rows, words, is_padded=is_padded)
+    parts = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert all(len(line) == 2 for line in parts)
+    assert [[cell.strip() for cell in line] for line in parts[2:]] == [["a\\|b", "1"], ["two lines", "2.50"], ["", "x"]]
+    marks = [cell.strip() for cell in parts[1]]
+    for column, mark in enumerate(marks):
+        assert set(mark) <= set(":-")
+        assert len(mark) >= 3
+        assert mark.endswith(":") == (words is not None and column not in words)
+        assert mark.startswith(":") == (words is not None and column in words)
+    assert (len(set(map(len, lines))) == 1) == is_padded

@@ -54,7 +54,7 @@ def finished(folder: Path) -> Path:
     """What a run leaves, written by hand, with the files that become artifacts."""
     metrics = {
         "dense/acc1_percent": 88.5, "dense/macs": 100, "pruned/acc1_percent": 80.0, "pruned/macs": 50,
-        "finetuned/acc1_percent": 70.0, "prune/target_var": None,
+        "finetuned/acc1_percent": 70.0, "prune/target_var": None, "cache/dense": "dense-1f.safetensors",
     }  # fmt: skip
     write_run(folder, metrics=metrics)
     facts = {"model": "tiny", "data": {"name": "digits"}, "commit": "abc", "config": {"prune": {"ordering": "auto"}}}
@@ -62,7 +62,7 @@ def finished(folder: Path) -> Path:
     plan["settings"] |= {"target": {"macs": 0.5}, "planner": "snp"}
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "run.json").write_text(json.dumps(facts))
-    for name in ("dense", "pruned", "finetuned"):
+    for name in ("dense-1f", "pruned", "finetuned"):
         (folder / f"{name}.safetensors").write_bytes(name.encode())
     write_report(folder)
     return folder

@@ -87,6 +87,15 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("prun.target_macs=0.5", "there is no option prun.target_macs; did you mean prune.target_macs?"),
         ("sed=1", "there is no option sed; did you mean seed?"),
         ("prune.zzz=1", "there is no option prune.zzz"),
+        (
+            "data.rot=x",
+            "there is no option data.rot; did you mean data.root? (conf/data/*.yaml list those of each data; "
+            "+data.NAME=... adds one)",
+        ),
+        (
+            "model.zzz=1",
+            "there is no option model.zzz (conf/model/*.yaml list those of each model; +model.NAME=... adds one)",
+        ),
     ],
 )
 def test_an_unknown_option_is_answered_with_the_nearest(word: str, sentence: str) -> None:
@@ -99,7 +108,8 @@ def test_what_hydra_knows_is_left_to_it() -> None:
     """Groups, flags, additions, removals and Hydra's own keys pass."""
     refuse_unknown(
         ["model=resnet50", "data.root=x", "-m", "seed=0,1", "+x=1", "~logger", "hydra.run.dir=y", "prune.ridge=null",
-         "--cfg", "job", "run_dir=z", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
+         "--cfg", "job", "run_dir=z", "model.arguments.depth=20",
+         "data.context=64", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
     )  # fmt: skip
 
 

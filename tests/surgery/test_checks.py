@@ -12,7 +12,7 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
-from snp.surgery.double import InDouble
+from snp.surgery.double import in_double
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.graphs import Net, conv
@@ -23,15 +23,16 @@ def images(count: int = 2, size: int = 6) -> Tensor:
 
 
 def shuffled(m: Net, x: Tensor) -> Tensor:
-    """Grouped convolutions around a channel shuffle by hand, which the analysis takes for sound units of two parts."""
+    """A third of the channels changes places with the rest: of those that are left, which no analysis sees."""
     y = F.relu(m.a(F.relu(m.stem(x))))
-    y = y.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    third = y.shape[1] // 3
+    y = torch.cat([y[:, third:], y[:, :third]], dim=1)
     return F.relu(m.b(y))
 
 
 def shuffling(ending: Callable[[Net, Tensor], Tensor], **layers: nn.Module) -> Net:
     torch.manual_seed(0)
-    body = {"stem": conv(3, 8), "a": conv(8, 16, 1, groups=2), "b": conv(16, 16, groups=2)}
+    body = {"stem": conv(3, 8), "a": conv(8, 16, 1), "b": conv(16, 16)}
     return Net(lambda m, x: ending(m, shuffled(m, x)), **body, **layers).eval()
 
 
@@ -104,7 +105,7 @@ def test_code_that_insists_on_single_precision_is_computed_in_double(kind: torch
     rows = torch.randn(5, 6).to(kind)
     groups, refused = confirm(model, analyse(model, rows).groups, Batch.of(rows))
     assert (len(groups), refused) == (2, {})
-    with torch.no_grad(), InDouble():
+    with torch.no_grad(), in_double():
         found = model(rows.double())
     with torch.no_grad():
         # The constant inside is rounded to single precision, and so is what is made with it in the copy.
@@ -121,7 +122,7 @@ def test_in_place_work_and_new_tensors_are_double() -> None:
         found[:, 1:] = x[:, 1:]
         return found.add_(x).mul_(torch.full((3,), 1 / 3)).cumsum(0, dtype=torch.float32)
 
-    with InDouble():
+    with in_double():
         found = work(x)
     assert found.dtype is torch.float64
     torch.testing.assert_close(found.float(), work(x))

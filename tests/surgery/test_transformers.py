@@ -155,3 +155,13 @@ def test_cache_and_labels_change_nothing(name: str) -> None:
     prompt, settings = batches[0][:2, :4], {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
     grown = [found.model.generate(prompt, use_cache=cache, **settings) for cache in (True, False)]
     assert torch.equal(*grown)
+
+
+def test_what_a_stock_model_reads_otherwise_is_not_written(tmp_path: Path) -> None:
+    """A scale that the stock form does not know is refused, and nothing is left in the folder."""
+    model = transformer("llama")
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 2.0
+    with pytest.raises(ValueError, match="computes something else with these weights"):
+        huggingface.save_pretrained(model, tmp_path)
+    assert not list(tmp_path.iterdir())

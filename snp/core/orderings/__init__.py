@@ -6,15 +6,18 @@ Add an ordering: put ``<name>.py`` in this folder; ``prune.ordering=<name>`` and
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from snp.core.registry import Registry
-from snp.core.spectrum import spectrum
+from snp.core.spectrum import is_regular, spectrum
 from snp.core.statistics import GroupStatistics, ReaderStatistics
+from snp.core.subspace import columns_of, factorize
 
 __all__ = [
+    "BLIND",
     "REGISTRY",
     "GroupStatistics",
     "ReaderStatistics",
@@ -23,7 +26,13 @@ __all__ = [
     "inverse_spectrum",
     "load",
     "names",
+    "rescored",
 ]
+
+# Orderings that do not claim to see which units say the same: controls, and scores of units one by one.
+BLIND = frozenset({"random", "residual_once", "saw", "variance", "zca_once"})
+# Energy that the units before leave of a unit which is a combination of them, relative to its own.
+_DEPENDENT = 1e-12
 
 
 REGISTRY = Registry("prune.ordering", "snp.orderings", __name__, "order")
@@ -47,6 +56,32 @@ def load(name: str) -> Callable[[GroupStatistics], Tensor]:
 def descending(score_U: Tensor) -> Tensor:
     """Unit indices by falling score, ties by index, shape [U]."""
     return torch.argsort(score_U, descending=True, stable=True)
+
+
+def rescored(statistics: GroupStatistics, score: Callable[[GroupStatistics], Tensor]) -> Tensor:
+    """Units by falling score, scored once more when those are gone that depend on better ones.
+
+    A unit that others explain gets a low score, and so does the only other one that explains it, although it is needed
+    once the first is cut. So along the order of the scores units that are combinations of those before them go to the
+    end, the ones of least energy last, and the others are scored again among themselves. Where no unit depends on
+    others this is the order of the scores.
+
+    Args:
+        statistics: of the group.
+        score: of every unit, shape [U].
+    """
+    order = descending(score(statistics))
+    gram, width = statistics.gram.double(), statistics.columns_per_unit
+    if is_regular(gram):
+        return order
+    energy = gram.diagonal().reshape(-1, width).sum(dim=1)[order]
+    depends = factorize(gram, order, width).residual <= _DEPENDENT * energy
+    units, rest = order[~depends].sort().values, order[depends]
+    if len(units) == 0 or len(rest) == 0:
+        return order
+    columns = columns_of(units, width)
+    others = replace(statistics, gram=gram[columns][:, columns], outgoing=statistics.outgoing[:, columns], readers=())
+    return torch.cat([units[descending(score(others))], rest[descending(energy[depends])]])
 
 
 def interleaved(order_U: Tensor, num_partitions: int) -> Tensor:

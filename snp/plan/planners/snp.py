@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,11 +11,13 @@ from torch import Tensor
 from snp.core import orderings
 from snp.core.correction import corrected
 from snp.core.cuts import Curve
+from snp.core.gram import partial_trace
+from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
 from snp.plan.allocation import Curves
 from snp.plan.level import kept_at_level, level_for
 from snp.plan.problem import Choice, Problem, Selection
-from snp.plan.statistics import damage_of, group_statistics
+from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
 __all__ = ["choose"]
@@ -32,11 +35,20 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     for group in problem.groups:
         # Wide layers' matrices are not in memory twice, nor shrunk where nobody looks at them.
         statistics = None
-        statistics = group_statistics(problem, group, generator, shrink=settings.needs_sensitivity)
-        orders.append(orderings.interleaved(ordering(statistics), group.num_partitions))
-        variances.append(factorize(statistics.gram, orders[-1], statistics.columns_per_unit).kept_variance())
+        statistics = group_statistics(problem, group, generator)
+        whole, width = statistics.gram, statistics.columns_per_unit
+        copies = find_copies(partial_trace(whole, width), group.num_partitions)
+        if settings.ordering_name in orderings.BLIND:
+            copies = copies.none()
+        statistics = copies.left_out_of(statistics)
+        if settings.needs_sensitivity:
+            statistics = shrunk_statistics(problem, group, statistics)
+        orders.append(orderings.interleaved(copies.with_last(ordering(statistics)), group.num_partitions))
+        variances.append(factorize(whole, orders[-1], width).kept_variance())
         if settings.cut_name == "output":
-            damages.append(damage_of(statistics, orders[-1]) / 2)  # in nats, see snp.measure.sensitivity
+            nats = copies.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
+            damages.append(nats)
+        problem.progress.step()
     tried: list[dict[int, float]] = [{} for _ in orders]
     if damages and problem.trial is not None and settings.target.is_budget:
         damages = _tried(problem, settings, orders, variances, damages, tried)
@@ -69,9 +81,12 @@ def _tried(
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, replace(settings, cut=cut_name), variances, found)
         level = level_for(problem, settings, allocation)
-        for number, count in enumerate(kept_at_level(problem, settings, allocation, level)):
-            if count < len(orders[number]) and count not in tried[number]:
-                tried[number][count] = problem.trial(number, orders[number][:count])
+        kept = kept_at_level(problem, settings, allocation, level)
+        with problem.progress.stage("try cuts", len(kept)):
+            for number, count in enumerate(kept):
+                if count < len(orders[number]) and count not in tried[number]:
+                    tried[number][count] = problem.trial(number, orders[number][:count])
+                problem.progress.step()
         found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
     return found
 

@@ -1,0 +1,139 @@
+"""How is a pruned transformer written in the stock form, which `from_pretrained` reads without code of ours?"""
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["save_pretrained"]
+
+_TOLERANCE = 1e-4  # largest difference of an output over the largest output
+_NUM_TOKENS = 8
+
+
+def save_pretrained(model: nn.Module, folder: str | Path) -> None:
+    """Write a pruned model so that `from_pretrained` of transformers reads it, without any code of ours.
+
+    Its configuration can say one size for all layers, so all layers must have kept equally many units, as they do with
+    `target_units` or `cut="uniform"`. What was written is read back before it gets its place: nothing is left in the
+    folder that a stock model would read as another network.
+
+    Args:
+        model: from :func:`snp.prune` or :func:`snp.load`, of a class of transformers.
+        folder: made if it is not there.
+
+    Raises:
+        ValueError: layers have different sizes, or a stock model computes something else with these weights.
+    """
+    owner: Any = model
+    dense, target = owner.config, Path(folder)
+    config = _config_of_sizes(model)
+    config.use_cache = True
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as draft:
+        try:
+            owner.config = config
+            owner.save_pretrained(draft)
+        finally:
+            owner.config = dense
+        _require_same(model, type(model).from_pretrained(draft, local_files_only=True))  # type: ignore[attr-defined]
+        for path in Path(draft).iterdir():
+            path.replace(target / path.name)
+
+
+def _require_same(model: nn.Module, stock: nn.Module) -> None:
+    """The stock model has the very same tensors, and computes the same where it reads tokens."""
+    wanted, found = model.state_dict(), stock.state_dict()
+    names = [name for name in wanted if name not in found or not _is_equal(wanted[name], found[name])]
+    if names or wanted.keys() != found.keys():
+        names = names or sorted(found.keys() - wanted.keys())
+        raise ValueError(
+            f"a stock {type(model).__name__} reads other tensors than were written ({', '.join(names[:3])}): use "
+            "snp.save and snp.load"
+        )
+    if getattr(model, "main_input_name", None) != "input_ids":
+        return
+    outputs = []
+    for network in (model, stock):
+        was_training = network.training
+        device = next(network.parameters()).device
+        with torch.no_grad():
+            outputs.append(_first(network.eval()(torch.arange(_NUM_TOKENS, device=device)[None] + 3)).float().cpu())
+        network.train(was_training)
+    difference = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp_min(1e-30))
+    if not difference <= _TOLERANCE:
+        raise ValueError(
+            f"a stock {type(model).__name__} computes something else with these weights (outputs differ by "
+            f"{difference:.1e}): use snp.save and snp.load"
+        )
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.cpu(), other.cpu().to(one.dtype))
+
+
+def _first(outputs: Any) -> Tensor:
+    while not isinstance(outputs, Tensor):
+        outputs = next(iter(outputs.values())) if hasattr(outputs, "values") else outputs[0]
+    return outputs
+
+
+def _config_of_sizes(model: nn.Module) -> Any:
+    """A copy of the configuration, one of its sizes changed where that gives the tensors that the model has."""
+    owner: Any = model
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    config = copy.deepcopy(owner.config)
+    stock = _shapes(type(model), config)
+    if stock == wanted:
+        return config
+    pairs = sorted(
+        {
+            (size, kept)
+            for name, shape in wanted.items()
+            for size, kept in zip(stock.get(name, ()), shape, strict=False)
+            if size != kept
+        }
+    )
+    for changes in _changes(owner.config.to_dict(), pairs):
+        changed = copy.deepcopy(config)
+        for field, value in changes.items():
+            setattr(changed, field, value)
+        if _shapes(type(model), changed) == wanted:
+            return changed
+    raise ValueError(
+        f"no configuration of {type(model).__name__} gives layers of the sizes {sorted({kept for _, kept in pairs})}: "
+        "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
+        "snp.save and snp.load; sizes of heads only few configurations can say"
+    )
+
+
+def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
+    """Fields of a configuration that could say the sizes: one size in one field, with fewer heads or without."""
+    sizes: list[dict[str, int]] = [{}]
+    for size, kept in pairs:
+        named = [f for f, v in fields.items() if v == size and isinstance(v, int) and not isinstance(v, bool)]
+        # Another size of heads would change the scale of the logits with it.
+        sizes += [{field: kept} for field in named if field != "head_dim"]
+    heads: list[dict[str, int]] = [{}]
+    dense, width = fields.get("num_attention_heads"), fields.get("hidden_size")
+    if isinstance(dense, int) and isinstance(width, int):
+        size, shared = fields.get("head_dim") or width // dense, fields.get("num_key_value_heads") or dense
+        heads += [
+            {"num_attention_heads": count * (dense // shared), "num_key_value_heads": count, "head_dim": size}
+            for count in range(1, shared)
+        ]
+    yield from ({**size, **fewer} for fewer in heads for size in sizes)
+
+
+def _shapes(kind: Any, config: Any) -> dict[str, tuple[int, ...]]:
+    """Tensors of a stock model of that configuration; none where it refuses the sizes."""
+    try:
+        with torch.device("meta"):
+            stock: nn.Module = kind(config)
+    except (ValueError, AssertionError, RuntimeError):
+        return {}
+    return {name: tuple(tensor.shape) for name, tensor in stock.state_dict().items()}

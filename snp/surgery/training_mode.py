@@ -1,0 +1,76 @@
+"""Does the small network run, and compute the same, where the dense one is trained?
+
+Auxiliary heads, stochastic paths and raw maps are there in training only, and no analysis of the network as it is
+evaluated sees them. What a cut breaks there is left alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from snp.graph.batches import Batch
+from snp.plan.plan import PruningPlan
+from snp.surgery.checks import SelfCheckError, allowed, compared
+from snp.surgery.double import wider
+from snp.surgery.recorded import kept_inputs, largest_difference, record
+
+__all__ = ["Training", "training_of"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the dense network does with a batch in training mode.
+
+    Attributes:
+        runs: it runs without labels, so that smaller ones can be held to it.
+        repeats: it computes the same under every seed.
+    """
+
+    runs: bool
+    repeats: bool = False
+
+    def check(self, masked: nn.Module, small: nn.Module, batch: Batch, plan: PruningPlan) -> None:
+        """One pass of the small network in training mode, beside that of the masked dense one where it repeats.
+
+        Raises:
+            SelfCheckError: the small network does not run, or differs.
+        """
+        if not self.runs:
+            return
+        try:
+            record(_in_training(small), batch, {}, in_double=False)
+        except Exception as error:  # whatever the model's own code raises on sizes it did not expect
+            raise SelfCheckError(f"the pruned network does not run in training mode: {error}") from error
+        if not self.repeats:
+            return
+        difference, in_double = compared(masked, small, batch, kept_inputs(masked, plan), _in_training)
+        if not difference.size <= allowed(small, plan, in_double=in_double):
+            raise SelfCheckError(
+                f"in training mode the pruned network differs from the masked dense network at {difference.place}, by "
+                f"{difference.size:.2e} of the spread"
+            )
+
+
+def training_of(model: nn.Module, batch: Batch) -> Training:
+    """Try the dense network in training mode, under two seeds; it is not changed."""
+    try:
+        first, second = (record(_in_training(model), batch, {}, in_double=False, seed=seed) for seed in (0, 1))
+    except Exception:
+        return Training(runs=False)  # it wants labels, or more samples
+    return Training(runs=True, repeats=largest_difference(first, second).size == 0.0)
+
+
+def _in_training(model: nn.Module, in_double: bool = False) -> nn.Module:
+    """The network in training mode with its own parameters, and with statistics of its own that training may move."""
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    found = copy.deepcopy(model, memo).train()
+    for module in found.modules() if in_double else ():
+        for name, buffer in module.named_buffers(recurse=False):
+            if torch.is_floating_point(buffer):
+                setattr(module, name, wider(buffer))
+    return found
