@@ -67,7 +67,9 @@ MANNERS: dict[str, Manner] = {
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
     r"torchrun --standalone .*": Manner("run", {"=FOLDER": "=by_torchrun"}),
     r"python run\.py --(help|cfg job --resolve model=resnet50)": Manner("run", prints="target_macs"),
-    r"python -m snp\.export RUN_DIR.*": Manner("run", {"RUN_DIR": "{run}", "256": "32"}, prints="onnx"),
+    r"(python -m snp\.export RUN_DIR|snp export FOLDER).*": Manner(
+        "run", {"RUN_DIR": "{run}", "FOLDER": "{run}", "256": "32"}, prints="onnx"
+    ),
     # ----------------------------------------------------------------- what this machine lacks: composed, not run
     r"python run\.py model=deit_small data=imagenet .*": Manner("compose", reason=f"needs a GPU; {_IMAGENET}"),
     r"python run\.py model=resnet50 data=imagenet .*": Manner("compose", reason=_IMAGENET),
@@ -80,8 +82,11 @@ MANNERS: dict[str, Manner] = {
     r"python benchmarks/ordering_cost\.py .*": Manner(
         "run", {"1024 2048": "32 64", "8192": "64"}, "--iterate 0", prints="|"
     ),
-    r"python benchmarks/opt_perplexity\.py .*": Manner("describe", reason=_LONG),
-    r"python benchmarks/(?!ordering_cost|opt_perplexity)\w+\.py.*": Manner("describe", reason=_LONG),
+    r"python benchmarks/opt_perplexity\.py .*": Manner(
+        "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
+    ),
+    r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
+    r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 python run\.py \.\.\.": Manner("left", reason="the dots are any options"),
     r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
