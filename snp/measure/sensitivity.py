@@ -39,12 +39,14 @@ def measure_sensitivity(
         over: sums over all processes.
 
     Returns:
-        Weight name -> shape [O, O], float64, per sample, on the model's device.
+        Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
+        outputs are not those of the weight.
     """
     sums: dict[str, Tensor] = {}
     samples = 0
     try:
-        with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
+        followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
+        with Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums)):
             for batch in batches:
                 with torch.enable_grad():
                     logits = first_tensor(batch.call(model))
