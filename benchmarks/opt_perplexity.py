@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
-from snp.preparation import prepare
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
+from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from harness import Batches
-from snp.preparation import prepare
 from torch import nn
 
 from ladder.results import Results
+from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from snp.preparation import prepare
 from torch import Tensor
 
+from snp.fit.preparation import prepare
 from snp.graph.batches import Batch
 from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
