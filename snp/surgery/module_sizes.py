@@ -42,7 +42,7 @@ def is_turned(module: nn.Module) -> bool:
 
 
 def _refresh_recurrent(module: Any) -> None:
-    first = module.weight_ih_l0 if isinstance(module, nn.RNNBase) else module.weight_ih
+    first: Any = module.weight_ih_l0 if isinstance(module, nn.RNNBase) else module.weight_ih
     module.input_size = first.shape[1]
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()  # the list that it computes with
