@@ -14,6 +14,7 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
+from snp.models.weights import fingerprint
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts
@@ -25,7 +26,6 @@ from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
-from snp.weights import fingerprint
 
 __all__ = ["Run"]
 
