@@ -21,7 +21,7 @@ from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
-from snp.progress import Progress
+from snp.plan.progress import Progress
 from snp.settings import FitSettings
 
 __all__ = ["Fits", "fit_in_sequence"]
