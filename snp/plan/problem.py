@@ -44,6 +44,7 @@ class Problem:
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
+        objective: in words, what damages and trials measure; empty where nothing looks at outputs.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -54,6 +55,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
+    objective: str = ""
 
 
 @dataclass(frozen=True, eq=False)
