@@ -35,7 +35,7 @@ RUNS = {
     "data.test={shared}/data/text/wikitext2_test.txt",
 }
 # What a clock says, and what names a place or a version.
-LOOSE = ("time/", "latency", "samples_per_s", "forward_s")
+LOOSE = ("time/", "memory/", "latency", "samples_per_s", "forward_s")
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:

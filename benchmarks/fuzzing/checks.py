@@ -78,6 +78,7 @@ def _examine(seed: int, sample: Sample, asked: dict[str, Any], draw: Draw) -> in
     hold("dense network untouched", state(sample.model) == before)
     hold("dense outputs untouched", same(first, outputs(sample.model, sample.unseen)))
     dense = plain_dense(seed)
+    _comes_back_as_it_was(sample.model, result.model)
     with tempfile.TemporaryDirectory() as folder:
         snp.save(result, folder)
         plan = Plan(Path(folder) / "plan.json")
@@ -93,6 +94,15 @@ def _examine(seed: int, sample: Sample, asked: dict[str, Any], draw: Draw) -> in
     if draw.flag(0.25):
         _is_identity(sample, dense, asked, first)
     return plan.num_cut
+
+
+def _comes_back_as_it_was(dense: nn.Module, small: nn.Module) -> None:
+    """Mode, precision, and which parameters are trained."""
+    hold("training mode", small.training == dense.training)
+    hold("precision", {p.dtype for p in small.parameters()} == {p.dtype for p in dense.parameters()})
+    trained = {name: parameter.requires_grad for name, parameter in dense.named_parameters()}
+    moved = [name for name, p in small.named_parameters() if p.requires_grad != trained.get(name, p.requires_grad)]
+    hold("trained parameters", not moved, ", ".join(moved[:3]))
 
 
 def _prune_anyhow(sample: Sample, asked: dict[str, Any]) -> tuple[snp.PruneResult, dict[str, Any]]:
@@ -173,7 +183,7 @@ def _gradients(model: nn.Module, sample: Sample) -> dict[str, Tensor]:
     model.train().requires_grad_(True)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     loss: Tensor = sum(  # type: ignore[assignment]
-        (leaf.square().mean() / (leaf.detach().square().mean() + 1) for leaf in leaves(model(sample.batches[0]))),
+        (leaf.square().mean() / (leaf.detach().square().mean() + 1) for leaf in leaves(model(sample.inputs))),
         torch.zeros(()),
     )
     loss.backward()
@@ -183,10 +193,7 @@ def _gradients(model: nn.Module, sample: Sample) -> dict[str, Tensor]:
 
 def _is_identity(sample: Sample, dense: nn.Module, asked: dict[str, Any], first: list[Tensor]) -> None:
     """Nothing to cut: nothing changes, to the bit."""
-    kept = {name: value for name, value in asked.items() if not name.startswith("target_")}
-    if kept.get("cut") in ("variance", "output"):
-        del kept["cut"]
-    target = {"target_units": 1.0} if asked.get("cut") != "output" else {"target_macs": 1.0}
-    result = _prune(sample, kept | target)
+    kept = {name: value for name, value in asked.items() if not name.startswith("target_") and name != "cut"}
+    result = _prune(sample, kept | {"target_units": 1.0})
     hold("identity keeps every value", same_state(dense, result.model))
     hold("identity keeps outputs", same(first, outputs(result.model, sample.unseen)))

@@ -15,7 +15,7 @@ from fuzzing.networks import Sample
 
 def found_copies(dense: nn.Module, small: nn.Module, plan: Plan, sample: Sample, asked: dict[str, Any]) -> None:
     """Half of all units are copies, half go: what readers give out can still be had from the units that stay."""
-    exact, batch = copy.deepcopy(dense).double(), torch.cat([double(batch) for batch in sample.batches])
+    exact, batch = copy.deepcopy(dense).double(), double(sample.inputs)
     for group in plan.text["groups"]:
         kept = set(group["kept"])
         for member in group["consumers"]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fuzzing import maps, tokens
 from fuzzing.draw import Draw, plant, randomise
+from fuzzing.given import batches_of, in_some_state, inputs_of
 
 __all__ = ["Sample", "network"]
 
@@ -24,14 +25,16 @@ class Sample:
     """A network and data for it.
 
     Attributes:
-        model: in evaluation mode.
-        batches: for calibration.
+        model: as it comes.
+        inputs: for calibration.
+        batches: the same in the form in which they are given.
         unseen: a batch that calibration does not see.
         planted: every unit inside a block has an exact copy, so half of them are redundant.
         words: what it consists of.
     """
 
     model: nn.Module
+    inputs: Tensor
     batches: list[Any]
     unseen: Any
     planted: bool
@@ -109,13 +112,10 @@ def network(seed: int, planted: bool | None = None) -> Sample:
     model, data, words = parts
     randomise(model)
     number = plant(draw.spaces, draw, draw.simple)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    # Copies are told from chance only where samples are many more than columns.
-    count = 128 if draw.simple else draw.one_of(10, 16, 24)
-    inputs = data(count)
-    batches = [inputs[: count // 2], inputs[count // 2 :]] if draw.flag(0.5) else [inputs]
-    return Sample(model.eval(), batches, data(5), draw.simple, f"{words}; {number} planted")
+    in_some_state(draw, model)
+    inputs = inputs_of(draw, model, data)
+    unseen = data(5).to(inputs.dtype)
+    return Sample(model, inputs, batches_of(draw, inputs), unseen, draw.simple, f"{words}; {number} planted")
 
 
 def _of_maps(draw: Draw) -> tuple[nn.Module, Callable[[int], Tensor], str]:

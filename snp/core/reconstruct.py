@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.gram import CrossMoments
-from snp.core.least_squares import MomentEquations, factor
+from snp.core.factor import factor
 from snp.core.subspace import Subspace, columns_of
 
-__all__ = ["fold", "output_error", "refit", "transfer"]
+__all__ = ["fold", "output_error", "transfer"]
 
 
 def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
@@ -65,29 +64,8 @@ def fold(weight: Tensor, transfer_CK: Tensor, kept: Tensor) -> Tensor:
     return folded.reshape(weight.shape).to(weight.dtype)
 
 
-def refit(
-    weight_OK: Tensor, moments: CrossMoments, ridge: float = 1e-4, *, affine: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Weights that come closest to a target given the inputs that are really there, and what to add to the bias.
-
-    W' = argmin ||T - W' Z - d||^2 + ridge * mean energy * ||W' - W||^2, with T the target without the old bias.
-
-    Args:
-        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them.
-        moments: of inputs Z [N, K] and targets T [N, O].
-        ridge: relative to the mean energy of a kept column, >= 0.
-        affine: fit the offset d, too (False: it is zero).
-
-    Returns:
-        W', shape [O, K], and d, shape [O], float64.
-    """
-    equations = MomentEquations(weight_OK, moments, affine=affine)
-    equations.factor(ridge)
-    return equations.solution()
-
-
 def output_error(weight_OC: Tensor, subspace: Subspace, columns_per_unit: int = 1) -> Tensor:
-    """Squared error at the consumer's output after keeping the first k units, refitted (DESIGN: output error).
+    """Squared error at the consumer's output after keeping the first k units, refitted.
 
     W X = (W P^T L) X~ has orthogonal terms, so cutting after k costs the sum over later columns of
     D_i ||(W P^T L)_i||^2.

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+_SIXTEEN_BITS = 65535
 
 
 class StoredImage(NamedTuple):
@@ -53,18 +56,43 @@ def read(image: StoredImage) -> Image.Image:
         content = file.read(image.size)
     try:
         with Image.open(io.BytesIO(content)) as decoded:
-            return decoded.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            return _as_seen(decoded)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{image.name} in {image.root} is not a readable image: {error}") from error
+
+
+def _as_seen(decoded: Image.Image) -> Image.Image:
+    """RGB with eight bits, turned as the camera was held.
+
+    Raises:
+        ValueError: the values are floating numbers, of which nobody says which one is white.
+    """
+    if decoded.mode == "F":
+        raise ValueError("it holds floating numbers; convert it to 8 or 16 bits first")
+    turned = ImageOps.exif_transpose(decoded)
+    if turned.mode == "I" or turned.mode.startswith("I;16"):
+        values = np.asarray(turned)  # sixteen bits: the conversion of PIL would cut them off at 255
+        if values.min() < 0 or values.max() > _SIXTEEN_BITS:
+            raise ValueError("its values are no sixteen bits; convert it to 8 or 16 bits first")
+        turned = Image.fromarray((values.astype(np.uint32) * 255 // _SIXTEEN_BITS).astype(np.uint8))
+    return turned.convert("RGB")
 
 
 def _in_folder(root: Path) -> Iterator[StoredImage]:
     above = str(root)  # one string for all images
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        here = os.path.realpath(folder)
+        # A link to a folder around this one would be followed for ever.
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and not _leads_around(Path(folder, name), here)
+        ]
         for name in names:
             if not name.startswith("."):
                 yield StoredImage(Path(folder, name).relative_to(root).as_posix(), above)
+
+
+def _leads_around(link: Path, here: str) -> bool:
+    return link.is_symlink() and Path(here).is_relative_to(os.path.realpath(link))
 
 
 def _in_tar(root: Path) -> Iterator[StoredImage]:

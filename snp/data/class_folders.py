@@ -1,6 +1,7 @@
 """Which class is each image of, and is it for training, validation or testing, by the names of its folders alone?"""
 
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from snp.data.archive import StoredImage
@@ -40,6 +41,27 @@ def parts_of(images: list[StoredImage]) -> dict[Part | None, list[ClassImage]]:
         inside = [index for index, path in enumerate(paths) if path[depth] == folder]
         parts[part] = _by_class([images[index] for index in inside], [paths[index] for index in inside], depth + 1)
     return _without_empty(parts)
+
+
+def empty_classes(root: Path, images: list[ClassImage]) -> list[str]:
+    """Folders beside class folders that hold no images, as paths below the root; none are known of a tar file.
+
+    Args:
+        root: where the images are.
+        images: those of all parts.
+    """
+    if not root.is_dir():
+        return []
+    # All class folders of a part have the same depth, so the first images tell where they lie.
+    above = {tuple(image.name.split("/"))[: image.name.split("/").index(name)] for name, image in images}
+    full = {tuple(image.name.split("/"))[: len(place) + 1] for place in above for _, image in images}
+    found = [
+        (*place, path.name)
+        for place in above
+        for path in root.joinpath(*place).iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    ]
+    return sorted("/".join(folder) for folder in found if folder not in full)
 
 
 def _num_wrappers(paths: list[list[str]]) -> int:

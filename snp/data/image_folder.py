@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
-from snp.data.class_folders import PART_FOLDERS, ClassImage, parts_of
+from snp.data.class_folders import PART_FOLDERS, ClassImage, empty_classes, parts_of
 from snp.data.splits import stratified
 from snp.data.transforms import of_photographs
 
@@ -129,8 +129,18 @@ class ImageFolder(ImageData):
                 raise ValueError(
                     f"data.root={self.root}: it has no folders with images in them; give one folder per class"
                 )
+            self._refuse_empty(parts)
             self._parts = parts
         return self._parts
+
+    def _refuse_empty(self, parts: dict[Part | None, list[ClassImage]]) -> None:
+        """A class without images would be missing among the labels, and all after it would be wrong."""
+        empty = empty_classes(Path(str(self.root)).expanduser(), [image for part in parts.values() for image in part])
+        if empty:
+            raise ValueError(
+                f"data.root={self.root}: {len(empty)} class folders hold no images ({', '.join(empty[:3])}); remove "
+                "them, or give them their images"
+            )
 
     def _labelled(self, images: list[ClassImage]) -> tuple[list[StoredImage], list[int]]:
         numbers = {name: label for label, name in enumerate(self.class_names())}

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
@@ -24,7 +25,7 @@ from snp.measure.outputs import objective_of
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
 from snp.surgery.subject import Subject
-from snp.surgery.surgery import masked_weights
+from snp.surgery.surgery import masked_weights, with_weights
 
 __all__ = ["Trials"]
 
@@ -74,10 +75,16 @@ class Trials:
         moved = samples = 0.0
         with torch.no_grad():
             for batch, dense in zip(self._probes, self._dense, strict=True):
-                found = functional_call(self._model, weights, batch.args, dict(batch.kwargs))
+                found = self._output(weights, batch)
                 moved += self._objective.distance(dense, found, batch.size)
                 samples += batch.size
         return moved / samples
+
+    def _output(self, weights: dict[str, Tensor], batch: Batch) -> Any:
+        if any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
+            # Recurrent layers compute with a list of weights of their own, which a call with others does not reach.
+            return batch.call(with_weights(self._model, weights, share=True))
+        return functional_call(self._model, weights, batch.args, dict(batch.kwargs))
 
 
 def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -80,6 +80,31 @@ class Batch:
         return [(pytree.keystr(path), value) for path, value in found]
 
     @property
+    def forms(self) -> dict[str, dict[str, Any]]:
+        """Place among the arguments ("0", or a keyword) -> shape of one sample and dtype; empty for nested ones."""
+        named = {**{str(place): value for place, value in enumerate(self.args)}, **self.kwargs}
+        if self.shared or not all(isinstance(value, Tensor) and value.ndim > 0 for value in named.values()):
+            return {}
+        return {
+            name: {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in named.items()
+        }
+
+    @staticmethod
+    def of_forms(forms: Mapping[str, Mapping[str, Any]], size: int) -> Batch:
+        """So many samples of that form, always the same: normal numbers, or ones where whole numbers are read."""
+        generator = torch.Generator().manual_seed(0)
+
+        def example(form: Mapping[str, Any]) -> Tensor:
+            shape, dtype = (size, *form["shape"]), getattr(torch, form["dtype"])
+            if not dtype.is_floating_point:
+                return torch.ones(shape, dtype=dtype)
+            return torch.randn(shape, generator=generator).to(dtype)
+
+        args = tuple(example(form) for name, form in forms.items() if name.isdigit())
+        return Batch(args, {name: example(form) for name, form in forms.items() if not name.isdigit()})
+
+    @property
     def leaves(self) -> list[Any]:
         """Every value, in the order in which an exported program takes them."""
         return pytree.tree_leaves((self.args, dict(self.kwargs)))

@@ -9,6 +9,7 @@ e at one position causes. One backward pass over a few batches serves all layers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +43,40 @@ def measure_sensitivity(
         objective: what its outputs are asked for; by default what they look like.
 
     Returns:
-        Weight name -> shape [O, O], float64, per sample, on the model's device.
+        Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
+        outputs are not those of the weight.
     """
+    followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
+    if not followed:
+        return {}
     sums: dict[str, Tensor] = {}
     samples = 0
     objective = objective or objective_of(model, batches)
+    # Gradients of weights, which nobody asks for, would cost half of the backward pass.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with (
+            Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums)),
+            _backward_through_recurrent(model),
+        ):
             for batch in batches:
                 with torch.enable_grad():
                     objective.score(batch.call(model), batch.size, generator).backward()
                 samples += batch.size
     finally:
-        model.zero_grad(set_to_none=True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     count = over.number(samples)
     return {name: over.of(total) / count for name, total in sums.items()}
+
+
+def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None]:
+    """CuDNN computes no gradients of recurrent layers in evaluation mode."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
 
 
 def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor]) -> Tensor:
@@ -64,8 +84,8 @@ def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor])
 
     def add(gradient: Tensor) -> None:
         rows = gradient.movedim(reader.output_dim, -1).reshape(-1, gradient.shape[reader.output_dim]).float()
-        product = (rows.T @ rows).double()
-        sums[name] = sums[name] + product if name in sums else product
+        product = rows.T @ rows
+        sums[name] = sums[name].add_(product) if name in sums else product.double()
 
     # A network without trainable parameters still passes gradients on from here.
     tracked = output if output.requires_grad else output.detach().requires_grad_()

@@ -7,16 +7,18 @@ image_size)`, and `load_pretrained` if there are weights to fetch; other package
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from pydantic.dataclasses import dataclass as options
 from torch import nn
 
-from snp.core.registry import Registry
+from snp.core.options import STRICT, named, option
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
-from snp.models.sources import checkpoint
+from snp.models.sources import checkpoint, recipes
 from snp.models.sources.hub import WeightsNotFoundError
+from snp.models.sources.recipes import build, families, rebuild
 
 __all__ = [
     "LanguageModelSpec",
@@ -28,31 +30,10 @@ __all__ = [
     "WeightsNotFoundError",
     "build",
     "families",
+    "rebuild",
 ]
 
-_FAMILIES = Registry("model.family", "snp.models", __name__)
 TRAINED_FIRST = "the dense network is trained first"
-
-
-def families() -> tuple[str, ...]:
-    """Names of the families: the files of this folder, and entry points of ``snp.models``."""
-    return tuple(_FAMILIES.names())
-
-
-def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
-    """A network of a family with random weights, the same for the same torch seed, without network access.
-
-    Args:
-        family: one of `families()`.
-        arguments: given to the family's `build`, as one mapping, the way a recipe holds them: `build(**recipe)`.
-        **more_arguments: the same, as keywords; they win.
-
-    Raises:
-        ValueError: no such family, or the family refuses an argument.
-    """
-    module = _FAMILIES.load(family)
-    model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
-    return model
 
 
 @dataclass(frozen=True)
@@ -89,28 +70,22 @@ class PreparedModel:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
+@named(lambda given: "model")
+@options(frozen=True, config=STRICT)
 class ModelSpec:
-    """Which network to use and where its weights are.
+    """Which network to use and where its weights are."""
 
-    Attributes:
-        family: one of `families()`.
-        name: how reports call it.
-        arguments: given to the family's `build`, beside `num_classes` and `image_size`.
-        pretrained: fetch the family's pretrained weights.
-        checkpoint: a safetensors file with the family's keys; wins over `pretrained`.
-        smallest_image: height and width in pixels at which tiny images are shown to it, where a data set asks for that.
-        normalize: `{"mean": [3 numbers], "std": [3 numbers]}` for weights trained with other statistics than the
-            family's own.
-    """
-
-    family: str
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    checkpoint: str | None = None
-    normalize: Mapping[str, Any] | None = None
-    smallest_image: int = 32
+    family: str = option(..., "a file in snp/models, or an entry point of snp.models")
+    name: str = option(..., "how reports call it")
+    arguments: Mapping[str, Any] = option({}, "of the family's build, beside num_classes and image_size")
+    pretrained: bool = option(False, "fetch the family's pretrained weights")
+    checkpoint: str | None = option(None, "a safetensors file with the family's keys; wins over pretrained")
+    normalize: Mapping[str, Any] | None = option(
+        None, "{mean: [3 numbers], std: [3 numbers]} for weights trained with other statistics than the family's own"
+    )
+    smallest_image: int = option(
+        32, "pixels at which tiny images are shown to it, where a data set asks for that", ge=1
+    )
 
     reads = "images"
 
@@ -128,7 +103,7 @@ class ModelSpec:
             ValueError: unknown family or arguments, a checkpoint that does not fit, or pretrained weights that cannot
                 be had for data that is too big to train on from scratch.
         """
-        module = _FAMILIES.load(self.family)
+        module = recipes.FAMILIES.load(self.family)
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
             model, weights, reason = self._from_checkpoint(module, arguments)

@@ -43,13 +43,25 @@ def build(*, config: Mapping[str, Any], auto_class: str = CAUSAL, **unused: Any)
         ValueError: transformers is not installed, or does not know such a model.
     """
     transformers = _transformers()
-    plain = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
     try:
+        # Only what the class of this architecture knows: no code, kernels or quantisers to be fetched from elsewhere.
+        plain = transformers.AutoConfig.for_model(config["model_type"]).to_dict()
+        plain = _architecture({key: value for key, value in config.items() if key in plain and key != "model_type"})
         known = transformers.AutoConfig.for_model(config["model_type"], **plain)
         model: nn.Module = _auto(transformers, auto_class).from_config(known)
     except (KeyError, ValueError) as error:
         raise ValueError(f"transformers cannot build a model of this configuration: {error}") from error
     return _without_cache(model)
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without entries that name code or files, in its parts either."""
+    elsewhere = ("transformers_version", "auto_map", "quantization_config", "attn_implementation")
+    return {
+        key: _architecture(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if not str(key).startswith("_") and key not in elsewhere
+    }
 
 
 def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -> tuple[nn.Module, dict[str, Any]]:

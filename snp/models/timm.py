@@ -16,6 +16,18 @@ from torch import nn
 
 from snp.models.sources import hub
 
+# What a plan from anywhere may set beside the name: numbers and names of the architecture. Files, addresses and
+# configurations of weights are missing on purpose.
+RECIPE_ARGUMENTS = frozenset(
+    "in_chans global_pool drop_rate drop_path_rate attn_drop_rate proj_drop_rate pos_drop_rate patch_drop_rate "
+    "drop_block_rate img_size patch_size window_size embed_dim embed_dims depth depths num_heads mlp_ratio qkv_bias "
+    "qk_norm init_values class_token reg_tokens no_embed_class dynamic_img_size output_stride layers channels dims "
+    "cardinality base_width stem_width stem_type stem_chs growth_rate block_config channel_multiplier "
+    "channel_divisor act_layer norm_layer aa_layer strict_img_size".split()
+)
+# These would read files or fetch addresses: model.checkpoint and model.pretrained are the ways to weights.
+_WEIGHTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
 
 def build(*, model_name: str, num_classes: int, image_size: int | None = None, **arguments: Any) -> nn.Module:
     """A timm network with random weights, the same for the same torch seed; takes (N, 3, H, W), gives (N, num_classes).
@@ -30,6 +42,9 @@ def build(*, model_name: str, num_classes: int, image_size: int | None = None, *
         ValueError: timm does not know the name, or the architecture refuses the size or an argument.
     """
     _check_name(model_name)
+    for name in _WEIGHTS:
+        if name in arguments:
+            raise ValueError(f"model.arguments.{name}: choose weights by model.checkpoint or model.pretrained instead")
     return _create(model_name, num_classes=num_classes, **_size_argument(model_name, image_size), **arguments)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +11,11 @@ import torch
 from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
-from snp.graph.units import Count, Slice, UnitGroup
+from snp.plan.group_plan import GroupPlan, group_from_json, group_to_json
+from snp.plan.plan_file import FORMAT, content_hash, read_text, write_text
 from snp.plan.table import plan_summary, plan_table
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
-
-FORMAT = 1
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class GroupPlan:
-    """The decision for one group.
-
-    Attributes:
-        group: its units and what they own.
-        kept: indices of units that stay, ascending, shape [K], K >= 1.
-        kept_variance: share of the group's orthogonalised variance that the kept units hold, in [0, 1]; None when
-            the planner does not measure it.
-    """
-
-    group: UnitGroup
-    kept: Tensor
-    kept_variance: float | None = None
-
-    @property
-    def cut(self) -> Tensor:
-        """Indices of the units that go, ascending."""
-        is_cut = torch.ones(self.group.num_units, dtype=torch.bool)
-        is_cut[self.kept] = False
-        return is_cut.nonzero().flatten()
-
-    def __repr__(self) -> str:
-        return f"GroupPlan({self.group.name}: {len(self.kept)} of {self.group.num_units} units)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +30,8 @@ class PruningPlan:
         latency: for a latency budget: batch, threads, milliseconds and shares, predicted and measured; else empty.
         frozen: weight name -> why its units could not be cut.
         recipe: how to build the dense model again (``snp.models.build(**recipe)``), or None.
+        inputs: place of each input among the model's arguments ("0", or a keyword) -> shape of one sample and dtype;
+            empty where they are not plain tensors.
         versions: library name -> version.
         attention: layers whose modules keep numbers about their heads.
     """
@@ -72,6 +45,7 @@ class PruningPlan:
     recipe: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     attention: tuple[AttentionLayer, ...] = ()
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def removed(self) -> dict[tuple[str, int], Tensor]:
         """Indices that go, ascending, per (tensor, dim); all groups together."""
@@ -90,6 +64,10 @@ class PruningPlan:
         """The same plan that knows how to build its dense model."""
         return replace(self, recipe=recipe)
 
+    def with_inputs(self, inputs: dict[str, dict[str, Any]]) -> PruningPlan:
+        """The same plan that knows what its model reads."""
+        return replace(self, inputs=inputs)
+
     def with_latency(self, measured: dict[str, float]) -> PruningPlan:
         """The same plan with measured times beside the predicted ones."""
         return replace(self, latency=self.latency | measured)
@@ -99,18 +77,23 @@ class PruningPlan:
         plain = {
             "format": FORMAT,
             "recipe": self.recipe,
+            "inputs": self.inputs,
             "settings": self.settings,
             "versions": self.versions,
             "macs": self.macs,
             "params": self.params,
             "latency": self.latency,
-            "groups": [_group_to_json(decision) for decision in self.groups],
+            "groups": [group_to_json(decision) for decision in self.groups],
             "attention": [layer.to_json() for layer in self.attention],
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
         }
-        text = json.dumps(plain, indent=1)
-        # Only lists that json.dumps broke over lines: strings hold no raw line breaks, so they stay as they are.
-        return re.sub(r"\[\n[\d\s,]*\]", lambda match: "[" + " ".join(match.group()[1:-1].split()) + "]", text) + "\n"
+        return write_text(plain)
+
+    @property
+    def mark(self) -> str:
+        """Hash of what was decided and asked for: weights that were made by a plan carry it."""
+        parts = [group_to_json(entry) for entry in self.groups], [entry.to_json() for entry in self.attention]
+        return content_hash([*parts, self.settings, self.macs, self.params])[:16]
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
@@ -120,25 +103,24 @@ class PruningPlan:
             ValueError: the text is not a plan of this format.
         """
         try:
-            plain = json.loads(text)
-            if plain["format"] != FORMAT:
-                raise ValueError(f"its format is {plain['format']}, this version of snp reads {FORMAT}")
+            plain = read_text(text)
             return PruningPlan(
-                groups=tuple(_group_from_json(entry) for entry in plain["groups"]),
+                groups=tuple(group_from_json(entry) for entry in plain["groups"]),
                 attention=tuple(AttentionLayer.from_json(entry) for entry in plain.get("attention", [])),
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
-                latency=plain.get("latency", {}),  # plans of earlier versions know none
+                latency=plain.get("latency", {}),  # earlier plans know none
+                inputs=plain.get("inputs", {}),
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
 
     def __str__(self) -> str:
-        """A table of the groups that reads well on a terminal, and as Markdown."""
-        return plan_table(self)
+        """A table of the groups, for terminals and as Markdown."""
+        return plan_table(plan_summary(self.groups, self.macs, self.params), self.groups, self.frozen)
 
     def __repr__(self) -> str:
-        return plan_summary(self)
+        return f"Plan({plan_summary(self.groups, self.macs, self.params)})"
 
     def save(self, path: Path) -> None:
         """Write ``plan.json``; a half-written file never takes the place of a whole one."""
@@ -156,47 +138,3 @@ class PruningPlan:
         if not path.is_file():
             raise ValueError(f"there is no plan at {path}: name the folder of a finished run")
         return PruningPlan.from_json(path.read_text())
-
-
-def _group_to_json(decision: GroupPlan) -> dict[str, Any]:
-    group = decision.group
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "num_units": group.num_units,
-        "num_partitions": group.num_partitions,
-        "num_kept": len(decision.kept),
-        "kept_variance": None if decision.kept_variance is None else round(decision.kept_variance, 6),
-        "kept": decision.kept.tolist(),
-        "is_stream": group.is_stream,
-        **{
-            role: [member.to_json() for member in getattr(group, role)] for role in ("producers", "consumers", "others")
-        },
-        **({"counts": [asdict(count) for count in group.counts]} if group.counts else {}),
-    }
-
-
-def _group_from_json(plain: dict[str, Any]) -> GroupPlan:
-    num_units = plain["num_units"]
-    roles = {
-        role: tuple(Slice.from_json(entry, num_units) for entry in plain[role])
-        for role in ("producers", "consumers", "others")
-    }
-    # Plans of earlier versions know groups of one partition only.
-    num_partitions = plain.get("num_partitions", 1)
-    group = UnitGroup(
-        plain["name"],
-        num_units,
-        is_stream=plain["is_stream"],
-        num_partitions=num_partitions,
-        kind=plain.get("kind", "ffn"),
-        counts=tuple(Count(**entry) for entry in plain.get("counts", [])),
-        **roles,
-    )
-    kept = torch.tensor(plain["kept"], dtype=torch.int64)
-    fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units
-    if not fits or not bool((kept.diff() > 0).all()) or any(len(m.index) != num_units for m in group.members):
-        raise ValueError(f"the units of {group.name} do not fit their number {num_units}")
-    if not group.is_even(kept):
-        raise ValueError(f"the {group.num_partitions} partitions of {group.name} keep unequal numbers of units")
-    return GroupPlan(group, kept, plain["kept_variance"])

@@ -13,6 +13,7 @@ from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
+from snp.plan.progress import Progress
 
 __all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
 
@@ -45,6 +46,7 @@ class Problem:
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
         objective: in words, what damages and trials measure; empty where nothing looks at outputs.
+        progress: what planners tell of themselves.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -56,6 +58,7 @@ class Problem:
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
     objective: str = ""
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, eq=False)

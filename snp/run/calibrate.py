@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from pydantic.dataclasses import dataclass
 from pytorch_lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
@@ -22,8 +21,8 @@ from snp.core.options import STRICT, named, option
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
+from snp.models.weights import read_metadata, read_tensors, write_tensors
 from snp.run.processes import OVER_PROCESSES
-from snp.weights import read_metadata, write_tensors
 
 __all__ = ["CalibrationCallback", "CalibrationSettings", "ForwardPass", "read_moments", "write_moments"]
 
@@ -123,7 +122,10 @@ def read_moments(path: Path, fingerprint: str) -> tuple[dict[str, Moments], dict
     metadata = read_metadata(path)
     if metadata.get("fingerprint") != fingerprint:
         return None
-    tensors = load_file(path)
+    try:
+        tensors = read_tensors(path)
+    except ValueError:  # damaged: they are measured again
+        return None
     names = [name.removesuffix("/count") for name in tensors if name.endswith("/count")]
     moments = {
         name: Moments(tensors[f"{name}/second"], tensors[f"{name}/first"], int(tensors[f"{name}/count"]))

@@ -62,20 +62,39 @@ def refuse_unknown(words: Sequence[str]) -> None:
     Raises:
         ValueError: the message names the nearest option.
     """
-    folder = configuration()
-    plain: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
-    groups = [path.name for path in folder.iterdir() if path.is_dir()]
+    sections, groups = _known()
     for word in words:
         name, is_override, _ = word.partition("=")
-        if not is_override or not re.fullmatch(r"[a-z_][\w.]*", name):
-            continue
         section, _, key = name.partition(".")
-        known = [*plain, *groups]
-        if section not in known:
-            options = [f"{part}.{entry}" for part in plain if isinstance(plain[part], dict) for entry in plain[part]]
-            raise ValueError(f"there is no option {name}{close_to(name, [*known, *options])}")
-        if key and section not in groups and section != "hydra" and key not in (plain[section] or {}):
-            raise ValueError(f"there is no option {name}{close_to(key, list(plain[section] or []), f'{section}.')}")
+        if not is_override or not re.fullmatch(r"[a-z_][\w.]*", name) or section == "hydra":
+            continue
+        if section not in sections:
+            options = [f"{part}.{entry}" for part, entries in sections.items() for entry in entries]
+            raise ValueError(f"there is no option {name}{close_to(name, [*sections, *options])}")
+        first = key.partition(".")[0]
+        # Below an option lie the user's own names: model.arguments.depth.
+        if key and first not in sections[section]:
+            hint = close_to(first, sorted(sections[section]), f"{section}.")
+            raise ValueError(f"there is no option {section}.{first}{hint}{_chosen_by(section, groups)}")
+
+
+def _known() -> tuple[dict[str, set[str]], list[str]]:
+    """Every option or group -> the options in it by any of its files, and the names of the groups."""
+    folder = configuration()
+    plain: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    sections = {name: set(value) if isinstance(value, dict) else set[str]() for name, value in plain.items()}
+    groups = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for group in groups:
+        found: set[str] = set()
+        for path in (folder / group).glob("*.yaml"):
+            own = yaml.safe_load(path.read_text()) or {}
+            found |= set(own.get(group, own))  # a file for the whole configuration names its group
+        sections[group] = found
+    return sections, groups
+
+
+def _chosen_by(section: str, groups: Sequence[str]) -> str:
+    return f" (conf/{section}/*.yaml list those of each {section}; +{section}.NAME=... adds one)" * (section in groups)
 
 
 def _sentence(path: Path) -> str:

@@ -11,9 +11,9 @@ from torch import nn
 
 from snp.library import load
 from snp.models import Prepared
+from snp.models.weights import fingerprint, read_metadata, write_weights
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
-from snp.weights import fingerprint, write_weights
 
 if TYPE_CHECKING:
     from snp.run.stages import Run
@@ -52,7 +52,9 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         started, tuned = time.perf_counter(), copy.deepcopy(small)
         job.lightning.fit(tuned, job.finetune, dense, job.seed, _checkpoints(job, "finetune", mark))
         job.folder.record({"time/finetune_s": time.perf_counter() - started})
-        rank_zero_only(write_weights)(tuned, job.folder.path / "finetuned.safetensors")
+        made_by = read_metadata(job.folder.path / "pruned.safetensors")
+        metadata = {name: made_by[name] for name in ("plan",) if name in made_by}
+        rank_zero_only(write_weights)(tuned, job.folder.path / "finetuned.safetensors", metadata)
         job.lightning.score("finetuned", tuned)
         job.finished.note("finetuned", mark, ("finetuned.safetensors",))
     _checkpoints(job, "finetune").forget()

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor
 
 from snp.core.gram import CrossMoments
-from snp.core.reconstruct import fold, refit, transfer
+from snp.core.least_squares import MomentEquations
+from snp.core.reconstruct import fold, transfer
+
+
+def refit(weight: Tensor, moments: CrossMoments, ridge: float, *, affine: bool = True) -> tuple[Tensor, Tensor]:
+    """Weights [O, K] and offset [O] that come closest to the targets, by the equations of the moments."""
+    equations = MomentEquations(weight, moments, affine=affine)
+    equations.factor(ridge)
+    return equations.solution()
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional
 
 from snp.data import data_sets, other
-from snp.data.archive import list_images, read
+from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, TransformedSamples
 from snp.data.cifar10 import CLASSES, Cifar10
 from snp.data.digits import Digits
@@ -146,7 +146,8 @@ def test_calibration_is_fixed_and_from_the_training_part(name: str, tmp_path: Pa
 def test_training_validation_and_test_share_nothing(name: str, tmp_path: Path) -> None:
     """What chooses looks at samples that are neither trained on nor calibrated on nor reported."""
     data = make(name, tmp_path)
-    (tmp_path / "again").mkdir()
+    again = tmp_path.with_name(f"{tmp_path.name}_again")
+    again.mkdir()
     counts = data.counts()
     apart, test = (keys_of(all_of(loader)[0]) for loader in (data.val_dataloader(), data.test_dataloader()))
     trained = keys_of(all_of(data.calibration_dataloader(counts["train"], seed=0))[0])
@@ -155,7 +156,7 @@ def test_training_validation_and_test_share_nothing(name: str, tmp_path: Path) -
     if name in ("digits", "image_folder"):  # one lot of images, divided here
         assert not (apart | trained) & test
     assert [labels.tolist() for _, labels in data.val_dataloader()] == [
-        labels.tolist() for _, labels in make(name, tmp_path / "again").val_dataloader()
+        labels.tolist() for _, labels in make(name, again).val_dataloader()
     ]
 
 
@@ -261,6 +262,14 @@ def test_numbers_that_make_no_sense(key: str, value: int) -> None:
     """A batch size, a number of workers or an image size out of range is named."""
     with pytest.raises(ValueError, match=rf"data\.{key}={value}: choose at least"):
         Digits(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["batch_size", "num_workers", "image_size"])
+@pytest.mark.parametrize("value", ["many", 1.5, True])
+def test_what_is_no_whole_number_is_named(key: str, value: object) -> None:
+    """A word or a fraction is refused with its option, not somewhere inside a loader."""
+    with pytest.raises(ValueError, match=rf"data\.{key} must be a whole number of at least \d, found {value!r}"):
+        Digits(**{key: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(4, 4), (16, 1), (17, 1), (8, 2)])
@@ -730,3 +739,74 @@ def test_real_imagenet_sample(data_dir: Path) -> None:
         found.update({image.name: label for image, label in zip(samples.images, samples.labels, strict=True)})
         assert len(samples) == 250
     assert found == expected
+
+
+# ------------------------------------------------------------------------------------------ images as they come
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def read_one(path: Path) -> Image.Image:
+    return read(StoredImage(path.name, str(path.parent)))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_are_scaled(mode: str, tmp_path: Path) -> None:
+    """A grey ramp of 16 bits is the ramp of 8 bits, not white from 255 on."""
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    image = Image.fromarray(ramp if mode == "I;16" else ramp.astype(np.int32))
+    assert image.mode == mode
+    found = np.asarray(read_one(saved(tmp_path / "ramp.tiff", image)))
+    assert np.abs(found[..., 0].astype(int) - ramp // 257).max() <= 1
+    assert (found[..., 0] == found[..., 2]).all()
+
+
+def test_images_that_are_refused(tmp_path: Path) -> None:
+    """Floating numbers, more than sixteen bits, half a file and bombs are refused by name."""
+    saved(tmp_path / "float.tiff", Image.fromarray(np.ones((4, 4), np.float32)))
+    saved(tmp_path / "deep.tiff", Image.fromarray(np.full((4, 4), 1 << 20, np.int32)))
+    (tmp_path / "half.png").write_bytes(png(0)[:60])
+    huge = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(huge, "PNG")
+    (tmp_path / "bomb.png").write_bytes(huge.getvalue())
+    for name, said in (
+        ("float.tiff", "floating"),
+        ("deep.tiff", "sixteen bits"),
+        ("half.png", ""),
+        ("bomb.png", "bomb"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} in .* is not a readable image: .*{said}"):
+            read_one(tmp_path / name)
+
+
+def test_photographs_are_turned_as_the_camera_was(tmp_path: Path) -> None:
+    """Orientation 6 of a photograph says: show it turned by 90 degrees."""
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = np.asarray(read_one(saved(tmp_path / "photo.png", Image.fromarray(pixels), exif=exif)))
+    assert found.shape == (8, 4, 3)
+    assert found[:4].min() == 255
+    assert found[4:].max() == 0
+
+
+def test_links_in_a_circle_and_empty_classes(tmp_path: Path) -> None:
+    """A link to a folder around it is not followed for ever; class folders without images are counted and named."""
+    write_folder(tmp_path, files_of(("a", "b"), 3))
+    (tmp_path / "a" / "around").symlink_to(tmp_path, target_is_directory=True)
+    data = ImageFolder(str(tmp_path), num_workers=0)
+    assert data.class_names() == ("a", "b")
+    for name in ("c", "d"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"2 class folders hold no images \(c, d\)"):
+        ImageFolder(str(tmp_path), num_workers=0).class_names()
+    for name in ("a", "c"):
+        write_folder(tmp_path / "parts" / "train" / name, files_of(("x",), 1) if name == "a" else {"note.txt": b""})
+        write_folder(tmp_path / "parts" / "test" / name, files_of(("x",), 1))
+    with pytest.raises(ValueError, match=r"1 class folders hold no images \(train/c\)"):
+        ImageFolder(str(tmp_path / "parts"), num_workers=0).class_names()

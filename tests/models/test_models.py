@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from safetensors.torch import save_file
 from torch import nn
 
-from snp.models import LanguageModelSpec, ModelSpec, WeightsNotFoundError, build, families
+from snp.models import LanguageModelSpec, ModelSpec, WeightsNotFoundError, build, families, rebuild
 from snp.models.sources import hub
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -262,11 +262,80 @@ def test_checkpoint_missing() -> None:
         cifar_spec(checkpoint="nowhere.safetensors").prepare(10, 32, trains_from_scratch=True)
 
 
-def test_checkpoint_of_another_format(tmp_path: Path) -> None:
-    """A file of another format is refused before anything is read from it as weights."""
-    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="not a safetensors file"):
+class Code:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.system, ("echo this must not be run > ran",)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"state_dict": Code()}])
+def test_checkpoint_of_another_format(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that holds no tensors, or code, is refused by name, and the code is not run."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth: neither a safetensors file"):
         cifar_spec(checkpoint=str(tmp_path / "weights.pth")).prepare(10, 32, trains_from_scratch=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def lightning_form(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    around = {f"model.{name}": tensor for name, tensor in state.items()} | {"criterion.weight": torch.ones(10)}
+    return {"state_dict": around, "epoch": 3, "optimizer_states": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda state: state,
+        lightning_form,
+        lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}, "best_acc1": 92.5},
+        lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"net": state, "acc": 91.0},
+    ],
+)
+def test_checkpoints_of_torch(form: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path) -> None:
+    """Training scripts wrap a state dict in many ways, and old ones have no counters of batches."""
+    torch.manual_seed(3)
+    source = build("cifar_resnet", depth=20, num_classes=10)
+    state = {name: tensor for name, tensor in source.state_dict().items() if "num_batches_tracked" not in name}
+    torch.save(form(state), tmp_path / "weights.ckpt")
+    prepared = cifar_spec(checkpoint=str(tmp_path / "weights.ckpt")).prepare(10, 32, trains_from_scratch=True)
+    assert torch.equal(logits(prepared.model), logits(source))
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments"),
+    [
+        ("timm", {"checkpoint_path": "evil.pth"}),
+        ("timm", {"pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/evil"}}),
+        ("timm", {"pretrained": True}),
+        ("cifar_resnet", {"file": "evil.pth"}),
+    ],
+)
+def test_recipes_name_architectures_only(family: str, arguments: dict[str, object]) -> None:
+    """What came with a folder from anywhere cannot ask for files or addresses."""
+    name = {"timm": {"model_name": SMALL}, "cifar_resnet": {"depth": 20}}[family]
+    good = {"family": family, "arguments": {**name, "num_classes": 10, "image_size": 32}}
+    assert logits(rebuild(good)).shape == (2, 10)
+    with pytest.raises(ValueError, match=rf"asks the family {family} for {next(iter(arguments))}"):
+        rebuild({**good, "arguments": good["arguments"] | arguments})
+    with pytest.raises(ValueError, match="family and arguments, and nothing else"):
+        rebuild({**good, "more": 1})
+    if family == "timm":
+        with pytest.raises(ValueError, match=rf"model\.arguments\.{next(iter(arguments))}: choose weights by"):
+            build(**{**good, "arguments": good["arguments"] | arguments})
+
+
+def test_configurations_of_transformers_fetch_nothing() -> None:
+    """Code, kernels and quantisers that a configuration names are left out."""
+    pytest.importorskip("transformers")
+    config = {"model_type": "opt", "hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"vocab_size": 20, "max_position_embeddings": 16, "word_embed_proj_dim": 16}
+    evil = {"_attn_implementation": "evil/kernels", "auto_map": {"AutoModelForCausalLM": "evil--code.Model"}}
+    evil |= {"quantization_config": {"quant_method": "evil"}}
+    model = rebuild({"family": "huggingface", "arguments": {"config": config | evil}})
+    assert not any("evil" in str(value) for value in vars(model.config).values())
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,9 @@ def test_saved_plan_cuts_bit_for_bit_alike(tmp_path: Path) -> None:
 
 def damaged(**changes: Any) -> str:
     plain = json.loads(real_plan().to_json())
+    del plain["content"]  # else its hash would tell before anything else
     for key, value in changes.items():
-        if key in plain:
+        if key in plain or key == "code":
             plain[key] = value
         else:
             plain["groups"][0][key] = value
@@ -143,6 +144,8 @@ DAMAGED = {
     "negative number of units": damaged(num_units=-8),
     "members missing": damaged(producers=[{"tensor": "0.weight"}]),
     "index of another length": damaged(producers=[{"tensor": "0.weight", "dim": 0, "index": [[0], [1]]}]),
+    "an option that is none": damaged(producers=[{"tensor": "0.weight", "dim": 0, "file": "x"}]),
+    "a part that is none": damaged(groups=[], code="x"),
     "ragged index": damaged(producers=[{"tensor": "0.weight", "dim": 0, "index": [[0], [1, 2]]}]),
 }
 
@@ -152,6 +155,18 @@ def test_damaged_plan_is_a_clear_error(case: str) -> None:
     """Whatever is wrong with the text, the error names plan.json."""
     with pytest.raises(ValueError, match=r"plan\.json"):
         PruningPlan.from_json(DAMAGED[case])
+
+
+def test_a_plan_that_was_changed() -> None:
+    """A plan says by its hash that it is not what was written; plans of earlier versions have no hash."""
+    text = real_plan().to_json()
+    assert PruningPlan.from_json(text).mark == real_plan().mark
+    changed = text.replace('"num_kept": ', '"num_kept": 1', 1)
+    with pytest.raises(ValueError, match=r"plan\.json .* its content is not what was written"):
+        PruningPlan.from_json(changed)
+    plain = json.loads(text)
+    del plain["content"]
+    assert PruningPlan.from_json(json.dumps(plain)).mark == real_plan().mark
 
 
 def test_missing_plan_is_a_clear_error(tmp_path: Path) -> None:
@@ -172,6 +187,7 @@ def test_partitions_are_written_and_checked() -> None:
         with pytest.raises(ValueError, match="2 partitions of first keep unequal numbers"):
             PruningPlan.from_json(uneven)
     plain = json.loads(plan.to_json())
+    del plain["content"]
     plain["groups"][0]["num_partitions"] = 3
     with pytest.raises(ValueError, match="4 units of first do not divide into 3 partitions"):
         PruningPlan.from_json(json.dumps(plain))

@@ -9,6 +9,7 @@ import yaml
 from pydantic.dataclasses import dataclass
 
 from snp.core.options import STRICT, named, option, rule
+from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.options import help_text, refuse_unknown
 from snp.run.training.recipe import TrainingRecipe
@@ -87,6 +88,15 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("prun.target_macs=0.5", "there is no option prun.target_macs; did you mean prune.target_macs?"),
         ("sed=1", "there is no option sed; did you mean seed?"),
         ("prune.zzz=1", "there is no option prune.zzz"),
+        (
+            "data.rot=x",
+            "there is no option data.rot; did you mean data.root? (conf/data/*.yaml list those of each data; "
+            "+data.NAME=... adds one)",
+        ),
+        (
+            "model.zzz=1",
+            "there is no option model.zzz (conf/model/*.yaml list those of each model; +model.NAME=... adds one)",
+        ),
     ],
 )
 def test_an_unknown_option_is_answered_with_the_nearest(word: str, sentence: str) -> None:
@@ -99,7 +109,8 @@ def test_what_hydra_knows_is_left_to_it() -> None:
     """Groups, flags, additions, removals and Hydra's own keys pass."""
     refuse_unknown(
         ["model=resnet50", "data.root=x", "-m", "seed=0,1", "+x=1", "~logger", "hydra.run.dir=y", "prune.ridge=null",
-         "--cfg", "job", "run_dir=z", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
+         "--cfg", "job", "run_dir=z", "model.arguments.depth=20",
+         "data.context=64", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
     )  # fmt: skip
 
 
@@ -133,6 +144,23 @@ def test_sentences(given: dict[str, Any], sentence: str) -> None:
     """Each refusal names the option, what was found, and what goes."""
     with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
         Thing(**given)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "sentence"),
+    [
+        (ModelSpec, {"pretrained": "maybe"}, "model.pretrained must be true or false, found 'maybe'"),
+        (ModelSpec, {"arguments": 3}, "model.arguments must be a mapping, found 3"),
+        (ModelSpec, {"normalize": "imagenet"}, "model.normalize must be a mapping or null, found 'imagenet'"),
+        (ModelSpec, {"smallest_image": 0}, "model.smallest_image must be a whole number of at least 1, found 0"),
+        (ModelSpec, {"checkpoint": 5}, "model.checkpoint must be a name or null, found 5"),
+        (LanguageModelSpec, {"dtype": "int8"}, "model.dtype must be one of float32, bfloat16, float16, found 'int8'"),
+    ],
+)
+def test_networks_are_asked_for_in_the_same_way(cls: type, given: dict[str, Any], sentence: str) -> None:
+    """A wrong type is named before a network is built."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
+        cls(**{"family": "timm", "name": "resnet18"} | given)
 
 
 def test_values_by_position_and_by_name_are_the_same() -> None:

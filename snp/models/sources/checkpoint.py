@@ -1,10 +1,11 @@
-"""How do the tensors of a safetensors file get into a model, and what does the user hear when they do not fit?
+"""How do the tensors of a checkpoint get into a model, and what does the user hear when they do not fit?
 
 `load` copies a file into a model tensor by tensor, all or nothing. What a user can get wrong (a path, a format, keys,
 shapes, a head of another number of classes) is told apart here, because `load_state_dict` would answer all of it with
 the same wall of text.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,22 +14,29 @@ from safetensors.torch import load_file
 from torch import nn
 
 SHOWN_KEYS = 3
+# Where checkpoints keep the weights, outermost first, and what wrappers write in front of their names.
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "state_dict")
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.", "state_dict.")
 
 
 def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
-    """Copy every tensor of a safetensors file into `model`, in place.
+    """Copy every tensor of a checkpoint into `model`, in place.
 
     Args:
-        model: the network; its state dict must have exactly the keys and shapes of the file.
-        path: the safetensors file, `~` allowed.
+        model: the network; its state dict must have the keys and shapes of the file. Prefixes that all keys of the file
+            share (`module.`, `model.`, ...) are taken off, and counters of batches may be missing, as torch allows.
+        path: a safetensors file, or a file of `torch.save` (`.pth`, `.pt`, `.ckpt`, ...), which is read without running
+            any code of it; `~` allowed.
         num_classes: classes of the data, to tell a wrong head from other wrong shapes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not safetensors, or its keys, shapes or number of classes are not the model's.
+        ValueError: the file is no checkpoint, or its keys, shapes or number of classes are not the model's.
     """
-    tensors = _read(Path(path).expanduser())
     expected = model.state_dict()
+    tensors = _without_prefix(_read(Path(path).expanduser()), set(expected))
+    counters = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
+    tensors = {**{key: tensor for key, tensor in counters.items() if key not in tensors}, **tensors}
     _check_keys(path, set(expected), set(tensors))
     _check_shapes(path, expected, tensors, num_classes)
     model.load_state_dict(tensors, strict=True)
@@ -36,14 +44,43 @@ def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"model.checkpoint={path}: there is no such file; give the path of a safetensors file")
+        raise FileNotFoundError(f"model.checkpoint={path}: there is no such file; give the path of a checkpoint")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(
-            f"model.checkpoint={path}: not a safetensors file ({error}); convert the weights with "
-            "safetensors.torch.save_file first"
-        ) from error
+        found = _read_torch(path)
+        if found is None:
+            raise ValueError(
+                f"model.checkpoint={path}: neither a safetensors file ({error}) nor one of torch.save that holds "
+                "tensors only; convert the weights with safetensors.torch.save_file first"
+            ) from error
+        return found
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor] | None:
+    """The state dict of a file of `torch.save`; None where it holds something else, or code."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever a file raises that torch cannot read
+        return None
+    for name in STATE_NAMES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        return None
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return tensors or None
+
+
+def _without_prefix(tensors: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
+    """Take off what wrappers wrote in front of the keys, as long as that makes more of them fit."""
+    while not expected & set(tensors):
+        prefix = next((name for name in PREFIXES if any(key.startswith(name) for key in tensors)), None)
+        if prefix is None:
+            break
+        # What lies beside the network (a loss, a teacher) is no part of it.
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return tensors
 
 
 def _check_keys(path: str | Path, expected: set[str], found: set[str]) -> None:

@@ -1,0 +1,35 @@
+"""Which recipe might a network have been built by, as far as its library noted it?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+__all__ = ["recipes_of"]
+
+
+def recipes_of(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Arguments of ``snp.models.build`` that could give this architecture; whoever uses one compares the networks.
+
+    Args:
+        model: any module; those of other libraries than timm and transformers have none.
+        inputs: what it reads, as plans note it; of images the size is tried where the architecture needs one.
+    """
+    owner: Any = model
+    library = type(model).__module__.split(".")[0]
+    if library == "timm":
+        name = (getattr(owner, "pretrained_cfg", None) or {}).get("architecture")
+        shape = next(iter(inputs.values()))["shape"]
+        if name and getattr(owner, "num_classes", None) is not None:
+            for size in (None, shape[-1] if len(shape) == 3 else None):
+                arguments = {"model_name": name, "num_classes": owner.num_classes, "image_size": size}
+                yield {"family": "timm", "arguments": arguments}
+    elif library == "transformers" and hasattr(model, "config"):
+        from snp.models.huggingface import AUTO_CLASSES
+
+        config = json.loads(owner.config.to_json_string(False))
+        for auto_class in AUTO_CLASSES:
+            yield {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}}

@@ -1,0 +1,56 @@
+"""How is an architecture built again from what is written down about it?"""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from snp.core.registry import Registry
+
+__all__ = ["FAMILIES", "build", "families", "rebuild"]
+
+FAMILIES = Registry("model.family", "snp.models", "snp.models")
+
+
+def families() -> tuple[str, ...]:
+    """Names of the families: the files of this folder, and entry points of ``snp.models``."""
+    return tuple(FAMILIES.names())
+
+
+def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
+    """A network of a family with random weights, the same for the same torch seed, without network access.
+
+    Args:
+        family: one of `families()`.
+        arguments: given to the family's `build`, as one mapping, the way a recipe holds them: `build(**recipe)`.
+        **more_arguments: the same, as keywords; they win.
+
+    Raises:
+        ValueError: no such family, or the family refuses an argument.
+    """
+    module = FAMILIES.load(family)
+    model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
+    return model
+
+
+def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
+    """The network of a recipe that came with a plan from anywhere: it may name an architecture, and nothing else.
+
+    A family says which arguments those are (`RECIPE_ARGUMENTS`); without that, those its `build` names itself.
+
+    Raises:
+        ValueError: the recipe asks for more, such as files or addresses.
+    """
+    if set(recipe) != {"family", "arguments"} or not isinstance(recipe["arguments"], Mapping):
+        raise ValueError("the recipe of plan.json must hold family and arguments, and nothing else")
+    module, arguments = FAMILIES.load(recipe["family"]), recipe["arguments"]
+    named = {name for name, entry in signature(module.build).parameters.items() if entry.kind is not entry.VAR_KEYWORD}
+    refused = sorted(set(arguments) - set(getattr(module, "RECIPE_ARGUMENTS", ())) - named)
+    if refused:
+        raise ValueError(
+            f"plan.json asks the family {recipe['family']} for {', '.join(refused)}, which a plan may not set; where "
+            "you trust it, build the dense network yourself and call load(folder, model=...)"
+        )
+    model: nn.Module = module.build(**arguments)
+    return model

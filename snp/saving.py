@@ -1,0 +1,99 @@
+"""How is a pruned network written to a folder, and brought back from it without pickle?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from snp.graph.batches import Batch, first_tensor
+from snp.graph.plain_weights import with_plain_weights
+from snp.graph.wrappers import unwrapped
+from snp.models.weights import read_weights, write_weights
+from snp.plan.plan import PruningPlan
+from snp.pruning import PruneResult
+from snp.surgery.surgery import cut
+
+__all__ = ["load", "save"]
+
+_MOST_PARAMETERS = 2**28  # of networks that are built once more to see whether a recipe is theirs
+
+
+def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
+    """Write ``plan.json`` and ``pruned.safetensors``.
+
+    Networks of timm and transformers know how they were built. Their recipe is kept where a network loaded by it
+    computes the very same; others need ``recipe`` here, or their dense model at :func:`load`.
+
+    Args:
+        result: from :func:`snp.prune`.
+        folder: made if it is not there.
+        recipe: arguments of ``snp.models.build`` for the dense model, so that :func:`load` needs nothing else.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})
+    plan = result.plan.with_recipe(recipe or result.plan.recipe)
+    plan.save(target / "plan.json")
+    if plan.recipe is None and plan.inputs and _num_parameters(result.model) <= _MOST_PARAMETERS:
+        _keep_recipe(result.model, plan, target)
+
+
+def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:
+    """The pruned network of a folder, in evaluation mode.
+
+    Args:
+        folder: with ``plan.json`` and ``pruned.safetensors``.
+        model: the dense network (its weights do not matter) where the plan holds no recipe; it is not changed.
+        weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
+
+    Raises:
+        ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more
+            than the architecture of a network.
+    """
+    source = Path(folder)
+    plan = PruningPlan.load(source / "plan.json")
+    if model is None:
+        if plan.recipe is None:
+            raise ValueError(
+                f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
+            )
+        from snp.models import rebuild  # not needed by those who bring their own model
+
+        model = rebuild(plan.recipe)
+    small = cut(with_plain_weights(unwrapped(model)), plan)
+    read_weights(small, source / f"{weights}.safetensors", plan.mark)
+    return small.eval()
+
+
+def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
+    """Put the first recipe into the plan by which the folder loads as the same function."""
+    from snp.models._recipes import recipes_of  # not needed by networks of others
+
+    for recipe in recipes_of(small, plan.inputs):
+        found = plan.with_recipe(recipe)
+        found.save(folder / "plan.json")
+        if _is_same(small, folder, Batch.of_forms(plan.inputs, 2)):
+            return
+    plan.save(folder / "plan.json")
+
+
+def _is_same(small: nn.Module, folder: Path, batch: Batch) -> bool:
+    """Does the folder load, as a network that computes what this one does?"""
+    modes = [(module, module.training) for module in small.modules()]
+    try:
+        again = load(folder).to(next(small.parameters()).device)
+        with torch.no_grad():
+            wanted, found = (first_tensor(batch.beside(model).call(model)) for model in (small.eval(), again))
+    except (ValueError, TypeError, RuntimeError, AttributeError):
+        return False  # a recipe of another network
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return wanted.shape == found.shape and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,66 @@
+"""Does a folder of `snp.save` know what its network reads and how it was built, and is that never a wrong guess?"""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import snp
+from snp.graph.batches import Batch
+from snp.plan.plan import PruningPlan
+from tests.transformer_models import token_batches, transformer
+
+QUICK = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+
+
+def test_timm_networks_load_without_a_model(tmp_path: Path) -> None:
+    """The recipe is found where nobody gave one, and the network that it gives computes the same."""
+    model = timm.create_model("resnet10t", num_classes=7).eval()
+    result = snp.prune(model, [torch.randn(4, 3, 32, 32)], **QUICK)
+    snp.save(result, tmp_path)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(snp.load(tmp_path)(images), result.model(images))
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    assert plan.inputs == {"0": {"shape": [3, 32, 32], "dtype": "float32"}}
+    assert plan.recipe == {
+        "family": "timm",
+        "arguments": {"model_name": "resnet10t", "num_classes": 7, "image_size": None},
+    }
+
+
+def test_transformers_load_without_a_model(tmp_path: Path) -> None:
+    """The same from a configuration."""
+    result = snp.prune(transformer("opt"), token_batches(), **QUICK)
+    snp.save(result, tmp_path)
+    tokens = token_batches(seed=5)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(snp.load(tmp_path)(tokens).logits, result.model(tokens).logits)
+
+
+def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
+    """A timm network built with another activation has the same tensors; by name alone it would load as another one."""
+    model = timm.create_model("resnet10t", num_classes=7, act_layer=nn.SiLU).train()
+    result = snp.prune(model, [torch.randn(4, 3, 32, 32)], **QUICK)
+    snp.save(result, tmp_path)
+    assert PruningPlan.load(tmp_path / "plan.json").recipe is None
+    assert result.model.training
+    with pytest.raises(ValueError, match=r"holds no recipe of the dense model: call load\(folder, model=\.\.\.\)"):
+        snp.load(tmp_path)
+    assert snp.load(tmp_path, model)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_forms_give_inputs_again() -> None:
+    """Shapes and types of one sample make batches of any size; what is no plain tensor is not noted."""
+    batch = Batch((torch.zeros(4, 3, 8),), {"mask": torch.ones(4, 5, dtype=torch.int64)})
+    assert batch.forms == {
+        "0": {"shape": [3, 8], "dtype": "float32"},
+        "mask": {"shape": [5], "dtype": "int64"},
+    }
+    again = Batch.of_forms(batch.forms, 2)
+    assert again.args[0].shape == (2, 3, 8)
+    assert torch.equal(again.kwargs["mask"], torch.ones(2, 5, dtype=torch.int64))
+    assert Batch((torch.zeros(4, 3),), {"flag": True}).forms == {}
+    assert Batch(((torch.zeros(4, 3),),)).forms == {}
