@@ -87,7 +87,7 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
     r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
-        "left", reason="starts what is rehearsed here once more: two processor minutes; tests/benchmarks runs its table"
+        "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
     ),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
