@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
+from snp.fit.preparation import measured, prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
-from snp.graph.batches import Batch
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
-from snp.measure.moments import MomentCollector
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.preparation import prepare, settle
-from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
+from snp.progress import Progress
+from snp.pruning import PruneResult, decide, sensitivity_of
 from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
-from snp.surgery.subject import Subject, subject_of
+from snp.surgery.subject import subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
 
 def prune(
-    model: nn.Module, batches: Iterable[Any], settings: PruneSettings | None = None, **options: Any
+    model: nn.Module,
+    batches: Iterable[Any],
+    settings: PruneSettings | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> PruneResult:
     """Make a network smaller from one pass over a few unlabelled batches.
 
@@ -41,12 +43,13 @@ def prune(
         batches: an iterable of batches as the model gets them: tensors, (inputs, labels) pairs, or mappings of keyword
             arguments. Images or tokens like those the network will see; labels are not used.
         settings: all options at once, or
+        progress: draw a bar with the time left for every stage, on a terminal or in a notebook.
         **options: single ones, see :class:`snp.settings.PruneSettings`: ``target_var=0.95``, ``target_macs=0.5``,
             ``ordering="zca"``, ``ignore=("head*",)``, ...
 
     Returns:
-        The small network, its modules in the training modes of those of ``model``, and the plan. What only runs the
-        network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
+        The small network, its modules in the training modes of those of ``model``, the plan, and what every stage took.
+        What only runs the network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
 
     Raises:
         ValueError: an option, the batches or the budget do not fit.
@@ -55,38 +58,46 @@ def prune(
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
     with plain_arithmetic():
-        return _pruned(model, batches, settings)
+        return _pruned(model, batches, settings, Progress(shows=progress))
 
 
-def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings) -> PruneResult:
-    dense = evaluated_copy(model)
-    others = parsed(dense, batches)
-    others = (batch.mapped(_usable) for batch in others)
-    first = next(others)
-    subject = subject_of(dense, first.first(2), settings)
-    keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-    moments, samples, inputs = _measure(subject, chain([first], others), keeps_inputs)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
+    with stages.stage("analyse"):
+        dense = evaluated_copy(model)
+        others = (batch.mapped(_usable) for batch in parsed(dense, batches))
+        first = next(others)
+        subject = subject_of(dense, first.first(2), settings)
+    with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
+        keeps_inputs = settings.is_sequential or settings.needs_sensitivity
+        moments, samples, inputs = measured(subject, chain([first], others), keeps_inputs, stages)
+    with stages.stage("measure sensitivity"):
+        sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
-    table = (
-        measure_table(subject.model, subject.graph, subject.groups, example, *timed)
-        if settings.target.is_timed
-        else None
-    )
-    measured = subject, moments, sensitivity, settings
-    subject, problem = prepare(*measured, inputs, table)
-    decision = decide(subject, problem, settings, samples=samples)
-    subject, problem = settle(*measured, decision.plan, (subject, problem))
-    result = realise(subject, problem, decision.plan, settings, inputs)
+    table = None
+    if settings.target.is_timed:
+        with stages.stage("time layers"):
+            table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
+    facts = subject, moments, sensitivity, settings
+    with stages.stage("choose units", len(subject.groups)):
+        subject, problem = prepare(*facts, inputs, table)
+        decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
+        subject, problem = settle(*facts, decision.plan, (subject, problem))
+    result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
     plan = decision.plan
     if table is not None:
-        plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
+        with stages.stage("compare times"):
+            plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
     plan = plan.with_inputs(first.forms)
-    return PruneResult(alike(result.model, model), plan, decision.selection, result.check)
+    return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 
 
 def prune_streamed(
-    model: nn.Module, batches: Sequence[Any], settings: PruneSettings | None = None, **options: Any
+    model: nn.Module,
+    batches: Sequence[Any],
+    settings: PruneSettings | None = None,
+    *,
+    progress: bool = True,
+    **options: Any,
 ) -> PruneResult:
     """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
 
@@ -95,6 +106,7 @@ def prune_streamed(
     Args:
         model: as there; it is not changed, and put into evaluation mode while this runs.
         batches: a sequence of batches on the model's device; they are used once per call of this function.
+        progress: as there.
         settings: as there; the fit is joint, and order and cut are those that look at moments only.
         **options: single settings.
 
@@ -104,19 +116,23 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
+    stages = Progress(shows=progress)
     model, modes = unwrapped(model), [(module, module.training) for module in unwrapped(model).modules()]
     try:
-        inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
-        subject = subject_of(model.eval(), inputs[0].first(2), settings)
+        with stages.stage("analyse"):
+            inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
+            subject = subject_of(model.eval(), inputs[0].first(2), settings)
         with tempfile.TemporaryDirectory() as folder:
-            moments = stream_moments(model, inputs, subject.readers, Path(folder))
-            problem = problem_of(subject, moments)
-            decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
-            result = realise(subject, problem, decision.plan, settings, share=True)
+            with stages.stage("calibrate"):
+                moments = stream_moments(model, inputs, subject.readers, Path(folder))
+            with stages.stage("choose units", len(subject.groups)):
+                problem = replace(problem_of(subject, moments), progress=stages)
+                decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
+            result = realise(subject, problem, decision.plan, settings, share=True, progress=stages)
     finally:
         for module, mode in modes:
             module.training = mode
-    return PruneResult(alike(result.model, model), decision.plan, decision.selection, result.check)
+    return PruneResult(alike(result.model, model), decision.plan, decision.selection, result.check, stages.times)
 
 
 def _usable(tensor: Tensor) -> Tensor:
@@ -144,18 +160,3 @@ def inspect(
         The facts; ``print`` shows them as a table.
     """
     return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))
-
-
-def _measure(
-    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool
-) -> tuple[dict[str, Moments], int, list[Batch]]:
-    """Moments, number of samples, and the inputs themselves where they are needed again."""
-    samples, inputs = 0, list[Batch]()
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in batches:
-            on_device = batch.beside(subject.model)
-            collector.run(on_device)
-            samples += batch.size
-            if keeps_inputs:
-                inputs.append(on_device)
-    return collector.moments, samples, inputs

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
@@ -18,15 +17,15 @@ from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
-from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
+from snp.plan.problem import Choice, Problem, Selection
+from snp.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,16 +37,27 @@ class PruneResult:
         plan: what was decided.
         selection: per group the order of units and the cumulative variance along it.
         check: largest relative difference between the small network and the masked dense one on one batch.
+        times: what every stage took, in order.
     """
 
     model: nn.Module
     plan: PruningPlan
     selection: Selection
     check: float
+    times: Mapping[str, StageTime] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the whole time, by the clock on the wall, that every stage took."""
+        whole = sum(time.seconds for time in self.times.values()) or 1.0
+        return {name: time.seconds / whole for name, time in self.times.items()}
 
     def __str__(self) -> str:
-        """The plan as a table, and how exactly the small network computes what it should."""
-        return f"{self.plan}\nSelf-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        """The plan as a table, how exactly the small network computes what it should, and where the time went."""
+        check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        whole = sum(time.seconds for time in self.times.values())
+        return f"{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
 
     def __repr__(self) -> str:
         return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"
@@ -59,30 +69,6 @@ class Decision:
 
     plan: PruningPlan
     selection: Selection
-
-
-def problem_of(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor] | None = None,
-    logits: Mapping[str, LogitStatistics] | None = None,
-    table: LatencyTable | None = None,
-) -> Problem:
-    """What planners look at, in main memory.
-
-    Raises:
-        ValueError: a reader saw no activations.
-    """
-    names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
-    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
-    for name, reader in subject.readers.items():
-        if name not in moments or moments[name].count == 0:
-            raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
-    costs = CostModel(subject.model, subject.graph, subject.groups, table)
-    # Other mappings fetch their moments one by one, when they are asked for.
-    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
-    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
 
 
 def sensitivity_of(

@@ -15,6 +15,7 @@ from snp.core import cuts, orderings
 from snp.core.budget import Target
 from snp.core.options import STRICT, named, option
 from snp.core.registry import Registry
+from snp.presets import fill_in
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
 
@@ -63,6 +64,11 @@ class PruneSettings(FitSettings):
     count_embeddings: bool = option(
         False, "target_params counts embeddings and heads tied to them, too (language models)"
     )
+    preset: Literal["best", "quick", "paper"] = option(
+        "best",
+        "fills options left at their defaults; quick: at most five forward passes beyond calibration, no trials, "
+        "fitted on the dense activations, kernels as a whole; paper: as in arXiv 2405.17506",
+    )
     planner: str = option("snp", "a file in snp/plan/planners, or an entry point of snp.planners")
     ordering: str = option(
         "auto", "a file in snp/core/orderings, or an entry point; auto: zca with cut=variance, else output"
@@ -101,6 +107,7 @@ class PruneSettings(FitSettings):
     dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
 
     def __post_init__(self) -> None:
+        fill_in(self)
         PLANNERS.check(self.planner)
         orderings.REGISTRY.check(self.ordering, also=("auto",))
         cuts.REGISTRY.check(self.cut, also=("auto",))

@@ -85,9 +85,9 @@ def rule(field: Any) -> str:
         return f"one of {', '.join(parts)}"
     if get_origin(kind) is tuple:
         return f"a list such as {list(field.examples[0])}"
-    inner = next((part for part in parts if part is not type(None)), kind)
+    inner = kind if get_origin(kind) is Mapping else next((part for part in parts if part is not type(None)), kind)
     limits = {name: getattr(limit, name) for limit in field.metadata for name in _LIMITS if hasattr(limit, name)}
-    words = _KINDS[inner] + _within(limits, is_whole=inner is int)
+    words = _KINDS.get(inner, "a mapping") + _within(limits, is_whole=inner is int)
     return words + " or null" if type(None) in parts else words
 
 

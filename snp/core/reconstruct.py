@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snp.core.least_squares import factor
+from snp.core.factor import factor
 from snp.core.subspace import Subspace, columns_of
 
 __all__ = ["fold", "output_error", "transfer"]

@@ -23,8 +23,10 @@ def shrunk(gram_CC: Tensor, count: int) -> Tensor:
         Shape [C, C], float64, of the same trace.
     """
     num_columns = len(gram_CC)
-    mean, square = float(gram_CC.trace()) / num_columns, float(gram_CC.square().mean())
-    spread = square - mean**2 / num_columns  # of the eigenvalues around their mean
-    rho = min(1.0, (square + mean**2) / ((count + 1) * spread)) if spread > 0 else 1.0
-    eye = torch.eye(num_columns, dtype=gram_CC.dtype, device=gram_CC.device)
-    return (1 - rho) * gram_CC + rho * mean * eye
+    mean, square = gram_CC.diagonal().mean(), gram_CC.square().mean()
+    spread = square - mean.square() / num_columns  # of the eigenvalues around their mean
+    share = (square + mean.square()) / ((count + 1) * spread)
+    rho = torch.where(spread > 0, share.clamp_max(1.0), 1.0)
+    result = (1 - rho) * gram_CC
+    result.diagonal().add_(rho * mean)
+    return result

@@ -17,6 +17,8 @@ __all__ = ["Subspace", "columns_of", "factorize", "ldl"]
 _PANEL = 64
 # A pivot below this fraction of its own diagonal entry is rounding error: the column is a combination of earlier ones.
 _DEPENDENT = 1e-12
+# Far enough above it that the other algorithm's rounding would not decide otherwise.
+_CLEAR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,22 @@ def ldl(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         L, unit lower triangular, shape [C, C], and D, shape [C], >= 0, float64, with L diag(D) L^T = gram.
     """
+    regular = _of_regular(gram_CC.double())
+    return _of_any_rank(gram_CC) if regular is None else regular
+
+
+def _of_regular(gram_CC: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The same by Cholesky; None where a pivot comes near what counts as dependent."""
+    lower, info = torch.linalg.cholesky_ex(gram_CC)
+    roots = lower.diagonal()
+    is_clear = (roots.square() > _CLEAR * gram_CC.diagonal()).all() & (info == 0)
+    if not bool(is_clear):
+        return None
+    return lower / roots, roots.square()
+
+
+def _of_any_rank(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
+    """Column by column, with a look at every pivot."""
     work = gram_CC.double().clone()
     size = work.shape[0]
     lower = torch.eye(size, dtype=torch.float64, device=work.device)

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
 from snp.fit.reads import Read
-from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
+from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.rows import Rows
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings

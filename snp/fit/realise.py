@@ -14,8 +14,10 @@ from snp.graph.batches import Batch
 from snp.measure.readers import other_readers, readers_of
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
+from snp.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
+from snp.surgery.counts import check_counts
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
@@ -46,6 +48,7 @@ def realise(
     sums: Sums = ALONE,
     *,
     share: bool = False,
+    progress: Progress | None = None,
 ) -> Realised:
     """The small network of a plan.
 
@@ -57,25 +60,33 @@ def realise(
         inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
         sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
+        progress: is told of the stages.
 
     Raises:
-        SelfCheckError: the small network differs from the dense one with the same units masked.
+        SelfCheckError: the small network differs from the dense one with the same units masked, or its cost is not
+            what the plan says.
     """
+    progress = progress or Progress()
     fitted = 0
     if not settings.reconstruct:
         weights: dict[str, Tensor] = masked_weights(subject.model, plan)
     elif settings.is_sequential:
-        fits = _fits(subject, problem, plan, settings, inputs, sums)
+        fits = _fits(subject, problem, plan, settings, inputs, sums, progress)
         weights, fitted = fits.tensors, fits.samples
     else:
         weights = masked_weights(subject.model, plan)
-        for name in list(problem.readers):  # one at a time, each in the place of the other
-            weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
+        with progress.stage("fit weights", len(problem.readers)):
+            for name in list(problem.readers):  # one at a time, each in the place of the other
+                weights |= folded_weights(problem, plan.groups, settings.ridge, [name])
+                progress.step()
         for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
             weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
-    masked = with_weights(subject.model, weights, share=share)
-    small = cut(masked, plan, share=share)
-    return Realised(small, self_check(masked, small, subject.example, plan), fitted)
+    with progress.stage("cut and check"):
+        masked = with_weights(subject.model, weights, share=share)
+        small = cut(masked, plan, share=share)
+        difference = self_check(masked, small, subject.example, plan)
+        check_counts(subject.model, small, subject.example, plan)
+    return Realised(small, difference, fitted)
 
 
 def _fits(
@@ -85,6 +96,7 @@ def _fits(
     settings: PruneSettings,
     inputs: Sequence[Batch],
     sums: Sums,
+    progress: Progress,
 ) -> Fits:
     readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
     if settings.refit_all:
@@ -94,4 +106,6 @@ def _fits(
     def start(name: str) -> Tensor:
         return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-    return fit_in_sequence(subject.model, inputs, readers, kept, start, settings.fit, sums, silent_rows(plan))
+    with progress.stage("fit weights", len(readers)):
+        silent = silent_rows(plan)
+        return fit_in_sequence(subject.model, inputs, readers, kept, start, settings.fit, sums, silent, progress)

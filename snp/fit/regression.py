@@ -8,44 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snp.core.gram import CrossMoments
-from snp.core.least_squares import MomentEquations, SampleEquations, best_of
+from snp.core.dual_least_squares import SampleEquations
+from snp.core.least_squares import MomentEquations, best_of
 from snp.core.rectified import rectified_target
 from snp.core.sums import Sums
+from snp.fit.rows import Parts, Rows, is_held_back
 
-__all__ = ["HOLD_BACK_ONE_IN", "LeastSquares", "Rows", "fitted", "fitted_behind_rectifier"]
+__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
 
-# One batch in so many is held back while the ridge is chosen.
-HOLD_BACK_ONE_IN = 4
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Samples of one batch.
-
-    Attributes:
-        inputs: shape [N, K].
-        target: what the layer should give out without its bias, shape [N, O].
-        dense: pre-activations of the dense network at a rectifier behind the layer, shape [N, O]; None without one.
-        batch: number of the batch.
-    """
-
-    inputs: Tensor
-    target: Tensor
-    dense: Tensor | None = None
-    batch: int = 0
-
-    @staticmethod
-    def of(inputs: Tensor, target: Tensor, dense: Tensor | None = None, batch: int = 0) -> Rows:
-        """Rows in single precision at least: sums over samples lose everything in half precision."""
-        return Rows(_single(inputs), _single(target), None if dense is None else _single(dense), batch)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.element_size() < 4 else tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,30 +86,26 @@ def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affi
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
     is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
-    parts: _Parts | None = None
+    parts: Parts | None = None
     for rows in batches:
         waiting.append(rows)
         if parts is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
-            parts = parts or _Parts(torch.float32)
+            parts = parts or Parts(torch.float32)
             parts.add(waiting)
             waiting.clear()
     if parts is None and is_alone:
         return _from_samples(weight_OK, waiting, ridge, affine)
     if parts is None:
-        parts = _Parts(torch.float64)  # few samples leave directions open that rounding would fill
+        parts = Parts(torch.float64)  # few samples leave directions open that rounding would fill
         parts.add(waiting)
     return _from_moments(weight_OK, parts, ridge, affine, sums)
-
-
-def _is_held_back(batch: int) -> bool:
-    return batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
 
 
 def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
     inputs, target = (torch.cat([getattr(rows, name) for rows in batches]) for name in ("inputs", "target"))
     equations = SampleEquations(weight_OK, inputs, target, affine=affine)
     if ridge is None:
-        is_held = torch.cat([torch.full((len(r.inputs),), _is_held_back(n)) for n, r in enumerate(batches)])
+        is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         ridge = best_of(equations.held_back_errors(is_held.to(inputs.device), _RIDGES), _RIDGES)
     equations.factor(ridge)
     starts, count = {}, 0
@@ -146,34 +115,7 @@ def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | Non
     return LeastSquares(equations, count, starts)
 
 
-class _Parts:
-    """Moments of the batches that are fitted on and of those held back.
-
-    Args:
-        product_dtype: precision of the products within a batch.
-    """
-
-    def __init__(self, product_dtype: torch.dtype) -> None:
-        self._dtype = product_dtype
-        self._number = 0
-        self._parts: list[CrossMoments | None] = [None, None]
-
-    def add(self, batches: Iterable[Rows]) -> None:
-        """Some more batches."""
-        for rows in batches:
-            which = int(_is_held_back(self._number))
-            total, part = self._parts[which], CrossMoments.of(rows.inputs, rows.target, self._dtype)
-            self._parts[which] = part if total is None else total + part
-            self._number += 1
-
-    def summed(self, sums: Sums) -> tuple[CrossMoments, CrossMoments]:
-        """Both, of all processes. They reduce the same tensors, whether or not each has batches to hold back."""
-        first, second = self._parts
-        assert first is not None
-        return sums.cross_moments(first), sums.cross_moments(first.zeros_like() if second is None else second)
-
-
-def _from_moments(weight_OK: Tensor, parts: _Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+def _from_moments(weight_OK: Tensor, parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
     if ridge is None:
         equations = MomentEquations(weight_OK, found, affine=affine)

@@ -17,10 +17,11 @@ from snp.core.sums import ALONE, Sums
 from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit, reestimate
 from snp.fit.reads import Read, read_of
-from snp.fit.regression import HOLD_BACK_ONE_IN
+from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
+from snp.progress import Progress
 from snp.settings import FitSettings
 
 __all__ = ["Fits", "fit_in_sequence"]
@@ -45,6 +46,7 @@ def fit_in_sequence(
     settings: FitSettings,
     sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -57,11 +59,12 @@ def fit_in_sequence(
         settings: see :class:`snp.settings.FitSettings`.
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
+        progress: is told of every reader.
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
     """
-    fitter = _Fitter(readers, kept, start, settings)
+    fitter = _Fitter(readers, kept, start, settings, progress or Progress())
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
@@ -80,8 +83,9 @@ class _Fitter:
         kept: Mapping[str, Tensor],
         start: Callable[[str], Tensor],
         settings: FitSettings,
+        progress: Progress,
     ) -> None:
-        self._readers, self._kept, self._start = readers, kept, start
+        self._readers, self._kept, self._start, self._progress = readers, kept, start, progress
         self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
 
@@ -97,6 +101,7 @@ class _Fitter:
         read = read_of(networks, node)
         if read is not None and read.weight in self._readers:
             self._visit_reader(networks, node, read)
+            self._progress.step()
         elif self._reestimates and "batch_norm" in str(node.target):
             reestimate(networks, node)
 

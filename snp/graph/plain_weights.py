@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from snp.graph.copies import copied, refuse_quantised, without_hooks
 from snp.graph.units import module_of
 
 __all__ = ["SamePaddedConv2d", "with_plain_weights"]
@@ -23,10 +24,16 @@ __all__ = ["SamePaddedConv2d", "with_plain_weights"]
 def with_plain_weights(model: nn.Module) -> nn.Module:
     """The model in evaluation mode with every kernel that is computed from parameters written down as a weight.
 
-    Found are two-dimensional convolutions of any class whose ``forward`` computes its kernel, and layers with a
-    parametrised weight (``torch.nn.utils.parametrize``). The result computes the same; fine-tuning it no longer
-    standardises. The model itself comes back where there is nothing to write down, and is never changed.
+    Found are two-dimensional convolutions of any class whose ``forward`` computes its kernel, layers with a
+    parametrised weight (``torch.nn.utils.parametrize``), and weights that hooks compute (:mod:`snp.graph.copies`). The
+    result computes the same; fine-tuning it no longer standardises. The model itself comes back where there is nothing
+    to write down, and is never changed.
+
+    Raises:
+        ValueError: the model is quantised, or cannot be copied.
     """
+    refuse_quantised(model)
+    model = without_hooks(model)
     found: dict[int, nn.Module] = {}
     for module in model.modules():
         plain = _without_parametrization(module) or _plain(module)
@@ -36,7 +43,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
     if not names:
         return model
     originals = dict(model.named_modules(remove_duplicate=False))
-    changed = copy.deepcopy(model)
+    changed = copied(model)
     for name in names:
         setattr(changed.get_submodule(module_of(name)), name.rpartition(".")[2], found[id(originals[name])])
     return changed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from snp.graph.copies import copied
 
 __all__ = ["alike", "evaluated_copy", "unwrapped"]
 
@@ -25,18 +25,10 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
     """The network itself in evaluation mode; nothing is shared with ``model``.
 
     Raises:
-        ValueError: it cannot be copied; the message names the attribute.
+        ValueError: it cannot be copied; the message names the module or its attribute.
     """
     inner = unwrapped(model)
-    for name, module in inner.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                where = f"{name}.{key}" if name else key
-                raise ValueError(
-                    f"model {type(inner).__name__} cannot be copied: its attribute {where} is a tensor that was "
-                    "computed with gradients; detach or delete it first"
-                )
-    return copy.deepcopy(inner).eval()
+    return copied(inner).eval()
 
 
 def alike(small: nn.Module, dense: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.core.moment_sum import MomentSum
 from snp.graph.batches import Batch
 from snp.measure.exact import exact_products
 from snp.measure.readers import Reader
@@ -18,21 +20,40 @@ from snp.measure.taps import Taps
 __all__ = ["MomentCollector"]
 
 
+class _ReadAllError(Exception):
+    """The last reader was reached; nobody asks for what comes behind it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The tensor that was read last: held, so that the same place and version mean the same values."""
+
+    key: tuple[Any, ...]
+    inputs: Tensor
+    name: str
+    moments: Moments | None
+
+
 class MomentCollector:
     """Sums the moments of readers' inputs over every forward pass inside the ``with`` block.
 
-    Readers that get the very same tensor (the branches of a block) share one product.
+    Readers that get the very same tensor (the branches of a block) share one product from its second time on.
     """
 
     def __init__(
         self, model: nn.Module, readers: Mapping[str, Reader], product_dtype: torch.dtype = torch.float64
     ) -> None:
-        self._model, self._readers = model, readers
-        self._product_dtype = product_dtype
+        self._model, self._readers, self._dtype = model, readers, product_dtype
         self._taps = Taps(model, readers, before=self._add)
-        self._latest: tuple[tuple[Any, ...], Tensor, Moments] | None = None
+        self._sums = {name: MomentSum(reader.num_columns, product_dtype) for name, reader in readers.items()}
+        self._moments: dict[str, Moments] | None = None
         self._batch: Batch | None = None
-        self.moments: dict[str, Moments] = {name: Moments.zeros(r.num_columns) for name, r in readers.items()}
+        self._latest: _Read | None = None
+        self._shared: set[str] = set()  # readers whose tensor others read, too
+        self._order: dict[str, None] = {}  # readers as they were first read
+        self._num_reads = 0
+        self._reads_of: dict[object, int] = {}  # shapes of a batch -> reads of a whole pass
+        self._stop_after: int | None = None
 
     def __enter__(self) -> MomentCollector:
         self._taps.__enter__()
@@ -46,11 +67,41 @@ class MomentCollector:
 
     def run(self, batch: Batch) -> Any:
         """The model's output for a batch whose padded tokens are no samples."""
-        self._batch, self._latest = batch, None
+        self._batch, self._latest, self._num_reads = batch, None, 0
         try:
             return batch.call(self._model)
         finally:
             self._batch = None
+
+    def measure(self, batch: Batch) -> None:
+        """The same without output: ends with the last reader, once a whole pass on a batch of such shapes was seen."""
+        shapes = tuple(leaf.shape[1:] if isinstance(leaf, Tensor) else str(leaf) for leaf in batch.leaves)
+        self._stop_after = self._reads_of.get(shapes)
+        try:
+            self.run(batch)
+            self._reads_of[shapes] = self._num_reads
+        except _ReadAllError:
+            pass
+        finally:
+            self._stop_after = None
+
+    @property
+    def moments(self) -> dict[str, Moments]:
+        """Weight name -> moments of everything that was read; nothing can be added any more.
+
+        Raises:
+            ValueError: a layer read NaN or infinity; the first that did is named.
+        """
+        if self._moments is None:
+            found = {name: self._taken(name) for name in [*self._order, *(self._sums.keys() - self._order.keys())]}
+            self._moments = {name: found[name] for name in self._readers}
+        return self._moments
+
+    def _taken(self, name: str) -> Moments:
+        try:
+            return self._sums[name].taken()
+        except ValueError as error:
+            raise ValueError(f"at the inputs of layer {self._readers[name].module}: {error}") from error
 
     def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
         samples = reader.samples(inputs)
@@ -59,22 +110,32 @@ class MomentCollector:
         return samples if counted is None else samples[counted.to(samples.device)]
 
     def _add(self, name: str, inputs: Tensor) -> None:
-        reader = self._readers[name]
-        try:
-            with exact_products():
-                found = self._moments_of(inputs.detach(), reader)
-        except ValueError as error:
-            raise ValueError(f"at the inputs of layer {reader.module}: {error}") from error
-        total = self.moments[name]
-        if total.count == 0 and total.second.device != found.second.device:
-            total = Moments.zeros(reader.num_columns, found.second.device)
-        self.moments[name] = total + found
+        assert self._moments is None, "the moments were taken"
+        self._order.setdefault(name)
+        with exact_products():
+            self._read(name, self._readers[name], inputs.detach())
+        self._num_reads += 1
+        if self._num_reads == self._stop_after:
+            raise _ReadAllError
 
-    def _moments_of(self, inputs: Tensor, reader: Reader) -> Moments:
+    def _read(self, name: str, reader: Reader, inputs: Tensor) -> None:
         if inputs.is_inference():
-            return Moments.of(self._samples(inputs, reader), self._product_dtype)
-        # The held tensor keeps its memory alive, so the same place and version mean the same values.
+            self._sums[name].add(self._samples(inputs, reader))
+            return
         key = (inputs.data_ptr(), inputs.shape, inputs.stride(), inputs._version, reader.sampling)
-        if self._latest is None or self._latest[0] != key:
-            self._latest = (key, inputs, Moments.of(self._samples(inputs, reader), self._product_dtype))
-        return self._latest[2]
+        latest = self._latest
+        if latest is not None and latest.key == key:
+            self._shared.add(latest.name)
+            if latest.moments is not None:
+                self._sums[name].add_moments(latest.moments)
+                return
+        moments = None
+        if name in self._shared:
+            own = MomentSum(reader.num_columns, self._dtype)
+            own.add(self._samples(inputs, reader))
+            moments = own.taken(check=False)
+            self._sums[name].add_moments(moments)
+        else:
+            self._sums[name].add(self._samples(inputs, reader))
+        if latest is None or latest.key != key:
+            self._latest = _Read(key, inputs, name, moments)

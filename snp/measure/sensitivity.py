@@ -43,7 +43,11 @@ def measure_sensitivity(
     """
     sums: dict[str, Tensor] = {}
     samples = 0
+    # Gradients of weights, which nobody asks for, would cost half of the backward pass.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
             for batch in batches:
                 with torch.enable_grad():
@@ -53,7 +57,8 @@ def measure_sensitivity(
                     F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
                 samples += batch.size
     finally:
-        model.zero_grad(set_to_none=True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     count = over.number(samples)
     return {name: over.of(total) / count for name, total in sums.items()}
 
@@ -63,8 +68,8 @@ def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor])
 
     def add(gradient: Tensor) -> None:
         rows = gradient.movedim(reader.output_dim, -1).reshape(-1, gradient.shape[reader.output_dim]).float()
-        product = (rows.T @ rows).double()
-        sums[name] = sums[name] + product if name in sums else product
+        product = rows.T @ rows
+        sums[name] = sums[name].add_(product) if name in sums else product.double()
 
     # A network without trainable parameters still passes gradients on from here.
     tracked = output if output.requires_grad else output.detach().requires_grad_()

@@ -13,6 +13,7 @@ from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
+from snp.progress import Progress
 
 __all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
 
@@ -44,6 +45,7 @@ class Problem:
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
+        progress: what planners tell of themselves.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -54,6 +56,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,8 +99,10 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:
         values, vectors = torch.linalg.eigh(fisher.to(weight.device))
-        root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-        weight = torch.einsum("po,ocs->pcs", root, weight)
+        # Any root will do, and one with as many rows as the rank: readers are asked for squared lengths only.
+        is_real = values > values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+        root = (vectors[:, is_real] * values[is_real].sqrt()).T
+        weight = (root @ weight.reshape(len(weight), -1)).reshape(len(root), *weight.shape[1:])
     return ReaderStatistics(gram, weight.movedim(2, 1).reshape(-1, weight.shape[1]), columns.shape[1])
 
 

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
@@ -22,7 +23,6 @@ from snp.models import Prepared
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.preparation import prepare, settle
 from snp.pruning import decide, sensitivity_of
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first

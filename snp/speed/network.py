@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from snp.graph.batches import Batch, device_of
+from snp.graph.counting import macs_of_batch
 from snp.speed.timing import NUM_WARMUP, time_in_turns
 
 MIN_PASSES = 5
@@ -54,37 +53,8 @@ def macs(model: nn.Module, example: Any) -> int:
     Raises:
         ValueError: The example holds no sample.
     """
-    inputs = _some(example).first(1)
-    # Fused attention on CPU counts as nothing; the math kernel shows its two matrix products.
-    kernel = sdpa_kernel(SDPBackend.MATH)
-    with _evaluating(model), _plain_attention(), _fixed(model), kernel, FlopCounterMode(display=False) as counter:
-        inputs.call(model)
-    return int(counter.get_total_flops()) // 2
-
-
-@contextmanager
-def _fixed(model: nn.Module) -> Iterator[None]:
-    """Without gradients: the counter's hooks fail on views that some networks hand to their layers."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Without the fused path of PyTorch's attention layers, whose products the counter does not see."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    with _evaluating(model):
+        return macs_of_batch(model, _some(example).first(1))
 
 
 def num_params(model: nn.Module) -> int:

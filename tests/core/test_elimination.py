@@ -1,5 +1,7 @@
 """Does the downdated elimination do what refitting everything after every removal does?"""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +56,31 @@ def slow(consumers: list[Consumer]) -> tuple[list[int], list[float]]:
     return removed[::-1], errors[::-1]
 
 
+def downdated(consumers: list[Consumer]) -> tuple[list[int], list[float]]:
+    """The same search with the whole inverse and all weights downdated after every removal, and nothing forgotten."""
+    states = []
+    for samples, weight, width in consumers:
+        gram = samples.T @ samples
+        eye = torch.eye(len(gram), dtype=torch.float64)
+        states.append((torch.linalg.inv(gram + 1e-5 * gram.diagonal().mean() * eye), weight.T.clone(), width))
+    left, removed, errors = list(range(consumers[0][0].shape[1] // consumers[0][2])), [], [0.0]
+    while left:
+        costs = dict.fromkeys(left, 0.0)
+        for (inverse, weight, width), unit in itertools.product(states, left):
+            own = slice(unit * width, (unit + 1) * width)
+            costs[unit] += float((torch.linalg.solve(inverse[own, own], weight[own]) * weight[own]).sum())
+        unit = min(costs, key=costs.__getitem__)
+        for inverse, weight, width in states:
+            own = slice(unit * width, (unit + 1) * width)
+            gain = torch.linalg.solve(inverse[own, own], inverse[own])
+            weight -= gain.T @ weight[own].clone()
+            inverse -= inverse[:, own].clone() @ gain
+        left.remove(unit)
+        removed.append(unit)
+        errors.append(errors[-1] + costs[unit])
+    return removed[::-1], errors[::-1]
+
+
 CASES = {
     "one reader": [consumer(1)],
     "one output": [consumer(1, outputs=1)],
@@ -70,6 +97,33 @@ def test_equals_refitting_every_candidate_at_every_step(name: str) -> None:
     slow_order, slow_error = slow(CASES[name])
     assert order == slow_order
     assert error.tolist() == pytest.approx(slow_error, rel=1e-3, abs=1e-3 * slow_error[0])
+
+
+@pytest.mark.parametrize("sizes", [[(1, 60)], [(3, 40)], [(1, 30), (2, 30), (9, 30)]], ids=str)
+@pytest.mark.parametrize("panel", [48, 7])
+def test_waiting_downdates_change_nothing(
+    sizes: list[tuple[int, int]], panel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over many panels and forgotten units, order and errors are those of downdating everything at every step."""
+    monkeypatch.setattr("snp.core.downdating._PANEL", panel)
+    consumers = [consumer(width, count, seed=5 + width) for width, count in sizes]
+    order, error = found(consumers)
+    wanted_order, wanted = downdated(consumers)
+    assert order == wanted_order
+    torch.testing.assert_close(error, torch.tensor(wanted, dtype=torch.float64), rtol=1e-7, atol=1e-9 * wanted[0])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_ill_conditioned_gram_matrix(width: int) -> None:
+    """With a condition number of 1e12 the ridge rules: the order is still that of downdating at every step."""
+    size = 30 * width
+    samples = torch.linalg.qr(randn(200, size)).Q * torch.logspace(0, -6, size, dtype=torch.float64)
+    rotated = samples @ torch.linalg.qr(randn(size, size, seed=1)).Q
+    one = [(rotated, randn(5, size, seed=2), width)]
+    order, error = found(one)
+    wanted_order, wanted = downdated(one)
+    assert order == wanted_order
+    torch.testing.assert_close(error, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-9 * wanted[0])
 
 
 @pytest.mark.parametrize("name", CASES)

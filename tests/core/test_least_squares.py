@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from snp.core.dual_least_squares import SampleEquations
+from snp.core.factor import factor
 from snp.core.gram import CrossMoments
-from snp.core.least_squares import MomentEquations, SampleEquations, best_of, factor
+from snp.core.least_squares import MomentEquations, best_of
 
 KINDS = ("plain", "wide", "dead", "all dead", "duplicate", "one sample", "ill-conditioned")
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from snp.core.rectified import rectified_target
 from snp.core.sums import ALONE
-from snp.fit.regression import Rows, fitted, fitted_behind_rectifier
+from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.rows import Rows
 from tests.sums import DOUBLED
 
 BOUNDS = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0), "none": (-math.inf, math.inf)}

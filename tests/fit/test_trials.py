@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snp.fit.preparation import problem_of
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
@@ -15,7 +16,6 @@ from snp.measure.moments import MomentCollector
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.planners.snp import choose
 from snp.plan.problem import Problem
-from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 from tests import networks

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snp.graph import analyse
 from snp.graph.batches import Batch
-from snp.surgery.checks import confirm
+from snp.surgery.trial_cuts import confirm
 from tests.audit import randomise
 from tests.graphs import IMAGES, Net, analysed, conv, cut_anyhow, summary
 

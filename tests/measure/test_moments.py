@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.graph.batches import Batch
 from snp.graph.units import Reading, Slice
 from snp.measure.moments import MomentCollector
 from snp.measure.patches import patch_of
@@ -181,6 +182,40 @@ def test_layer_with_values_that_are_not_finite_is_named() -> None:
         model.one.bias[2] = float("nan")
     with pytest.raises(ValueError, match="inputs of layer two: activations hold NaN"):
         collected(model, [torch.randn(3, 5)])
+
+
+def test_wide_layers_are_summed_by_panels() -> None:
+    """Only a triangle is summed there; what comes out is the whole symmetric matrix, for both precisions."""
+    model, rows = Net(lambda m, x: m.one(x), one=nn.Linear(518, 2)), torch.randn(40, 518)
+    found = collected(model, [rows[:30], rows[30:]])["one.weight"]
+    assert_moments(found, rows)
+    assert torch.equal(found.second, found.second.T)
+    rough = collected(model, [rows[:30], rows[30:]], product_dtype=torch.float32)["one.weight"]
+    torch.testing.assert_close(rough.second, found.second, rtol=1e-5, atol=1e-4)
+
+
+def test_branches_that_part_ways_keep_their_own_sums() -> None:
+    """Readers that shared a tensor at first, and at last again, are measured alone in between."""
+    model = Net(lambda m, x: m.one(x) + m.two(x if len(x) != 7 else x + 1), one=nn.Linear(5, 4), two=nn.Linear(5, 4))
+    batches = [torch.randn(count, 5) for count in (6, 6, 7, 6)]
+    found = collected(model, batches)
+    assert_moments(found["one.weight"], torch.cat(batches))
+    assert_moments(found["two.weight"], torch.cat([batch + (len(batch) == 7) for batch in batches]))
+
+
+def test_passes_end_with_the_last_reader() -> None:
+    """From the second pass of one shape on what follows is not computed; other shapes and options run whole first."""
+    ends: list[torch.Size] = []
+    model = Net(lambda m, x: (ends.append(x.shape), m.one(m.one(x)))[1], one=nn.Linear(5, 5)).double()
+    model.register_forward_hook(lambda module, args, output: ends.append(torch.Size()))
+    readers = {"one.weight": reader(model, "one")}
+    batches = [torch.randn(*shape).double() for shape in ((4, 5), (6, 5), (2, 3, 5), (4, 5))]
+    with torch.no_grad(), MomentCollector(model, readers) as collector:
+        for batch in batches:
+            collector.measure(Batch.of(batch))
+    flat = torch.cat([batch.reshape(-1, 5) for batch in batches])
+    assert_moments(collector.moments["one.weight"], torch.cat([flat, model.one(flat).detach()]))
+    assert [end == torch.Size() for end in ends] == [False, True, False, False, True, False]
 
 
 def test_no_hook_stays_behind() -> None:

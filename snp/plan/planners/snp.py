@@ -48,6 +48,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         if settings.cut_name == "output":
             nats = copies.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
             damages.append(nats)
+        problem.progress.step()
     tried: list[dict[int, float]] = [{} for _ in orders]
     if damages and problem.trial is not None and settings.target.is_budget:
         damages = _tried(problem, settings, orders, variances, damages, tried)
@@ -80,9 +81,12 @@ def _tried(
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, replace(settings, cut=cut_name), variances, found)
         level = level_for(problem, settings, allocation)
-        for number, count in enumerate(kept_at_level(problem, settings, allocation, level)):
-            if count < len(orders[number]) and count not in tried[number]:
-                tried[number][count] = problem.trial(number, orders[number][:count])
+        kept = kept_at_level(problem, settings, allocation, level)
+        with problem.progress.stage("try cuts", len(kept)):
+            for number, count in enumerate(kept):
+                if count < len(orders[number]) and count not in tried[number]:
+                    tried[number][count] = problem.trial(number, orders[number][:count])
+                problem.progress.step()
         found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
     return found
 

@@ -1,24 +1,43 @@
-"""In which bases do attention heads lie before units are chosen, and before the plan is carried out?"""
+"""What is measured, and how do attention heads lie before units are chosen and before the plan is carried out?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
+from snp.measure.moments import MomentCollector
+from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
-from snp.plan.problem import Problem
-from snp.pruning import problem_of
+from snp.plan.problem import LogitStatistics, Problem
+from snp.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["prepare", "settle"]
+__all__ = ["measured", "prepare", "problem_of", "settle"]
+
+
+def measured(
+    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
+) -> tuple[dict[str, Moments], int, list[Batch]]:
+    """Moments, number of samples, and the inputs themselves where they are needed again."""
+    samples, inputs = 0, list[Batch]()
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        for batch in batches:
+            on_device = batch.beside(subject.model)
+            collector.measure(on_device)
+            progress.step()
+            samples += batch.size
+            if keeps_inputs:
+                inputs.append(on_device)
+    return collector.moments, samples, inputs
 
 
 def prepare(
@@ -53,6 +72,30 @@ def prepare(
     if settings.needs_trials and inputs:
         problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
     return turned.subject, problem
+
+
+def problem_of(
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+    logits: Mapping[str, LogitStatistics] | None = None,
+    table: LatencyTable | None = None,
+) -> Problem:
+    """What planners look at, in main memory.
+
+    Raises:
+        ValueError: a reader saw no activations.
+    """
+    names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
+    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
+    for name, reader in subject.readers.items():
+        if name not in moments or moments[name].count == 0:
+            raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
+    costs = CostModel(subject.model, subject.graph, subject.groups, table)
+    # Other mappings fetch their moments one by one, when they are asked for.
+    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
+    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
+    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
 
 
 def settle(
