@@ -17,7 +17,7 @@ from snp.graph.batch_form import parsed
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.progress import Progress
+from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide, sensitivity_of
 from snp.saving import load, save
 from snp.settings import PruneSettings

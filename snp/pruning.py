@@ -19,7 +19,7 @@ from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
-from snp.progress import StageTime
+from snp.plan.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject

@@ -11,10 +11,10 @@ from torch import nn
 from snp.graph.batches import Batch, first_tensor
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
+from snp.models.weights import read_weights, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.surgery import cut
-from snp.weights import read_weights, write_weights
 
 __all__ = ["load", "save"]
 

@@ -13,9 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from snp.core import cuts, orderings
 from snp.core.budget import Target
-from snp.core.options import STRICT, named, option
+from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.presets import fill_in
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
 

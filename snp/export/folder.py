@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from snp.data.loading import SampleData
 from snp.graph.batches import Batch
+from snp.models.weights import read_weights
 from snp.plan.plan import PruningPlan
 from snp.report.stages import better_stage, read_json
 from snp.saving import load
-from snp.weights import read_weights
 
 __all__ = ["ExportFolder"]
 

@@ -17,7 +17,7 @@ from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import LogitStatistics, Problem
-from snp.progress import Progress
+from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from snp.core.gram import Moments
@@ -22,7 +22,7 @@ from snp.measure.moments import MomentCollector
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
 from snp.surgery.subject import Subject
-from snp.surgery.surgery import masked_weights
+from snp.surgery.surgery import masked_weights, with_weights
 
 __all__ = ["Trials"]
 
@@ -73,6 +73,9 @@ class Trials:
         return moved / samples
 
     def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+        if weights and any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
+            # Recurrent layers compute with a list of weights of their own, which a call with others does not reach.
+            return first_tensor(batch.call(with_weights(self._model, weights, share=True))).float()
         return first_tensor(functional_call(self._model, weights, batch.args, dict(batch.kwargs))).float()
 
 

@@ -9,6 +9,7 @@ serves all layers and all cuts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +40,12 @@ def measure_sensitivity(
         over: sums over all processes.
 
     Returns:
-        Weight name -> shape [O, O], float64, per sample, on the model's device.
+        Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
+        outputs are not those of the weight.
     """
+    followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
+    if not followed:
+        return {}
     sums: dict[str, Tensor] = {}
     samples = 0
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
@@ -48,7 +53,10 @@ def measure_sensitivity(
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with Taps(model, readers, after=lambda name, output: _tracked(name, readers[name], output, sums)):
+        with (
+            Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums)),
+            _backward_through_recurrent(model),
+        ):
             for batch in batches:
                 with torch.enable_grad():
                     logits = first_tensor(batch.call(model))
@@ -61,6 +69,13 @@ def measure_sensitivity(
             parameter.requires_grad_(True)
     count = over.number(samples)
     return {name: over.of(total) / count for name, total in sums.items()}
+
+
+def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None]:
+    """CuDNN computes no gradients of recurrent layers in evaluation mode."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
 
 
 def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor]) -> Tensor:

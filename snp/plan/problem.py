@@ -13,7 +13,7 @@ from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
-from snp.progress import Progress
+from snp.plan.progress import Progress
 
 __all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
 

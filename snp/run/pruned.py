@@ -20,6 +20,7 @@ from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
+from snp.models.weights import write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -29,7 +30,6 @@ from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
-from snp.weights import write_weights
 
 __all__ = ["small_network"]
 

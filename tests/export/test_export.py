@@ -15,11 +15,11 @@ from snp.export import export_onnx, export_program, quantise
 from snp.export.__main__ import main
 from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
+from snp.models.weights import read_weights, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
-from snp.weights import read_weights, write_weights
 
 onnx = pytest.importorskip("onnx", reason="the extra packages of snp[export] are not installed")
 for package in ("onnx", "onnxruntime", "onnxscript"):
