@@ -29,6 +29,7 @@ class Tracer:
         dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
         elements: labels of every element of tensors that meet activations element by element.
         positions: multiply-accumulates per weight element of the whole batch, for every weight read.
+        aliases: every name of a module -> the first one.
         readings: how each of them is read.
         buffers: those of them that are buffers.
         depthwise: those of them that pass units on.
@@ -65,6 +66,7 @@ class Tracer:
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
         self.embeddings: set[str] = set()
+        self.aliases: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
         self.buffers: set[str] = set()
         self.depthwise: set[str] = set()
@@ -173,6 +175,7 @@ class Tracer:
         if weight.is_buffer:
             self.buffers.add(weight.name)
         module = module_running(node)
+        module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims)
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:
