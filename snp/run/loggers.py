@@ -35,6 +35,8 @@ _HARMLESS_WARNINGS = (
     ".*predict returned None.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # a training that goes on
     r".*isinstance\(treespec, LeafSpec\).*",
+    # Scores are the same on all processes before they are logged.
+    ".*recommended to use .self.log.*sync_dist=True.*",
 )
 
 
