@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import snp
+from snp.fit.preparation import problem_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import readers_of
 from snp.plan.costs import CostModel
-from snp.pruning import decide, problem_of
+from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.speed.network import macs
 from snp.surgery.audit import audit, control, outputs, randomise

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from snp.fit.preparation import measured, prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.preparation import measured, prepare, settle
-from snp.progress import Progress
-from snp.pruning import PruneResult, decide, problem_of, sensitivity_of
+from snp.plan.progress import Progress
+from snp.pruning import PruneResult, decide, sensitivity_of
 from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share

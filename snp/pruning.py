@@ -10,24 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
+from snp.measure.outputs import objective_of
 from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
-from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.plan.problem import Choice, LogitStatistics, Problem, Selection
-from snp.progress import StageTime
+from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.progress import StageTime
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["Decision", "PruneResult", "decide", "problem_of", "sensitivity_of"]
+__all__ = ["Decision", "PruneResult", "decide", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,30 +72,6 @@ class Decision:
     selection: Selection
 
 
-def problem_of(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor] | None = None,
-    logits: Mapping[str, LogitStatistics] | None = None,
-    table: LatencyTable | None = None,
-) -> Problem:
-    """What planners look at, in main memory.
-
-    Raises:
-        ValueError: a reader saw no activations.
-    """
-    names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
-    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
-    for name, reader in subject.readers.items():
-        if name not in moments or moments[name].count == 0:
-            raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
-    costs = CostModel(subject.model, subject.graph, subject.groups, table)
-    # Other mappings fetch their moments one by one, when they are asked for.
-    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
-    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
-
-
 def sensitivity_of(
     subject: Subject,
     inputs: Sequence[Batch],
@@ -106,7 +81,8 @@ def sensitivity_of(
     """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(settings.seed)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, sums)
+    objective = objective_of(subject.model, inputs, settings.objective)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -156,7 +132,7 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
     )
 
 
-def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: Mapping[str, Any]) -> Decision:
+def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:
@@ -167,7 +143,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level, **provenance},
+        settings.to_json() | {"level": selection.level} | _objective(problem) | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),
@@ -176,6 +152,10 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         attention=subject.graph.attention,
     )
     return Decision(plan, selection)
+
+
+def _objective(problem: Problem) -> dict[str, str]:
+    return {"objective": problem.objective} if problem.objective else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

@@ -11,10 +11,10 @@ from torch import nn
 from snp.graph.batches import Batch, first_tensor
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
+from snp.models.weights import read_weights, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.surgery import cut
-from snp.weights import read_weights, write_weights
 
 __all__ = ["load", "save"]
 
@@ -63,7 +63,9 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp.models import rebuild  # not needed by those who bring their own model
 
         model = rebuild(plan.recipe)
-    small = cut(with_plain_weights(unwrapped(model)), plan)
+    # Attention was written in plain layers where dimensions or heads of it were asked for.
+    attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
+    small = cut(with_plain_weights(unwrapped(model), attention=attention), plan)
     read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import snp
-from snp.progress import Progress
+from snp.plan.progress import Progress
 
 
 def test_stages_inside_others_are_not_counted_twice() -> None:

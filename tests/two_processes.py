@@ -15,6 +15,7 @@ from torch import nn
 
 from snp.data.digits import Digits
 from snp.measure.readers import Reader
+from snp.models.weights import fingerprint
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, write_moments
 from snp.run.folder import RunFolder
 from snp.run.loggers import quiet_libraries
@@ -22,7 +23,6 @@ from snp.run.processes import destroy_group, from_first
 from snp.run.trainer import JobTrainer
 from snp.run.training.learner import Classifier
 from snp.run.training.recipe import TrainingRecipe
-from snp.weights import fingerprint
 
 SAMPLES = 65  # odd: one process has one sample more; the 359 test images are odd, too
 READERS = {"5.weight": Reader("5.weight", "5", -1, 64), "7.weight": Reader("7.weight", "7", -1, 12)}

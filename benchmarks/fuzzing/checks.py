@@ -193,10 +193,7 @@ def _gradients(model: nn.Module, sample: Sample) -> dict[str, Tensor]:
 
 def _is_identity(sample: Sample, dense: nn.Module, asked: dict[str, Any], first: list[Tensor]) -> None:
     """Nothing to cut: nothing changes, to the bit."""
-    kept = {name: value for name, value in asked.items() if not name.startswith("target_")}
-    if kept.get("cut") in ("variance", "output"):
-        del kept["cut"]
-    target = {"target_units": 1.0} if asked.get("cut") != "output" else {"target_macs": 1.0}
-    result = _prune(sample, kept | target)
+    kept = {name: value for name, value in asked.items() if not name.startswith("target_") and name != "cut"}
+    result = _prune(sample, kept | {"target_units": 1.0})
     hold("identity keeps every value", same_state(dense, result.model))
     hold("identity keeps outputs", same(first, outputs(result.model, sample.unseen)))

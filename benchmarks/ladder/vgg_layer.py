@@ -17,11 +17,11 @@ from ladder.networks import digits_network
 from ladder.results import Results
 from snp.core import orderings
 from snp.core.reconstruct import fold, transfer
+from snp.fit.preparation import problem_of
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
 from snp.plan.problem import Problem
 from snp.plan.statistics import group_statistics
-from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 

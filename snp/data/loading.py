@@ -178,8 +178,10 @@ def require_at_least(**numbers: tuple[int | None, int]) -> None:
     """Check settings against their smallest value; None stands for "not given".
 
     Raises:
-        ValueError: one of them is smaller.
+        ValueError: one of them is smaller, or no whole number.
     """
     for key, (value, least) in numbers.items():
+        if value is not None and type(value) is not int:
+            raise ValueError(f"data.{key} must be a whole number of at least {least}, found {value!r}")
         if value is not None and value < least:
             raise ValueError(f"data.{key}={value}: choose at least {least}")

@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["INPUT_NAME", "TOLERANCE", "export_onnx", "export_program", "largest_difference", "require_packages"]
+__all__ = [
+    "BATCH_NAME",
+    "INPUT_NAME",
+    "TOLERANCE",
+    "export_onnx",
+    "export_program",
+    "largest_difference",
+    "require_packages",
+]
 
 TOLERANCE = 1e-4  # largest difference of an output over the largest output
-INPUT_NAME = "input"
+INPUT_NAME, BATCH_NAME = "input", "batch"
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -77,8 +85,22 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
             verbose=False,
         )
         assert program is not None
+        _name_batch(program.model)
         program.save(path)
     return _require_same(model, session_of(path), example, path)
+
+
+def _name_batch(model: Any) -> None:
+    """Call the free batch size ``batch`` wherever the exporter made up a name for it."""
+    free = model.graph.inputs[0].shape[0]
+    if getattr(free, "value", None) is None:
+        return  # an architecture of one batch size
+    made_up = free.value
+    for value in (*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)):
+        if value.shape is not None:
+            for place, size in enumerate(value.shape):
+                if getattr(size, "value", None) == made_up:
+                    value.shape[place] = BATCH_NAME
 
 
 def session_of(path: Path, num_threads: int = 1) -> Any:

@@ -9,9 +9,11 @@ from torch import fx
 
 from snp.fit.two_networks import TwoNetworks
 
-__all__ = ["Read", "read_of"]
+__all__ = ["Read", "reads_of"]
 
 _LAYERS = ("linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_CELLS = tuple(f"{name}_cell" for name in _RECURRENT)
 _PRODUCTS = ("matmul", "mm", "einsum", "addmm")
 
 
@@ -30,8 +32,23 @@ class Read:
     bias: fx.Node | None = None
 
 
-def read_of(networks: TwoNetworks, node: fx.Node) -> Read | None:
-    """The layer that a node computes; None where it is something else."""
+def reads_of(networks: TwoNetworks, node: fx.Node) -> list[Read]:
+    """The layers that a node computes: none or one, or one per direction of a recurrent layer."""
+    name = str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
+    if name in _RECURRENT:
+        weights: Any = node.args[2]
+        num_layers, num_directions = int(str(node.args[4])), 2 if node.args[7] else 1
+        each = len(weights) // (num_layers * num_directions)
+        found = [_read(networks, node.args[0], weights[part * each]) for part in range(num_directions)]
+    elif name in _CELLS:
+        found = [_read(networks, node.args[0], node.args[2])]
+    else:
+        found = [_product(networks, node)]
+    return [read for read in found if read is not None]
+
+
+def _product(networks: TwoNetworks, node: fx.Node) -> Read | None:
+    """The convolution or linear layer that a node computes; None where it is something else."""
     name = str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
     args = list(node.args)
     if name in _LAYERS and len(args) > 1:

@@ -14,7 +14,7 @@ from snp.graph.batches import Batch
 from snp.measure.readers import other_readers, readers_of
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.progress import Progress
+from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts

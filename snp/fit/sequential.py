@@ -16,12 +16,12 @@ from torch import Tensor, fx, nn
 from snp.core.sums import ALONE, Sums
 from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit, reestimate
-from snp.fit.reads import Read, read_of
+from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
-from snp.progress import Progress
+from snp.plan.progress import Progress
 from snp.settings import FitSettings
 
 __all__ = ["Fits", "fit_in_sequence"]
@@ -92,17 +92,16 @@ class _Fitter:
     def count_reads(self, networks: TwoNetworks) -> None:
         """Note how often each weight is read: one read twice has no single set of inputs."""
         for node in networks.graph.nodes:
-            read = read_of(networks, node)
-            if read is not None:
+            for read in reads_of(networks, node):
                 self._reads[read.weight] = self._reads.get(read.weight, 0) + 1
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's tensors before it is computed."""
-        read = read_of(networks, node)
-        if read is not None and read.weight in self._readers:
-            self._visit_reader(networks, node, read)
-            self._progress.step()
-        elif self._reestimates and "batch_norm" in str(node.target):
+        for read in reads_of(networks, node):
+            if read.weight in self._readers:
+                self._visit_reader(networks, node, read)
+                self._progress.step()
+        if self._reestimates and "batch_norm" in str(node.target):
             reestimate(networks, node)
 
     def _visit_reader(self, networks: TwoNetworks, node: fx.Node, read: Read) -> None:
@@ -114,13 +113,13 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
+        fit = LayerFit(networks, node, read, reader, self._kept[name])
+        if not reader.fits_outputs:
+            fit.inputs(self._settings)
+            return
         # Statistics that are estimated anew later on would move what is aimed at here.
         rectify = self._settings.rectify and not self._reestimates
         tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
-        fit = LayerFit(networks, node, read, reader, self._kept[name])
-        if reader.fits_outputs:
-            fit.outputs(tail, self._settings)
-        else:
-            fit.inputs(self._settings)
+        fit.outputs(tail, self._settings)

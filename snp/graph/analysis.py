@@ -12,6 +12,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.collect import collect_groups
+from snp.graph.exported import program_of
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
@@ -67,7 +68,7 @@ def analyse(
     assert not model.training, "the analysis describes the network as it is evaluated"
     example = Batch.of(batch).beside(model)
     try:
-        program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+        program = program_of(model, example)
     except Exception as error:
         raise ValueError(
             f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 
-__all__ = ["Exported", "export", "footprint", "is_inplace"]
+__all__ = ["Exported", "export", "footprint", "is_inplace", "program_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +37,17 @@ class Exported:
     constants: dict[str, Any]
 
 
+def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
+    """The exported program of a network in evaluation mode."""
+    with warnings.catch_warnings():
+        # Recurrent layers keep their weights in a list, too; PyTorch knows the parameters behind it.
+        warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")
+        return torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
+
+
 def export(model: nn.Module, batch: Batch) -> Exported:
     """Export a network in evaluation mode for batches of one size."""
-    program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
+    program = program_of(model, batch)
     if any(_writes_into_view(node) for node in program.graph.nodes):
         # The functional form of every operator: x[:, 0] = 0 becomes a new x.
         program = program.run_decompositions({})

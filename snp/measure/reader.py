@@ -32,6 +32,7 @@ class Reader:
         output_channel_dim: dimension of outputs along which channels lie; that of inputs if None.
         by_operator: the operator itself is looked at, because a hook on the module may see something else.
         is_product: every position is read alone, by a matrix.
+        is_recurrent: an output depends on what was read at other positions, too.
     """
 
     weight: str
@@ -45,6 +46,7 @@ class Reader:
     output_channel_dim: int | None = None
     by_operator: bool = False
     is_product: bool = False
+    is_recurrent: bool = False
 
     def rows(self, weight: Tensor) -> Tensor:
         """The layer's weight, or one of its shape, with outputs as rows, shape [O, C / B, ...]."""
@@ -91,7 +93,8 @@ class Reader:
     @property
     def fits_outputs(self) -> bool:
         """Is an output the product of one sample and the weight, so that outputs can be fitted directly?"""
-        return self.patch is not None or ((self.is_product or self.channel_dim == -1) and self.shared == 1)
+        reads_rows = self.shared == 1 and (self.is_product or self.channel_dim == -1)
+        return self.patch is not None or (reads_rows and not self.is_recurrent)
 
     def outputs(self, values: Tensor) -> Tensor:
         """The layer's outputs at the positions of :meth:`samples`, shape [N, O]; only where :attr:`fits_outputs`."""

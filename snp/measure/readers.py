@@ -113,6 +113,7 @@ def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: in
         output_channel_dim=reading.output_channel_dim,
         by_operator=not _is_stock(model, name, reading),
         is_product=model.get_parameter(name).ndim == 2,
+        is_recurrent=isinstance(model.get_submodule(reading.module), _RECURRENT),
     )
 
 
@@ -122,7 +123,12 @@ _STOCK = tuple(
 )
 
 
+_RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
+
+
 def _is_stock(model: nn.Module, name: str, reading: Reading) -> bool:
     """Is the weight read by a module of PyTorch's own that gets what the operator gets?"""
-    is_own = name == f"{reading.module}.weight" or (not reading.module and name == "weight")
-    return is_own and type(model.get_submodule(reading.module)).forward in _STOCK
+    if module_of(name) != reading.module:
+        return False
+    module = model.get_submodule(reading.module)
+    return isinstance(module, _RECURRENT) or (name.endswith("weight") and type(module).forward in _STOCK)

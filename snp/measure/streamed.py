@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
@@ -20,7 +20,6 @@ from snp.graph.batches import Batch, first_tensor
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
 from snp.settings import PruneSettings
-from snp.weights import write_tensors
 
 __all__ = ["MomentsOnDisk", "blocks_of", "refuse_streaming", "stream_moments"]
 
@@ -36,7 +35,8 @@ class MomentsOnDisk(Mapping[str, Moments]):
         """Write the moments of one reader."""
         path = self._folder / f"{len(self._files)}.safetensors"
         count = torch.tensor(moments.count)
-        write_tensors({"second": moments.second, "first": moments.first, "count": count}, path, {"weight": name})
+        tensors = {"second": moments.second.contiguous(), "first": moments.first.contiguous(), "count": count}
+        save_file(tensors, path, {"weight": name})
         self._files[name] = path
 
     def __getitem__(self, name: str) -> Moments:

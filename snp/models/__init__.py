@@ -7,12 +7,14 @@ image_size)`, and `load_pretrained` if there are weights to fetch; other package
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from pydantic.dataclasses import dataclass as options
 from torch import nn
 
+from snp.core.options import STRICT, named, option
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
 from snp.models.sources import checkpoint, recipes
 from snp.models.sources.hub import WeightsNotFoundError
@@ -68,28 +70,22 @@ class PreparedModel:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
+@named(lambda given: "model")
+@options(frozen=True, config=STRICT)
 class ModelSpec:
-    """Which network to use and where its weights are.
+    """Which network to use and where its weights are."""
 
-    Attributes:
-        family: one of `families()`.
-        name: how reports call it.
-        arguments: given to the family's `build`, beside `num_classes` and `image_size`.
-        pretrained: fetch the family's pretrained weights.
-        checkpoint: a safetensors file with the family's keys; wins over `pretrained`.
-        smallest_image: height and width in pixels at which tiny images are shown to it, where a data set asks for that.
-        normalize: `{"mean": [3 numbers], "std": [3 numbers]}` for weights trained with other statistics than the
-            family's own.
-    """
-
-    family: str
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    checkpoint: str | None = None
-    normalize: Mapping[str, Any] | None = None
-    smallest_image: int = 32
+    family: str = option(..., "a file in snp/models, or an entry point of snp.models")
+    name: str = option(..., "how reports call it")
+    arguments: Mapping[str, Any] = option({}, "of the family's build, beside num_classes and image_size")
+    pretrained: bool = option(False, "fetch the family's pretrained weights")
+    checkpoint: str | None = option(None, "a safetensors file with the family's keys; wins over pretrained")
+    normalize: Mapping[str, Any] | None = option(
+        None, "{mean: [3 numbers], std: [3 numbers]} for weights trained with other statistics than the family's own"
+    )
+    smallest_image: int = option(
+        32, "pixels at which tiny images are shown to it, where a data set asks for that", ge=1
+    )
 
     reads = "images"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from pydantic.dataclasses import dataclass as options
 from torch import nn
 
-__all__ = ["LanguageModelSpec", "PreparedLanguageModel"]
+from snp.core.options import STRICT, named, option
 
-_DTYPES = ("float32", "bfloat16", "float16")
+__all__ = ["LanguageModelSpec", "PreparedLanguageModel"]
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,15 @@ class PreparedLanguageModel:
     format: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@named(lambda given: "model")
+@options(frozen=True, config=STRICT)
 class LanguageModelSpec:
-    """Which language model to use.
+    """Which language model to use."""
 
-    Attributes:
-        name: how reports call it.
-        checkpoint: a folder in Hugging Face form: config.json, *.safetensors, a tokenizer.
-        family: the file in this folder that reads it.
-        dtype: of the weights: "float32", "bfloat16" or "float16".
-    """
-
-    name: str
-    checkpoint: str | None = None
-    family: str = "huggingface"
-    dtype: str = "float32"
+    name: str = option(..., "how reports call it")
+    checkpoint: str | None = option(None, "a folder in Hugging Face form: config.json, *.safetensors, a tokenizer")
+    family: str = option("huggingface", "the file in snp/models that reads it, or an entry point of snp.models")
+    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "of the weights")
 
     reads = "text"
 
@@ -59,8 +54,6 @@ class LanguageModelSpec:
 
         if self.checkpoint is None:
             raise ValueError(f"model.checkpoint is not set: give the folder of a Hugging Face model to {self.name}")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"model.dtype must be one of {', '.join(_DTYPES)}; found {self.dtype!r}")
         model, arguments = huggingface.load(self.checkpoint, dtype=self.dtype)
         return PreparedLanguageModel(
             model=model,

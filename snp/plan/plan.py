@@ -117,10 +117,10 @@ class PruningPlan:
 
     def __str__(self) -> str:
         """A table of the groups, for terminals and as Markdown."""
-        return plan_table(self)
+        return plan_table(plan_summary(self.groups, self.macs, self.params), self.groups, self.frozen)
 
     def __repr__(self) -> str:
-        return plan_summary(self)
+        return f"Plan({plan_summary(self.groups, self.macs, self.params)})"
 
     def save(self, path: Path) -> None:
         """Write ``plan.json``; a half-written file never takes the place of a whole one."""

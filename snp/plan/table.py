@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-if TYPE_CHECKING:
-    from snp.plan.plan import GroupPlan, PruningPlan
+from snp.plan.group_plan import GroupPlan
 
 __all__ = ["markdown_table", "plan_summary", "plan_table"]
 
@@ -44,24 +42,24 @@ def markdown_table(
     return lines
 
 
-def plan_summary(plan: PruningPlan) -> str:
+def plan_summary(groups: Sequence[GroupPlan], macs: Mapping[str, int], params: Mapping[str, int]) -> str:
     """One line: units, multiply-accumulates and parameters that stay."""
-    kept = sum(len(decision.kept) for decision in plan.groups)
-    units = sum(decision.group.num_units for decision in plan.groups)
+    kept = sum(len(decision.kept) for decision in groups)
+    units = sum(decision.group.num_units for decision in groups)
     shares = [
         f"{count['pruned'] / count['dense']:.1%} of the {name}"
-        for name, count in (("MACs", plan.macs), ("parameters", plan.params))
+        for name, count in (("MACs", macs), ("parameters", params))
         if count.get("dense")
     ]
-    return f"Plan({', '.join([f'{kept} of {units} units in {len(plan.groups)} groups', *shares])})"
+    return f"{', '.join([f'{kept} of {units} units in {len(groups)} groups', *shares])}"
 
 
-def plan_table(plan: PruningPlan) -> str:
+def plan_table(summary: str, groups: Iterable[GroupPlan], frozen: Mapping[str, str]) -> str:
     """The groups of a plan with the units that stay, and what is left alone."""
-    lines = [f"# {plan_summary(plan).removeprefix('Plan(').removesuffix(')')} stay", ""]
-    lines += markdown_table(("group", "kind", "units", "kept", "share", "variance kept"), map(_row, plan.groups))
-    if plan.frozen:
-        lines += ["", "Left alone:", "", *markdown_table(("layer or group", "reason"), plan.frozen.items())]
+    lines = [f"# {summary} stay", ""]
+    lines += markdown_table(("group", "kind", "units", "kept", "share", "variance kept"), map(_row, groups))
+    if frozen:
+        lines += ["", "Left alone:", "", *markdown_table(("layer or group", "reason"), frozen.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
+from snp.models.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.run.folder import log
 from snp.run.processes import agreed
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import Subject
-from snp.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
 
 __all__ = ["Cache"]
 

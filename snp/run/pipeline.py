@@ -21,7 +21,7 @@ from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.run.stopping import Stopped
 from snp.run.tracking import track
-from snp.run.trained import fine_tune, network_left
+from snp.run.trained import fine_tune, network_left, train_dense
 from snp.surgery.inspection import inspection_of
 from snp.surgery.subject import survey
 
@@ -53,6 +53,8 @@ def run(**settings: Any) -> dict[str, Any]:
 def _stages(job: Run) -> dict[str, Any]:
     """One after the other; those that an earlier start of this run finished are taken as they are."""
     prepared = job.dense_network()
+    train_dense(job, prepared)
+    job.score_dense(prepared)
     small = network_left(job, prepared)
     if small is None:
         small = _pruned(job, prepared)

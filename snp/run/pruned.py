@@ -15,21 +15,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
+from snp.models.weights import write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.preparation import prepare, settle
 from snp.pruning import decide, sensitivity_of
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
-from snp.weights import write_weights
 
 __all__ = ["small_network"]
 

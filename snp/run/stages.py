@@ -14,18 +14,17 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
+from snp.models.weights import fingerprint
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.refusals import refuse_precision, refuse_processes, refuse_seed, refuse_strangers
-from snp.run.trained import train_dense
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
-from snp.weights import fingerprint
 
 __all__ = ["Run"]
 
@@ -86,20 +85,22 @@ class Run:
         return prepared
 
     def dense_network(self) -> Prepared:
-        """The dense network with fitting weights, trained first where there are none, and its score."""
+        """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
         log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
         self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
-        train_dense(self, prepared)
+        return prepared
+
+    def score_dense(self, prepared: Prepared) -> None:
+        """Scores of the dense network, once it has weights that fit; everything after it depends on these weights."""
         prepared.model.eval()
         self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
         # Scores bring several processes together, and what follows expects them to be.
         if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", self._dense):
             self.lightning.score("dense", prepared.model)
             self.finished.note("dense", self._dense)
-        return prepared
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""

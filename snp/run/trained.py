@@ -11,9 +11,9 @@ from torch import nn
 
 from snp.library import load
 from snp.models import Prepared
+from snp.models.weights import fingerprint, read_metadata, write_weights
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
-from snp.weights import fingerprint, read_metadata, write_weights
 
 if TYPE_CHECKING:
     from snp.run.stages import Run

@@ -13,7 +13,9 @@ __all__ = ["is_turned", "recount", "refresh"]
 
 def refresh(module: nn.Module) -> None:
     """Bring the sizes that a module keeps beside its tensors in line with them."""
-    weight = getattr(module, "weight", None)
+    if isinstance(module, (nn.RNNBase, nn.modules.rnn.RNNCellBase)):
+        _refresh_recurrent(module)
+    weight: Any = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         weight = getattr(module, "running_mean", None)  # a norm may have statistics only
     if not isinstance(weight, Tensor):
@@ -37,6 +39,13 @@ def is_turned(module: nn.Module) -> bool:
     """Is it a layer whose weight has inputs along its first dimension: a transposed convolution, Conv1D of GPT-2?"""
     is_transposed = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
     return is_transposed or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
+
+
+def _refresh_recurrent(module: Any) -> None:
+    first: Any = module.weight_ih_l0 if isinstance(module, nn.RNNBase) else module.weight_ih
+    module.input_size = first.shape[1]
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()  # the list that it computes with
 
 
 def _refresh_convolution(module: nn.modules.conv._ConvNd, weight: Tensor) -> None:

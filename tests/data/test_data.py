@@ -264,6 +264,14 @@ def test_numbers_that_make_no_sense(key: str, value: int) -> None:
         Digits(**{key: value})
 
 
+@pytest.mark.parametrize("key", ["batch_size", "num_workers", "image_size"])
+@pytest.mark.parametrize("value", ["many", 1.5, True])
+def test_what_is_no_whole_number_is_named(key: str, value: object) -> None:
+    """A word or a fraction is refused with its option, not somewhere inside a loader."""
+    with pytest.raises(ValueError, match=rf"data\.{key} must be a whole number of at least \d, found {value!r}"):
+        Digits(**{key: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(4, 4), (16, 1), (17, 1), (8, 2)])
 def test_last_small_batch_is_dropped_only_if_others_remain(batch_size: int, num_batches: int, tmp_path: Path) -> None:
     """16 training samples: 4 batches of 4; one batch when they all fit in."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -12,12 +13,15 @@ from snp import models
 from snp.data.digits import Digits
 from snp.export import export_onnx, export_program, quantise
 from snp.export.__main__ import main
+from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
+from snp.models.weights import read_weights, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
 
+onnx = pytest.importorskip("onnx", reason="the extra packages of snp[export] are not installed")
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra packages of snp[export] are not installed")
 
@@ -58,7 +62,6 @@ def test_convolutions_in_onnx_program_and_int8(tmp_path: Path) -> None:
 
 def test_attention_with_two_head_sizes(tmp_path: Path) -> None:
     """Our attention module is exported like any other."""
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     options = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 4}
     images = torch.randn(2, 3, 16, 16)
@@ -92,24 +95,81 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert said in capsys.readouterr().err
 
 
-def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder with a recipe and a note of its samples becomes ONNX, a program, and int8 by calibration images."""
+def pruned_digits(folder: Path) -> None:
+    """A folder of a tiny network for the digits, as a run leaves it: with a note of its samples."""
     recipe = {"family": "cifar_resnet", "arguments": {"depth": 20, "num_classes": 10, "image_size": 8}}
     model = models.build(**recipe).eval()
     options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
-    snp.save(snp.prune(model, [torch.randn(8, 3, 8, 8)], **options), tmp_path, recipe)
-    with pytest.raises(SystemExit):
-        main([str(tmp_path)])
-    assert "--input-shape" in capsys.readouterr().err
+    snp.save(snp.prune(model, [torch.randn(8, 3, 8, 8)], **options), folder, recipe)
+    write_weights(model, folder / "dense-1f.safetensors")
     settings = {"_target_": "snp.data.digits.Digits", "batch_size": 8, "num_workers": 0, "image_size": 8}
-    form = {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_fraction": 1.0}
-    (tmp_path / "data.json").write_text(json.dumps({"settings": settings, "format": form, "seed": 0}))
-    main([str(tmp_path), "--int8", "--samples", "16"])
+    (folder / "data.json").write_text(json.dumps({"settings": settings, "format": FORM, "seed": 0}))
+    (folder / "metrics.json").write_text(json.dumps({"cache/dense": "dense-1f.safetensors"}))
+
+
+FORM = {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_fraction": 1.0}
+
+
+def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's folder becomes ONNX, a program, and int8; dense, pruned and int8 are scored and timed side by side."""
+    pruned_digits(tmp_path)
+    main([str(tmp_path), "--int8", "--samples", "16", "--test-samples", "20"])
     digits = Digits(batch_size=8, image_size=8)
-    digits.configure(**form)
+    digits.configure(**FORM)
     images = next(iter(digits.calibration_dataloader(16, 0)))[0]
     with torch.no_grad():
         wanted = snp.load(tmp_path)(images)
     assert largest_difference(session_of(tmp_path / "export" / "model.onnx")(images), wanted) <= TOLERANCE
     assert largest_difference(session_of(tmp_path / "export" / "model.int8.onnx")(images), wanted) < 0.2
     assert (tmp_path / "export" / "model.pt2").is_file()
+    found = {row["name"]: row for row in json.loads((tmp_path / "export" / "scores.json").read_text())}
+    assert list(found) == ["dense", "pruned", "int8"]
+    for name, model in (("pruned", snp.load(tmp_path)), ("dense", dense_of(tmp_path))):
+        assert found[name]["accuracy"] == pytest.approx(accuracy(model, digits, 20), abs=1e-4)
+    assert found["dense"]["share"] is None
+    assert all(low <= median <= high for median, low, high in (found[name]["share"] for name in ("pruned", "int8")))
+    assert found["int8"]["bytes"] < found["pruned"]["bytes"] < found["dense"]["bytes"]
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("dense", "int8", "top-1 %", "in turns"))
+
+
+def dense_of(folder: Path) -> nn.Module:
+    model = models.build("cifar_resnet", depth=20, num_classes=10, image_size=8).eval()
+    read_weights(model, folder / "dense-1f.safetensors")
+    return model
+
+
+def accuracy(model: nn.Module, digits: Digits, most: int) -> float:
+    images, labels = (torch.cat(parts)[:most] for parts in zip(*digits.test_dataloader(), strict=True))
+    with torch.no_grad():
+        return 100 * float((model(images).argmax(-1) == labels).double().mean())
+
+
+def test_folders_of_save_know_their_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No shape need be given; without samples there are times and no accuracy, and no int8."""
+    model = timm.create_model("resnet10t", num_classes=7).eval()
+    options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+    snp.save(snp.prune(model, [torch.randn(4, 3, 32, 32)], **options), tmp_path)
+    main([str(tmp_path)])
+    assert "Accuracy was not measured." in capsys.readouterr().out
+    graph = onnx.load(tmp_path / "export" / "model.onnx").graph
+    for value in (graph.input[0], graph.output[0]):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--int8"])
+    assert "--int8 needs the samples of the run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--input-shape", "3,x"])
+    assert "--input-shape must be numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tuned", "weights"), [(70.0, "pruned"), (90.0, "finetuned")])
+def test_the_better_weights_are_exported(tmp_path: Path, tuned: float, weights: str) -> None:
+    """A fine-tuning that made it worse is left out unless asked for."""
+    pruned_digits(tmp_path)
+    (tmp_path / "finetuned.safetensors").write_bytes((tmp_path / "pruned.safetensors").read_bytes())
+    metrics = {"pruned/acc1_percent": 80.0, "finetuned/acc1_percent": tuned}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    folder = ExportFolder(tmp_path)
+    assert folder.weights(None) == weights
+    assert (folder.weights("pruned"), folder.weights("finetuned")) == ("pruned", "finetuned")

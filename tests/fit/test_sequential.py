@@ -10,11 +10,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.preparation import problem_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.library import prune
 from snp.measure.moments import MomentCollector
-from snp.pruning import PruneResult, decide, problem_of
+from snp.pruning import PruneResult, decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests.audit import randomise

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from snp.fit.preparation import problem_of
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.planners import flap, wanda_sp
 from snp.plan.problem import Problem
-from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 from tests.audit import randomise

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from snp.core import cuts
+from snp.fit.preparation import problem_of
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.budgets import TOLERANCE, use_up
 from snp.plan.problem import Choice, Problem, Selection
-from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests import networks

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from snp.core import cuts, orderings
 from snp.core.subspace import factorize
+from snp.fit.preparation import problem_of
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.level import rounded
 from snp.plan.planners.vbp import unit_variance
 from snp.plan.problem import Problem, Selection
 from snp.plan.statistics import group_statistics
-from snp.pruning import problem_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests import networks

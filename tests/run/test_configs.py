@@ -24,7 +24,12 @@ from tests.command_line import ROOT, Ended, overrides, points
 
 GROUPS = ("model", "data", "trainer", "logger")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+_ALL = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+# One run each, of the paper's networks; all others are questions over many runs.
+PAPER = [name for name in _ALL if name.startswith("paper_")]
+EXPERIMENTS = [name for name in _ALL if name not in PAPER]
+# Questions of the paper, asked without W&B only.
+PAPER_QUESTIONS = {"vgg_single_layer", "ordering_ablation", "ratio_ablation"}
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
@@ -118,7 +123,19 @@ def test_every_point_of_an_experiment_composes(name: str) -> None:
     assert unresolved(config, "cache_dir").startswith("${hydra:sweep.dir}/")
     found = experiment_points(name)
     settings = [assert_runs(compose(f"experiment={name}", *overrides(point))) for point in found]
-    assert len({repr(entry) for entry in settings}) == len(found) > 1
+    # Prune settings carry the seed, so that points that differ in it only differ there, too.
+    assert len({repr(entry) for entry in settings}) == len({repr(point) for point in found}) > 1
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_networks_compose(name: str) -> None:
+    """Each is one run, by the paper's method, with what it costs said at its head."""
+    config = compose(f"experiment={name}", with_hydra=True)
+    assert config.hydra.mode is None
+    assert_runs(config)
+    settings = hydra.utils.instantiate(config.prune)
+    assert (settings.ordering_name, settings.cut_name, settings.calibration) == ("zca", "variance", "joint")
+    assert "# Cost: " in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -166,5 +183,5 @@ def test_the_sweep_of_orderings_leaves_none_out(parameter: str, names: list[str]
 
 def test_every_question_is_asked_both_ways() -> None:
     """Every sweep has its experiment, and every experiment its sweep."""
-    assert SWEEPS == EXPERIMENTS
+    assert set(SWEEPS) == set(EXPERIMENTS) - PAPER_QUESTIONS
     assert {"ratios", "orderings"} <= set(SWEEPS)

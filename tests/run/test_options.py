@@ -9,6 +9,7 @@ import yaml
 from pydantic.dataclasses import dataclass
 
 from snp.core.options import STRICT, named, option, rule
+from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.options import help_text, refuse_unknown
 from snp.run.training.recipe import TrainingRecipe
@@ -143,6 +144,23 @@ def test_sentences(given: dict[str, Any], sentence: str) -> None:
     """Each refusal names the option, what was found, and what goes."""
     with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
         Thing(**given)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "sentence"),
+    [
+        (ModelSpec, {"pretrained": "maybe"}, "model.pretrained must be true or false, found 'maybe'"),
+        (ModelSpec, {"arguments": 3}, "model.arguments must be a mapping, found 3"),
+        (ModelSpec, {"normalize": "imagenet"}, "model.normalize must be a mapping or null, found 'imagenet'"),
+        (ModelSpec, {"smallest_image": 0}, "model.smallest_image must be a whole number of at least 1, found 0"),
+        (ModelSpec, {"checkpoint": 5}, "model.checkpoint must be a name or null, found 5"),
+        (LanguageModelSpec, {"dtype": "int8"}, "model.dtype must be one of float32, bfloat16, float16, found 'int8'"),
+    ],
+)
+def test_networks_are_asked_for_in_the_same_way(cls: type, given: dict[str, Any], sentence: str) -> None:
+    """A wrong type is named before a network is built."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}$"):
+        cls(**{"family": "timm", "name": "resnet18"} | given)
 
 
 def test_values_by_position_and_by_name_are_the_same() -> None:

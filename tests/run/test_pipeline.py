@@ -16,6 +16,7 @@ from torch import nn
 
 import snp
 from snp.data.digits import Digits
+from snp.models.weights import write_weights
 from snp.run.cache import Cache
 from snp.run.errors import command_line, guarded
 from snp.run.folder import RunFolder, folder_at
@@ -24,7 +25,6 @@ from snp.run.processes import copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
-from snp.weights import write_weights
 from tests.command_line import ROOT, TINY, Ended, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data

@@ -166,7 +166,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("model.arguments.depth=21", ["model.arguments.depth=21"]),
         ("data=cifar10", ["data.root"]),
         ("data=cifar10 data.root=/nowhere", ["data.root=/nowhere"]),
-        ("data.batch_size=many", ["data"]),
+        ("data.batch_size=many", ["data.batch_size must be a whole number", "many"]),
         ("+nope=1", ["nope"]),
         ("+prune.nope=1", ["nope"]),
         ("calibration.samples=0", ["calibration.samples"]),

@@ -12,6 +12,7 @@ from torch import nn
 
 import snp
 from snp.data.digits import Digits
+from snp.fit.preparation import problem_of
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
@@ -19,7 +20,6 @@ from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.pruning import problem_of
 from snp.run.cache import Cache
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock

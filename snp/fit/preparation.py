@@ -13,15 +13,16 @@ from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.outputs import objective_of
+from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
-from snp.plan.problem import Problem
-from snp.progress import Progress
-from snp.pruning import problem_of
+from snp.plan.problem import LogitStatistics, Problem
+from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["measured", "prepare", "settle"]
+__all__ = ["measured", "prepare", "problem_of", "settle"]
 
 
 def measured(
@@ -60,8 +61,12 @@ def prepare(
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
     """
+    objective = None
+    if settings.needs_sensitivity and inputs:
+        objective = objective_of(subject.model, inputs, settings.objective)
+    said = "" if objective is None else str(objective)
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, problem_of(subject, moments, sensitivity, table=table)
+        return subject, replace(problem_of(subject, moments, sensitivity, table=table), objective=said)
     turned = in_head_bases(
         subject,
         {name: entry.cpu() for name, entry in moments.items()},
@@ -70,8 +75,32 @@ def prepare(
     )
     problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
-    return turned.subject, problem
+        problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))
+    return turned.subject, replace(problem, objective=said)
+
+
+def problem_of(
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    sensitivity: Mapping[str, Tensor] | None = None,
+    logits: Mapping[str, LogitStatistics] | None = None,
+    table: LatencyTable | None = None,
+) -> Problem:
+    """What planners look at, in main memory.
+
+    Raises:
+        ValueError: a reader saw no activations.
+    """
+    names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
+    weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
+    for name, reader in subject.readers.items():
+        if name not in moments or moments[name].count == 0:
+            raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
+    costs = CostModel(subject.model, subject.graph, subject.groups, table)
+    # Other mappings fetch their moments one by one, when they are asked for.
+    in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
+    fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
+    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
 
 
 def settle(

@@ -1,0 +1,161 @@
+"""What does a folder say of the network in it: which weights are better, what it reads, and what it was cut from?"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snp.data.loading import SampleData
+from snp.graph.batches import Batch
+from snp.models.weights import read_weights
+from snp.plan.plan import PruningPlan
+from snp.report.stages import better_stage, read_json
+from snp.saving import load
+
+__all__ = ["ExportFolder"]
+
+_NUM_SAMPLES = 4  # of the example that programs are traced with
+
+
+@dataclass(frozen=True, eq=False)
+class ExportFolder:
+    """A run's folder, or one of ``snp.save``.
+
+    Attributes:
+        path: with ``plan.json`` and ``pruned.safetensors``.
+
+    Raises:
+        ValueError: one of these files is missing.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        for name in ("plan.json", "pruned.safetensors"):
+            if not (self.path / name).is_file():
+                raise ValueError(f"{self.path} holds no {name}: give the folder of a finished run, or of snp.save")
+
+    def weights(self, asked: str | None) -> str:
+        """The weights that were asked for, or else the better ones: of a fine-tuning that made it worse, the pruned.
+
+        Raises:
+            ValueError: they are not there.
+        """
+        is_tuned = (self.path / "finetuned.safetensors").is_file()
+        chosen = asked or (better_stage(read_json(self.path / "metrics.json")) or "pruned" if is_tuned else "pruned")
+        if not (self.path / f"{chosen}.safetensors").is_file():
+            raise ValueError(
+                f"{self.path} holds no {chosen}.safetensors: the run did not fine-tune; leave out --weights"
+            )
+        return chosen
+
+    def network(self, weights: str) -> nn.Module:
+        """The small network in evaluation mode."""
+        return load(self.path, weights=weights).eval()
+
+    def example(self, shape: str | None) -> Tensor:
+        """Inputs as the network reads them, shape [4, ...]: of the shape given, or as run or plan noted it.
+
+        Raises:
+            ValueError: nobody noted it, or the network reads something else than one tensor of numbers.
+        """
+        data, plan = self._noted_data(), PruningPlan.load(self.path / "plan.json")
+        if shape is not None:
+            sizes = _sizes(shape)
+        elif data is not None and "image_size" not in data["format"]:
+            raise ValueError("only networks for images are exported; this run's network reads text")
+        elif data is not None:
+            sizes = [3, data["format"]["image_size"], data["format"]["image_size"]]
+        elif list(plan.inputs) == ["0"]:
+            (example,) = Batch.of_forms(plan.inputs, _NUM_SAMPLES).args
+            return _require_numbers(example)
+        else:
+            raise ValueError("the folder does not say which inputs its network takes: give --input-shape, as 3,224,224")
+        return torch.randn(_NUM_SAMPLES, *sizes, generator=torch.Generator().manual_seed(0))
+
+    def data(self) -> SampleData | None:
+        """The samples of the run, as its network wants them; None where the folder is no run's.
+
+        Raises:
+            ValueError: `data.json` is damaged, or its files are not where they were.
+        """
+        noted = self._noted_data()
+        if noted is None:
+            return None
+        settings = dict(noted["settings"])
+        module, _, name = str(settings.pop("_target_", "")).rpartition(".")
+        if not module.startswith("snp.data.") and (module, name) != ("snp.data", "other"):
+            raise ValueError(f"{self.path / 'data.json'} names no data of snp.data: {module}.{name}")
+        found: SampleData = getattr(importlib.import_module(module), name)(**_plain(settings))
+        form = {key: tuple(value) if isinstance(value, list) else value for key, value in noted["format"].items()}
+        found.configure(**form)
+        return found
+
+    @property
+    def seed(self) -> int:
+        """Of the run; 0 where there was none."""
+        return int((self._noted_data() or {"seed": 0})["seed"])
+
+    def dense_network(self) -> tuple[nn.Module, bool] | None:
+        """What the network was cut from, in evaluation mode, and whether its weights are those of then.
+
+        Weights that were trained in the run, or given to it as a file, are found again; else they are random, which is
+        enough for times. None where nobody noted how the network was built.
+        """
+        from snp.models import build
+
+        recipe = PruningPlan.load(self.path / "plan.json").recipe
+        if recipe is None:
+            return None
+        dense = build(**recipe).eval()
+        return dense, self._read_dense(dense, recipe)
+
+    def _read_dense(self, dense: nn.Module, recipe: Mapping[str, Any]) -> bool:
+        metrics, config = read_json(self.path / "metrics.json"), read_json(self.path / "run.json").get("config") or {}
+        if name := metrics.get("cache/dense"):
+            weights = Path(config.get("cache_dir") or self.path) / name
+            if weights.is_file():
+                read_weights(dense, weights)
+                return True
+        spec = _plain(config.get("model") or {})
+        checkpoint = spec.get("checkpoint")
+        if checkpoint and recipe["family"] != "huggingface" and Path(checkpoint).expanduser().is_file():
+            from snp.models.sources import checkpoint as source
+
+            source.load(dense, checkpoint, recipe["arguments"]["num_classes"])
+            return True
+        return False
+
+    def _noted_data(self) -> dict[str, Any] | None:
+        path = self.path / "data.json"
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+            return {name: found[name] for name in ("settings", "format", "seed")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
+
+
+def _sizes(shape: str) -> list[int]:
+    try:
+        return [int(word) for word in shape.split(",")]
+    except ValueError:
+        raise ValueError(f"--input-shape must be numbers such as 3,224,224, found {shape!r}") from None
+
+
+def _require_numbers(example: Tensor) -> Tensor:
+    if not example.dtype.is_floating_point:
+        raise ValueError("only networks for images are exported; this one reads whole numbers, as of text")
+    return example

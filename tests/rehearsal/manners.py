@@ -1,0 +1,95 @@
+"""How is each documented command rehearsed?  As printed; what is replaced, added or left out stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["MANNERS", "Manner"]
+
+# Training goes through one epoch where the page's own has many; no network of random data is better for more.
+QUICK = "dense.epochs=1 finetune.epochs=1"
+# The small data of a rehearsal have fewer than 1,024 training samples.
+FEW = f"{QUICK} calibration.samples=48"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command is rehearsed.
+
+    Attributes:
+        how: ``run`` it; only ``compose`` its options, or compare its flags with what ``--help`` says (``describe``);
+            or leave it to what ``reason`` names (``left``).
+        words: what stands in the page -> what takes its place; a name of the material in braces becomes a path.
+        more: options behind the command's own.
+        reason: why it is not run as printed.
+        prints: what a run must have printed.
+    """
+
+    how: Literal["run", "compose", "describe", "left"]
+    words: Mapping[str, str] = field(default_factory=dict)
+    more: str = ""
+    reason: str = ""
+    prints: str = "Run folder: "
+
+
+_CIFAR = {"data.root=PATH": "data.root={cifar}", "FILE.safetensors": "{weights}", "=FILE": "={weights}"}
+_OPT = {"model.checkpoint=FOLDER": "model.checkpoint={opt}", "data.train=FILE": "data.train={train}",
+        "data.test=FILE": "data.test={test}", "data.path=FOLDER": "data.path={wiki}",
+        "data.second=FILE": "data.second={second}"}  # fmt: skip
+_TEXTS = {"--model PATH": "--model {opt}", "--train PATH": "--train {train}", "--test PATH": "--test {test}"}
+_LONG = "takes minutes to hours on the networks and data it names; tests/benchmarks runs its parts"
+_IMAGENET = "ImageNet and its pretrained weights are not at hand"
+
+# A pattern that the whole command must match -> how; every pattern must be needed.
+MANNERS: dict[str, Manner] = {
+    # -------------------------------------------------------------------------------------------------- whole runs
+    r"python run\.py": Manner("run", more=QUICK),
+    r"python run\.py model=resnet50 prune\.target_var=0\.95": Manner("run", more=FEW),
+    r"python run\.py model=timm model\.name=resnet18 data=image_folder data\.root=PATH": Manner(
+        "run", {"PATH": "{images}"}, FEW
+    ),
+    r"python run\.py model=cifar_resnet56 .*": Manner("run", _CIFAR, "calibration.samples=48"),
+    r"python run\.py model=resnet50 prune\.dry_run=true .*": Manner("run", prints="Run folder: "),
+    r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0\.5)": Manner(
+        "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
+    ),
+    r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
+    r"python run\.py experiment=ratios": Manner(
+        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca", prints="prune.ordering=zca"
+    ),
+    r"python run\.py experiment=orderings": Manner(
+        "run",
+        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.cut=uniform prune.reconstruct=true",
+        prints="prune.ordering=zca",
+    ),
+    r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
+    r"torchrun --standalone .*": Manner("run", {"=FOLDER": "=by_torchrun"}),
+    r"python run\.py --(help|cfg job --resolve model=resnet50)": Manner("run", prints="target_macs"),
+    r"(python -m snp\.export RUN_DIR|snp export FOLDER).*": Manner(
+        "run", {"RUN_DIR": "{run}", "FOLDER": "{run}", "256": "32"}, prints="onnx"
+    ),
+    # ----------------------------------------------------------------- what this machine lacks: composed, not run
+    r"python run\.py model=deit_small data=imagenet .*": Manner("compose", reason=f"needs a GPU; {_IMAGENET}"),
+    r"python run\.py model=resnet50 data=imagenet .*": Manner("compose", reason=_IMAGENET),
+    r"srun python run\.py .*": Manner("compose", reason="needs Slurm"),
+    r"torchrun --nnodes=2 .*": Manner("compose", reason="needs two machines"),
+    r"python run\.py -m hydra/launcher=submitit_slurm .*": Manner(
+        "left", reason="needs Slurm; tests/run/test_cluster.py composes it and runs the local executor"
+    ),
+    # ---------------------------------------------------------------------------------------------------- benchmarks
+    r"python benchmarks/ordering_cost\.py .*": Manner(
+        "run", {"1024 2048": "32 64", "8192": "64"}, "--iterate 0", prints="|"
+    ),
+    r"python benchmarks/opt_perplexity\.py .*": Manner(
+        "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
+    ),
+    r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
+    r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
+    # ------------------------------------------------------------------------------------------- left to other checks
+    r"HYDRA_FULL_ERROR=1 python run\.py \.\.\.": Manner("left", reason="the dots are any options"),
+    r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
+    r"(HYDRA_FULL_ERROR=1 )?pytest.*|\.ci/run": Manner("left", reason="runs this very test"),
+    r"wandb (sweep|agent|sync).*": Manner("left", reason="needs the server; tests/run/test_sweeps.py has a stand-in"),
+}
