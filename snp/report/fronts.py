@@ -60,7 +60,8 @@ def _draw(axis: Axes, runs: Runs, cost: str) -> None:
             axis.errorbar(
                 [place for place, _ in found],
                 [score.mean for score in scores],
-                [[score.mean - score.low for score in scores], [score.high - score.mean for score in scores]],
+                # Of equal numbers the mean may be one rounding away.
+                [[max(0.0, s.mean - s.low) for s in scores], [max(0.0, s.high - s.mean) for s in scores]],
                 color=PALETTE[number % len(PALETTE)],
                 marker=marker,
                 markersize=4,
