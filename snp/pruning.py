@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
+from snp.measure.outputs import objective_of
 from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
 from snp.plan.budgets import use_up
@@ -80,7 +81,8 @@ def sensitivity_of(
     """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(settings.seed)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, sums)
+    objective = objective_of(subject.model, inputs, settings.objective)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -130,7 +132,7 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
     )
 
 
-def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: Mapping[str, Any]) -> Decision:
+def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
     selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:
@@ -141,7 +143,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level, **provenance},
+        settings.to_json() | {"level": selection.level} | _objective(problem) | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),
@@ -150,6 +152,10 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         attention=subject.graph.attention,
     )
     return Decision(plan, selection)
+
+
+def _objective(problem: Problem) -> dict[str, str]:
+    return {"objective": problem.objective} if problem.objective else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

@@ -63,7 +63,9 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp.models import rebuild  # not needed by those who bring their own model
 
         model = rebuild(plan.recipe)
-    small = cut(with_plain_weights(unwrapped(model)), plan)
+    # Attention was written in plain layers where dimensions or heads of it were asked for.
+    attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
+    small = cut(with_plain_weights(unwrapped(model), attention=attention), plan)
     read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()
 

@@ -6,6 +6,7 @@ Options, their defaults, limits and meaning are written here and nowhere else: d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ __all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
 
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
 _TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
+_OBJECTIVES = ("auto", "kl", "squared")
 _STRUCTURES = ("ffn", "vo", "qk", "heads")
 
 
@@ -77,6 +79,11 @@ class PruneSettings(FitSettings):
         "a file in snp/core/cuts or an entry point; auto: variance for target_var, uniform for target_units, "
         "else output",
     )
+    objective: str | Callable[[Any, Any], Any] = option(
+        "auto",
+        "what cut=output holds outputs to: divergence of class logits (kl), squared error beside an output's spread; "
+        "auto: kl for what looks like logits; the library also takes a function of both networks' outputs",
+    )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
     reconstruct: bool = option(True, "fold cut units into the weights that stay")
     calibration: Literal["sequential", "joint"] = option(
@@ -110,6 +117,11 @@ class PruneSettings(FitSettings):
         PLANNERS.check(self.planner)
         orderings.REGISTRY.check(self.ordering, also=("auto",))
         cuts.REGISTRY.check(self.cut, also=("auto",))
+        if not callable(self.objective) and self.objective not in _OBJECTIVES:
+            raise ValueError(
+                f"prune.objective must be one of {', '.join(_OBJECTIVES)}, or in the library a function of both "
+                f"networks' outputs, found {self.objective!r}"
+            )
         self._check_target()
         self._check_structures()
 
@@ -199,6 +211,8 @@ class PruneSettings(FitSettings):
     def to_json(self) -> dict[str, Any]:
         """All options as JSON values."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if callable(self.objective):
+            plain["objective"] = getattr(self.objective, "__name__", type(self.objective).__name__)
         others = {name: value for name, value in plain.items() if name not in _TARGETS}
         decided = {"cut": self.cut_name, "ordering": self.ordering_name}
         return others | decided | {"target": {self.target.kind: self.target.share}}

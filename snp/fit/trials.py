@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from snp.core.gram import Moments
 from snp.fit.joint import folded_weights
-from snp.graph.batches import Batch, first_tensor
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.objective import Objective
+from snp.measure.outputs import objective_of
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
 from snp.surgery.subject import Subject
@@ -38,22 +41,27 @@ class Trials:
         subject: the dense network.
         problem: its moments over all calibration inputs.
         inputs: the calibration inputs on the model's device, in batches.
+        objective: how far outputs are from the dense network's; by default by what they look like.
     """
 
-    def __init__(self, subject: Subject, problem: Problem, inputs: Sequence[Batch]) -> None:
+    def __init__(
+        self, subject: Subject, problem: Problem, inputs: Sequence[Batch], objective: Objective | None = None
+    ) -> None:
         self._model = subject.model
+        self._objective = objective or objective_of(subject.model, inputs)
         total = sum(batch.size for batch in inputs)
         with torch.no_grad():
-            per_sample = self._logits({}, inputs[-1].first(1)).numel()
+            first = pytree.tree_leaves(inputs[-1].first(1).call(subject.model))
+            per_sample = sum(leaf.numel() for leaf in first if isinstance(leaf, Tensor))
         most = min(_MOST_SAMPLES, _MOST_LOGITS // per_sample, total // _SHARE)
         self._probes = _last_samples(inputs, max(1, most))
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-            self._dense = [self._logits({}, batch).log_softmax(dim=-1) for batch in self._probes]
+            self._dense = [batch.call(subject.model) for batch in self._probes]
         others = {name: _without(problem.moments[name], part.cpu()) for name, part in collector.moments.items()}
         self._problem = replace(problem, moments=others)
 
     def __call__(self, number: int, kept: Tensor) -> float:
-        """Divergence of the prediction from the dense network's with only these units of a group, in nats per sample.
+        """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
 
         Args:
             number: of the group among the problem's.
@@ -67,16 +75,16 @@ class Trials:
         moved = samples = 0.0
         with torch.no_grad():
             for batch, dense in zip(self._probes, self._dense, strict=True):
-                found = self._logits(weights, batch).log_softmax(dim=-1)
-                moved += float(F.kl_div(found, dense, reduction="sum", log_target=True))
+                found = self._output(weights, batch)
+                moved += self._objective.distance(dense, found, batch.size)
                 samples += batch.size
         return moved / samples
 
-    def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
-        if weights and any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
+    def _output(self, weights: dict[str, Tensor], batch: Batch) -> Any:
+        if any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
             # Recurrent layers compute with a list of weights of their own, which a call with others does not reach.
-            return first_tensor(batch.call(with_weights(self._model, weights, share=True))).float()
-        return first_tensor(functional_call(self._model, weights, batch.args, dict(batch.kwargs))).float()
+            return batch.call(with_weights(self._model, weights, share=True))
+        return functional_call(self._model, weights, batch.args, dict(batch.kwargs))
 
 
 def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -16,18 +16,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snp.graph.copies import copied, refuse_quantised, without_hooks
+from snp.graph.plain_attention import plain_attention
 from snp.graph.units import module_of
 
 __all__ = ["SamePaddedConv2d", "with_plain_weights"]
 
 
-def with_plain_weights(model: nn.Module) -> nn.Module:
+def with_plain_weights(model: nn.Module, *, attention: bool = False) -> nn.Module:
     """The model in evaluation mode with every kernel that is computed from parameters written down as a weight.
 
     Found are two-dimensional convolutions of any class whose ``forward`` computes its kernel, layers with a
     parametrised weight (``torch.nn.utils.parametrize``), and weights that hooks compute (:mod:`snp.graph.copies`). The
     result computes the same; fine-tuning it no longer standardises. The model itself comes back where there is nothing
     to write down, and is never changed.
+
+    Args:
+        model: in evaluation mode.
+        attention: `nn.MultiheadAttention` becomes plain layers, too (:mod:`snp.graph.plain_attention`), for cuts in it.
 
     Raises:
         ValueError: the model is quantised, or cannot be copied.
@@ -36,7 +41,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
     model = without_hooks(model)
     found: dict[int, nn.Module] = {}
     for module in model.modules():
-        plain = _without_parametrization(module) or _plain(module)
+        plain = _without_parametrization(module) or _plain(module) or (plain_attention(module) if attention else None)
         if plain is not None:
             found[id(module)] = plain
     names = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in found and name]

@@ -29,9 +29,11 @@ class Tracer:
         dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
         elements: labels of every element of tensors that meet activations element by element.
         positions: multiply-accumulates per weight element of the whole batch, for every weight read.
+        aliases: every name of a module -> the first one.
         readings: how each of them is read.
         buffers: those of them that are buffers.
         depthwise: those of them that pass units on.
+        spatial: those of them that see more than one position at once.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
         blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
@@ -65,9 +67,11 @@ class Tracer:
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
         self.embeddings: set[str] = set()
+        self.aliases: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
         self.buffers: set[str] = set()
         self.depthwise: set[str] = set()
+        self.spatial: set[str] = set()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
@@ -170,9 +174,12 @@ class Tracer:
             self.readers.append(weight.name)
         if is_convolution:
             self.convolutions.add(weight.name)
+        if torch.Size(weight.shape[2:]).numel() > 1:
+            self.spatial.add(weight.name)
         if weight.is_buffer:
             self.buffers.add(weight.name)
         module = module_running(node)
+        module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims)
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:

@@ -2,8 +2,8 @@
 
 The Fisher matrix of the layer's outputs: with labels drawn from the network's own prediction, the mean outer product
 of the gradients of the log-likelihood, summed over positions. Half of e^T F e is the change of the prediction, in
-Kullback-Leibler divergence (nats), that a small error e at one position causes. One backward pass over a few batches
-serves all layers and all cuts.
+Kullback-Leibler divergence (or squared error beside the spread, see :mod:`snp.measure.objective`), that a small error
+e at one position causes. One backward pass over a few batches serves all layers and all cuts.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.graph.batches import Batch, first_tensor
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+from snp.measure.outputs import objective_of
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
 
@@ -29,15 +30,17 @@ def measure_sensitivity(
     readers: Mapping[str, Reader],
     generator: torch.Generator,
     over: Sums = ALONE,
+    objective: Objective | None = None,
 ) -> dict[str, Tensor]:
     """Fisher matrix of the outputs of every reader.
 
     Args:
-        model: in evaluation mode; its first output tensor holds logits along the last dimension.
+        model: in evaluation mode.
         batches: inputs on the model's device, no labels.
         readers: the layers to look at.
         generator: draws the labels, on the CPU.
         over: sums over all processes.
+        objective: what its outputs are asked for; by default what they look like.
 
     Returns:
         Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
@@ -48,6 +51,7 @@ def measure_sensitivity(
         return {}
     sums: dict[str, Tensor] = {}
     samples = 0
+    objective = objective or objective_of(model, batches)
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -59,10 +63,7 @@ def measure_sensitivity(
         ):
             for batch in batches:
                 with torch.enable_grad():
-                    logits = first_tensor(batch.call(model))
-                    flat = logits.reshape(-1, logits.shape[-1]).float()
-                    labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
-                    F.cross_entropy(flat, labels.to(flat.device), reduction="sum").backward()
+                    objective.score(batch.call(model), batch.size, generator).backward()
                 samples += batch.size
     finally:
         for parameter in trainable:

@@ -45,6 +45,7 @@ class Problem:
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
+        objective: in words, what damages and trials measure; empty where nothing looks at outputs.
         progress: what planners tell of themselves.
     """
 
@@ -56,6 +57,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
+    objective: str = ""
     progress: Progress = field(default_factory=Progress)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.graph.heads import AttentionLayer, HeadSizes
+from snp.graph.plain_attention import PlainAttention
 from snp.surgery.attention_separate import SeparateAttention, projections_of
 
 __all__ = ["SplitAttention", "resize"]
@@ -89,7 +90,7 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
     """
     _renumber(module, _NUM_HEADS, dense.num_heads, sizes.num_heads)
     _renumber(module, _NUM_SHARED, dense.num_key_value_heads, sizes.num_key_value_heads)
-    if isinstance(module, SplitAttention | SeparateAttention):
+    if isinstance(module, SplitAttention | SeparateAttention | PlainAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
     if sizes.query_size != sizes.value_size:

@@ -82,7 +82,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    model = with_plain_weights(model)
+    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
@@ -120,7 +120,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     Raises:
         ValueError: nothing in the network can be cut.
     """
-    model = with_plain_weights(model)
+    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
     found = survey(model, example, settings)
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])

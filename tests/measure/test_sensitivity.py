@@ -153,7 +153,7 @@ def test_matrices_are_positive_and_of_every_reader() -> None:
 
 
 class Dictionary(nn.Module):
-    """Keyword arguments in, logits first among several outputs, tokens in front of the classes."""
+    """Keyword arguments in, logits among several outputs, tokens in front of the classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Dictionary(nn.Module):
 
     def forward(self, rows: Tensor, scale: Tensor) -> dict[str, Tensor]:
         logits = self.inner(rows) * scale[:, None, None]
-        return {"logits": logits, "pooled": logits.mean(1)}
+        return {"classes": logits.argmax(2), "logits": logits}
 
 
 def test_mappings_and_tokens() -> None:

@@ -57,12 +57,12 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"python run\.py experiment=ratios": Manner(
-        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca", prints="prune.ordering=zca"
+        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca seed=0", prints="Summary of all runs: "
     ),
     r"python run\.py experiment=orderings": Manner(
         "run",
-        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.cut=uniform prune.reconstruct=true",
-        prints="prune.ordering=zca",
+        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
+        prints="Summary of all runs: ",
     ),
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
     r"torchrun --standalone .*": Manner("run", {"=FOLDER": "=by_torchrun"}),
@@ -86,10 +86,13 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
+        "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
+    ),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 python run\.py \.\.\.": Manner("left", reason="the dots are any options"),
     r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
-    r"(HYDRA_FULL_ERROR=1 )?pytest.*|\.ci/run": Manner("left", reason="runs this very test"),
+    r"(pytest|coverage) .*|\.ci/run": Manner("left", reason="runs this very test"),
     r"wandb (sweep|agent|sync).*": Manner("left", reason="needs the server; tests/run/test_sweeps.py has a stand-in"),
 }

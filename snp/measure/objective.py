@@ -1,0 +1,148 @@
+"""How far is a network's output from the dense network's?  Divergence of class logits, squared error of all else.
+
+A squared error is half of its mean over an output's values, each relative to the spread of its channel. That is the
+divergence of two normal distributions of that spread, so that both kinds are in nats per sample, and every output
+counts, whatever its scale and size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+__all__ = ["Objective", "Output", "floating", "named_outputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One floating tensor of the network's output.
+
+    Attributes:
+        name: its place in the output.
+        place: among the floating tensors.
+        class_dim: dimension of the classes of logits; None for a squared error.
+        channel_dim: dimension of channels; None where there is one value per sample.
+        variance: of every channel over samples and positions, shape [channels] or [1], float64.
+    """
+
+    name: str
+    place: int
+    class_dim: int | None
+    channel_dim: int | None
+    variance: Tensor
+
+    def __str__(self) -> str:
+        if self.class_dim is not None:
+            return f"divergence of {self.name} over dimension {self.class_dim}"
+        return f"squared error of {self.name} beside its spread"
+
+    def distance(self, dense: Tensor, other: Tensor, num_samples: int) -> Tensor:
+        """In nats, summed over samples; a scalar."""
+        dense, other = dense.detach().float(), other.float()
+        if self.class_dim is not None:
+            found, wanted = other.log_softmax(self.class_dim), dense.log_softmax(self.class_dim)
+            return F.kl_div(found, wanted, reduction="sum", log_target=True)
+        error = (other - dense).square() / self._along(dense)
+        return error.sum() * num_samples / (2 * max(dense.numel(), 1))
+
+    def score(self, output: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Log-likelihood of a draw from the network's own prediction, whose gradients make the Fisher matrix."""
+        if self.class_dim is not None:
+            flat = output.movedim(self.class_dim, -1)
+            flat = flat.reshape(-1, flat.shape[-1]).float()
+            labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
+            return F.cross_entropy(flat, labels.to(flat.device), reduction="sum")
+        noise = torch.randn(output.shape, generator=generator).to(output.device)
+        per_sample = max(output.numel() / num_samples, 1.0)
+        return (output.float() * noise / (self._along(output) * per_sample).sqrt()).sum()
+
+    def _along(self, values: Tensor) -> Tensor:
+        """The variance, to go with an output's values."""
+        shape = [1] * values.ndim
+        if self.channel_dim is not None and values.shape[self.channel_dim] == len(self.variance):
+            shape[self.channel_dim] = -1
+        elif len(self.variance) > 1:
+            return self.variance.mean().to(values.device, torch.float32)
+        return self.variance.reshape(shape).to(values.device, torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is asked of the network's outputs.
+
+    Attributes:
+        outputs: that count.
+        function: (dense network's output, other network's output) -> how far they are apart, a scalar, mean over
+            samples; instead of the outputs' own distances, None without one.
+    """
+
+    outputs: tuple[Output, ...]
+    function: Callable[[Any, Any], Any] | None = None
+
+    def __str__(self) -> str:
+        if self.function is not None:
+            return getattr(self.function, "__name__", type(self.function).__name__)
+        return "; ".join(map(str, self.outputs))
+
+    def distance(self, dense: Any, other: Any, num_samples: int) -> float:
+        """How far an output is from the dense network's, in nats, summed over samples.
+
+        Raises:
+            ValueError: the outputs have other shapes, or the distance is not finite.
+        """
+        if self.function is not None:
+            found = float(self.function(dense, other)) * num_samples
+        else:
+            wanted, given = floating(dense), floating(other)
+            for output in self.outputs:
+                before, after = (_shape(leaves, output.place) for leaves in (wanted, given))
+                if before != after:
+                    raise ValueError(
+                        f"the shape of {output.name} depends on its values: {before} in the dense network, {after} "
+                        "with units cut. Prune the network without what selects among its outputs, or give prune a "
+                        "function of both outputs (objective=...)"
+                    )
+            parts = (o.distance(wanted[o.place], given[o.place], num_samples) for o in self.outputs)
+            found = sum(float(part) for part in parts)
+        if not found < float("inf"):
+            raise ValueError(f"the objective ({self}) is not finite: {found}")
+        return found
+
+    def score(self, output: Any, num_samples: int, generator: torch.Generator) -> Tensor:
+        """A scalar whose gradients make the Fisher matrix.
+
+        Raises:
+            ValueError: gradients do not reach any output.
+        """
+        leaves = floating(output)
+        scores = [o.score(leaves[o.place], num_samples, generator) for o in self.outputs if o.place < len(leaves)]
+        reached = [score for score in scores if score.requires_grad]
+        if not reached:
+            raise ValueError(
+                "no gradient reaches the network's outputs, so nothing is known of how far they move: its evaluation "
+                "switches gradients off or selects among candidates. Prune the network without that part, or ask for "
+                "an order and a cut that need none (prune.ordering=zca prune.cut=variance)"
+            )
+        return torch.stack(reached).sum()
+
+
+def named_outputs(output: Any) -> list[tuple[str, Tensor]]:
+    """Floating tensors of an output and where they are in it."""
+    paths, _ = pytree.tree_flatten_with_path(output)
+    floating = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [(f"output{pytree.keystr(path)}" if path else "the output", leaf) for path, leaf in floating]
+
+
+def _shape(leaves: Sequence[Tensor], place: int) -> tuple[int, ...] | None:
+    return tuple(leaves[place].shape) if place < len(leaves) else None
+
+
+def floating(output: Any) -> list[Tensor]:
+    """Floating tensors of an output."""
+    return [leaf for _, leaf in named_outputs(output)]

@@ -1,0 +1,115 @@
+"""Which outputs does a network have, and are they class logits or something else?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective, Output, floating, named_outputs
+
+__all__ = ["objective_of"]
+
+# Samples that the spread of an output is taken from.
+_MOST_SAMPLES = 256
+# Variance beside the mean square under which a channel is constant, and says nothing of its own spread.
+_CONSTANT = 1e-10
+# Activations that the next token's computation is spared, no results.
+_CACHES = ("past_key_values", "cache", "mems")
+
+
+def objective_of(
+    model: nn.Module, batches: Sequence[Batch], wanted: str | Callable[[Any, Any], Any] = "auto"
+) -> Objective:
+    """The objective of a network.
+
+    ``auto`` takes for class logits what is called so; the only output [N, K] of a network, with K > 1, that a layer
+    gives out as it is, or whose exponentials sum to one; and the only output [N, T, K] where token numbers go in, if a
+    layer gives it out or a table has K rows.
+
+    Args:
+        model: in evaluation mode.
+        batches: calibration inputs on its device.
+        wanted: ``auto``, ``kl``, ``squared``, or a function of the dense network's output and another's.
+
+    Raises:
+        ValueError: the output holds no floating tensor.
+    """
+    few, count = [], 0
+    for batch in batches:
+        few.append(batch)
+        count += batch.size
+        if count >= _MOST_SAMPLES:
+            break
+    made: set[tuple[int, int]] = set()
+    with torch.no_grad():
+        first = _watched(model, few[0], made)
+        numbered = [(place, *each) for place, each in enumerate(named_outputs(first))]
+        named = [each for each in numbered if not any(word in each[1] for word in _CACHES)]
+        if not named:
+            raise ValueError(f"the model's output holds no floating tensor: it is a {type(first).__name__}")
+        chosen = [_class_dim(model, name, leaf, wanted, len(named), few[0], made) for _, name, leaf in named]
+        outputs = [first] + [batch.call(model) for batch in few[1:] if None in chosen]
+    leaves = [floating(output) for output in outputs]
+    found = []
+    for (place, name, leaf), class_dim in zip(named, chosen, strict=True):
+        channel_dim = None if leaf.ndim < 2 else leaf.ndim - 1 if leaf.ndim == 3 else 1
+        seen = [each[place] for each in leaves if place < len(each)] if class_dim is None else [leaf]
+        found.append(Output(name, place, class_dim, channel_dim, _variance(seen, channel_dim)))
+    return Objective(tuple(found), wanted if callable(wanted) else None)
+
+
+def _watched(model: nn.Module, batch: Batch, made: set[tuple[int, int]]) -> Any:
+    """The output, with the places in memory of what layers with weights gave out."""
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            made.add((output.data_ptr(), output.numel()))
+            kept.append(output)  # so that no other tensor takes its place
+
+    kept: list[Tensor] = []
+    layers = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
+    handles = [module.register_forward_hook(note) for module in layers]
+    try:
+        return batch.call(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _class_dim(
+    model: nn.Module, name: str, leaf: Tensor, wanted: Any, num_outputs: int, batch: Batch, made: set[tuple[int, int]]
+) -> int | None:
+    """Dimension of the classes; None where a squared error counts."""
+    dim = 2 if leaf.ndim == 3 else 1
+    if wanted == "squared" or leaf.ndim < 2 or leaf.shape[dim] < 2:
+        return None
+    if wanted == "kl" or "logits" in name:
+        return dim
+    if wanted != "auto" or num_outputs > 1:
+        return None
+    reads_tokens = any(isinstance(value, Tensor) and not value.is_floating_point() for value in batch.leaves)
+    is_plain = (leaf.data_ptr(), leaf.numel()) in made
+    if leaf.ndim == 3 and reads_tokens:
+        tables = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
+        return dim if is_plain or leaf.shape[dim] in tables else None
+    if leaf.ndim == 2 and is_plain:
+        return dim
+    sums_to_one = leaf.ndim == 2 and bool((leaf.float().logsumexp(dim=1).abs() < 1e-3).all())
+    return dim if sums_to_one else None
+
+
+def _variance(values: Sequence[Tensor], channel_dim: int | None) -> Tensor:
+    """Per channel, over samples and positions; of constant ones that of the others, or else their mean square."""
+    if channel_dim is None or len({value.shape[channel_dim] for value in values}) > 1:
+        rows = torch.cat([value.detach().double().reshape(-1) for value in values])[None]
+    else:
+        rows = torch.cat([value.detach().double().movedim(channel_dim, 0).flatten(1) for value in values], dim=1)
+    rows = rows.nan_to_num(0.0, 0.0, 0.0)
+    found = rows.var(dim=1, correction=0) if rows.shape[1] else rows.new_zeros(len(rows))
+    is_constant = found <= _CONSTANT * rows.square().mean(dim=1) if rows.shape[1] else torch.ones_like(found).bool()
+    whole = float(found[~is_constant].mean()) if bool((~is_constant).any()) else float(rows.square().mean())
+    return torch.where(is_constant, whole or 1.0, found)
