@@ -33,6 +33,7 @@ class Tracer:
         readings: how each of them is read.
         buffers: those of them that are buffers.
         depthwise: those of them that pass units on.
+        spatial: those of them that see more than one position at once.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
         blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
@@ -70,6 +71,7 @@ class Tracer:
         self.readings: dict[str, Reading] = {}
         self.buffers: set[str] = set()
         self.depthwise: set[str] = set()
+        self.spatial: set[str] = set()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
@@ -172,6 +174,8 @@ class Tracer:
             self.readers.append(weight.name)
         if is_convolution:
             self.convolutions.add(weight.name)
+        if torch.Size(weight.shape[2:]).numel() > 1:
+            self.spatial.add(weight.name)
         if weight.is_buffer:
             self.buffers.add(weight.name)
         module = module_running(node)

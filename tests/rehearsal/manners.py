@@ -86,10 +86,13 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
+        "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
+    ),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 python run\.py \.\.\.": Manner("left", reason="the dots are any options"),
     r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
-    r"(HYDRA_FULL_ERROR=1 )?pytest.*|\.ci/run": Manner("left", reason="runs this very test"),
+    r"(pytest|coverage) .*|\.ci/run": Manner("left", reason="runs this very test"),
     r"wandb (sweep|agent|sync).*": Manner("left", reason="needs the server; tests/run/test_sweeps.py has a stand-in"),
 }
