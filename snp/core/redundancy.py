@@ -63,9 +63,9 @@ class Copies:
 
     def _gathered(self, weight: Tensor, width: int) -> Tensor:
         """Weights [O, U * b] of the originals, those of their copies added."""
-        parts = weight.reshape(len(weight), -1, width) * self.factor.to(weight)[:, None]
+        parts = weight.reshape(len(weight), len(self.owner), width) * self.factor.to(weight)[:, None]
         total = torch.zeros_like(parts).index_add_(1, self.owner, parts)
-        return total[:, self.originals].reshape(len(weight), -1)
+        return total[:, self.originals].flatten(1)
 
     def _own(self, gram: Tensor, width: int) -> Tensor:
         columns = columns_of(self.originals, width)
