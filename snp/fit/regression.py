@@ -111,13 +111,13 @@ def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affi
 
 
 def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
-    """Does a fit serve held-back samples better than the dense weights, by more than so few samples may do by chance?
+    """Is a fit beyond doubt, or does it serve held-back samples better than the dense weights, not just by chance?
 
-    Where none could be held back it counts on the samples it was made of, if they are many beside the columns.
+    Samples are beyond doubt where there are many beside the columns; chance is one in the number held back.
     """
-    if num_held == 0 and count < _MANY * columns.shape[-1]:
-        return False
-    return bool(error < unfitted * (1 - 1 / max(num_held, 2)))
+    if count >= _MANY * columns.shape[-1]:
+        return True
+    return num_held > 0 and bool(error < unfitted * (1 - 1 / max(num_held, 2)))
 
 
 def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
