@@ -12,12 +12,13 @@ from pathlib import Path
 
 from harness import (
     FIT_NAMES,
-    FITS,
     Batches,
     accuracy,
+    add_fits,
     arguments_of,
     existing,
     in_memory,
+    options_of_fit,
     print_provenance,
     print_table,
     spread,
@@ -84,7 +85,6 @@ def outcome(subject: Subject, samples: int, seed: int, settings: PruneSettings) 
 
 def settings_of(options: argparse.Namespace, target: float, seed: int, fit: str) -> PruneSettings:
     """What the command line asks for, with one of the fits of :data:`harness.FITS`."""
-    ridge = {} if options.ridge is None else {"ridge": options.ridge}
     return PruneSettings(
         target_macs=target,
         planner=options.planner,
@@ -92,8 +92,7 @@ def settings_of(options: argparse.Namespace, target: float, seed: int, fit: str)
         cut=options.cut,
         streams=options.streams,
         seed=seed,
-        **ridge,
-        **FITS[fit],
+        **options_of_fit(options, fit),
     )
 
 
@@ -106,8 +105,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ordering", default="zca")
     parser.add_argument("--cut", default="variance")
     parser.add_argument("--planner", default="snp")
-    parser.add_argument("--ridge", type=float, help="of the fit, instead of the library's own")
-    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
+    add_fits(parser)
     parser.add_argument("--streams", action="store_true", help="cut residual streams, too")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration subset")

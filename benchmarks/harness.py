@@ -46,6 +46,17 @@ def arguments_of(question: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_fits(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say how weights are fitted."""
+    parser.add_argument("--ridge", type=float, help="of the fit, instead of the library's own")
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
+
+
+def options_of_fit(options: argparse.Namespace, fit: str) -> dict[str, Any]:
+    """Settings for one of the fits of :data:`FITS`."""
+    return FITS[fit] if options.ridge is None else {**FITS[fit], "ridge": options.ridge}
+
+
 def existing(path: Path | None, argument: str) -> Path:
     """The path, if it is there; else the program ends with one line."""
     if path is None:

@@ -8,11 +8,11 @@ other benchmarks take it from :func:`subject_at`.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import Batches, accuracy, arguments_of, existing, in_memory, print_provenance, print_table
+from cifar_resnet56 import Subject
+from harness import accuracy, arguments_of, existing, in_memory, print_provenance, print_table
 from torch import nn
 from training import train, trained
 
@@ -31,19 +31,6 @@ ARCHITECTURE = {
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 EPOCHS = 8
 LEARNING_RATE = 2e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The trained network in evaluation mode, its data, and the test part in memory."""
-
-    model: nn.Module
-    data: Cifar10
-    test: Batches
-
-    def calibration(self, samples: int, seed: int) -> Batches:
-        """Training images as they are shown in evaluation."""
-        return in_memory(self.data.calibration_dataloader(samples, seed))
 
 
 def subject_at(data: Path, checkpoint: Path | None = None, epochs: int = EPOCHS, seed: int = 0) -> Subject:

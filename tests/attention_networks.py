@@ -10,11 +10,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from snp.graph import CouplingGraph
+from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
+from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
+from snp.speed.network import macs
+from snp.surgery.checks import self_check
+from snp.surgery.surgery import cut, masked_weights, with_weights
 from tests.audit import randomise
 
-__all__ = ["NETWORKS", "Grouped", "build", "irregular", "pictures", "words"]
+__all__ = ["NETWORKS", "Grouped", "assert_cut_is_right_and_counted", "build", "irregular", "pictures", "words"]
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -94,3 +99,17 @@ def irregular(graph: CouplingGraph, groups: tuple[UnitGroup, ...], seed: int = 0
         parts = [torch.randperm(size, generator=generator)[:count] + p * size for p in range(group.num_partitions)]
         decisions.append(GroupPlan(group, torch.cat(parts).sort().values))
     return PruningPlan.from_json(PruningPlan(tuple(decisions), attention=graph.attention).to_json())
+
+
+def assert_cut_is_right_and_counted(
+    model: nn.Module, graph: CouplingGraph, groups: tuple[UnitGroup, ...], plan: PruningPlan, batch: Tensor
+) -> tuple[nn.Module, nn.Module]:
+    """Masked and small network: the same outputs, MACs as the profiler counts them, parameters as they are."""
+    masked = with_weights(model, masked_weights(model, plan))
+    small = cut(masked, plan)
+    assert self_check(masked, small, Batch.of(batch)) < 1e-5
+    costs = CostModel(model, graph, groups)
+    kept = [len(decision.kept) for decision in plan.groups]
+    assert costs.macs(kept) == macs(small, batch[:1])
+    assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
+    return masked, small

@@ -169,6 +169,9 @@ def second_device() -> Iterator[None]:
     with (
         patch("torch.cuda.synchronize"),
         patch("torch.cuda.get_device_name", return_value="second"),
+        # The generator of the second device is that of the CPU.
+        patch("torch.cuda.get_rng_state", lambda *_: torch.get_rng_state()),
+        patch("torch.cuda.set_rng_state"),
         _Operators(places),
         _Functions(places),
     ):

@@ -264,8 +264,8 @@ def test_network_without_anything_to_cut_says_why() -> None:
         snp.prune(nn.Sequential(nn.Linear(6, 4)), [torch.randn(4, 6)])
 
 
-def test_network_that_cannot_be_exported_says_so() -> None:
-    """The name of the model and what to try."""
+def test_network_that_cannot_be_exported_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """The name of the model and what to try, and not a line of its graph."""
 
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -273,6 +273,20 @@ def test_network_that_cannot_be_exported_says_so() -> None:
 
     with pytest.raises(ValueError, match="Branching cannot be exported"):
         snp.prune(Branching(), [torch.randn(4, 6)])
+    assert "def forward" not in capfd.readouterr().err
+
+
+def test_sizes_that_depend_on_values_are_refused() -> None:
+    """Detectors select among candidates; what lies behind a selection has no size that could be planned with."""
+
+    class Selecting(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x)
+            return scores[(scores[:, 0] > 0).nonzero()[:, 0]]
+
+    model = Selecting(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with pytest.raises(ValueError, match=r"aten\.nonzero.*size depends on values.*prune the network without"):
+        snp.prune(model, [torch.randn(16, 8)], target_units=0.5)
 
 
 @pytest.mark.parametrize("name", CASES)

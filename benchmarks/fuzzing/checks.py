@@ -92,7 +92,7 @@ def _examine(seed: int, sample: Sample, asked: dict[str, Any], draw: Draw) -> in
         found_copies(sample.model, result.model, plan, sample, asked)
     trains(result.model, sample)
     if draw.flag(0.25):
-        _is_identity(sample, dense, asked, first)
+        _is_identity(sample, dense, asked)
     return plan.num_cut
 
 
@@ -191,9 +191,10 @@ def _gradients(model: nn.Module, sample: Sample) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _is_identity(sample: Sample, dense: nn.Module, asked: dict[str, Any], first: list[Tensor]) -> None:
+def _is_identity(sample: Sample, dense: nn.Module, asked: dict[str, Any]) -> None:
     """Nothing to cut: nothing changes, to the bit."""
     kept = {name: value for name, value in asked.items() if not name.startswith("target_") and name != "cut"}
     result = _prune(sample, kept | {"target_units": 1.0})
     hold("identity keeps every value", same_state(dense, result.model))
-    hold("identity keeps outputs", same(first, outputs(result.model, sample.unseen)))
+    # Against weights that are written down: products with weights made on the way may round otherwise.
+    hold("identity keeps outputs", same(outputs(dense, sample.unseen), outputs(result.model, sample.unseen)))

@@ -139,7 +139,7 @@ def masked_dense(dense: nn.Module, small: nn.Module, plan: Plan, generator: torc
         tensor.data.copy_(whole)
     for name, module in again.named_modules():
         if isinstance(module, Attention | nn.MultiheadAttention):
-            _scale_queries(name, module, small.get_submodule(name))
+            _scale_queries(name, module, small.get_submodule(name), plan)
     return again
 
 
@@ -153,20 +153,17 @@ def _silence(whole: Tensor, dim: int, indices: list[int], blocks: int) -> None:
         whole[block * rows : (block + 1) * rows, index % columns] = 0.0
 
 
-def _scale_queries(name: str, dense: nn.Module, small: nn.Module) -> None:
+def _scale_queries(name: str, dense: nn.Module, small: nn.Module, plan: Plan) -> None:
     """Logits that are divided by the root of a size that changed: the dense queries make up for it."""
     if type(small) is not type(dense) or (isinstance(dense, Attention) and not dense.follows):
         return
     if isinstance(dense, Attention):
-        layer = dense.q_proj if dense.way == "separate" else dense.qkv
-        rows = len(layer.weight) if dense.way == "separate" else len(layer.weight) // 3
-        now = small.q_proj if dense.way == "separate" else small.qkv
-        left = len(now.weight) if dense.way == "separate" else None
-        size = left // small.num_heads if left is not None else small.head_dim
-        tensors, was = (layer.weight, layer.bias), dense.head_dim
+        layer, held = (dense.q_proj, "q_proj.weight") if dense.way == "separate" else (dense.qkv, "qkv.weight")
+        rows, tensors = dense.num_heads * dense.head_dim, (layer.weight, layer.bias)
     else:
-        rows, was, size = dense.embed_dim, dense.head_dim, small.head_dim
-        tensors = (dense.in_proj_weight, dense.in_proj_bias)
+        rows, tensors, held = dense.embed_dim, (dense.in_proj_weight, dense.in_proj_bias), "in_proj_weight"
+    gone = [index for index in plan.removed.get((f"{name}.{held}", 0), ()) if index < rows]
+    size = (rows - len(gone)) / small.num_heads
     for tensor in tensors:
         if tensor is not None:
-            tensor.data[:rows] *= (was / size) ** 0.5
+            tensor.data[:rows] *= (dense.head_dim / size) ** 0.5

@@ -118,10 +118,12 @@ def conformer(draw: Draw, size: int) -> nn.Module:
 
 
 def recurrent(draw: Draw, size: int) -> nn.Module:
-    kind = draw.one_of(nn.GRU, nn.LSTM)
+    """A recurrent layer, of one direction or two, of one layer or two, between linear ones."""
+    kind, layers, both_ways = draw.one_of(nn.GRU, nn.LSTM, nn.RNN), draw.one_of(1, 1, 2), draw.flag(0.3)
+    cell = kind(6, 5, layers, batch_first=True, bidirectional=both_ways)
     return Block(
         lambda m, x: x + m.out(F.relu(m.between(m.cell(m.enter(x))[0]))),
-        enter=draw.linear(size, 6), cell=kind(6, 5, batch_first=True), between=draw.linear(5, 8),
+        enter=draw.linear(size, 6), cell=cell, between=draw.linear(10 if both_ways else 5, 8),
         out=draw.linear(8, size),
     )  # fmt: skip
 

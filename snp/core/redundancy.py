@@ -63,7 +63,7 @@ class Copies:
 
     def _gathered(self, weight: Tensor, width: int) -> Tensor:
         """Weights [O, U * b] of the originals, those of their copies added."""
-        parts = weight.reshape(len(weight), len(self.owner), width) * self.factor.to(weight)[:, None]
+        parts = weight.reshape(len(weight), weight.shape[1] // width, width) * self.factor.to(weight)[:, None]
         total = torch.zeros_like(parts).index_add_(1, self.owner, parts)
         return total[:, self.originals].flatten(1)
 

@@ -14,7 +14,7 @@ from snp.data.loading import SampleData
 from snp.export.folder import ExportFolder
 from snp.export.programs import export_onnx, export_program, require_packages, session_of
 from snp.export.quantise import quantise
-from snp.export.scores import accuracies, scores, table, times
+from snp.export.scores import accuracies, is_noisy, scores, table, times
 from snp.graph.batches import Batch
 from snp.run.errors import guarded
 
@@ -77,6 +77,8 @@ def _compare(folder: ExportFolder, files: dict[str, Path], data: SampleData | No
     print(f"\n{table(rows)}")
     print(f"Times: batch {_TIMED_BATCH}, one CPU thread, ONNX Runtime, in turns.", end=" ")
     print(f"Accuracy: the first {most} test images at most." if found else "Accuracy was not measured.")
+    if is_noisy(rows):
+        print("The clock was noisy: these times mean little; measure again on an idle machine.")
     target = next(reversed(files.values())).with_name("scores.json")
     target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 

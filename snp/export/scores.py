@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from snp.report.findings import NOISY_SPREAD
 from snp.report.stages import format_count, format_share
 from snp.speed.timing import time_in_turns
 
-__all__ = ["Score", "accuracies", "scores", "table", "times"]
+__all__ = ["Score", "accuracies", "is_noisy", "scores", "table", "times"]
 
 _ROUNDS, _SECONDS = 11, 2.0
 Session = Callable[[Tensor], Tensor]
@@ -88,6 +89,12 @@ def scores(
         Score(name, path.stat().st_size, found.get(name), *timed.get(name, (None, None)))
         for name, path in files.items()
     ]
+
+
+def is_noisy(rows: Iterable[Score]) -> bool:
+    """Do the quartiles of some ratio lie so far apart that times mean little?"""
+    shares = (row.share for row in rows if row.share is not None)
+    return any(high - low > NOISY_SPREAD * median for median, low, high in shares)
 
 
 def table(rows: Iterable[Score]) -> str:

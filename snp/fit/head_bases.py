@@ -154,6 +154,8 @@ def _values(
     if len(group.consumers) != 1:
         return
     (member,) = group.consumers
+    if model.get_parameter(member.tensor)[0, 0].numel() > 1:
+        return  # a kernel that sees several positions is not turned with one of them
     value, out = (Projection(model, name, change.weights) for name in (layer.value.tensor, member.tensor))
     of_out = moments[member.tensor]
     gram = of_out.centred() / max(of_out.count, 1)

@@ -77,12 +77,15 @@ def analyse(
         ) from error
     wanted, names = frozenset(structures), _first_names(model)
     tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
+    tracer.aliases = _first_modules(model)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
     groups = with_counts(model, tracer, groups)
     layers = attention_layers(tracer)
     if "heads" in wanted:
-        whole = _whole_heads(program, Tracer(example.size, whole_heads=True), names)
+        of_heads = Tracer(example.size, whole_heads=True)
+        of_heads.aliases = tracer.aliases
+        whole = _whole_heads(program, of_heads, names)
         groups, layers = groups + whole[0], layers or whole[1]
     fixed, products = products_of(tracer, groups)
     return CouplingGraph(
@@ -109,6 +112,12 @@ def _whole_heads(
     propagate(program, tracer, names)
     groups, _ = collect_groups(tracer)
     return tuple(group for group in groups if group.kind == "heads"), attention_layers(tracer)
+
+
+def _first_modules(model: nn.Module) -> dict[str, str]:
+    """Every name of a module -> the first one; a module that is called under several names has several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(module), name) for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -41,6 +41,10 @@ def multiply(tracer: Tracer, node: fx.Node, left: Any, right: Any) -> Tensor | N
         return None
     if set(left.unique().tolist()) <= tracer.scores.keys():
         return _weighed(tracer, left, right)
+    if set(right.unique().tolist()) <= tracer.scores.keys():
+        # Values as columns, as convolutions of one pixel give them: turned round, it is the same product.
+        weighed = _weighed(tracer, right.mT, left.mT)
+        return None if weighed is None else weighed.mT
     return _scores(tracer, node, left, right.transpose(-2, -1))
 
 

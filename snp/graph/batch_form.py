@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
+from snp.graph.decoder_inputs import with_decoder_inputs
 
 __all__ = ["BatchForm", "kind_of", "parsed"]
 
@@ -78,7 +79,7 @@ def parsed(model: nn.Module, raws: Iterable[Any]) -> Iterator[Batch]:
     """
     if isinstance(raws, (Tensor, Mapping)):
         raise ValueError(f"batches is one {type(raws).__name__}: give an iterable of batches, such as [batch]")
-    iterator = iter(raws)
+    iterator = (with_decoder_inputs(model, raw) for raw in raws)
     try:
         first = next(iterator)
     except StopIteration:

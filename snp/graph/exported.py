@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import operator
+import sys
 import warnings
 from dataclasses import dataclass
 from itertools import chain
@@ -39,10 +42,14 @@ class Exported:
 
 def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
     """The exported program of a network in evaluation mode."""
-    with warnings.catch_warnings():
+    said = io.StringIO()
+    # Where export fails, PyTorch prints the whole graph so far, which tells a user nothing.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(said):
         # Recurrent layers keep their weights in a list, too; PyTorch knows the parameters behind it.
         warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")
-        return torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
+        program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
+    sys.stderr.write(said.getvalue())
+    return program
 
 
 def export(model: nn.Module, batch: Batch) -> Exported:

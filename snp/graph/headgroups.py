@@ -113,7 +113,8 @@ def _layer(tracer: Tracer, call: Call) -> AttentionLayer | None:
 def _rows(tracer: Tracer, labels: Tensor) -> Slice | None:
     """The rows of one weight that have these labels, in their shape; None where they are not rows of one weight."""
     for name in reversed(tracer.readers):
-        rows = tracer.dims.get((name, 0)) if tracer.readings[name].output_dim == 0 else None
+        is_plain = tracer.readings[name].output_dim == 0 and name not in tracer.spatial | tracer.depthwise
+        rows = tracer.dims.get((name, 0)) if is_plain else None
         if rows is not None and int(rows[0]) <= int(labels.min()) and int(labels.max()) <= int(rows[-1]):
             return Slice(name, 0, labels - int(rows[0]))
     return None

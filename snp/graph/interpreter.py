@@ -52,7 +52,8 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: boo
     value = node.meta.get("val")
     if name is not None and isinstance(value, Tensor):
         return Parameter(name, tuple(value.shape), is_buffer=is_buffer)
-    reason = "an input of the network" if name is None else f"the fixed tensor {name}"
+    held = node.name.startswith(("c_", "lifted_tensor"))  # as torch.export calls them
+    reason = "a tensor that the code holds, no parameter or buffer" if held else "an input of the network"
     return tracer.labels.constant(tuple(value.shape), reason) if isinstance(value, Tensor) else value
 
 

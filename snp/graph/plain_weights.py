@@ -77,11 +77,13 @@ def _without_parametrization(module: nn.Module) -> nn.Module | None:
     plain: nn.Module = object.__new__(kind)
     plain.__dict__ = {name: copy.copy(value) for name, value in vars(module).items()}
     del plain._modules["parametrizations"]
-    weight = module.weight
+    with torch.enable_grad():
+        weight = module.weight
     assert isinstance(weight, Tensor)
     for name, value in [*module._parameters.items(), ("weight", weight)]:
         if value is not None:
-            plain.register_parameter(name, nn.Parameter(value.detach().clone()))
+            # A weight that is computed from trained parameters is trained, and else it is not.
+            plain.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
     return plain
 
 

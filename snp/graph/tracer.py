@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace
 from snp.graph.streams import Streams
@@ -29,9 +30,11 @@ class Tracer:
         dims: labels of (tensor, dim) for tensors whose rows and columns are read by a rule of their own.
         elements: labels of every element of tensors that meet activations element by element.
         positions: multiply-accumulates per weight element of the whole batch, for every weight read.
+        aliases: every name of a module -> the first one.
         readings: how each of them is read.
         buffers: those of them that are buffers.
         depthwise: those of them that pass units on.
+        spatial: those of them that see more than one position at once.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
         blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
@@ -65,9 +68,11 @@ class Tracer:
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
         self.embeddings: set[str] = set()
+        self.aliases: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
         self.buffers: set[str] = set()
         self.depthwise: set[str] = set()
+        self.spatial: set[str] = set()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
@@ -135,7 +140,17 @@ class Tracer:
                 self.labels.freeze(value, reason)
 
     def constant_like(self, node: fx.Node, reason: str) -> Any:
-        """Frozen labels in the shape of a node's result (a list of them for several results)."""
+        """Frozen labels in the shape of a node's result (a list of them for several results).
+
+        Raises:
+            ValueError: its size depends on values, as that of a selection among candidates does.
+        """
+        sizes = [size for leaf in pytree.tree_leaves(node.meta.get("val")) for size in getattr(leaf, "shape", ())]
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(
+                f"{node.target} puts out tensors whose size depends on values, so that units and costs behind it are "
+                "unknown: prune the network without that part (a detector without its selection of boxes, say)"
+            )
         return self._constant(node.meta.get("val"), reason)
 
     def _constant(self, value: Any, reason: str) -> Any:
@@ -170,9 +185,12 @@ class Tracer:
             self.readers.append(weight.name)
         if is_convolution:
             self.convolutions.add(weight.name)
+        if torch.Size(weight.shape[2:]).numel() > 1:
+            self.spatial.add(weight.name)
         if weight.is_buffer:
             self.buffers.add(weight.name)
         module = module_running(node)
+        module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims)
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:

@@ -23,7 +23,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # As one entry: safetensors writes several in any order, and the same content shall give the same bytes.
     facts = {**(metadata or {}), "content": _content(plain)}
-    save_file(plain, partial, {"facts": json.dumps(facts, sort_keys=True)})
+    try:
+        save_file(plain, partial, {"facts": json.dumps(facts, sort_keys=True)})
+    except SafetensorError as error:  # a full disk, for example
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error}; make room, or choose another folder") from error
     # safetensors makes files that only their owner may read; a run's folder is meant to be shared.
     partial.chmod(0o666 & ~_umask())
     partial.replace(path)

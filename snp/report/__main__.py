@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 from snp.report.compare import write_comparison
+from snp.report.fronts import draw_fronts
 from snp.report.page import write_report
 from snp.report.record import read_record
+from snp.report.runs import read_runs
 
 __all__ = ["main"]
 
@@ -17,6 +19,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="snp compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of runs (a sweep)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page; compare.html when there are several runs")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="fronts there, too, as PNG, SVG, PDF and CSV")
     parser.add_argument("--title", default="", help="of the page")
     options = parser.parse_args(words)
     try:
@@ -26,6 +29,8 @@ def main(words: list[str] | None = None) -> None:
             written = write_report(options.runs[0]).with_suffix(".html")
         else:
             written = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
+            if options.figures is not None:
+                draw_fronts(read_runs(options.runs), options.figures / "fronts.png")
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     print(written)

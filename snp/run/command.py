@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.run.errors import command_line, guarded
-from snp.run.options import configuration, help_text, refuse_unknown
+from snp.run.options import asked_name, configuration, help_text, objective, refuse_unknown
 from snp.run.stopping import Stopped, stoppable
 
 __all__ = ["run"]
@@ -47,12 +47,14 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("asked", lambda words: asked_name(words, given), replace=True)
+    sweeps: set[str] = set()
 
     @guarded
-    def task(config: Any) -> float | None:
+    def task(config: Any) -> Any:
         sys.argv = before
         try:
-            return _run(config)
+            return _run(config, sweeps)
         except Stopped as told:
             told.go_on = _again()
             raise
@@ -61,19 +63,39 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
     sys.argv = [before[0], *given]
     with command_line(HydraException):
         composed()
+    for folder in sweeps:
+        guarded(_summarise)(folder)
 
 
-def _run(config: Any) -> float | None:
-    """One composed configuration; the root's target is :func:`snp.run.pipeline.run`."""
+def _summarise(folder: str) -> None:
+    from snp.report.summary import write_summary
+
+    print(f"Summary of all runs: {write_summary(folder)}", flush=True)
+
+
+def _run(config: Any, sweeps: set[str]) -> Any:
+    """One composed configuration; the root's target is :func:`snp.run.pipeline.run`.
+
+    Args:
+        config: all options.
+        sweeps: gets the folder of the sweep that the run is part of.
+
+    Returns:
+        What a sweeper optimises: the numbers that ``optimise`` names, else the last stage's validation score.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
+    with open_dict(config):
+        optimised = config.pop("optimise", None)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_multirun:
+        sweeps.add(str(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)))
     found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
-    return found.get("pruned/acc1_percent", found.get("pruned/perplexity"))
+    return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
 
 
 def _is_first() -> bool:

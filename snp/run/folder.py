@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,8 @@ def folder_at(path: str | Path, argument: str) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:  # before hours pass whose result could not be kept
+            trial.write(b"x")
     except OSError as error:
         raise ValueError(f"{argument}={path} is not a folder that can be written to: {error.strerror}") from error
     return folder

@@ -33,8 +33,11 @@ _HARMLESS_WARNINGS = (
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
     ".*predict returned None.*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged was gathered before
     ".*Checkpoint directory .* exists and is not empty.*",  # a training that goes on
     r".*isinstance\(treespec, LeafSpec\).*",
+    # Scores are the same on all processes before they are logged.
+    ".*recommended to use .self.log.*sync_dist=True.*",
 )
 
 

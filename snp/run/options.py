@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import yaml
 import snp
 from snp.core.registry import close_to
 
-__all__ = ["configuration", "help_text", "refuse_unknown"]
+__all__ = ["asked_name", "configuration", "help_text", "objective", "refuse_unknown"]
 
+_SCORES = ("acc1_percent", "perplexity")
 _FLAGS = """\
   --cfg job --resolve   print all options as composed, and stop
   -m, --multirun        every combination of options that list several values: {program} -m seed=0,1,2
@@ -95,6 +96,43 @@ def _known() -> tuple[dict[str, set[str]], list[str]]:
 
 def _chosen_by(section: str, groups: Sequence[str]) -> str:
     return f" (conf/{section}/*.yaml list those of each {section}; +{section}.NAME=... adds one)" * (section in groups)
+
+
+def asked_name(override_dirname: str, words: Sequence[str]) -> str:
+    """Name of a run's folder in a sweep: the options in which it differs from the other runs.
+
+    Args:
+        override_dirname: all overrides of the run, as Hydra joins them.
+        words: of the command line; what stands there as it is, is the same for all runs.
+    """
+    parts = re.split(r",(?=[\w./@+~]+=)", override_dirname)
+    own = [part.removeprefix("prune.") for part in parts if part and part not in words]
+    return re.sub(r"[^\w.=,+-]", "-", ",".join(own))[:120]
+
+
+def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:
+    """What a sweeper optimises.
+
+    Args:
+        metrics: of a finished run.
+        names: of the numbers wanted; None for the last stage's score on the validation samples.
+
+    Returns:
+        A number, or a tuple of several.
+
+    Raises:
+        ValueError: a run has no such number.
+    """
+    if names is None:
+        scores = [
+            f"{stage}/{part}{score}" for part in ("val_", "") for stage in ("finetuned", "pruned") for score in _SCORES
+        ]
+        return next((metrics[name] for name in scores if metrics.get(name) is not None), None)
+    for name in names:
+        if metrics.get(name) is None:
+            raise ValueError(f"optimise: the run has no number {name}{close_to(name, list(metrics))}")
+    found = tuple(metrics[name] for name in names)
+    return found[0] if len(found) == 1 else found
 
 
 def _sentence(path: Path) -> str:

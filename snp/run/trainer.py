@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from snp.core.gram import Moments
@@ -73,13 +74,15 @@ class JobTrainer:
         callbacks = [*keywords.pop("callbacks", ()), KeepSignals()]
         try:
             made = self._trainer(**{**defaults, **keywords, **self._bars, "callbacks": callbacks})
-        except TypeError as error:
-            raise ValueError(f"trainer: {error}") from error
+        except (TypeError, MisconfigurationException) as error:
+            asked = getattr(self._trainer, "keywords", {})
+            options = ", ".join(f"trainer.{name}={asked[name]}" for name in ("accelerator", "devices") if name in asked)
+            raise ValueError(f"{options or 'trainer'}: {error}; trainer=auto takes what there is here") from error
         self._launchers.append(made.strategy.launcher)
         return made
 
     def end_processes(self) -> None:
-        """End the processes that Lightning started for this one, which would wait for it."""
+        """End the processes that Lightning started for this one."""
         for launcher in self._launchers:
             for process in getattr(launcher, "procs", ()):
                 process.terminate()
@@ -105,11 +108,8 @@ class JobTrainer:
         log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
-        callbacks = [
-            EpochSeed(seed),
-            *([] if self._shows_bars else [EpochLines(recipe.where, log)]),
-            *(checkpoints.callbacks(metric) if checkpoints else []),
-        ]
+        lines = [] if self._shows_bars else [EpochLines(recipe.where, log)]
+        callbacks = [EpochSeed(seed), *lines, *(checkpoints.callbacks(metric) if checkpoints else [])]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import inspect
 import io
-import os
 import pickle
 import random
 import tarfile
@@ -706,15 +705,6 @@ def test_cifar10_files_that_do_not_serve(files: dict[str, bytes] | None, message
 
 
 # ------------------------------------------------------------------------------------------ real data
-
-
-@pytest.fixture
-def data_dir() -> Path:
-    """The folder of real data."""
-    folder = os.environ.get("SNP_DATA_DIR")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("SNP_DATA_DIR does not name a folder of real data")
-    return Path(folder)
 
 
 @pytest.mark.realdata

@@ -15,6 +15,7 @@ from snp.export import export_onnx, export_program, quantise
 from snp.export.__main__ import main
 from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
+from snp.export.scores import Score, is_noisy, table
 from snp.models.weights import read_weights, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
@@ -173,3 +174,13 @@ def test_the_better_weights_are_exported(tmp_path: Path, tuned: float, weights: 
     folder = ExportFolder(tmp_path)
     assert folder.weights(None) == weights
     assert (folder.weights("pruned"), folder.weights("finetuned")) == ("pruned", "finetuned")
+
+
+def test_a_noisy_clock_is_said() -> None:
+    """Quartiles far apart make the times meaningless; near ones do not."""
+    quiet, noisy = Score("pruned", 1, None, 1.0, (0.5, 0.48, 0.53)), Score("int8", 1, None, 1.0, (0.1, 0.02, 3.0))
+    assert not is_noisy([Score("dense", 1, None, 2.0, None), quiet])
+    assert is_noisy([quiet, noisy])
+    lines = table([quiet, noisy]).splitlines()
+    assert lines[1].split() == ["pruned", "1", "-", "1", "50.0", "%", "(48.0", "%", "to", "53.0", "%)"]
+    assert len({len(line) for line in lines}) == 1

@@ -218,6 +218,25 @@ def test_weight_shared_by_two_modules_is_not_fitted() -> None:
     assert costs.params(costs.dense) == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_module_called_under_two_names_is_one_layer() -> None:
+    """The same module as two attributes, called by both: its units go once, and all it read is measured."""
+    model = Net(
+        lambda m, x: m.head(F.gelu(m.again(F.gelu(m.layer(F.gelu(m.first(x))))))),
+        first=nn.Linear(6, 8), layer=nn.Linear(8, 8), head=nn.Linear(8, 4),
+    )  # fmt: skip
+    model.again = model.layer
+    (group,) = analysed(model, ROWS).groups
+    assert owned(group)["producers"] == {("first.weight", 0, 1), ("layer.weight", 0, 1)}
+    assert owned(group)["consumers"] == {("layer.weight", 1, 1), ("head.weight", 1, 1)}
+
+
+def test_tensor_that_the_code_holds_is_named() -> None:
+    """A constant of the code is no parameter, no buffer and no input."""
+    held = torch.rand(8)
+    model = Net(lambda m, x: m.head(m.first(x) * held), first=nn.Linear(6, 8), head=nn.Linear(8, 4))
+    assert "that the code holds" in analysed(model, ROWS).frozen["first.weight"]
+
+
 @pytest.mark.parametrize("decoder_first", [False, True])
 def test_embedding_tied_to_the_decoder_is_not_fitted(decoder_first: bool) -> None:
     """Folding a decoder would change the embedding that shares its weight: the stream between them is frozen."""

@@ -83,3 +83,52 @@ def test_every_structure_is_cut(structures: tuple[str, ...], tmp_path: Path) -> 
     torch.manual_seed(0)
     with torch.no_grad():
         torch.testing.assert_close(snp.load(tmp_path, Encoder())(inputs), result.model(inputs))
+
+
+class OfPixels(nn.Module):
+    """Attention among the pixels of a map by convolutions of one pixel, as in SAGAN: [N, 3, 6, 6] -> [N, 4, 6, 6].
+
+    Args:
+        size: of the kernel that reads what was attended to.
+        depthwise: a depthwise layer stands between the projection of queries and the product.
+    """
+
+    def __init__(self, size: int = 1, *, depthwise: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.query, self.key, self.value = nn.Conv2d(16, 8, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(16, 12, 1)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8) if depthwise else nn.Identity()
+        self.out = nn.Conv2d(12, 16, size, padding=size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        number, _, height, width = x.shape
+        query, key, value = self.depth(self.query(x)), self.key(x), self.value(x)
+        query, key, value = (part.reshape(number, 2, -1, height * width) for part in (query, key, value))
+        weights = (query.mT @ key * 0.5).softmax(-1)
+        attended = (value @ weights.mT).reshape(number, -1, height, width)
+        return self.last(torch.relu(x + self.out(attended)))
+
+
+@pytest.mark.parametrize("reconstruct", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_attention_among_pixels(size: int, reconstruct: bool) -> None:
+    """Values stand as columns; dimensions of each head go, but not those that a kernel of several positions reads."""
+    torch.manual_seed(0)
+    model = OfPixels(size).eval()
+    inputs = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    result = snp.prune(
+        model, [inputs], structures=("vo", "qk"), target_units=0.5, cut="uniform", ordering="variance",
+        calibration="joint", reconstruct=reconstruct,
+    )  # fmt: skip
+    found = {d.group.name: (d.group.num_partitions, len(d.kept)) for d in result.plan.groups}
+    assert found == {"query:qk": (2, 4)} | ({"value:vo": (2, 6)} if size == 1 else {})
+    assert result.plan.macs["pruned"] == macs_of_batch(result.model, Batch.of(inputs))
+
+
+def test_depthwise_layers_before_the_product_freeze_it() -> None:
+    """A depthwise layer has no rows that could be turned: its heads stay whole, and nothing fails."""
+    inputs = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    result = snp.prune(OfPixels(depthwise=True).eval(), [inputs], structures=("ffn", "vo", "qk"), target_units=0.5,
+                       cut="uniform", ordering="variance", calibration="joint", streams=True)  # fmt: skip
+    assert "head dimension" in result.plan.frozen["query.weight"]

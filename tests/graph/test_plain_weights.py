@@ -144,3 +144,14 @@ def test_standardised_network_is_cut_and_comes_back(kind: Any, calibration: str,
     snp.save(result, tmp_path)
     with torch.no_grad():
         assert torch.equal(snp.load(tmp_path, network(kind))(batch), result.model(batch))
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_written_down_weights_are_trained_where_their_parameters_are(is_trained: bool) -> None:
+    """A frozen layer stays frozen, its bias too, whether or not gradients are on."""
+    layer = weight_norm(nn.Linear(4, 3)).requires_grad_(is_trained)
+    with torch.no_grad():
+        plain = with_plain_weights(nn.Sequential(layer).eval())[0]
+    assert {name: parameter.requires_grad for name, parameter in plain.named_parameters()} == {
+        "weight": is_trained, "bias": is_trained,
+    }  # fmt: skip

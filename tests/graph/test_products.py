@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 import snp
@@ -145,3 +146,21 @@ def test_other_products_freeze_and_are_counted(name: str) -> None:
     assert not {"one", "two"} & summary(graph).keys()
     costs = CostModel(model, graph, graph.groups)
     assert costs.macs(costs.dense) == macs_of_batch(model, Batch.of(TOKENS))
+
+
+def test_gpt2() -> None:
+    """Hidden units of every block go, exactly as many as asked for, and tokens are generated with and without cache."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=24, n_layer=2, n_head=3, vocab_size=40, n_positions=32)
+    model = GPT2LMHeadModel(config).eval()
+    words = {"input_ids": torch.randint(0, 40, (16, 10), generator=torch.Generator().manual_seed(1))}
+    options = {"target_units": 0.5, "cut": "uniform", "ordering": "variance", "calibration": "joint"}
+    result = snp.prune(model, [words], **options)
+    assert [(d.group.num_units, len(d.kept)) for d in result.plan.groups] == [(96, 48)] * 2
+    first = result.model.transformer.h[0].mlp
+    assert (first.c_fc.weight.shape, first.c_proj.weight.shape) == ((24, 48), (48, 24))
+    tokens = [
+        result.model.generate(words["input_ids"][:2], max_new_tokens=4, do_sample=False, use_cache=use_cache)
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(*tokens)

@@ -11,6 +11,7 @@ import snp
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
 from snp.graph.grouped_kernels import rows_of, weight_of
+from snp.plan import planners
 from snp.plan.costs import CostModel
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
@@ -138,3 +139,18 @@ def test_copies_are_folded_into_what_stays(calibration: str, groups: int) -> Non
     with torch.no_grad():
         wanted, found = model(inputs), result.model.eval()(inputs)
     assert float((wanted - found).abs().max() / wanted.std()) < 1e-3
+
+
+@pytest.mark.parametrize("planner", planners.names())
+def test_every_planner_reads_weights_the_right_way_round(planner: str) -> None:
+    """Scores look at weights of either layout, block by block: units that do nothing are the first to go."""
+    model = between(groups=2, stride=2)
+    graph = analysed(model, batch(2))
+    with torch.no_grad():
+        model.first.weight[[1, 5]], model.first.bias[[1, 5]] = 0.0, 0.0  # one unit of each half
+        model.up.weight[[1, 5]] = 0.0
+    inputs = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(4))
+    result = snp.prune(model, [inputs], target_units=0.75, planner=planner, calibration="joint", round_to=1)
+    (first,) = (decision for decision in result.plan.groups if decision.group.name == "first")
+    assert graph.groups[0].num_partitions == 2
+    assert {1, 5} <= set(first.cut.tolist())

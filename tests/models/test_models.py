@@ -501,15 +501,6 @@ def test_hub_that_refuses_the_file(cache: Path, hub_without_files: str, monkeypa
 # ------------------------------------------------------------------------------------------ real weights
 
 
-@pytest.fixture
-def data_dir() -> Path:
-    """The folder of real data."""
-    folder = os.environ.get("SNP_DATA_DIR")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("SNP_DATA_DIR does not name a folder of real data")
-    return Path(folder)
-
-
 @pytest.mark.realdata
 def test_real_cifar_checkpoint_scores(data_dir: Path) -> None:
     """The public ResNet-56 loads strictly and has 88.6 % on the JPEG copies of CIFAR-10's test images."""

@@ -13,7 +13,7 @@ __all__ = ["PAGES", "Documented", "commands_of", "documented"]
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
-_PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:(?:python|snp|pytest|pip|wandb|torchrun|srun|sbatch) \S|\.ci/run\b)"
+_PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:(?:python|snp|pytest|coverage|pip|wandb|torchrun|srun|sbatch) \S|\.ci/run\b)"
 _COMMAND = re.compile(rf"^{_PROGRAMS}")
 _SCRIPT = re.compile(r"^(\w+\.py) --")
 _SPAN = re.compile(r"`([^`]+)`")

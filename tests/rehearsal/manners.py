@@ -39,13 +39,14 @@ _OPT = {"model.checkpoint=FOLDER": "model.checkpoint={opt}", "data.train=FILE": 
         "data.test=FILE": "data.test={test}", "data.path=FOLDER": "data.path={wiki}",
         "data.second=FILE": "data.second={second}"}  # fmt: skip
 _TEXTS = {"--model PATH": "--model {opt}", "--train PATH": "--train {train}", "--test PATH": "--test {test}"}
+_SWEEP = "multirun/2026-01-02/03-04-05"
 _LONG = "takes minutes to hours on the networks and data it names; tests/benchmarks runs its parts"
 _IMAGENET = "ImageNet and its pretrained weights are not at hand"
 
 # A pattern that the whole command must match -> how; every pattern must be needed.
 MANNERS: dict[str, Manner] = {
     # -------------------------------------------------------------------------------------------------- whole runs
-    r"python run\.py": Manner("run", more=QUICK),
+    r"python run\.py|snp run": Manner("run", more=QUICK),
     r"python run\.py model=resnet50 prune\.target_var=0\.95": Manner("run", more=FEW),
     r"python run\.py model=timm model\.name=resnet18 data=image_folder data\.root=PATH": Manner(
         "run", {"PATH": "{images}"}, FEW
@@ -56,23 +57,37 @@ MANNERS: dict[str, Manner] = {
         "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
-    r"python run\.py experiment=ratios": Manner(
-        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca", prints="prune.ordering=zca"
+    r"(python run\.py|snp run) experiment=ratios": Manner(
+        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca seed=0", prints="Summary of all runs: "
     ),
     r"python run\.py experiment=orderings": Manner(
         "run",
-        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.cut=uniform prune.reconstruct=true",
-        prints="prune.ordering=zca",
+        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
+        prints="Summary of all runs: ",
     ),
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
     r"torchrun --standalone .*": Manner("run", {"=FOLDER": "=by_torchrun"}),
-    r"python run\.py --(help|cfg job --resolve model=resnet50)": Manner("run", prints="target_macs"),
-    r"(python -m snp\.export RUN_DIR|snp export FOLDER).*": Manner(
-        "run", {"RUN_DIR": "{run}", "FOLDER": "{run}", "256": "32"}, prints="onnx"
+    r"(python run\.py|snp run) --(help|cfg job --resolve model=resnet50)": Manner("run", prints="target_macs"),
+    r"(python -m snp\.export RUN_DIR|snp export (FOLDER|small)).*": Manner(
+        "run", {"RUN_DIR": "{run}", "FOLDER": "{run}", "export small": "export {run}", "256": "32"}, prints="onnx"
+    ),
+    r"snp inspect model=timm .*": Manner("run", {"=photos": "={images}"}, prints="group"),
+    r"snp inspect FOLDER": Manner("run", {"FOLDER": "{run}"}, prints="units"),
+    r"snp run model=timm .*": Manner("run", {"=photos": "={images}"}, FEW),
+    r"snp run -m seed=0,1,2 .*": Manner("run", {"seed=0,1,2": "seed=0"}, FEW, prints="Summary of all runs: "),
+    r"snp compare RUN RUN .*|python -m snp\.report .*": Manner(
+        "run",
+        {"RUN RUN ...": "{run} {run}", "FOLDER": "figures", "report RUN": "report {run}", f"{_SWEEP} ": "{run} "},
+        prints="",
+    ),
+    r"python run\.py dense\.epochs=4 .*": Manner("run", more=FEW),
+    r"python run\.py -m dense\.epochs=2 .*": Manner(
+        "run", {"0.35,0.5,0.7": "0.5"}, FEW, prints="Summary of all runs: "
     ),
     # ----------------------------------------------------------------- what this machine lacks: composed, not run
     r"python run\.py model=deit_small data=imagenet .*": Manner("compose", reason=f"needs a GPU; {_IMAGENET}"),
     r"python run\.py model=resnet50 data=imagenet .*": Manner("compose", reason=_IMAGENET),
+    r"snp run experiment=paper_resnet50 .*": Manner("compose", reason=_IMAGENET),
     r"srun python run\.py .*": Manner("compose", reason="needs Slurm"),
     r"torchrun --nnodes=2 .*": Manner("compose", reason="needs two machines"),
     r"python run\.py -m hydra/launcher=submitit_slurm .*": Manner(
@@ -86,10 +101,13 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
+        "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
+    ),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
-    r"HYDRA_FULL_ERROR=1 python run\.py \.\.\.": Manner("left", reason="the dots are any options"),
+    r"HYDRA_FULL_ERROR=1 (python run\.py|snp run) \.\.\.": Manner("left", reason="the dots are any options"),
     r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
-    r"(HYDRA_FULL_ERROR=1 )?pytest.*|\.ci/run": Manner("left", reason="runs this very test"),
+    r"(pytest|coverage) .*|\.ci/run": Manner("left", reason="runs this very test"),
     r"wandb (sweep|agent|sync).*": Manner("left", reason="needs the server; tests/run/test_sweeps.py has a stand-in"),
 }

@@ -11,9 +11,10 @@ from snp.report.__main__ import main
 from snp.report.compare import write_comparison
 from snp.report.differences import plan_table, runs_table, spread_table
 from snp.report.document import Cell
+from snp.report.plots import PALETTE
 from snp.report.runs import read_runs
 from tests.report.browser import dom, overflow, screenshot
-from tests.report.test_report import make_plan, write_run
+from tests.report.test_report import make_plan, num_pixels, read_table, write_run
 
 
 def sweep(folder: Path, seeds: int = 2, **settings: Any) -> list[Path]:
@@ -191,3 +192,23 @@ def test_figures_and_sorting_in_a_browser(tmp_path: Path) -> None:
     order = re.findall(r"<title>([^<]+)</title>", text)[0].split()
     assert order == sorted(order, key=float)
     assert len(order) == 8
+
+
+def test_fronts_on_paper(tmp_path: Path) -> None:
+    """Each rule in its colour, as PNG, SVG and PDF, with the means over seeds in the CSV file beside them."""
+    runs = [str(run) for run in sweep(tmp_path / "runs", seeds=2)]
+    main([*runs, "--out", str(tmp_path / "c.html"), "--figures", str(tmp_path / "figures")])
+    assert all((tmp_path / "figures" / f"fronts.{kind}").stat().st_size > 5000 for kind in ("png", "svg", "pdf"))
+    for colour in PALETTE[:2]:
+        assert num_pixels(tmp_path / "figures" / "fronts.png", colour) > 200
+    rows = read_table(tmp_path / "figures" / "fronts.csv")
+    assert len(rows) == 8
+    first = rows[0]
+    assert (first["line"], first["target"], first["stage"], first["runs"]) == (
+        "zca / variance",
+        "macs 0.3",
+        "pruned",
+        "2",
+    )
+    assert float(first["score"]) == pytest.approx(87.5)
+    assert float(first["macs_percent"]) == pytest.approx(30)

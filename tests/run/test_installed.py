@@ -87,7 +87,7 @@ def test_mistakes_of_the_console_command(installed: Path, tmp_path: Path) -> Non
 def test_two_processes_from_the_console_command(installed: Path, tmp_path: Path) -> None:
     """Lightning starts the second process by the words of the first."""
     options = (*TINY[:4], "finetune.epochs=0", "logger=none", "hydra.run.dir=two", "trainer=ddp_cpu")
-    ended = snp(installed, "run", *options, "trainer.enable_progress_bar=false", cwd=tmp_path)
+    ended = snp(installed, "run", *options, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "two" / "pruned.safetensors").is_file()
     assert not (tmp_path / "outputs").exists()

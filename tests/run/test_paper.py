@@ -39,7 +39,7 @@ def metrics_of(folder: Path) -> dict[str, float]:
         ("paper_deit", ("model=timm", "model.name=test_vit")),
         pytest.param("paper_resnet50", (), marks=pytest.mark.slow),
         pytest.param("paper_deit", (), marks=pytest.mark.slow),
-        pytest.param("paper_vgg16", (), marks=pytest.mark.slow),
+        pytest.param("paper_vgg16", (), marks=[pytest.mark.nightly, pytest.mark.timeout(1800)]),
     ],
 )
 def test_one_step(name: str, network: tuple[str, ...], tmp_path: Path) -> None:

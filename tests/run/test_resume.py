@@ -106,9 +106,9 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     assert run_here("prune.dry_run=true", folder=tmp_path).status == 0
 
 
-def begin(folder: Path) -> subprocess.Popen[str]:
+def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Start a run in a process of its own."""
-    command = [sys.executable, str(ROOT / "run.py"), *TINY, *OPTIONS, "logger=none", "hydra.run.dir=run"]
+    command = [sys.executable, str(ROOT / "run.py"), *TINY, *OPTIONS, "logger=none", "hydra.run.dir=run", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, env=environment(folder), text=True, **pipes)
 
@@ -127,6 +127,25 @@ def test_signals(number: signal.Signals, status: int, tmp_path: Path) -> None:
     assert process.returncode == status, stderr
     assert f"hydra.run.dir={tmp_path}/run" in stderr.strip().splitlines()[-1]
     assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_and_go_on(tmp_path: Path) -> None:
+    """The first process ends the second one with it, and both go on from the same checkpoint."""
+    options = ("trainer=ddp_cpu", "dense.epochs=4", "finetune.epochs=0")
+    process = begin(tmp_path, *options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 2 of 4" in line:
+            break
+    os.kill(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)  # the second process holds the pipes, too
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    process = begin(tmp_path, *options)
+    stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
+    assert "dense training: 4 epochs, going on from" in stdout
 
 
 @pytest.mark.slow

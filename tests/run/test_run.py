@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import snp
+from snp.models.weights import write_tensors
 from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
 
 # The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
@@ -183,6 +186,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("seed=5000000000", ["seed"]),
         ("trainer.devices=all", ["devices"]),
         ("trainer.accelerator=abacus", ["abacus"]),
+        ("cache_dir=/sys/kernel", ["cache_dir=/sys/kernel", "written"]),
         ("trainer.precision=bf16-true", ["trainer.precision=bf16-true", "bf16-mixed"]),
         ("trainer=ddp_cpu calibration.samples=1", ["calibration.samples=1", "2 processes"]),
         ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
@@ -205,6 +209,40 @@ def test_options_that_hydra_refuses(option: str, tmp_path: Path) -> None:
     assert ended.status == 2
     assert "Traceback" not in ended.stderr
     assert option.split("=")[0] in ended.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    """The option is named, and the one that works."""
+    assert_refused(run_here("trainer=gpu", folder=tmp_path), "trainer.accelerator=gpu", "trainer=auto")
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from snp.run.errors import guarded
+from {module} import write_tensors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # no file grows beyond: the disk is full
+guarded(write_tensors)({{"a": torch.ones(100000)}}, Path(sys.argv[1]))
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """One sentence names the file, what was there before stays, and nothing half-written is left."""
+    path = tmp_path / "weights.safetensors"
+    write_tensors({"a": torch.zeros(2)}, path)
+    before = path.read_bytes()
+    code = FULL.format(module=write_tensors.__module__)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2, ended
+    assert ended.stderr.startswith(f"error: {path} cannot be written: ")
+    assert "Traceback" not in ended.stderr
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_misspelt_option_of_a_real_process(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from snp.graph.units import Slice, UnitGroup
 from snp.plan.costs import CostModel
 from snp.speed.network import macs
 from snp.surgery.attention_fused import SplitAttention
-from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import NETWORKS, Grouped, build, irregular
+from tests.attention_networks import NETWORKS, Grouped, assert_cut_is_right_and_counted, build, irregular
 from tests.audit import audit, control, outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -101,13 +100,8 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, structures: tuple[str, .
     assert not refused
     for seed in range(3):
         plan = irregular(graph, groups, seed)
-        masked = with_weights(model, masked_weights(model, plan))
-        small = cut(masked, plan)
-        assert self_check(masked, small, Batch.of(batch)) < 1e-5
+        assert_cut_is_right_and_counted(model, graph, groups, plan, batch)
         costs = CostModel(model, graph, groups)
-        kept = [len(decision.kept) for decision in plan.groups]
-        assert costs.macs(kept) == macs(small, batch[:1])
-        assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
     assert costs.macs(costs.dense) == macs(model, batch[:1])
     for number, group in enumerate(groups):
         fewer = list(costs.dense)

@@ -14,15 +14,12 @@ import snp
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
 from snp.models import huggingface
-from snp.plan.costs import CostModel
 from snp.settings import PruneSettings
-from snp.speed.network import macs
 from snp.surgery.attention_separate import SeparateAttention
-from snp.surgery.checks import self_check
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import irregular
+from tests.attention_networks import assert_cut_is_right_and_counted, irregular
 from tests.audit import audit, control, outputs, randomise
 from tests.transformer_models import CONFIGS, token_batches, transformer
 
@@ -120,13 +117,7 @@ def test_cut_is_the_mask_and_costs_are_exact(
     groups, refused = confirm(model, graph.groups, Batch.of(batch), graph.attention)
     assert not refused
     plan = irregular(graph, groups, seed=1)
-    masked = with_weights(model, masked_weights(model, plan))
-    small = cut(masked, plan)
-    assert self_check(masked, small, Batch.of(batch)) < 1e-5
-    costs = CostModel(model, graph, groups)
-    kept = [len(decision.kept) for decision in plan.groups]
-    assert costs.macs(kept) == macs(small, batch[:1])
-    assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
+    masked, small = assert_cut_is_right_and_counted(model, graph, groups, plan, batch)
     # Both ways to attend give the same with heads of these sizes, too.
     other: Any = small
     other.set_attn_implementation("eager" if implementation == "sdpa" else "sdpa")

@@ -20,7 +20,10 @@ class _WholeCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         partial = f"{filepath}.partial"
-        super()._save_checkpoint(trainer, partial)
+        try:
+            super()._save_checkpoint(trainer, partial)
+        except RuntimeError as error:  # what torch says of a full disk
+            raise OSError(f"{filepath} cannot be written: {error}; make room, or choose another run_dir") from error
         if trainer.is_global_zero:
             os.replace(partial, filepath)
         trainer.strategy.barrier()
