@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 from snp.graph.batches import Batch, first_tensor
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
-from snp.models.weights import read_weights, write_weights
+from snp.models.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.surgery import cut
@@ -55,6 +57,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
     """
     source = Path(folder)
     plan = PruningPlan.load(source / "plan.json")
+    is_built = model is None
     if model is None:
         if plan.recipe is None:
             raise ValueError(
@@ -66,8 +69,17 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
     # Attention was written in plain layers where dimensions or heads of it were asked for.
     attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
     small = cut(with_plain_weights(unwrapped(model), attention=attention), plan)
+    if is_built:
+        _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)
     return small.eval()
+
+
+def _as_stored(small: nn.Module, types: Mapping[str, torch.dtype]) -> None:
+    """Recipes build in single precision; weights of another stay to the bit what they were."""
+    for name, tensor in chain(small.named_parameters(), small.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(types.get(name, tensor.dtype))
 
 
 def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
@@ -94,7 +106,8 @@ def _is_same(small: nn.Module, folder: Path, batch: Batch) -> bool:
     finally:
         for module, mode in modes:
             module.training = mode
-    return wanted.shape == found.shape and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
+    alike = (wanted.shape, wanted.dtype) == (found.shape, found.dtype)
+    return alike and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
 
 
 def _num_parameters(model: nn.Module) -> int:

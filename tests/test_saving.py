@@ -40,6 +40,23 @@ def test_transformers_load_without_a_model(tmp_path: Path) -> None:
         torch.testing.assert_close(snp.load(tmp_path)(tokens).logits, result.model(tokens).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("family", ["timm", "transformers"])
+def test_other_precisions_come_back_to_the_bit(tmp_path: Path, family: str, dtype: torch.dtype) -> None:
+    """Recipes build in single precision; weights and function of the folder are the saved network's."""
+    if family == "timm":
+        model: nn.Module = timm.create_model("resnet10t", num_classes=7).eval()
+        batch = torch.randn(4, 3, 32, 32).to(dtype)
+    else:
+        model, batch = transformer("opt"), token_batches()[0]
+    result = snp.prune(model.to(dtype), [batch], **QUICK)
+    snp.save(result, tmp_path)
+    assert PruningPlan.load(tmp_path / "plan.json").recipe is not None
+    again, state = snp.load(tmp_path), result.model.state_dict()
+    assert all(value.dtype == state[name].dtype for name, value in again.state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+
+
 def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
     """A timm network built with another activation has the same tensors; by name alone it would load as another one."""
     model = timm.create_model("resnet10t", num_classes=7, act_layer=nn.SiLU).train()

@@ -14,7 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["fingerprint", "is_whole", "read_metadata", "read_tensors", "read_weights", "write_tensors", "write_weights"]
+__all__ = [
+    "fingerprint",
+    "is_whole",
+    "read_metadata",
+    "read_tensors",
+    "read_weights",
+    "stored_types",
+    "write_tensors",
+    "write_weights",
+]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -100,6 +109,17 @@ def read_weights(model: nn.Module, path: Path, plan: str | None = None) -> None:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def stored_types(path: Path) -> dict[str, torch.dtype]:
+    """Name -> dtype of every floating tensor of a file; empty when it is missing or damaged."""
+    floating = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, no mapping
+    except (SafetensorError, OSError):
+        return {}
+    return {name: floating[kind] for name, kind in found.items() if kind in floating}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
