@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from snp.core.reconstruct import fold, transfer
+from snp.core.shrinkage import shrunk
 from snp.measure.readers import Reader
 from snp.plan.plan import GroupPlan
 from snp.plan.problem import Problem
@@ -15,6 +16,8 @@ from snp.plan.problem import Problem
 __all__ = ["folded_weights", "kept_columns"]
 
 _USUAL_RIDGE = 1e-4
+# Samples per column below which chance explains columns by others.
+_FEW = 4
 
 
 def folded_weights(
@@ -25,7 +28,7 @@ def folded_weights(
     Args:
         problem: groups, weights and moments.
         decisions: which units stay.
-        ridge: relative ridge of the fit; None for the usual 1e-4.
+        ridge: relative ridge of the fit; None for the usual 1e-4, and shrunk moments where samples are few.
         names: weights to fold; all readers when None.
     """
     weights: dict[str, Tensor] = {}
@@ -34,8 +37,11 @@ def folded_weights(
         kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
-        ridge_used = _USUAL_RIDGE if ridge is None else ridge
-        weights[name] = _folded(problem.weights[name], reader, problem.moments[name].second, kept, ridge_used)
+        ridge_used, moments = _USUAL_RIDGE if ridge is None else ridge, problem.moments[name]
+        gram = moments.second
+        if ridge is None and moments.count < _FEW * (reader.num_columns // reader.num_blocks):
+            gram = shrunk(gram / max(moments.count, 1), max(moments.count, 1))
+        weights[name] = _folded(problem.weights[name], reader, gram, kept, ridge_used)
     return weights
 
 

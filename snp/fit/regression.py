@@ -12,13 +12,15 @@ from snp.core.dual_least_squares import SampleEquations
 from snp.core.least_squares import MomentEquations, best_of
 from snp.core.rectified import rectified_target
 from snp.core.sums import Sums
-from snp.fit.rows import Parts, Rows, is_held_back
+from snp.fit.rows import Base, Parts, Rows, is_held_back
 
 __all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
+# Samples per column that determine a fit beyond doubt.
+_MANY = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,35 +36,41 @@ class LeastSquares:
     """A least-squares problem, factorised: in terms of moments, or of samples where there are fewer than columns.
 
     Attributes:
-        equations: of all samples of all processes, at the ridge given or chosen.
+        equations: of all samples of all processes, at the ridge given or chosen; None where no fit serves held-back
+            samples better than the dense weights do.
+        base: the dense weights, and what the equations are set up beside.
         count: number of samples of all processes.
         starts: batch -> its first row among the samples; None in terms of moments.
     """
 
-    equations: MomentEquations | SampleEquations
+    equations: MomentEquations | SampleEquations | None
+    base: Base
     count: int
     starts: dict[int, int] | None = None
 
     def solution(self) -> tuple[Tensor, Tensor]:
         """Weights [O, K] and offset [O]."""
-        return self.equations.solution()
+        return self.base.unchanged() if self.equations is None else self.base.changed(*self.equations.solution())
 
     def moved(self, movements: Iterable[Movement], sums: Sums) -> tuple[Tensor, Tensor]:
         """Weights and offset once the targets have moved by what some of the batches say of all."""
+        if self.equations is None:
+            return self.base.unchanged()
         if isinstance(self.equations, SampleEquations):
-            return self._moved_samples(self.equations, movements)
+            return self.base.changed(*self._moved_samples(self.equations, movements))
         cross: Tensor | None = None
         total: Tensor | None = None
         count = 0
         for movement in movements:
-            product, summed = movement.target.T @ movement.rows.inputs, movement.target.sum(dim=0)
+            product = movement.target.T @ self.base.centred(movement.rows.inputs)
+            summed = movement.target.sum(dim=0)
             cross = product.double() if cross is None else cross.add_(product)
             total = summed.double() if total is None else total.add_(summed)
             count += len(movement.target)
         assert cross is not None
         assert total is not None
         factor = self.count / max(sums.number(count), 1.0)
-        return self.equations.solution(factor * sums.of(cross), factor * sums.of(total))
+        return self.base.changed(*self.equations.solution(factor * sums.of(cross), factor * sums.of(total)))
 
     def _moved_samples(self, equations: SampleEquations, movements: Iterable[Movement]) -> tuple[Tensor, Tensor]:
         assert self.starts is not None
@@ -90,39 +98,63 @@ def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affi
     for rows in batches:
         waiting.append(rows)
         if parts is not None or sum(len(one.inputs) for one in waiting) >= weight_OK.shape[1]:
-            parts = parts or Parts(torch.float32)
+            parts = parts or Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float32)
             parts.add(waiting)
             waiting.clear()
     if parts is None and is_alone:
-        return _from_samples(weight_OK, waiting, ridge, affine)
+        return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridge, affine)
     if parts is None:
-        parts = Parts(torch.float64)  # few samples leave directions open that rounding would fill
+        # Few samples leave directions open that rounding would fill.
+        parts = Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float64)
         parts.add(waiting)
-    return _from_moments(weight_OK, parts, ridge, affine, sums)
+    return _from_moments(parts, ridge, affine, sums)
 
 
-def _from_samples(weight_OK: Tensor, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
-    inputs, target = (torch.cat([getattr(rows, name) for rows in batches]) for name in ("inputs", "target"))
-    equations = SampleEquations(weight_OK, inputs, target, affine=affine)
+def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
+    """Is a fit beyond doubt, or does it serve held-back samples better than the dense weights, not just by chance?
+
+    Samples are beyond doubt where there are many beside the columns; chance is one in the number held back.
+    """
+    if count >= _MANY * columns.shape[-1]:
+        return True
+    return num_held > 0 and bool(error < unfitted * (1 - 1 / max(num_held, 2)))
+
+
+def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
+    inputs, rest = torch.cat([rows.inputs for rows in batches]), torch.cat([base.rest_of(rows) for rows in batches])
+    nothing = torch.zeros_like(base.weight)
+    equations = SampleEquations(nothing, base.centred(inputs), rest - base.rest, affine=affine)
     if ridge is None:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
-        ridge = best_of(equations.held_back_errors(is_held.to(inputs.device), _RIDGES), _RIDGES)
+        is_held = is_held.to(inputs.device)
+        errors = equations.held_back_errors(is_held, _RIDGES)
+        ridge = best_of(errors, _RIDGES)
+        num_held = int(is_held.sum())
+        unfitted = (rest[is_held] if num_held else rest).square().sum(dtype=torch.float64)
+        if not _serves(torch.stack(errors).min(), unfitted, num_held, inputs, len(inputs)):
+            return LeastSquares(None, base, len(inputs))
     equations.factor(ridge)
     starts, count = {}, 0
     for rows in batches:
         starts[rows.batch] = count
         count += len(rows.inputs)
-    return LeastSquares(equations, count, starts)
+    return LeastSquares(equations, base, count, starts)
 
 
-def _from_moments(weight_OK: Tensor, parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+def _from_moments(parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
+    nothing, count = torch.zeros_like(parts.base.weight), found.inputs.count + held.inputs.count
     if ridge is None:
-        equations = MomentEquations(weight_OK, found, affine=affine)
-        ridge = best_of(equations.held_back_errors(held if held.inputs.count else found, _RIDGES), _RIDGES)
-    equations = MomentEquations(weight_OK, found + held, affine=affine)
+        errors = MomentEquations(nothing, found, affine=affine).held_back_errors(
+            held if held.inputs.count else found, _RIDGES
+        )
+        ridge = best_of(errors, _RIDGES)
+        unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
+        if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
+            return LeastSquares(None, parts.base, count)
+    equations = MomentEquations(nothing, found + held, affine=affine)
     equations.factor(ridge)
-    return LeastSquares(equations, found.inputs.count + held.inputs.count)
+    return LeastSquares(equations, parts.base, count)
 
 
 def fitted_behind_rectifier(

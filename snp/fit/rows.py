@@ -11,7 +11,7 @@ from torch import Tensor
 from snp.core.gram import CrossMoments
 from snp.core.sums import Sums
 
-__all__ = ["HOLD_BACK_ONE_IN", "Parts", "Rows", "is_held_back"]
+__all__ = ["HOLD_BACK_ONE_IN", "Base", "Parts", "Rows", "is_held_back"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
@@ -48,14 +48,64 @@ def is_held_back(batch: int) -> bool:
     return batch % HOLD_BACK_ONE_IN == HOLD_BACK_ONE_IN - 1
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What a fit changes, and what it is computed beside: rounding is then relative to changes, not to a large mean.
+
+    Attributes:
+        weight: dense weights of the kept columns, shape [O, K].
+        inputs: centre of the inputs, shape [K]; zeros where no offset is fitted.
+        rest: centre of what the dense weights leave of the targets, shape [O]; likewise.
+    """
+
+    weight: Tensor
+    inputs: Tensor
+    rest: Tensor
+
+    @staticmethod
+    def of(weight: Tensor, rows: Rows, sums: Sums, *, affine: bool) -> Base:
+        """Centred on the mean of some rows of all processes."""
+        weight = weight.detach().to(rows.inputs)
+        base = Base(weight, torch.zeros_like(weight[0]), torch.zeros_like(weight[:, 0]))
+        if not affine:
+            return base
+        count = max(sums.number(len(rows.inputs)), 1.0)
+        inputs, rest = (
+            sums.of(part.sum(dim=0, dtype=torch.float64)) / count for part in (rows.inputs, base.rest_of(rows))
+        )
+        return Base(weight, inputs.to(weight), rest.to(weight))
+
+    def rest_of(self, rows: Rows) -> Tensor:
+        """What the dense weights leave of the targets, shape [N, O]."""
+        return rows.target - rows.inputs @ self.weight.T
+
+    def centred(self, inputs: Tensor) -> Tensor:
+        """Inputs beside their centre, shape [N, K]."""
+        return inputs - self.inputs
+
+    def unchanged(self) -> tuple[Tensor, Tensor]:
+        """The dense weights, and no offset."""
+        return self.weight.double(), torch.zeros_like(self.rest, dtype=torch.float64)
+
+    def changed(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and offset, from a change of the weights and an offset that were fitted beside the centres."""
+        return self.weight.double() + weight, shift + self.rest.double() - weight @ self.inputs.double()
+
+
 class Parts:
     """Moments of the batches that are fitted on and of those held back.
 
     Args:
+        base: what is fitted beside.
         product_dtype: precision of the products within a batch.
+
+    Attributes:
+        unfitted: squared error of the dense weights on both, shape [2], float64.
     """
 
-    def __init__(self, product_dtype: torch.dtype) -> None:
+    def __init__(self, base: Base, product_dtype: torch.dtype) -> None:
+        self.base = base
+        self.unfitted = torch.zeros(2, dtype=torch.float64, device=base.weight.device)
         self._dtype = product_dtype
         self._number = 0
         self._parts: list[CrossMoments | None] = [None, None]
@@ -64,7 +114,10 @@ class Parts:
         """Some more batches."""
         for rows in batches:
             which = int(is_held_back(self._number))
-            total, part = self._parts[which], CrossMoments.of(rows.inputs, rows.target, self._dtype)
+            rest = self.base.rest_of(rows)
+            self.unfitted[which] += rest.square().sum(dtype=torch.float64)
+            moments = CrossMoments.of(self.base.centred(rows.inputs), rest - self.base.rest, self._dtype)
+            total, part = self._parts[which], moments
             self._parts[which] = part if total is None else total + part
             self._number += 1
 

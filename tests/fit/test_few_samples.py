@@ -1,0 +1,52 @@
+"""With few, constant or far-off samples a fit is never worse than deletion, on samples that it has not seen."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snp
+
+OPTIONS: list[dict[str, Any]] = [{}, {"calibration": "joint"}]
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = [nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)]
+    return nn.Sequential(*layers).eval()
+
+
+def errors(model: nn.Module, calibration: Tensor, test: Tensor, options: dict[str, Any]) -> tuple[float, float]:
+    """Of the fitted network, and of plain deletion of the same units with what rounding may add."""
+    found = []
+    for reconstruct in (True, False):
+        settings = {"target_units": 0.5, "ordering": "zca", "reconstruct": reconstruct} | options
+        result = snp.prune(model, [calibration], **settings)
+        with torch.no_grad():
+            found.append(float((result.model.eval()(test) - model(test)).norm()))
+    with torch.no_grad():
+        rounding = 1e-6 * float(model(test).norm())
+    return found[0], found[1] + rounding
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["sequence", "joint"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_few_samples(count: int, options: dict[str, Any]) -> None:
+    """One sample says nothing, a few say a little."""
+    for seed in range(2):
+        rows = torch.randn(count, 20, generator=torch.Generator().manual_seed(seed))
+        test = torch.randn(256, 20, generator=torch.Generator().manual_seed(9))
+        fitted, deleted = errors(network(seed), rows, test, options)
+        assert fitted <= deleted * 1.001
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["sequence", "joint"])
+def test_a_large_mean_is_no_rounding(options: dict[str, Any]) -> None:
+    """10,000 times the spread: what the layers lose is made up for, or left as deletion leaves it."""
+    for seed in range(2):
+        rows, test = (
+            torch.randn(256, 20, generator=torch.Generator().manual_seed(number)) + 1e4 for number in (seed, 9)
+        )
+        fitted, deleted = errors(network(seed), rows, test, options)
+        assert fitted <= deleted * 1.001
