@@ -4,7 +4,7 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,8 @@ def test_unreachable_budget_names_what_is_reachable() -> None:
     model, batch = case("cnn")
     with pytest.raises(ValueError, match=r"prune\.target_macs=0\.001 cannot be reached") as caught:
         snp.prune(model, [batch], target_macs=0.001)
+    assert "prune.streams=true" in str(caught.value)
+    assert "prune.structures=[ffn,vo,qk]" in str(caught.value)
     reachable = float(str(caught.value).split("smallest, ")[1].split(" ")[0])
     assert snp.prune(model, [batch], target_macs=reachable + 0.001).check < 1e-4
 
@@ -274,6 +276,14 @@ def test_network_that_cannot_be_exported_says_so(capfd: pytest.CaptureFixture[st
     with pytest.raises(ValueError, match="Branching cannot be exported"):
         snp.prune(Branching(), [torch.randn(4, 6)])
     assert "def forward" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.parametrize("made", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 8))])
+def test_programs_of_torchscript_are_refused(made: Callable[[nn.Module], nn.Module]) -> None:
+    model = made(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval())
+    with pytest.raises(ValueError, match=r"Sequential is scripted or traced.*give the network it was made from"):
+        snp.prune(model, [torch.randn(16, 8)], target_units=0.5)
 
 
 def test_sizes_that_depend_on_values_are_refused() -> None:

@@ -25,9 +25,15 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
     """The network itself in evaluation mode; nothing is shared with ``model``.
 
     Raises:
-        ValueError: it cannot be copied; the message names the module or its attribute.
+        ValueError: it cannot be copied; the message names the module or its attribute. Or it is no network any more,
+            but a program of TorchScript.
     """
     inner = unwrapped(model)
+    if isinstance(inner, torch.jit.ScriptModule):
+        name = getattr(inner, "original_name", type(inner).__name__)
+        raise ValueError(
+            f"{name} is scripted or traced (torch.jit): give the network it was made from, and script the small one"
+        )
     return copied(inner).eval()
 
 

@@ -64,9 +64,18 @@ def level_for(problem: Problem, settings: PruneSettings, allocation: Allocation)
     except BudgetError as error:
         raise ValueError(
             f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, "
-            f"{error.reached:.3f} of the dense {target.kind} are left. Ask for more than that, cut residual streams "
-            "too (prune.streams=true), or shorten prune.ignore."
+            f"{error.reached:.3f} of the dense {target.kind} are left. Ask for more than that{_remedies(settings)}."
         ) from error
+
+
+def _remedies(settings: PruneSettings) -> str:
+    """What else could be cut, of what was not asked for."""
+    unasked = {
+        "cut residual streams too (prune.streams=true)": not settings.streams,
+        "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": settings.structures == ("ffn",),
+        "shorten prune.ignore": bool(settings.ignore),
+    }
+    return "".join(f", or {remedy}" for remedy, is_open in unasked.items() if is_open)
 
 
 def moved(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
