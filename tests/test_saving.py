@@ -80,5 +80,5 @@ def test_forms_give_inputs_again() -> None:
     again = example_of(forms_of(batch), 2)
     assert again.args[0].shape == (2, 3, 8)
     assert torch.equal(again.kwargs["mask"], torch.ones(2, 5, dtype=torch.int64))
-    assert Batch((torch.zeros(4, 3),), {"flag": True}).forms == {}
-    assert Batch(((torch.zeros(4, 3),),)).forms == {}
+    assert forms_of(Batch((torch.zeros(4, 3),), {"flag": True})) == {}
+    assert forms_of(Batch(((torch.zeros(4, 3),),))) == {}
