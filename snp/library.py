@@ -67,7 +67,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         dense = evaluated_copy(model)
         others = (batch.mapped(_usable) for batch in parsed(dense, batches))
         first = next(others)
-        subject = subject_of(dense, first.first(2), settings)
+        subject = subject_of(dense, first.example(), settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
         keeps_inputs = settings.is_sequential or settings.needs_sensitivity
         moments, samples, inputs = measured(subject, chain([first], others), keeps_inputs, stages)
@@ -122,7 +122,7 @@ def prune_streamed(
     try:
         with stages.stage("analyse"):
             inputs = [batch.beside(model) for batch in parsed(model.eval(), batches)]
-            subject = subject_of(model.eval(), inputs[0].first(2), settings)
+            subject = subject_of(model.eval(), inputs[0].example(), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
                 moments = stream_moments(model, inputs, subject.readers, Path(folder))

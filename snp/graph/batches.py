@@ -122,6 +122,13 @@ class Batch:
         """The first samples, at most so many."""
         return self._part(0, count)
 
+    def example(self) -> Batch:
+        """Two samples to learn the network from; all of them where they share tensors.
+
+        What is computed for all samples alike costs each the less, the more they are.
+        """
+        return self if self.shared else self.first(2)
+
     def split(self, size: int) -> list[Batch]:
         """The samples in batches of one size, in order; the last may be smaller."""
         return [self._part(start, start + size) for start in range(0, self.size, size)]

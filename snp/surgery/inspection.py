@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from snp.graph.batches import Batch
+from snp.graph.batch_form import parsed
 from snp.graph.units import UnitGroup, module_of
 from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
@@ -107,7 +107,7 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
     """
     settings = settings or PruneSettings()
     dense = evaluated_copy(model)
-    return inspection_of(dense, survey(dense, Batch.of(batch).first(2), settings))
+    return inspection_of(dense, survey(dense, next(parsed(dense, [batch])).example(), settings))
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import snp
 from snp.graph.batch_form import BatchForm, kind_of, parsed
@@ -95,6 +96,34 @@ def test_shared_tables_stay_whole(points: int) -> None:
     assert (len(joined.kwargs["x"]), len(joined.kwargs["grid"])) == (64, points)
     result = snp.prune(Grid().eval(), batches, **UNIFORM)
     assert result.model(**batches[0]).shape == (16, points, 3)
+
+
+def test_budgets_hold_where_a_table_is_shared() -> None:
+    """A table that carries most of the cost is computed once for the batch; plan and inspection count it so."""
+
+    class Operator(nn.Module):
+        """A network of samples meets a network of points: [N, 8], [P, 2] -> [N, P]."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16))
+            self.trunk = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 16))
+
+        def forward(self, x: Tensor, grid: Tensor) -> Tensor:
+            return self.branch(x) @ self.trunk(grid).T
+
+    def counted(model: nn.Module) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**batch)
+        return counter.get_total_flops() / 2 / 32
+
+    torch.manual_seed(0)
+    model = Operator().eval()
+    batch = {"x": torch.randn(32, 8), "grid": torch.rand(50, 2)}
+    result = snp.prune(model, [batch], target_macs=0.6, planner="magnitude", round_to=1)
+    assert result.plan.macs["dense"] == counted(model) == snp.inspect(model, batch).macs
+    assert result.plan.macs["pruned"] == counted(result.model)
+    assert 0.59 < counted(result.model) / counted(model) <= 0.6
 
 
 def test_table_in_front_is_told_from_samples() -> None:
