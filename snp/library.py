@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from snp.fit.preparation import measured, prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
+from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
@@ -87,7 +88,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     if table is not None:
         with stages.stage("compare times"):
             plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
-    plan = plan.with_inputs(first.forms)
+    plan = plan.with_inputs(forms_of(first))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 
 

@@ -26,7 +26,11 @@ from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["Decision", "PruneResult", "decide", "sensitivity_of"]
+__all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide", "sensitivity_of"]
+
+
+# Trials hold a quarter of the samples back; from fewer than a dozen of them chance decides.
+FEWEST_SAMPLES = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,12 +57,20 @@ class PruneResult:
         whole = sum(time.seconds for time in self.times.values()) or 1.0
         return {name: time.seconds / whole for name, time in self.times.items()}
 
+    @property
+    def warning(self) -> str:
+        """What calibration was too small for; empty where it was not."""
+        samples = self.plan.settings.get("samples", FEWEST_SAMPLES)
+        if samples >= FEWEST_SAMPLES:
+            return ""
+        return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+
     def __str__(self) -> str:
         """The plan as a table, how exactly the small network computes what it should, and where the time went."""
         check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
         parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
         whole = sum(time.seconds for time in self.times.values())
-        return f"{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
+        return f"{self.warning}{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
 
     def __repr__(self) -> str:
         return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp.graph.batches import Batch, first_tensor
+from snp.graph.batches import Batch
+from snp.graph.input_forms import example_of
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
+from snp.measure.outputs import first_tensor
 from snp.models.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
@@ -89,7 +91,7 @@ def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
     for recipe in recipes_of(small, plan.inputs):
         found = plan.with_recipe(recipe)
         found.save(folder / "plan.json")
-        if _is_same(small, folder, Batch.of_forms(plan.inputs, 2)):
+        if _is_same(small, folder, example_of(plan.inputs, 2)):
             return
     plan.save(folder / "plan.json")
 

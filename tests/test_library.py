@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,11 @@ def test_half_precision_model_is_pruned() -> None:
     model, batch = case("attention")
     result = snp.prune(model.to(torch.bfloat16), [batch.to(torch.bfloat16)], target_macs=0.8)
     assert {parameter.dtype for parameter in result.model.parameters()} == {torch.bfloat16}
+
+
+def test_few_samples_are_said_aloud() -> None:
+    """The first line of a printed result says so, and only where it is true."""
+    few = snp.prune(networks.cnn(), [networks.images()[:8]], target_macs=0.8)
+    assert str(few).startswith("Few samples: 8 say little")
+    many = replace(few, plan=replace(few.plan, settings={**few.plan.settings, "samples": 64}))
+    assert not many.warning

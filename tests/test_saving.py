@@ -9,6 +9,7 @@ from torch import nn
 
 import snp
 from snp.graph.batches import Batch
+from snp.graph.input_forms import example_of, forms_of
 from snp.plan.plan import PruningPlan
 from tests.transformer_models import token_batches, transformer
 
@@ -72,12 +73,12 @@ def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
 def test_forms_give_inputs_again() -> None:
     """Shapes and types of one sample make batches of any size; what is no plain tensor is not noted."""
     batch = Batch((torch.zeros(4, 3, 8),), {"mask": torch.ones(4, 5, dtype=torch.int64)})
-    assert batch.forms == {
+    assert forms_of(batch) == {
         "0": {"shape": [3, 8], "dtype": "float32"},
         "mask": {"shape": [5], "dtype": "int64"},
     }
-    again = Batch.of_forms(batch.forms, 2)
+    again = example_of(forms_of(batch), 2)
     assert again.args[0].shape == (2, 3, 8)
     assert torch.equal(again.kwargs["mask"], torch.ones(2, 5, dtype=torch.int64))
-    assert Batch((torch.zeros(4, 3),), {"flag": True}).forms == {}
-    assert Batch(((torch.zeros(4, 3),),)).forms == {}
+    assert forms_of(Batch((torch.zeros(4, 3),), {"flag": True})) == {}
+    assert forms_of(Batch(((torch.zeros(4, 3),),))) == {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.data.loading import SampleData
-from snp.graph.batches import Batch
+from snp.graph.input_forms import example_of
 from snp.models.weights import read_weights
 from snp.plan.plan import PruningPlan
 from snp.report.stages import better_stage, read_json
@@ -74,7 +74,7 @@ class ExportFolder:
         elif data is not None:
             sizes = [3, data["format"]["image_size"], data["format"]["image_size"]]
         elif list(plan.inputs) == ["0"]:
-            (example,) = Batch.of_forms(plan.inputs, _NUM_SAMPLES).args
+            (example,) = example_of(plan.inputs, _NUM_SAMPLES).args
             return _require_numbers(example)
         else:
             raise ValueError("the folder does not say which inputs its network takes: give --input-shape, as 3,224,224")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Batch", "device_of", "first_tensor"]
+__all__ = ["Batch", "device_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,31 +78,6 @@ class Batch:
         """Every value with its place."""
         found, _ = pytree.tree_flatten_with_path((self.args, dict(self.kwargs)))
         return [(pytree.keystr(path), value) for path, value in found]
-
-    @property
-    def forms(self) -> dict[str, dict[str, Any]]:
-        """Place among the arguments ("0", or a keyword) -> shape of one sample and dtype; empty for nested ones."""
-        named = {**{str(place): value for place, value in enumerate(self.args)}, **self.kwargs}
-        if self.shared or not all(isinstance(value, Tensor) and value.ndim > 0 for value in named.values()):
-            return {}
-        return {
-            name: {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
-            for name, value in named.items()
-        }
-
-    @staticmethod
-    def of_forms(forms: Mapping[str, Mapping[str, Any]], size: int) -> Batch:
-        """So many samples of that form, always the same: normal numbers, or ones where whole numbers are read."""
-        generator = torch.Generator().manual_seed(0)
-
-        def example(form: Mapping[str, Any]) -> Tensor:
-            shape, dtype = (size, *form["shape"]), getattr(torch, form["dtype"])
-            if not dtype.is_floating_point:
-                return torch.ones(shape, dtype=dtype)
-            return torch.randn(shape, generator=generator).to(dtype)
-
-        args = tuple(example(form) for name, form in forms.items() if name.isdigit())
-        return Batch(args, {name: example(form) for name, form in forms.items() if not name.isdigit()})
 
     @property
     def leaves(self) -> list[Any]:
@@ -211,15 +186,3 @@ def device_of(model: nn.Module) -> torch.device:
     """Device of the first parameter or buffer; the CPU for a model that has none."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The first tensor of a model's output: the logits, where it gives out more than those.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            return leaf
-    raise ValueError(f"the model's output holds no tensor of logits: it is a {type(output).__name__}")

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective, Output, floating, named_outputs
 
-__all__ = ["objective_of"]
+__all__ = ["first_tensor", "objective_of"]
 
 # Samples that the spread of an output is taken from.
 _MOST_SAMPLES = 256
@@ -113,3 +114,15 @@ def _variance(values: Sequence[Tensor], channel_dim: int | None) -> Tensor:
     is_constant = found <= _CONSTANT * rows.square().mean(dim=1) if rows.shape[1] else torch.ones_like(found).bool()
     whole = float(found[~is_constant].mean()) if bool((~is_constant).any()) else float(rows.square().mean())
     return torch.where(is_constant, whole or 1.0, found)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The first tensor of a model's output: the logits, where it gives out more than those.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise ValueError(f"the model's output holds no tensor of logits: it is a {type(output).__name__}")

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.graph.batches import Batch, first_tensor
+from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.outputs import first_tensor
 from snp.measure.readers import Reader
 from snp.settings import PruneSettings
 
