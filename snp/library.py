@@ -133,7 +133,8 @@ def prune_streamed(
     finally:
         for module, mode in modes:
             module.training = mode
-    return PruneResult(alike(result.model, model), decision.plan, decision.selection, result.check, stages.times)
+    plan = decision.plan.with_inputs(forms_of(inputs[0]))
+    return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 
 
 def _usable(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from snp.graph.input_forms import example_of
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
 from snp.measure.outputs import first_tensor
-from snp.models.weights import read_weights, stored_types, write_weights
+from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.surgery import cut

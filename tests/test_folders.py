@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import snp
-from snp.models.weights import read_metadata
+from snp.models.sources.weights import read_metadata
 
 
 def network() -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 
 from snp.data.digits import Digits
 from snp.measure.readers import Reader
-from snp.models.weights import fingerprint
+from snp.models.sources.weights import fingerprint
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, write_moments
 from snp.run.folder import RunFolder
 from snp.run.loggers import quiet_libraries

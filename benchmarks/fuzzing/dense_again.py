@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,35 @@ def owned(member: dict[str, Any], unit: int) -> list[int]:
     return list(range(start, start + member["width"]))
 
 
-def plain_dense(seed: int, planted: bool | None = None) -> nn.Module:
-    """The seed's network once more, weights that are computed on the way written down."""
+class WrittenAttention(nn.Module):
+    """PyTorch's attention of tokens among themselves, its packed weights as layers."""
+
+    def __init__(self, stock: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = stock.num_heads
+        size, bias = stock.embed_dim, stock.in_proj_bias is not None
+        for number, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            layer, part = nn.Linear(size, size, bias), slice(number * size, (number + 1) * size)
+            layer.weight.data = stock.in_proj_weight.detach()[part].clone()
+            if bias:
+                layer.bias.data = stock.in_proj_bias.detach()[part].clone()
+            setattr(self, name, layer.requires_grad_(stock.in_proj_weight.requires_grad))
+        self.out_proj = stock.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True) -> tuple[Tensor, None]:
+        assert not need_weights
+        parts = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]
+        return self.out_proj(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)), None
+
+
+def plain_dense(seed: int, planted: bool | None = None, structures: Iterable[str] = ()) -> nn.Module:
+    """The seed's network once more, weights that are computed on the way, or packed for heads to cut, written down."""
     model = network(seed, planted).model
+    for block in list(model.modules()) if set(structures) & {"vo", "qk", "heads"} else ():
+        for name, module in list(block.named_children()):
+            if isinstance(module, nn.MultiheadAttention):
+                setattr(block, name, WrittenAttention(module).train(module.training))
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

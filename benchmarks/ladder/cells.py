@@ -103,7 +103,7 @@ def _values(cell: Cell, network: Network, calibrated: Calibrated) -> dict[str, A
         return {"not_possible": str(reason)}
     seconds = time.perf_counter() - started
     test: Batches = network.test(cell.seed)
-    example = calibrated.inputs[0][:1]
+    example = calibrated.inputs[0].first(1)
     return {
         "acc1_percent": accuracy(small, test),
         "images": sum(len(labels) for _, labels in test),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snp.data.loading import SampleData
 from snp.graph.input_forms import example_of
-from snp.models.weights import read_weights
+from snp.models.sources.weights import read_weights
 from snp.plan.plan import PruningPlan
 from snp.report.stages import better_stage, read_json
 from snp.saving import load

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.graph.decoder_inputs import with_decoder_inputs
 
-__all__ = ["BatchForm", "kind_of", "parsed"]
+__all__ = ["BatchForm", "kind_of", "parsed", "refuse_not_finite"]
 
 _HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
 
@@ -50,7 +50,6 @@ class BatchForm:
         num_inputs = _num_inputs(model, raw)
         batch = _inputs(raw, num_inputs)
         _refuse_empty(batch, 1)
-        _refuse_not_finite(model, batch)
         shared = _shared(model, batch)
         return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
 
@@ -135,8 +134,12 @@ def _num_inputs(model: nn.Module, raw: Any) -> int:
     return max(1, len(required))
 
 
-def _refuse_not_finite(model: nn.Module, batch: Batch) -> None:
-    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not."""
+def refuse_not_finite(model: nn.Module, batch: Batch) -> None:
+    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not.
+
+    Raises:
+        ValueError: a parameter or an input is not finite, and neither are the outputs.
+    """
     held = [*model.named_parameters(), *((f"the first batch at {place}", value) for place, value in batch.places)]
     wrong = [name for name, value in held if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
     if wrong and not all(bool(torch.isfinite(leaf).all()) for leaf in _outputs(model, batch)):

@@ -16,7 +16,7 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
-from snp.models.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
+from snp.models.sources.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.run.folder import log

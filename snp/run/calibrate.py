@@ -21,7 +21,7 @@ from snp.core.options import STRICT, named, option
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
-from snp.models.weights import read_metadata, read_tensors, write_tensors
+from snp.models.sources.weights import read_metadata, read_tensors, write_tensors
 from snp.run.processes import OVER_PROCESSES
 
 __all__ = ["CalibrationCallback", "CalibrationSettings", "ForwardPass", "read_moments", "write_moments"]

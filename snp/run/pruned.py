@@ -20,7 +20,7 @@ from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
-from snp.models.weights import write_weights
+from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem

@@ -14,7 +14,7 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
-from snp.models.weights import fingerprint
+from snp.models.sources.weights import fingerprint
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts

@@ -11,7 +11,7 @@ from torch import nn
 
 from snp.library import load
 from snp.models import Prepared
-from snp.models.weights import fingerprint, read_metadata, write_weights
+from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
 

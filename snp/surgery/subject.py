@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
+from snp.graph.batch_form import refuse_not_finite
 from snp.graph.batches import Batch, device_of
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
@@ -118,8 +119,9 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
-        ValueError: nothing in the network can be cut.
+        ValueError: nothing in the network can be cut, or it holds values that are not finite.
     """
+    refuse_not_finite(model, Batch.of(example))
     model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
     found = survey(model, example, settings)
     if not found.groups:

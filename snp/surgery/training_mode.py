@@ -15,11 +15,15 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
-from snp.surgery.checks import SelfCheckError, allowed, compared
+from snp.surgery.checks import SelfCheckError, compared
 from snp.surgery.double import wider
 from snp.surgery.recorded import kept_inputs, largest_difference, record
 
 __all__ = ["Training", "training_of"]
+
+# Of the spread: normalisation by the statistics of two samples lets rounding grow. What a cut breaks in training only
+# is a head or a path as a whole; the network as it is evaluated is held to far less.
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Training:
             raise SelfCheckError(f"the pruned network does not run in training mode: {error}") from error
         if not self.repeats:
             return
-        difference, in_double = compared(masked, small, batch, kept_inputs(masked, plan), _in_training)
-        if not difference.size <= allowed(small, plan, in_double=in_double):
+        difference, _ = compared(masked, small, batch, kept_inputs(masked, plan), _in_training)
+        if not difference.size <= _TOLERANCE:
             raise SelfCheckError(
                 f"in training mode the pruned network differs from the masked dense network at {difference.place}, by "
                 f"{difference.size:.2e} of the spread"

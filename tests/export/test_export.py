@@ -16,7 +16,7 @@ from snp.export.__main__ import main
 from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
 from snp.export.scores import Score, is_noisy, table
-from snp.models.weights import read_weights, write_weights
+from snp.models.sources.weights import read_weights, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snp.fit.preparation import prepare
 from snp.graph.batches import Batch
-from snp.models.weights import write_tensors
+from snp.models.sources.weights import write_tensors
 from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
 from snp.plan.level import kept_at_level, moved

@@ -16,7 +16,7 @@ from torch import nn
 
 import snp
 from snp.data.digits import Digits
-from snp.models.weights import write_weights
+from snp.models.sources.weights import write_weights
 from snp.run.cache import Cache
 from snp.run.errors import command_line, guarded
 from snp.run.folder import RunFolder, folder_at

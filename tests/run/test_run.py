@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import snp
-from snp.models.weights import write_tensors
+from snp.models.sources.weights import write_tensors
 from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
 
 # The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
@@ -254,12 +254,12 @@ def test_a_misspelt_option_of_a_real_process(tmp_path: Path) -> None:
 
 
 def test_activations_that_are_not_finite(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
-    """Weights that overflow are found during calibration, and the layer is named."""
+    """Weights that are not finite are named before anything is measured."""
     weights = load_file(next(finished_run[0].glob("dense-*.safetensors")))
     weights["layer2.0.bn1.weight"].fill_(float("inf"))
     save_file(weights, tmp_path / "broken.safetensors")
     ended = run_here(f"model.checkpoint={tmp_path}/broken.safetensors", "finetune.epochs=0", folder=tmp_path)
-    assert_refused(ended, "layer2.0.conv2")
+    assert_refused(ended, "layer2.0.bn1.weight")
 
 
 def test_help_and_composed_options(tmp_path: Path) -> None:

@@ -215,17 +215,6 @@ def test_modules_with_tables_of_their_own_are_not_taken_for_timm(
     assert any(d.group.name == "2" and len(d.cut) for d in result.plan.groups)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_attention_of_torch_keeps_its_heads_and_says_why(bias: bool) -> None:
-    """Its code divides three equal parts at a size of its own: heads stay, hidden units behind it go."""
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, bias=bias, dropout=0.0)
-    model = nn.Sequential(nn.Linear(6, 16), layer, nn.Linear(16, 3)).eval()
-    result = snp.prune(model, [torch.randn(24, 5, 6)], target_units=0.5, structures=("ffn", "qk", "vo", "heads"))
-    assert [d.group.name for d in result.plan.groups if len(d.cut)] == ["1.linear1"]
-    assert "does not run" in " ".join(result.plan.frozen.values())
-
-
 def test_structures_not_asked_for_stay_whole() -> None:
     """Without them in the list the analysis is what it was, and says what would open them."""
     model, batch = build("vit")
