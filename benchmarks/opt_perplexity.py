@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
-from snp.fit.preparation import prepare
+from snp.fit.preparation import Measured, prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
@@ -83,7 +83,9 @@ class Bench:
         moments = measured(self.subject, batches)
         # Heads lie in the bases that suit a cut where the method refits what stays.
         self._prepared = {
-            refits: prepare(self.subject, moments, sensitivity, PruneSettings(reconstruct=refits), self.batches)
+            refits: prepare(
+                Measured(self.subject, moments, sensitivity), PruneSettings(reconstruct=refits), self.batches
+            )
             for refits in (True, False)
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.fit.preparation import measured, prepare, problem_of, settle
+from snp.fit.preparation import Measured, measure, prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.graph.batch_form import parsed
 from snp.graph.input_forms import forms_of
@@ -70,7 +70,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         subject = subject_of(dense, first.example(), settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
         keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-        moments, samples, inputs = measured(subject, chain([first], others), keeps_inputs, stages)
+        moments, samples, inputs = measure(subject, chain([first], others), keeps_inputs, stages)
     with stages.stage("measure sensitivity"):
         sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
@@ -78,11 +78,11 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     if settings.target.is_timed:
         with stages.stage("time layers"):
             table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
-    facts = subject, moments, sensitivity, settings
+    facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(*facts, inputs, table)
+        subject, problem = prepare(facts, settings, inputs, table)
         decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
-        subject, problem = settle(*facts, decision.plan, (subject, problem))
+        subject, problem = settle(facts, settings, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
     plan = decision.plan
     if table is not None:

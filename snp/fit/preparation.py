@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,10 +22,32 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["measured", "prepare", "problem_of", "settle"]
+__all__ = ["Measured", "measure", "prepare", "problem_of", "settle"]
 
 
-def measured(
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What samples said of a network.
+
+    Attributes:
+        subject: the dense network.
+        moments: of its readers' inputs, by weight name.
+        sensitivity: from :func:`snp.pruning.sensitivity_of`; may be empty.
+    """
+
+    subject: Subject
+    moments: Mapping[str, Moments]
+    sensitivity: Mapping[str, Tensor]
+
+    def in_memory(self) -> tuple[dict[str, Moments], dict[str, Tensor]]:
+        """Moments and sensitivity in main memory."""
+        return (
+            {name: entry.cpu() for name, entry in self.moments.items()},
+            {name: matrix.cpu() for name, matrix in self.sensitivity.items()},
+        )
+
+
+def measure(
     subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
 ) -> tuple[dict[str, Moments], int, list[Batch]]:
     """Moments, number of samples, and the inputs themselves where they are needed again."""
@@ -42,9 +64,7 @@ def measured(
 
 
 def prepare(
-    subject: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
+    measured: Measured,
     settings: PruneSettings,
     inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
@@ -54,26 +74,21 @@ def prepare(
     Where no heads are cut, moments may lie on disk and stay there.
 
     Args:
-        subject: the dense network.
-        moments: of its readers' inputs.
-        sensitivity: from :func:`sensitivity_of`; may be empty.
+        measured: of the dense network.
         settings: of the prune.
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
     """
-    objective = None
+    objective, subject = None, measured.subject
     if settings.needs_sensitivity and inputs:
         objective = objective_of(subject.model, inputs, settings.objective)
     said = "" if objective is None else str(objective)
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, replace(problem_of(subject, moments, sensitivity, table=table), objective=said)
-    turned = in_head_bases(
-        subject,
-        {name: entry.cpu() for name, entry in moments.items()},
-        {name: matrix.cpu() for name, matrix in sensitivity.items()},
-        rotate=settings.reconstruct,
-    )
-    problem = problem_of(turned.subject, turned.moments, sensitivity, turned.logits, table)
+        return subject, replace(
+            problem_of(subject, measured.moments, measured.sensitivity, table=table), objective=said
+        )
+    turned = in_head_bases(subject, *measured.in_memory(), rotate=settings.reconstruct)
+    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
         problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))
     return turned.subject, replace(problem, objective=said)
@@ -104,9 +119,7 @@ def problem_of(
 
 
 def settle(
-    dense: Subject,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
+    measured: Measured,
     settings: PruneSettings,
     plan: PruningPlan,
     prepared: tuple[Subject, Problem],
@@ -114,9 +127,7 @@ def settle(
     """What :func:`prepare` gave, with the heads that the plan leaves whole as they were, to the bit.
 
     Args:
-        dense: what :func:`prepare` was given.
-        moments: as there.
-        sensitivity: as there.
+        measured: as :func:`prepare` was given.
         settings: as there.
         plan: what was decided on.
         prepared: what :func:`prepare` gave.
@@ -125,12 +136,7 @@ def settle(
     lose = {decision.group.name for decision in of_heads if len(decision.cut)}
     if not settings.reconstruct or len(lose) == len(of_heads):
         return prepared
-    turned = in_head_bases(
-        dense,
-        {name: entry.cpu() for name, entry in moments.items()},
-        {name: matrix.cpu() for name, matrix in sensitivity.items()},
-        rotate=lose,
-    )
+    turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
     return turned.subject, problem_of(
-        turned.subject, turned.moments, sensitivity, turned.logits, prepared[1].costs.table
+        turned.subject, turned.moments, measured.sensitivity, turned.logits, prepared[1].costs.table
     )

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.fit.preparation import prepare, settle
+from snp.fit.preparation import Measured, prepare, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
@@ -73,11 +73,11 @@ def _pruned(
 ) -> _Pruned:
     inputs = _inputs_again(job, subject)
     sensitivity = _sensitivity(job, subject, inputs)
-    measured = subject, moments, sensitivity, job.prune
-    subject, problem = prepare(*measured, inputs, table)
+    measured = Measured(subject, moments, sensitivity)
+    subject, problem = prepare(measured, job.prune, inputs, table)
     plan = _decide(job, subject, problem, prepared)
     started = time.perf_counter()
-    subject, problem = settle(*measured, plan, (subject, problem))
+    subject, problem = settle(measured, job.prune, plan, (subject, problem))
     result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
     job.folder.record(
         {

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snp.fit.preparation import prepare
+from snp.fit.preparation import Measured, prepare
 from snp.graph.batches import Batch
 from snp.models.sources.weights import write_tensors
 from snp.plan import planners
@@ -29,7 +29,7 @@ SETTINGS = PruneSettings(target_macs=0.6, round_to=1)
 def problem() -> Problem:
     subject, inputs = subject_of(cnn(), images(2), SETTINGS), [Batch.of(images(24))]
     moments = measured_moments(subject, inputs)
-    return prepare(subject, moments, sensitivity_of(subject, inputs, SETTINGS), SETTINGS, inputs)[1]
+    return prepare(Measured(subject, moments, sensitivity_of(subject, inputs, SETTINGS)), SETTINGS, inputs)[1]
 
 
 def chosen(problem: Problem, planner: str, **options: object) -> Selection:
