@@ -101,7 +101,9 @@ def subject_at(data: Path, checkpoint: Path, split_seed: int = 0) -> Subject:
     prepared = spec.prepare(1000, None, trains_from_scratch=False)
     root = existing(data / "imagenet_sample", "--data")
     # Small batches: their activations fit the memory that the allocator keeps, and take half the time of large ones.
-    images = ImageFolder(str(root), 5, 0, classes="imagenet-1k", test_fraction=0.5, split_seed=split_seed)
+    images = ImageFolder(
+        str(root), 5, 0, classes="imagenet-1k", test_fraction=0.5, split_seed=split_seed, val_fraction=0.0
+    )
     images.configure(prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction)
     scored = in_memory(images.test_dataloader())
     # All of the other half, in random order; the classes are those of the folders, one image each.

@@ -20,6 +20,8 @@ _MOST_SAMPLES = 256
 _CONSTANT = 1e-10
 # Activations that the next token's computation is spared, no results.
 _CACHES = ("past_key_values", "cache", "mems")
+# What encoders of Hugging Face make of one token of the other beside it: counted, that token would weigh half of all.
+_SUMMARY, _WHOLE = "pooler_output", "last_hidden_state"
 
 
 def objective_of(
@@ -49,7 +51,7 @@ def objective_of(
     with torch.no_grad():
         first = _watched(model, few[0], made)
         numbered = [(place, *each) for place, each in enumerate(named_outputs(first))]
-        named = [each for each in numbered if not any(word in each[1] for word in _CACHES)]
+        named = _results(numbered)
         if not named:
             raise ValueError(f"the model's output holds no floating tensor: it is a {type(first).__name__}")
         chosen = [_class_dim(model, name, leaf, wanted, len(named), few[0], made) for _, name, leaf in named]
@@ -57,10 +59,23 @@ def objective_of(
     leaves = [floating(output) for output in outputs]
     found = []
     for (place, name, leaf), class_dim in zip(named, chosen, strict=True):
-        channel_dim = None if leaf.ndim < 2 else leaf.ndim - 1 if leaf.ndim == 3 else 1
+        # Vectors of tokens are compared as vectors (by their angle, mostly): their features share one spread. Channels
+        # of other outputs may be of different kinds, boxes beside scores, and each has its own.
+        is_vector = leaf.ndim == 3 and _reads_tokens(few[0])
+        channel_dim = None if leaf.ndim < 2 or is_vector else leaf.ndim - 1 if leaf.ndim == 3 else 1
         seen = [each[place] for each in leaves if place < len(each)] if class_dim is None else [leaf]
         found.append(Output(name, place, class_dim, channel_dim, _variance(seen, channel_dim)))
     return Objective(tuple(found), wanted if callable(wanted) else None)
+
+
+def _results(outputs: Sequence[tuple[int, str, Tensor]]) -> list[tuple[int, str, Tensor]]:
+    """Outputs that are asked for: no caches, and no summary of another output."""
+    names = {name for _, name, _ in outputs}
+    return [
+        each
+        for each in outputs
+        if not any(word in each[1] for word in _CACHES) and each[1].replace(_SUMMARY, _WHOLE) not in names - {each[1]}
+    ]
 
 
 def _watched(model: nn.Module, batch: Batch, made: set[tuple[int, int]]) -> Any:
@@ -92,7 +107,7 @@ def _class_dim(
         return dim
     if wanted != "auto" or num_outputs > 1:
         return None
-    reads_tokens = any(isinstance(value, Tensor) and not value.is_floating_point() for value in batch.leaves)
+    reads_tokens = _reads_tokens(batch)
     is_plain = (leaf.data_ptr(), leaf.numel()) in made
     if leaf.ndim == 3 and reads_tokens:
         tables = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -101,6 +116,10 @@ def _class_dim(
         return dim
     sums_to_one = leaf.ndim == 2 and bool((leaf.float().logsumexp(dim=1).abs() < 1e-3).all())
     return dim if sums_to_one else None
+
+
+def _reads_tokens(batch: Batch) -> bool:
+    return any(isinstance(value, Tensor) and not value.is_floating_point() for value in batch.leaves)
 
 
 def _variance(values: Sequence[Tensor], channel_dim: int | None) -> Tensor:
