@@ -17,7 +17,7 @@ __all__ = ["folded_weights", "kept_columns"]
 
 _USUAL_RIDGE = 1e-4
 # Samples per column below which chance explains columns by others.
-_FEW = 4
+_FEW = 2
 
 
 def folded_weights(
