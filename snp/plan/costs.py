@@ -113,15 +113,27 @@ class CostModel:
 
     def latency(self, kept: Sequence[int]) -> float:
         """Milliseconds of a pass by the table of layer times."""
-        assert self.table is not None, "whoever asks for latency gives the table"
-        activations = self.activations(kept) / self.activations(self.dense)
-        return self.table.total_ms(self.sizes(kept, self.table.layers), activations)
+        table = self._asked_table()
+        return table.total_ms(self.sizes(kept, table.layers), self._activation_share(kept))
 
-    def with_table(self, table: LatencyTable) -> CostModel:
-        """The same counts with another table of layer times."""
-        other = copy.copy(self)
-        other.table = table
+    def corrected(self, kept: Sequence[int], measured: float) -> CostModel:
+        """The same counts with a table that says of the network with these units what the clock said of it.
+
+        Args:
+            kept: units per group, not all of them.
+            measured: share of the dense network's time, above 0.
+        """
+        other, table = copy.copy(self), self._asked_table()
+        share = table.share(self.sizes(kept, table.layers), self._activation_share(kept))
+        other.table = table.corrected(share, measured)
         return other
+
+    def _asked_table(self) -> LatencyTable:
+        assert self.table is not None, "whoever asks for latency gives the table"
+        return self.table
+
+    def _activation_share(self, kept: Sequence[int]) -> float:
+        return self.activations(kept) / self.activations(self.dense)
 
     def predicted(self, kept: Sequence[int], by_layers: CostModel) -> dict[str, float]:
         """What the plan says of a latency budget; nothing where no times were measured.

@@ -57,8 +57,9 @@ def _place(sizes: Sequence[int], size: int) -> tuple[int, float]:
 class LatencyTable:
     """Layer times of one network on one machine.
 
-    A pass takes ``dense * (sum / dense) ** exponent``, where ``dense`` is the time of the dense network and the sum
-    ``scale * layers + activation_ms * activations + constant_ms``.
+    A pass takes ``dense * corrected(sum / dense)``, where ``dense`` is the time of the dense network, the sum
+    ``scale * layers + activation_ms * activations + constant_ms``, and the correction goes in straight lines through
+    (0, 0), what was measured of whole cut networks, and (1, 1).
 
     Attributes:
         layers: weight name -> times of its layer.
@@ -70,7 +71,8 @@ class LatencyTable:
         threads: CPU threads.
         device: where it was measured.
         measured: the whole network's passes that this was calibrated on, milliseconds by name; ``dense`` is one.
-        exponent: above 0; what makes the table say of a whole cut network what the clock says of it.
+        corrections: the share that the parts say of whole cut networks, and what the clock said of each, both in (0, 1)
+            and rising.
     """
 
     layers: Mapping[str, LayerTimes]
@@ -81,7 +83,12 @@ class LatencyTable:
     threads: int
     device: str
     measured: Mapping[str, float]
-    exponent: float = 1.0
+    corrections: tuple[tuple[float, float], ...] = ()
+
+    def share(self, sizes: Mapping[str, tuple[int, int]], activations: float) -> float:
+        """What the parts say of a pass, as a share of the dense one's, before the correction; as :meth:`total_ms`."""
+        parts = self.constant_ms + self.activation_ms * activations + self.scale * self.layers_ms(sizes)
+        return float(parts / self.measured["dense"])
 
     def total_ms(self, sizes: Mapping[str, tuple[int, int]], activations: float) -> float:
         """Milliseconds of a pass.
@@ -90,20 +97,26 @@ class LatencyTable:
             sizes: weight name -> sizes of its first two dimensions.
             activations: outputs of all layers, as a share of the dense network's.
         """
-        parts = self.constant_ms + self.activation_ms * activations + self.scale * self.layers_ms(sizes)
-        return self.measured["dense"] * float((parts / self.measured["dense"]) ** self.exponent)
+        share, points = self.share(sizes, activations), ((0.0, 0.0), *self.corrections, (1.0, 1.0))
+        index = min(bisect_right(points, (share, math.inf)), len(points) - 1)
+        (left, low), (right, high) = points[index - 1], points[index]
+        return self.measured["dense"] * (low + (high - low) * (share - left) / (right - left))
 
-    def corrected(self, predicted: float, measured: float) -> LatencyTable:
+    def corrected(self, share: float, measured: float) -> LatencyTable:
         """The table that says of one cut network what was measured, and of the dense one what it said before.
 
-        A power of the predicted share keeps both, and still rises with every layer.
+        What was measured earlier stays where it does not contradict: more by the parts is more by the clock, so that
+        the table still rises with every layer.
 
         Args:
-            predicted: share of the dense network's time by this table, in (0, 1).
+            share: of the dense network's time by the parts, in (0, 1); see :meth:`share`.
             measured: share by the clock, above 0; what is no faster than the dense network counts as hardly faster.
         """
-        assert 0 < predicted < 1, predicted
-        return replace(self, exponent=self.exponent * math.log(min(measured, _HARDLY_FASTER)) / math.log(predicted))
+        assert 0 < share < 1, share
+        point = (share, min(measured, _HARDLY_FASTER))
+        others = (other for other in self.corrections if (other[0] < point[0]) == (other[1] < point[1]))
+        rising = {other for other in others if other[0] != point[0] and other[1] != point[1]} | {point}
+        return replace(self, corrections=tuple(sorted(rising)))
 
     def layers_ms(self, sizes: Mapping[str, tuple[int, int]]) -> float:
         """Milliseconds of all layers of the table, timed alone."""
@@ -128,7 +141,8 @@ class LatencyTable:
                 )
                 for name, entry in plain.pop("layers").items()
             }
-            return LatencyTable(layers, **plain)
+            corrections = tuple((float(share), float(found)) for share, found in plain.pop("corrections"))
+            return LatencyTable(layers, corrections=corrections, **plain)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"latency.json is damaged or not a table of layer times: {error}") from error
 

@@ -75,8 +75,8 @@ def measure_table(
     sums = [raw.layers_ms(costs.sizes(numbers, times)) for numbers in (costs.dense, kept)]
     scale, of_activations, constant = calibrated(whole["dense"], whole["half"], sums[0], sums[1], activations)
     table = replace(raw, scale=scale, activation_ms=of_activations, constant_ms=constant)
-    predicted = table.total_ms(costs.sizes(kept, times), activations) / whole["dense"]
-    return table.corrected(predicted, whole["half"] / whole["dense"]) if predicted < 1 else table
+    share = table.share(costs.sizes(kept, times), activations)
+    return table.corrected(share, whole["half"] / whole["dense"]) if share < 1 else table
 
 
 def measured_share(dense: nn.Module, small: nn.Module, example: Batch, batch: int, threads: int) -> dict[str, float]:
