@@ -41,7 +41,7 @@ def common_features(dense: nn.Module, small: nn.Module, batch: Batch) -> Place |
     before, after = _shapes(dense, batch), _shapes(small, batch)
     alike = [place for place, shape in before.items() if after.get(place) == shape]
     with_positions = [place for place in alike if len(before[place]) > 2]
-    return (with_positions or alike or [None])[-1]
+    return next(reversed(with_positions or alike), None)
 
 
 def _shapes(model: nn.Module, batch: Batch) -> dict[Place, tuple[int, ...]]:
