@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from snp.graph.batch_form import parsed
+from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup, module_of
 from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
@@ -106,7 +107,7 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
     settings = settings or PruneSettings()
-    dense = evaluated_copy(model)
+    dense = with_plain_weights(evaluated_copy(model), attention=bool({*settings.structures} - {"ffn"}))
     return inspection_of(dense, survey(dense, next(parsed(dense, [batch])).example(), settings))
 
 
@@ -139,5 +140,5 @@ def _facts(group: UnitGroup, share: float, frozen: str | None) -> GroupFacts:
 
 def _row(group: GroupFacts) -> tuple[str, ...]:
     readers = ", ".join(group.readers[:3]) + (f" and {len(group.readers) - 3} more" if len(group.readers) > 3 else "")
-    counts = (str(group.num_units), str(1), f"{group.macs_share:.1%}")
+    counts = (str(group.num_units), str(group.num_partitions), f"{group.macs_share:.1%}")
     return (group.name, *counts, readers, group.frozen or "")

@@ -15,6 +15,7 @@ from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader, head_readers, readers_of
+from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
 
@@ -101,7 +102,8 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         else:
             selected.append(group)
     groups, refused = confirm(model, selected, example, graph.attention)
-    return Survey(graph, tuple(groups), frozen | refused)
+    left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
+    return Survey(graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
