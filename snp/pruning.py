@@ -21,8 +21,8 @@ from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
-from snp.plan.twins import twins_left
 from snp.plan.progress import StageTime
+from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject

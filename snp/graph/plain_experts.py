@@ -88,21 +88,23 @@ class PlainExperts(nn.Module):
         Raises:
             ValueError: experts have different sizes.
         """
-        stock: Any = copy.deepcopy(self._stock[0])
-        sizes = {expert.down.in_features for expert in self.each}
+        experts: list[Any] = list(self.each)
+        sizes = {int(expert.down.in_features) for expert in experts}
         if len(sizes) > 1:
             raise ValueError(f"experts with {sorted(sizes)} hidden units cannot be stacked")
-        turned = stock.is_transposed
-        for name, layers in zip(self._names, ([e.up for e in self.each], [e.down for e in self.each]), strict=True):
+        dense: Any = self._stock[0]
+        turned, stock = dense.is_transposed, _without_weights(dense)
+        parts = ([e.up for e in experts], [e.down for e in experts])
+        for name, layers in zip(self._names, parts, strict=True):
             weight = torch.stack([layer.weight.detach().T if turned else layer.weight.detach() for layer in layers])
             setattr(stock, name, nn.Parameter(weight, requires_grad=layers[0].weight.requires_grad))
-            if stock.has_bias:
+            if dense.has_bias:
                 bias = torch.stack([layer.bias.detach() for layer in layers])
                 setattr(stock, f"{name}_bias", nn.Parameter(bias, requires_grad=layers[0].bias.requires_grad))
-        dense = self._stock[0].down_proj.shape[1 if turned else 2]
+        before = dense.down_proj.shape[1 if turned else 2]
         for name, value in list(vars(stock).items()):
-            if type(value) is int and value == dense and any(word in name for word in _SIZES):
-                setattr(stock, name, sizes.copy().pop())
+            if type(value) is int and value == before and any(word in name for word in _SIZES):
+                setattr(stock, name, *sizes)
         return stock.train(self.training)
 
 
@@ -155,7 +157,9 @@ def restacked(model: nn.Module) -> nn.Module:
     for name, module in modules.items():
         if id(module) in found:
             if not _agree(found[id(module)], module):
-                raise ValueError(f"{name}: stacked experts of these sizes compute something else; name it in prune.ignore")
+                raise ValueError(
+                    f"{name}: stacked experts of these sizes compute something else; name it in prune.ignore"
+                )
             setattr(modules[name.rpartition(".")[0]], name.rpartition(".")[2], found[id(module)])
     return model
 

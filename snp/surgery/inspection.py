@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from snp.graph.batch_form import parsed
-from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup, module_of
 from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
@@ -107,13 +106,13 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
     settings = settings or PruneSettings()
-    dense = with_plain_weights(evaluated_copy(model), attention=bool({*settings.structures} - {"ffn"}))
+    dense = evaluated_copy(model)
     return inspection_of(dense, survey(dense, next(parsed(dense, [batch])).example(), settings))
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:
-    """The facts of a survey."""
-    costs = CostModel(model, found.graph, found.graph.groups)
+    """The facts of a survey of a network."""
+    costs = CostModel(found.model, found.graph, found.graph.groups)
     dense = costs.dense
     whole, open_names = costs.macs(dense), {group.name for group in found.groups}
 

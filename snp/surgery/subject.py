@@ -27,11 +27,13 @@ class Survey:
     """What may be cut in a network, before anything is measured.
 
     Attributes:
+        model: the network with plain weights (:mod:`snp.graph.plain_weights`), which was analysed.
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
     """
 
+    model: nn.Module
     graph: CouplingGraph
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
@@ -103,7 +105,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             selected.append(group)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    return Survey(graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
