@@ -1,4 +1,4 @@
-"""What can be taken over from an earlier run?  Dense weights and their scores, and moments, if all facts are the same."""
+"""What can be taken over from an earlier run?  Dense weights and scores, and moments, if they are of the same facts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Measured = tuple[dict[str, Moments], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A folder with ``dense-<mark>.safetensors``, ``moments-<mark>.safetensors``, ``scores-`` and ``latency-<mark>.json``.
+    """A folder with ``dense-<mark>`` and ``moments-<mark>.safetensors``, ``scores-<mark>`` and ``latency-<mark>.json``.
 
     The mark is a hash of all that an entry depends on, so that runs of different settings share a folder and none
     overwrites what belongs to another.
