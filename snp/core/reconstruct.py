@@ -17,7 +17,7 @@ __all__ = ["fold", "output_error", "reconstructed", "transfer"]
 
 
 def reconstructed(weight: Tensor, gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
-    """What :func:`fold` makes of :func:`transfer`; where outputs are fewer than cut columns, they are solved for instead.
+    """What :func:`fold` makes of :func:`transfer`; where outputs are fewer than cut columns, these are solved for.
 
     Args:
         weight: consumer's weight, as for :func:`fold`.
