@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from snp.fit.preparation import Measured, measure, prepare, problem_of, settle
 from snp.fit.realise import realise
+from snp.fit.tuning import tune
 from snp.graph.batch_form import parsed
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
@@ -69,8 +70,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         first = next(others)
         subject = subject_of(dense, first.example(), settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
-        keeps_inputs = settings.is_sequential or settings.needs_sensitivity
-        moments, samples, inputs = measure(subject, chain([first], others), keeps_inputs, stages)
+        moments, samples, inputs = measure(subject, chain([first], others), settings.needs_inputs, stages)
     with stages.stage("measure sensitivity"):
         sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
@@ -84,12 +84,13 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
-    plan = decision.plan
+    tuned = tune(result.model, subject.model, inputs, settings, stages) if settings.is_tuned else None
+    small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(measured_share(subject.model, result.model, example, *timed))
+            plan = plan.with_latency(measured_share(subject.model, small, example, *timed))
     plan = plan.with_inputs(forms_of(first))
-    return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
+    return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
 
 
 def prune_streamed(

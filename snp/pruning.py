@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.tuning import Tuned
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.outputs import objective_of
@@ -43,6 +44,7 @@ class PruneResult:
         selection: per group the order of units and the cumulative variance along it.
         check: largest relative difference between the small network and the masked dense one on one batch.
         times: what every stage took, in order.
+        tuned: of ``reconstruct="tuned"``, what training on the dense network's outputs did; ``model`` is its network.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class PruneResult:
     selection: Selection
     check: float
     times: Mapping[str, StageTime] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @property
     def shares(self) -> dict[str, float]:
@@ -68,9 +71,10 @@ class PruneResult:
     def __str__(self) -> str:
         """The plan as a table, how exactly the small network computes what it should, and where the time went."""
         check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        tuned = f"{self.tuned}\n" if self.tuned else ""
         parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
         whole = sum(time.seconds for time in self.times.values())
-        return f"{self.warning}{self.plan}\n{check}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
+        return f"{self.warning}{self.plan}\n{check}{tuned}" + (f"Time: {whole:.1f} s: {parts}.\n" if parts else "")
 
     def __repr__(self) -> str:
         return f"PruneResult({type(self.model).__name__}, {self.plan!r}, check={self.check:.1e})"

@@ -85,7 +85,17 @@ class PruneSettings(FitSettings):
         "auto: kl for what looks like logits; the library also takes a function of both networks' outputs",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
-    reconstruct: bool = option(True, "fold cut units into the weights that stay")
+    reconstruct: bool | Literal["tuned"] = option(
+        True,
+        "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
+        "calibration samples, without labels",
+    )
+    tune_epochs: int = option(20, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
+    tune_rate: float = option(0.02, "learning rate of reconstruct=tuned at its peak", gt=0)
+    tune_views: Literal["auto", "both", "mirror", "shift", "none"] = option(
+        "auto",
+        "how reconstruct=tuned shows images anew: mirrored, shifted; auto: as the dense network sees the same in them",
+    )
     calibration: Literal["sequential", "joint"] = option(
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
@@ -186,12 +196,22 @@ class PruneSettings(FitSettings):
     @property
     def needs_trials(self) -> bool:
         """Are single groups cut on trial?"""
-        return self.trials and self.reconstruct and self.planner == "snp" and self.cut_name == "output"
+        return self.trials and bool(self.reconstruct) and self.planner == "snp" and self.cut_name == "output"
 
     @property
     def is_sequential(self) -> bool:
         """Are layers fitted in execution order?"""
-        return self.reconstruct and self.calibration == "sequential"
+        return bool(self.reconstruct) and self.calibration == "sequential"
+
+    @property
+    def is_tuned(self) -> bool:
+        """Is the small network trained on the dense one's outputs?"""
+        return self.reconstruct == "tuned"
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Are calibration samples looked at again, once moments are made?"""
+        return self.is_sequential or self.needs_sensitivity or self.is_tuned
 
     @property
     def moment_gram(self) -> str:

@@ -83,6 +83,9 @@ def rule(field: Any) -> str:
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(parts)}"
+    if bool in parts:  # a switch that has further states
+        names = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
+        return f"true, false or {' or '.join(names)}"
     if get_origin(kind) is tuple:
         return f"a list such as {list(field.examples[0])}"
     inner = kind if get_origin(kind) is Mapping else next((part for part in parts if part is not type(None)), kind)

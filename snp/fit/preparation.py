@@ -87,7 +87,7 @@ def prepare(
         return subject, replace(
             problem_of(subject, measured.moments, measured.sensitivity, table=table), objective=said
         )
-    turned = in_head_bases(subject, *measured.in_memory(), rotate=settings.reconstruct)
+    turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
     problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
         problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))

@@ -129,6 +129,10 @@ class Batch:
         """
         return self if self.shared else self.first(2)
 
+    def picked(self, index: Tensor) -> Batch:
+        """The samples of these numbers, shape [K], int64, in that order."""
+        return self._picked(lambda tensor: tensor[index.to(tensor.device)])
+
     def split(self, size: int) -> list[Batch]:
         """The samples in batches of one size, in order; the last may be smaller."""
         return [self._part(start, start + size) for start in range(0, self.size, size)]
@@ -138,8 +142,7 @@ class Batch:
 
     def repeated(self, count: int) -> Batch:
         """The samples repeated in order up to a number."""
-        order = torch.arange(count) % self.size
-        return self._picked(lambda tensor: tensor[order.to(tensor.device)])
+        return self.picked(torch.arange(count) % self.size)
 
     @staticmethod
     def joined(batches: Sequence[Batch]) -> Batch:

@@ -86,6 +86,11 @@ def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
             "streamed calibration keeps moments only: ask for prune.calibration='joint' with an ordering and a cut "
             "that need no sensitivity, such as prune.ordering='zca' with prune.cut='variance'"
         )
+    if settings.is_tuned:
+        raise ValueError(
+            "prune.reconstruct=tuned trains a second network beside the dense one, which streamed calibration is there "
+            "to avoid; ask for prune.reconstruct=true, or calibrate without streaming"
+        )
     if settings.target.is_timed:
         raise ValueError(
             "prune.target_latency: streamed calibration holds no second network to time; ask for prune.target_macs or "

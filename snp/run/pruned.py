@@ -91,7 +91,7 @@ def _pruned(
 
 def _inputs_again(job: Run, subject: Subject) -> list[Batch]:
     """All calibration inputs, for what looks at more than moments, with the model on their device."""
-    if not (job.prune.is_sequential or job.prune.needs_sensitivity):
+    if not job.prune.needs_inputs:
         return []
     subject.to(job.lightning.device)
     return job.lightning.calibration_inputs(job.calibration.samples, job.seed)

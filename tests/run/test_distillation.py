@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snp.data.windows import IGNORED
-from snp.run.training.distillation import distillation_loss
+from snp.measure.distillation import distillation_loss
 from snp.run.training.learner import Classifier, LanguageModel, TrainingRecipe
 
 

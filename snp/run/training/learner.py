@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from snp.data.windows import IGNORED
+from snp.measure.distillation import distillation_loss
 from snp.measure.outputs import first_tensor
-from snp.run.training.distillation import distillation_loss
 from snp.run.training.recipe import TrainingRecipe, learning_rate_factor
 from snp.run.training.scores import MeanLoss, PercentAccuracy, Perplexity, gathered
 

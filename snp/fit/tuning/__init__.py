@@ -1,0 +1,5 @@
+"""How does a pruned network learn the dense one's outputs on calibration samples, without labels?"""
+
+from snp.fit.tuning.tune import Tuned, tune
+
+__all__ = ["Tuned", "tune"]

@@ -1,0 +1,115 @@
+"""Which hidden features do a dense and a pruned network have in common, last before the head?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snp.graph.batches import Batch
+
+__all__ = ["FeatureTap", "Place", "common_features"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Output of a module at one of its calls.
+
+    Attributes:
+        module: name.
+        call: number of the call in a pass, from 0.
+    """
+
+    module: str
+    call: int = 0
+
+
+def common_features(dense: nn.Module, small: nn.Module, batch: Batch) -> Place | None:
+    """The last output of a module before the last layer with a weight whose shape is the same in both networks.
+
+    One with positions (maps, tokens) is preferred to a pooled one, which says less. Streams that no cut narrows are
+    such features; None where every hidden width was cut.
+
+    Args:
+        dense: in evaluation mode.
+        small: the pruned network, likewise.
+        batch: a few samples on their device.
+    """
+    before, after = _shapes(dense, batch), _shapes(small, batch)
+    alike = [place for place, shape in before.items() if after.get(place) == shape]
+    with_positions = [place for place in alike if len(before[place]) > 2]
+    return next(reversed(with_positions or alike), None)
+
+
+def _shapes(model: nn.Module, batch: Batch) -> dict[Place, tuple[int, ...]]:
+    """Outputs of modules in the order in which they are made, up to the last layer with a weight."""
+    found: dict[Place, tuple[int, ...]] = {}
+    calls: dict[str, int] = {}
+    before_last = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal before_last
+        before_last = len(found)
+
+    def leave(name: str, output: Any) -> None:
+        place = Place(name, calls.get(name, 0))
+        calls[name] = place.call + 1
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
+            found[place] = tuple(output.shape)
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_hook(lambda _, args, output, name=name: leave(name, output)))
+        if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
+            handles.append(module.register_forward_pre_hook(enter))
+    try:
+        with torch.no_grad():
+            batch.call(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return dict(list(found.items())[:before_last])
+
+
+class FeatureTap:
+    """Keeps the output at a place while a network runs inside the ``with`` block.
+
+    Args:
+        model: that runs.
+        place: None keeps nothing.
+    """
+
+    def __init__(self, model: nn.Module, place: Place | None) -> None:
+        self._model, self._place = model, place
+        self._handles: list[Any] = []
+        self._calls = 0
+        self._kept: Tensor | None = None
+
+    def __enter__(self) -> FeatureTap:
+        if self._place is not None:
+            module = self._model.get_submodule(self._place.module)
+            self._handles.append(module.register_forward_hook(self._note))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def run(self, batch: Batch) -> tuple[Any, Tensor | None]:
+        """The network's output, and its features at the place."""
+        self._calls, self._kept = 0, None
+        output = batch.call(self._model)
+        kept, self._kept = self._kept, None
+        return output, kept
+
+    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
+        assert self._place is not None
+        if self._calls == self._place.call:
+            self._kept = output
+        self._calls += 1

@@ -1,0 +1,233 @@
+"""How is a pruned network tuned on the dense one's outputs?  Gradient steps from the least-squares weights, no labels.
+
+What is learned from is what the dense network says of calibration samples, its outputs and its last hidden features;
+samples held back decide which epoch is kept, be it none. It is training all the same, and reported apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from snp.fit.tuning.features import FeatureTap, Place, common_features
+from snp.fit.tuning.matching import feature_error, learnable, output_error
+from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.views import Views, views_of
+from snp.graph.batches import Batch
+from snp.graph.copies import copied
+from snp.measure.objective import Objective
+from snp.measure.outputs import objective_of
+from snp.plan.progress import Progress
+from snp.settings import PruneSettings
+
+__all__ = ["Tuned", "rate_factor", "tune"]
+
+_BATCH, _MOMENTUM, _WARM_UP = 64, 0.9, 0.05
+_LARGEST_NORM = 1.0  # of a step's gradient: one bad batch moves no network far
+_MOST_OUTPUTS = 2**26  # values that are remembered of samples held back, and computed at once
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What tuning gave.
+
+    Attributes:
+        model: the tuned network in evaluation mode, with the shapes and precision of the one it began with.
+        distances: to the dense network's outputs on samples held back, in nats per sample (or the objective's own
+            unit): of the start, and after every epoch; shorter than asked for where steps stopped being finite.
+        epoch: that is kept, the one with the smallest distance; 0 is the start.
+        num_tuned, num_held: samples that it was tuned on, and that were held back.
+        views: how images were shown.
+        place: whose features were matched; None where the networks have none in common.
+    """
+
+    model: nn.Module
+    distances: tuple[float, ...]
+    epoch: int
+    num_tuned: int
+    num_held: int
+    views: Views
+    place: Place | None
+
+    def __str__(self) -> str:
+        before, after = self.distances[0], self.distances[self.epoch]
+        return (
+            f"Tuned without labels on {self.num_tuned} samples ({self.views}), {len(self.distances) - 1} epochs: "
+            f"{before:.4g} from the dense outputs became {after:.4g} on {self.num_held} samples held back "
+            f"(epoch {self.epoch})."
+        )
+
+
+def tune(
+    small: nn.Module,
+    dense: nn.Module,
+    inputs: Sequence[Batch],
+    settings: PruneSettings,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Move a pruned network's outputs and last hidden features towards the dense one's.
+
+    SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
+    of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
+    Both networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half
+    precision are tuned in single precision; what is judged and given back is rounded to their own.
+
+    Args:
+        small: the pruned network in evaluation mode; not changed.
+        dense: the network it comes from, likewise.
+        inputs: calibration inputs on the device of both.
+        settings: ``tune_epochs``, ``tune_rate``, ``tune_views``, ``objective`` and ``seed``.
+        progress: is told of the stage.
+
+    Returns:
+        The network of the epoch that is nearest on samples held back, never farther than ``small`` itself.
+
+    Raises:
+        ValueError: too few samples, views of what are no images, or outputs that no gradient reaches.
+    """
+    progress = progress or Progress()
+    objective = objective_of(dense, inputs, settings.objective)
+    generator = torch.Generator().manual_seed(settings.seed)
+    samples = TuningSamples(inputs, max(1, _MOST_OUTPUTS // _outputs_per_sample(dense, inputs[0])), generator)
+    views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
+    place = common_features(dense, small, inputs[0].example())
+    result = copied(small)
+    judge = _Judge(dense, samples.held_back, objective)
+    distances, kept, best = [judge.distance(result)], _parameters(result), 0
+    with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
+        lesson = _Lesson(dense, student, learnable(objective, judge.wanted[0]), place, views)
+        steps = lesson.epochs(samples, settings, generator)
+        for epoch in range(1, settings.tune_epochs + 1):
+            if not next(steps):
+                break
+            _copy_parameters(student, result)
+            distances.append(judge.distance(result))
+            if distances[-1] < distances[best]:
+                kept, best = _parameters(result), epoch
+            progress.step()
+    with torch.no_grad():
+        for name, parameter in result.named_parameters():
+            parameter.copy_(kept[name])
+    return Tuned(result, tuple(distances), best, samples.num_tuned, samples.num_held, views, place)
+
+
+def rate_factor(step: int, num_steps: int) -> float:
+    """Share of the peak rate at a step, counted from 0: up over a twentieth of the steps, then down to zero."""
+    num_warmup = max(1, round(_WARM_UP * num_steps))
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    return (num_steps - step) / max(num_steps - num_warmup, 1)
+
+
+def _outputs_per_sample(model: nn.Module, batch: Batch) -> int:
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(batch.first(1).call(model))
+    return max(1, sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Rounded to the precision of the target."""
+    found = dict(source.named_parameters())
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parameter.copy_(found[name])
+
+
+@contextlib.contextmanager
+def _trainable(small: nn.Module) -> Iterator[nn.Module]:
+    """A copy in evaluation mode whose parameters all learn, of single precision at least."""
+    student = copied(small).eval()
+    tensors = [*student.parameters(), *student.buffers()]
+    if any(tensor.dtype in _HALF for tensor in tensors):
+        student = student.float()
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    # cuDNN's recurrent layers have no gradients in evaluation mode.
+    recurs = any(isinstance(module, nn.RNNBase) for module in student.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurs else contextlib.nullcontext():
+        yield student
+
+
+class _Judge:
+    """How far a network's outputs are from the dense one's on samples held back."""
+
+    def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective) -> None:
+        self._batches, self._objective = held_back, objective
+        with torch.no_grad():
+            self.wanted = [batch.call(dense) for batch in held_back]
+
+    def distance(self, model: nn.Module) -> float:
+        """Mean over samples; infinite where outputs are not finite."""
+        total = 0.0
+        with torch.no_grad():
+            for batch, wanted in zip(self._batches, self.wanted, strict=True):
+                found = batch.call(model)
+                leaves = pytree.tree_leaves(found)
+                if any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in leaves):
+                    return math.inf
+                total += self._objective.distance(wanted, found, batch.size)
+        return total / sum(batch.size for batch in self._batches)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """One network learns from another."""
+
+    dense: nn.Module
+    student: nn.Module
+    objective: Objective
+    place: Place | None
+    views: Views
+
+    def epochs(self, samples: TuningSamples, settings: PruneSettings, generator: torch.Generator) -> Iterator[bool]:
+        """An epoch each time; False where steps stop being finite, and nothing more is to be learned."""
+        learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(learned, lr=settings.tune_rate, momentum=_MOMENTUM, nesterov=True)
+        size = min(_BATCH, samples.num_tuned)
+        num_steps, step = settings.tune_epochs * samples.num_batches(size), 0
+        while True:
+            for batch in samples.shuffled(size, generator):
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.tune_rate * rate_factor(step, num_steps)
+                step += 1
+                optimizer.zero_grad(set_to_none=True)
+                self._add_gradients(self.views.drawn(batch, generator), samples.largest)
+                norm = nn.utils.clip_grad_norm_(learned, _LARGEST_NORM)
+                if not bool(norm.isfinite()):
+                    yield False
+                    return
+                optimizer.step()
+            yield True
+
+    def _add_gradients(self, batch: Batch, largest: int) -> None:
+        """Of the mean error; as many samples at once as the network was given at once before."""
+        with FeatureTap(self.dense, self.place) as teacher, FeatureTap(self.student, self.place) as student:
+            for part in batch.split(largest):
+                with torch.no_grad():
+                    wanted, features_wanted = teacher.run(part)
+                found, features = student.run(self._lifted(part))
+                error = output_error(self.objective, wanted, found, part)
+                if features is not None and features_wanted is not None:
+                    error = error + feature_error(features_wanted, features, part)
+                if not error.requires_grad:
+                    raise ValueError(
+                        "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "
+                        "switches gradients off or selects among candidates; ask for prune.reconstruct=true"
+                    )
+                (error * (part.size / batch.size)).backward()
+
+    def _lifted(self, batch: Batch) -> Batch:
+        """Inputs in single precision where the network is tuned in it."""
+        is_single = any(parameter.dtype == torch.float32 for parameter in self.student.parameters())
+        return batch.mapped(lambda t: t.float() if t.dtype in _HALF else t) if is_single else batch

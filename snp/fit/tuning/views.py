@@ -1,0 +1,123 @@
+"""Which other views of calibration images say as much of a network?  Mirrored and shifted ones, where it agrees.
+
+Nobody has to know what the images show: the dense network is asked. Where its outputs for mirrored images are nearly
+those for the images themselves, left and right mean little to it; on digits they do, and only the images are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+
+__all__ = ["WAYS", "Views", "are_images", "views_of"]
+
+WAYS = ("auto", "both", "mirror", "shift", "none")
+# Images move by up to so much of their side, as in the usual training on small images: 4 of 32 pixels.
+_SHIFT = 8
+# A view is used where it moves the outputs by less than this share of what another sample does.
+_AGREES = 0.25
+_MOST_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class Views:
+    """How images are shown anew in every epoch."""
+
+    mirror: bool = False
+    shift: bool = False
+
+    def __str__(self) -> str:
+        words = [word for word, is_used in (("mirrored", self.mirror), ("shifted", self.shift)) if is_used]
+        return " and ".join(words) or "as they are"
+
+    def drawn(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Every sample in a view of its own, the same for all of its images.
+
+        Args:
+            batch: images [N, C, H, W] only, where anything is mirrored or shifted.
+            generator: on the CPU.
+        """
+        if not (self.mirror or self.shift):
+            return batch
+        size = batch.size
+        flips = torch.rand(size, generator=generator) < (0.5 if self.mirror else 0.0)
+        moves = 2 * torch.rand(size, 2, generator=generator) - 1 if self.shift else torch.zeros(size, 2)
+        return batch.mapped(lambda images: _moved(images, flips, moves))
+
+
+def _moved(images: Tensor, flips: Tensor, moves: Tensor) -> Tensor:
+    """Mirrored where ``flips`` [N] says so, and moved by ``moves`` [N, 2] in [-1, 1] of the largest shift."""
+    turned = torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
+    height, width = images.shape[2:]
+    most = torch.tensor([height // _SHIFT, width // _SHIFT])
+    if not bool(moves.any()) or int(most.max()) == 0:
+        return turned
+    # Reflected borders, because nobody knows which value stands for nothing.
+    padded = F.pad(turned, [int(most[1])] * 2 + [int(most[0])] * 2, mode="reflect")
+    corners = (most + (moves * (most + 0.5)).round().clamp(-most, most)).long().tolist()
+    parts = [
+        image[:, top : top + height, left : left + width] for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack(parts)
+
+
+def are_images(batch: Batch) -> bool:
+    """Is everything that a sample brings an image [C, H, W] of floating numbers?"""
+    tensors = [value for place, value in batch.places if isinstance(value, Tensor) and place not in batch.shared]
+    return bool(tensors) and all(value.ndim == 4 and value.is_floating_point() for value in tensors)
+
+
+def views_of(model: nn.Module, batches: Sequence[Batch], objective: Objective, wanted: str, seed: int) -> Views:
+    """The views that tuning shows.
+
+    Args:
+        model: the dense network in evaluation mode.
+        batches: calibration inputs on its device.
+        objective: how far outputs are apart.
+        wanted: ``both``, ``mirror``, ``shift`` or ``none``; ``auto`` asks the dense network.
+        seed: of the views it is asked about.
+
+    Raises:
+        ValueError: views are asked for of inputs that are no images.
+    """
+    fit = all(are_images(batch) for batch in batches)
+    if wanted not in ("auto", "none") and not fit:
+        raise ValueError(
+            f"prune.tune_views={wanted} shows images [N, C, H, W] anew, and a batch holds other inputs, too: leave it "
+            "at auto, or give none"
+        )
+    if wanted == "auto":
+        return Views(*(fit and _agrees(model, batches, objective, view, seed) for view in (_MIRROR, _SHIFTED)))
+    return Views(wanted in ("both", "mirror"), wanted in ("both", "shift"))
+
+
+_MIRROR, _SHIFTED = Views(mirror=True), Views(shift=True)
+
+
+def _agrees(model: nn.Module, batches: Sequence[Batch], objective: Objective, view: Views, seed: int) -> bool:
+    """Does the dense network see nearly the same in a view of a sample, beside what it sees in another sample?"""
+    generator = torch.Generator().manual_seed(seed)
+    moved = apart = 0.0
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            if batch.size < 2:
+                continue
+            order = torch.arange(batch.size).roll(1)
+            outputs = [each.call(model) for each in (batch, view.drawn(batch, generator), batch.picked(order))]
+            try:
+                moved += objective.distance(outputs[0], outputs[1], batch.size)
+                apart += objective.distance(outputs[0], outputs[2], batch.size)
+            except ValueError:  # its output has another shape in another view: it does not see the same
+                return False
+            count += batch.size
+            if count >= _MOST_SAMPLES:
+                break
+    return moved < _AGREES * apart

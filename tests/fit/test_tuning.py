@@ -1,0 +1,376 @@
+"""Does tuning begin at the least-squares weights, never end farther from the dense network, and touch nothing else?"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import snp
+from snp.fit.tuning import Tuned, tune
+from snp.fit.tuning.features import FeatureTap, Place, common_features
+from snp.fit.tuning.matching import feature_error, output_error
+from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.tune import rate_factor
+from snp.fit.tuning.views import Views, views_of
+from snp.graph.batches import Batch
+from snp.library import prune_streamed
+from snp.measure.outputs import objective_of
+from snp.settings import PruneSettings
+from tests.networks import attention, cnn, images, language, tokens, words
+
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "cnn": (cnn, images),
+    "attention": (attention, tokens),
+    "language": (language, words),
+}
+CUT: dict[str, Any] = {"target_units": 0.5, "ordering": "variance", "round_to": 1}
+
+
+def pruned(family: str, samples: int = 48) -> tuple[nn.Module, nn.Module, list[Batch]]:
+    """A dense network, the same with half of its units cut and folded, and the inputs."""
+    network, inputs = FAMILIES[family]
+    dense, batches = network().eval(), [inputs(samples)]
+    return dense, snp.prune(dense, batches, **CUT).model, [Batch.of(batch) for batch in batches]
+
+
+def disturbed(model: nn.Module) -> nn.Module:
+    """A copy with weights a little off, in place, so that there is something to learn."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * parameter.std().nan_to_num(0.1) * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def settings(**options: Any) -> PruneSettings:
+    return PruneSettings(reconstruct="tuned", **({"tune_epochs": 4, "tune_rate": 0.05} | options))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def held_back(batches: list[Batch], seed: int = 0) -> Batch:
+    """The samples that tuning with this seed judges by."""
+    samples = TuningSamples(batches, 2**20, torch.Generator().manual_seed(seed))
+    return Batch.joined(samples.held_back)
+
+
+def divergence(dense: nn.Module, other: nn.Module, batch: Batch) -> float:
+    """Of the predictions, in nats per sample, by the definition."""
+    with torch.no_grad():
+        wanted, found = (batch.call(model).double().log_softmax(-1) for model in (dense, other))
+    return float((wanted.exp() * (wanted - found)).sum() / batch.size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_epochs_it_is_the_closed_form_to_the_bit(family: str) -> None:
+    """`reconstruct="tuned"` with no epochs gives what `reconstruct=True` gives."""
+    network, inputs = FAMILIES[family]
+    closed, tuned = (
+        snp.prune(network(), [inputs(32)], reconstruct=way, tune_epochs=0, **CUT) for way in (True, "tuned")
+    )
+    assert_same(state(tuned.model), state(closed.model))
+    assert tuned.tuned is not None
+    assert tuned.tuned.epoch == 0
+    assert closed.tuned is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rate", [0.02, 50.0])
+def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: float) -> None:
+    """Whatever the rate does: the network given back is at the smallest distance, and no farther than the start."""
+    dense, small, batches = pruned(family)
+    tuned = tune(small, dense, batches, settings(tune_rate=rate))
+    judged = held_back(batches)
+    start, end = divergence(dense, small, judged), divergence(dense, tuned.model, judged)
+    assert end <= start * (1 + 1e-5)
+    assert tuned.distances[tuned.epoch] == min(tuned.distances)
+    assert end == pytest.approx(min(tuned.distances), rel=1e-3, abs=1e-6)
+    if tuned.epoch == 0:
+        assert_same(state(tuned.model), state(small))
+
+
+def test_it_learns() -> None:
+    """Sixteen epochs at a rate that suits bring other samples nearer, too."""
+    for family in FAMILIES:
+        dense, small, batches = pruned(family, 96)
+        small, others = disturbed(small), Batch.of(FAMILIES[family][1](64, 1))
+        tuned = tune(small, dense, batches, settings(tune_epochs=16))
+        assert divergence(dense, tuned.model, others) < 0.7 * divergence(dense, small, others), family
+
+
+def test_only_parameters_move() -> None:
+    """Statistics of norms, modes, the dense network and the one it began with stay as they were."""
+    dense, small, batches = pruned("cnn")
+    small = disturbed(small)
+    before = [state(dense), state(small)]
+    tuned = tune(small, dense, batches, settings())
+    assert tuned.epoch > 0
+    assert_same(state(dense), before[0])
+    assert_same(state(small), before[1])
+    buffers = dict(small.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in tuned.model.named_buffers())
+    moved = [not torch.equal(now, was) for now, was in zip(tuned.model.parameters(), small.parameters(), strict=True)]
+    assert all(moved)
+    assert [module.training for module in tuned.model.modules()] == [module.training for module in small.modules()]
+    assert not any(parameter.grad is not None for parameter in (*dense.parameters(), *small.parameters()))
+
+
+def test_seed_repeats_and_another_one_differs() -> None:
+    """To the bit, whatever the global generator says."""
+    dense, small, batches = pruned("attention")
+    found = []
+    for seed, noise in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(noise)
+        found.append(tune(small, dense, batches, settings(seed=seed)))
+    assert_same(state(found[0].model), state(found[1].model))
+    assert found[0].distances == found[1].distances
+    assert found[0].distances != found[2].distances
+
+
+def test_batches_given_in_other_sizes_are_the_same_samples() -> None:
+    """Gradients add up over as many samples at once as were given at once; steps are the same."""
+    dense, small, (whole,) = pruned("attention")
+    found = [tune(small, dense, batches, settings()).distances for batches in ([whole], whole.split(5))]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_precision_stays_and_the_rounded_network_is_judged(dtype: torch.dtype) -> None:
+    """Networks in half precision learn in single precision, where small steps are not lost, and come back in theirs."""
+    dense, small, (batch,) = pruned("attention")
+    dense, small, batch = dense.to(dtype), small.to(dtype), batch.mapped(lambda t: t.to(dtype))
+    tuned = tune(small, dense, [batch], settings(tune_epochs=8, tune_rate=0.2))
+    assert {parameter.dtype for parameter in tuned.model.parameters()} == {dtype}
+    judged = held_back([batch])
+    assert divergence(dense, tuned.model, judged) <= divergence(dense, small, judged) * (1 + 1e-3)
+
+
+class Recurrent(nn.Module):
+    """[N, 6, 5] -> [N, 4], and a map [N, 2, 3] beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.up, self.down = nn.LSTM(5, 8, batch_first=True), nn.Linear(8, 24), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.down(self.up(self.cells(x)[0][:, -1]).relu())
+        return {"scores": y[:, :4], "map": y[:, 4:].reshape(-1, 2, 3)}
+
+
+def test_several_outputs_of_a_recurrent_network() -> None:
+    """Other outputs than logits are held to the dense ones by their squared error."""
+    torch.manual_seed(0)
+    dense, inputs = Recurrent().eval(), torch.randn(64, 6, 5)
+    result = snp.prune(dense, [inputs], reconstruct="tuned", tune_epochs=2, **CUT)
+    assert "Tuned without labels" in str(result)
+    tuned = tune(disturbed(result.model), dense, [Batch.of(inputs)], settings())
+    assert tuned.distances[-1] < 0.7 * tuned.distances[0]
+
+
+def test_objective_of_the_user_judges() -> None:
+    """A function without gradients chooses the epoch; steps then go by what the outputs look like."""
+    dense, small, batches = pruned("attention")
+    small = disturbed(small)
+
+    def first_class_only(wanted: Tensor, found: Tensor) -> float:
+        return float((wanted - found)[:, 0].square().mean())
+
+    tuned = tune(small, dense, batches, settings(objective=first_class_only))
+    assert tuned.epoch > 0
+    (judged,) = [held_back(batches)]
+    with torch.no_grad():
+        outputs = [judged.call(model) for model in (dense, small, tuned.model)]
+    assert tuned.distances[0] == pytest.approx(first_class_only(*outputs[:2]))
+    assert tuned.distances[tuned.epoch] == pytest.approx(first_class_only(outputs[0], outputs[2]))
+    assert tuned.distances[tuned.epoch] <= tuned.distances[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- the loss
+
+
+def test_gradient_of_the_output_error_is_that_of_softened_predictions() -> None:
+    """At the dense outputs it is zero, beside them T (softmax(z / T) - softmax(v / T)) / N."""
+    dense, _, (batch,) = pruned("attention")
+    objective = objective_of(dense, [batch])
+    with torch.no_grad():
+        wanted = batch.call(dense)
+    found = (wanted + torch.randn(wanted.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    output_error(objective, wanted, found, batch).backward()
+    by_hand = 2 * ((found / 2).softmax(1) - (wanted / 2).softmax(1)) / len(wanted)
+    torch.testing.assert_close(found.grad, by_hand.detach())
+    assert float(output_error(objective, wanted, wanted, batch)) == pytest.approx(0, abs=1e-6)
+
+
+def test_padding_is_not_learned() -> None:
+    """Outputs and features of tokens that an attention mask leaves out count nothing."""
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    batch = Batch((), {"input_ids": torch.zeros(2, 3, dtype=torch.int64), "attention_mask": mask})
+    model = language().eval()
+    objective = objective_of(model, [Batch.of(words(8))])
+    wanted, found = torch.randn(2, 3, 23), torch.randn(2, 3, 23)
+    other = torch.where(mask[..., None] == 1, found, torch.randn(2, 3, 23))
+    assert torch.equal(*(output_error(objective, wanted, given, batch) for given in (found, other)))
+    assert torch.equal(*(feature_error(wanted, given, batch) for given in (found, other)))
+    by_hand = (found - wanted)[mask == 1].square().sum() / wanted[mask == 1].square().sum()
+    torch.testing.assert_close(feature_error(wanted, found, batch), by_hand)
+
+
+def test_features_are_the_last_with_positions_that_no_cut_narrows() -> None:
+    """Of the residual network the stream before the pooling; of one without common widths none."""
+    dense, small, (batch,) = pruned("attention")
+    place = common_features(dense, small, batch)
+    assert place == Place("blocks.1")
+    with FeatureTap(small, place) as tap, torch.no_grad():
+        output, features = tap.run(batch)
+    assert features is not None
+    torch.testing.assert_close(small.head(features.mean(1)), output)
+    plain = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    inputs = torch.randn(32, 6)
+    narrow = snp.prune(plain, [inputs], **CUT).model
+    assert common_features(plain, narrow, Batch.of(inputs)) is None
+    assert isinstance(tune(narrow, plain, [Batch.of(inputs)], settings()), Tuned)
+
+
+def test_a_module_that_is_called_twice_is_told_apart() -> None:
+    """The last call is the one before the head."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(self.body(x)))
+
+    model, inputs = Twice().eval(), torch.randn(3, 4)
+    place = common_features(model, model, Batch.of(inputs))
+    assert place == Place("body", 1)
+    with FeatureTap(model, place) as tap, torch.no_grad():
+        assert torch.equal(tap.run(Batch.of(inputs))[1], model.body(model.body(inputs)))
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    """A twentieth of the steps up, a straight line down, never zero at a step that is made."""
+    factors = [rate_factor(step, 100) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert torch.tensor(factors[5:], dtype=torch.float64).diff().tolist() == pytest.approx([-1 / 95] * 94)
+    assert 0 < factors[-1] < 0.02
+    assert rate_factor(0, 1) == 1.0
+
+
+# --------------------------------------------------------------------------------------------------------- the views
+
+
+class Halves(nn.Module):
+    """Logits by the mean of the left half and of the right half; blind to which is which where it adds them."""
+
+    def __init__(self, is_blind: bool) -> None:
+        super().__init__()
+        self.is_blind, self.head = is_blind, nn.Linear(2, 2, bias=False)
+        nn.init.constant_(self.head.weight, 1.0)
+        with torch.no_grad():
+            self.head.weight[1] = -1.0 if is_blind else torch.tensor([1.0, -1.0])
+            self.head.weight *= 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves = torch.stack([part.mean((1, 2, 3)) for part in x.chunk(2, dim=3)], dim=1)
+        return self.head(halves.mean(1, keepdim=True).expand(-1, 2) if self.is_blind else halves)
+
+
+def test_images_are_mirrored_where_the_dense_network_does_not_mind() -> None:
+    """One that tells left from right is not shown mirrored images; one that does not is."""
+    batch = Batch.of(
+        images(64) + 2 * torch.randn(64, 1, 1, 2, generator=torch.Generator().manual_seed(2)).repeat_interleave(4, 3)
+    )
+    for is_blind in (True, False):
+        model = Halves(is_blind).eval()
+        found = views_of(model, [batch], objective_of(model, [batch]), "auto", 0)
+        assert found.mirror == is_blind
+
+
+def test_views_are_moved_and_mirrored_images() -> None:
+    """Every view is the image or its mirror image, at most an eighth of a side away; all of them are seen."""
+    batch = Batch.of(torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24).repeat(400, 1, 1, 1))
+    (seen,) = Views(mirror=True, shift=True).drawn(batch, torch.Generator().manual_seed(0)).args
+    found = set()
+    for view in seen[:, 0]:
+        step = float(view[8, 12] - view[8, 11])  # to the right in the image as it was
+        assert abs(step) == 1
+        row, column = divmod(int(view[8, 12]), 24)
+        found.add((step < 0, row - 8, column - (11 if step < 0 else 12)))
+    assert found == {(flip, down, right) for flip in (False, True) for down in range(-2, 3) for right in range(-3, 4)}
+    assert torch.equal(Views().drawn(batch, torch.Generator()).args[0], batch.args[0])
+
+
+@pytest.mark.parametrize("views", ["both", "mirror", "shift"])
+def test_views_of_what_is_no_image_are_refused(views: str) -> None:
+    """By the name of the option; `auto` shows them as they are."""
+    dense, small, batches = pruned("attention")
+    with pytest.raises(ValueError, match=r"prune\.tune_views"):
+        tune(small, dense, batches, settings(tune_views=views))
+    assert tune(small, dense, batches, settings(tune_epochs=1)).views == Views()
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_too_few_samples_are_refused_by_name() -> None:
+    """Nothing could be held back."""
+    with pytest.raises(ValueError, match=r"prune\.reconstruct=tuned .* 16 or more, found 15"):
+        snp.prune(attention(), [tokens(15)], reconstruct="tuned", **CUT)
+
+
+def test_outputs_without_gradients_are_refused_by_name() -> None:
+    """An evaluation that switches gradients off cannot be learned."""
+
+    class Frozen(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    dense, small, batches = pruned("attention")
+    with pytest.raises(ValueError, match=r"prune\.reconstruct=tuned: no gradient"):
+        tune(Frozen(small).eval(), Frozen(dense).eval(), batches, settings())
+
+
+def test_streaming_is_refused_by_name() -> None:
+    """It is there to avoid a second network."""
+    with pytest.raises(ValueError, match=r"prune\.reconstruct=tuned"):
+        prune_streamed(
+            attention(), [tokens(32)], reconstruct="tuned", calibration="joint", ordering="zca", cut="variance"
+        )
+
+
+def test_samples_of_several_shapes_never_share_a_batch() -> None:
+    """Each is tuned on once per epoch, and the held back are none of them."""
+    batches = [Batch.of(torch.full((5, 3, size), float(size))) for size in (4, 6, 4)]
+    samples = TuningSamples(batches * 2, 100, torch.Generator().manual_seed(0))
+    seen = list(samples.shuffled(4, torch.Generator().manual_seed(0)))
+    assert len(seen) == samples.num_batches(4)
+    assert sum(batch.size for batch in seen) == samples.num_tuned == 30 - samples.num_held
+    assert all(torch.equal(batch.args[0], torch.full_like(batch.args[0], batch.args[0].shape[2])) for batch in seen)
+    assert sum(batch.size for batch in samples.held_back) == samples.num_held == 3
+
+
+def test_held_back_and_tuned_are_all_samples_once() -> None:
+    """Told by their values."""
+    samples = TuningSamples([Batch.of(torch.arange(40.0)[:, None])], 100, torch.Generator().manual_seed(0))
+    tuned = torch.cat([batch.args[0] for batch in samples.shuffled(7, torch.Generator())])
+    whole = torch.cat([tuned, *(batch.args[0] for batch in samples.held_back)])
+    assert torch.equal(whole[:, 0].sort().values, torch.arange(40.0))
+    assert F.mse_loss(tuned[:, 0], tuned[:, 0].sort().values) > 0
