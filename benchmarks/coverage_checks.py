@@ -1,4 +1,7 @@
-"""Does one network pass?  Analyse, audit every group, prune to 70 % of the MACs, run, differentiate, save, load."""
+"""Does one network pass?  Analyse, audit every group, prune to 70 % of the MACs, run, differentiate, save, load.
+
+Where 70 % cannot be reached the network is cut as far as it nearly can be, and the result says so.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ from snp.surgery.subject import Subject, subject_of
 __all__ = ["examine"]
 
 TARGET_MACS = 0.7
+NEARLY_ALL = 0.9  # of what can be cut, where that is less than the target asks for
 SETTINGS = PruneSettings(
     target_macs=TARGET_MACS, ordering="variance", cut="uniform", calibration="joint", conv_gram="channel", streams=True
 )
@@ -47,6 +51,10 @@ class WrongError(Exception):
 
 class RefusedError(Exception):
     """The library says that this cannot be done, and why."""
+
+
+class _OutOfReachError(Exception):
+    """The budget cannot be met with images of this size; a larger one is tried."""
 
 
 @contextmanager
@@ -90,17 +98,13 @@ def _examine_at(network: Network, at_least: int, found: dict[str, Any]) -> None:
     found |= {"size": size, "params": sum(p.numel() for p in model.parameters())}
     try:
         images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-        _checks(model, Batch.of(images), found)
-    except RefusedError as reason:
+        _checks(model, Batch.of(images), found, must_reach=any(s > size for s in LARGER))
+    except _OutOfReachError:
         # Windows that are larger than a tiny map are padded, and attention over padding takes most of the MACs.
-        larger = next((s for s in LARGER if s > size), None)
-        if "cannot be reached" not in str(reason) or larger is None:
-            raise
-        found.pop("reason", None)
-        _examine_at(network, larger, found)
+        _examine_at(network, next(s for s in LARGER if s > size), found)
 
 
-def _checks(model: nn.Module, batch: Batch, found: dict[str, Any]) -> None:
+def _checks(model: nn.Module, batch: Batch, found: dict[str, Any], must_reach: bool = False) -> None:
     with _timed(found, "analyse"):
         try:
             subject = subject_of(model, batch.first(2), SETTINGS)
@@ -110,6 +114,9 @@ def _checks(model: nn.Module, batch: Batch, found: dict[str, Any]) -> None:
     found |= {"groups": len(subject.groups), "streams": len(streams), "frozen": subject.frozen}
     found["prunable"] = _prunable(replace(subject, groups=tuple(g for g in subject.groups if not g.is_stream)))
     found["prunable_with_streams"] = _prunable(subject)
+    found["outside"] = _outside(subject)
+    if must_reach and found["prunable_with_streams"] < 1 - TARGET_MACS:
+        raise _OutOfReachError
     with _timed(found, "audit"):
         _audit(subject, batch.first(2), found)
     with _timed(found, "prune"):
@@ -120,6 +127,18 @@ def _prunable(subject: Subject) -> float:
     """Share of the MACs that goes when every group keeps one unit of each partition."""
     costs = CostModel(subject.model, subject.graph, subject.groups)
     return 1 - costs.macs([group.num_partitions for group in subject.groups]) / max(costs.macs(costs.dense), 1)
+
+
+def _outside(subject: Subject) -> dict[str, float]:
+    """Reason -> share of the MACs in layers that no group has a part of, and in products of activations."""
+    costs = CostModel(subject.model, subject.graph, subject.groups)
+    whole, touched = max(costs.macs(costs.dense), 1), {m.tensor for g in subject.groups for m in g.members}
+    shares = {"products of activations, such as attention's": subject.graph.fixed_macs / whole}
+    for name, (_, count) in costs.layers(costs.dense).items():
+        if name not in touched:
+            reason = subject.frozen.get(name, "reads an input of the network")
+            shares[reason] = shares.get(reason, 0.0) + count / whole
+    return shares
 
 
 def _audit(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
@@ -142,13 +161,14 @@ def _prune(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     subject = replace(subject, readers=readers_of(subject.model, subject.graph, subject.groups, SETTINGS.moment_gram))
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         batch.beside(subject.model).call(subject.model)
+    settings = _settings_within_reach(found)
     try:
         problem = problem_of(subject, collector.moments)
-        decision = decide(subject, problem, SETTINGS)
+        decision = decide(subject, problem, settings)
     except ValueError as error:
         raise RefusedError(str(error)) from error
     try:
-        result = realise(subject, problem, decision.plan, SETTINGS)
+        result = realise(subject, problem, decision.plan, settings)
     except SelfCheckError as error:
         raise WrongError(f"self-check: {error}") from error
     plan = decision.plan
@@ -158,6 +178,13 @@ def _prune(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     if abs(counted - plan.macs["pruned"]) > 0.01 * counted:
         raise WrongError(f"cost: the plan says {plan.macs['pruned']:,} MACs, counted are {counted:,}")
     _comes_back(subject.model, snp.PruneResult(result.model, plan, decision.selection, result.check), batch)
+
+
+def _settings_within_reach(found: dict[str, Any]) -> PruneSettings:
+    """The settings of all networks, with a budget that this one can meet."""
+    reach = found["prunable_with_streams" if found["used_streams"] else "prunable"]
+    found["asked"] = max(TARGET_MACS, 1 - NEARLY_ALL * reach)
+    return replace(SETTINGS, target_macs=found["asked"])
 
 
 def _runs(small: nn.Module, batch: Batch) -> None:

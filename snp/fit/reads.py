@@ -63,6 +63,14 @@ def _product(networks: TwoNetworks, node: fx.Node) -> Read | None:
 
 
 def _read(networks: TwoNetworks, source: Any, weight: Any, bias: Any = None) -> Read | None:
+    if isinstance(weight, fx.Node) and _is_turned(weight):
+        weight = weight.args[0]
     name = networks.name_of(weight)
     is_read = name is not None and isinstance(source, fx.Node) and networks.name_of(source) is None
     return Read(source, str(name), bias if isinstance(bias, fx.Node) else None) if is_read else None
+
+
+def _is_turned(node: fx.Node) -> bool:
+    """Does a node only put the dimensions of a matrix into the other order, as in ``x @ self.weight.T``?"""
+    name = str(node.target).split(".")[1:2]
+    return node.op == "call_function" and name in [["t"], ["numpy_T"], ["mT"], ["transpose"], ["permute"]]

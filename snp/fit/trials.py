@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from snp.core.gram import Moments
@@ -72,19 +70,14 @@ class Trials:
         names = {member.tensor for member in decision.group.consumers}
         folded = folded_weights(self._problem, [decision], None, sorted(names & self._problem.readers.keys()))
         weights |= {name: weight.to(weights[name].device) for name, weight in folded.items()}
-        moved = samples = 0.0
+        # Not torch.func.functional_call: it leaves a tensor where the parameter of a module with two names was.
+        cut, moved, samples = with_weights(self._model, weights, share=True), 0.0, 0
         with torch.no_grad():
             for batch, dense in zip(self._probes, self._dense, strict=True):
-                found = self._output(weights, batch)
+                found = batch.call(cut)
                 moved += self._objective.distance(dense, found, batch.size)
                 samples += batch.size
         return moved / samples
-
-    def _output(self, weights: dict[str, Tensor], batch: Batch) -> Any:
-        if any(isinstance(module, nn.RNNBase) for module in self._model.modules()):
-            # Recurrent layers compute with a list of weights of their own, which a call with others does not reach.
-            return batch.call(with_weights(self._model, weights, share=True))
-        return functional_call(self._model, weights, batch.args, dict(batch.kwargs))
 
 
 def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:

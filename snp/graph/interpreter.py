@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph import channelwise, layers, products, recurrent
-from snp.graph.operators import RULES, unknown
+from snp.graph.operators import RULES, TURNED, unknown
 from snp.graph.pointwise import elementwise
-from snp.graph.traced import Parameter
+from snp.graph.traced import Parameter, Turned
 from snp.graph.tracer import Rule, Tracer
 
 __all__ = ["propagate"]
@@ -77,6 +77,8 @@ def _labels(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return None
     if "wrap_with_autocast" in str(node.target):
         return _apply_region(tracer, node, args)
+    if getattr(getattr(node.target, "_schema", None), "name", "") not in TURNED:
+        args = [_plain(tracer, argument) for argument in args]
     try:
         labels = _rule_for(node)(tracer, node, args)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
@@ -132,7 +134,16 @@ def _fits(labels: Any, value: Any) -> bool:
         return isinstance(labels, (list, tuple)) and len(labels) == len(value) and all(map(_fits, labels, value))
     if not isinstance(value, Tensor):
         return True
+    if isinstance(labels, (Parameter, Turned)):
+        return labels.shape == tuple(value.shape)
     return isinstance(labels, Tensor) and labels.shape == value.shape and labels.dtype == torch.int64
+
+
+def _plain(tracer: Tracer, argument: Any) -> Any:
+    """An argument, nested or not, with the elements of parameters that were turned round."""
+    if isinstance(argument, list):
+        return [_plain(tracer, entry) for entry in argument]
+    return tracer.shadow(argument) if isinstance(argument, Turned) else argument
 
 
 class _Held:

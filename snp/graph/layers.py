@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, fx
 
 from snp.graph.operators import rule, unknown
-from snp.graph.traced import Parameter
+from snp.graph.traced import Parameter, Turned
 from snp.graph.tracer import Tracer
 
-__all__ = ["linear"]
+__all__ = ["linear", "matrix"]
 
 
 def _emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any, num_blocks: int = 1) -> Tensor:
@@ -25,12 +25,19 @@ def _emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any,
     return rows
 
 
-@rule("linear")
+def matrix(value: Any) -> tuple[Parameter, bool] | None:
+    """A matrix of parameters, and is it turned round; None for all else."""
+    if isinstance(value, Turned) and value.dims == (1, 0):
+        return value.parameter, True
+    return (value, False) if isinstance(value, Parameter) and value.ndim == 2 else None
+
+
+@rule("linear", takes_turned=True)
 def _linear(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
-    if shadow is None or not isinstance(weight, Parameter):
+    shadow, weight, bias = tracer.shadow(args[0]), matrix(args[1]), args[2] if len(args) > 2 else None
+    if not isinstance(args[0], Tensor) or shadow is None or weight is None or isinstance(bias, Turned):
         return unknown(tracer, node, args)
-    return linear(tracer, node, shadow, weight, bias, channel_dim=-1)
+    return linear(tracer, node, shadow, weight[0], bias, input_dim=0 if weight[1] else 1, channel_dim=-1)
 
 
 def linear(

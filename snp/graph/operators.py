@@ -16,21 +16,24 @@ from snp.graph.aten import FILLED, SHAPE
 from snp.graph.counting import macs_of_operator
 from snp.graph.shuffles import tie_shuffled
 from snp.graph.splits import along
-from snp.graph.traced import Parameter, Split, module_running
+from snp.graph.traced import Parameter, Split, Turned, module_running, turned
 from snp.graph.tracer import Rule, Tracer
 
-__all__ = ["RULES", "constant_along", "rule", "unknown"]
+__all__ = ["RULES", "TURNED", "constant_along", "rule", "unknown"]
 
 RULES: dict[str, Rule] = {}
+TURNED: set[str] = set()  # operators whose rules know parameters that were turned round; others get their elements
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str, takes_turned: bool = False) -> Callable[[Rule], Rule]:
     """Enter a rule for operators of these names, and for those that write in place."""
 
     def register(function: Rule) -> Rule:
         for name in names:
-            RULES[f"aten::{name}"] = function
-            RULES[f"aten::{name}_"] = function
+            full = name if "::" in name else f"aten::{name}"
+            RULES[full] = RULES[f"{full}_"] = function
+            if takes_turned:
+                TURNED.add(full)
         return function
 
     return register
@@ -49,8 +52,10 @@ def _filled(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return tracer.labels.blank(tuple(node.meta["val"].shape))
 
 
-@rule(*SHAPE.split())
+@rule(*SHAPE.split(), takes_turned=True)
 def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    if isinstance(args[0], (Parameter, Turned)) and (found := turned(node, args)) is not None:
+        return found
     shadows = [_shadow_tree(tracer, value) for value in args]
     assert callable(node.target)
     if any(word in str(node.target) for word in ("view.default", "reshape.default", "flatten.")):
@@ -77,7 +82,7 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 def _shadow_tree(tracer: Tracer, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_shadow_tree(tracer, entry) for entry in value]
-    return tracer.shadow(value) if isinstance(value, Parameter) else value
+    return tracer.shadow(value) if isinstance(value, (Parameter, Turned)) else value
 
 
 @rule(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from snp.graph.attention import attend, attention_macs, multiply
-from snp.graph.layers import linear
+from snp.graph.layers import linear, matrix
 from snp.graph.operators import rule, unknown
 from snp.graph.traced import HEAD_DIMENSION, Parameter
 from snp.graph.tracer import Tracer
@@ -31,13 +31,13 @@ def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return tracer.constant_like(node, HEAD_DIMENSION)
 
 
-@rule("matmul", "mm", "bmm")
+@rule("matmul", "mm", "bmm", takes_turned=True)
 def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     left, right = args
-    if isinstance(left, Tensor) and isinstance(right, Parameter) and right.ndim == 2:
-        return linear(tracer, node, left, right, input_dim=0, channel_dim=-1)
-    if isinstance(left, Parameter) and isinstance(right, Tensor) and left.ndim == 2 and right.ndim > 1:
-        return linear(tracer, node, right, left, channel_dim=-2)
+    if isinstance(left, Tensor) and (found := matrix(right)) is not None:
+        return linear(tracer, node, left, found[0], input_dim=int(found[1]), channel_dim=-1)
+    if isinstance(right, Tensor) and right.ndim > 1 and (found := matrix(left)) is not None:
+        return linear(tracer, node, right, found[0], input_dim=1 - int(found[1]), channel_dim=-2)
     if tracer.structures or tracer.whole_heads:
         labels = multiply(tracer, node, left, right)
         if labels is not None:
@@ -45,14 +45,14 @@ def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return unknown(tracer, node, args, f"the product {node.target}")
 
 
-@rule("addmm")
+@rule("addmm", takes_turned=True)
 def _affine(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """A summand, then the two factors, as in the Conv1D layers of GPT-2."""
-    bias, left, weight = args[:3]
+    bias, left, found = args[0], args[1], matrix(args[2])
     scales = [node.kwargs.get(name, 1) for name in ("beta", "alpha")]
-    fits = isinstance(left, Tensor) and isinstance(weight, Parameter) and scales == [1, 1]
-    if fits and isinstance(bias, Parameter) and bias.ndim == 1:
-        return linear(tracer, node, left, weight, bias, input_dim=0, channel_dim=-1)
+    fits = isinstance(left, Tensor) and found is not None and scales == [1, 1]
+    if fits and found is not None and isinstance(bias, Parameter) and bias.ndim == 1:
+        return linear(tracer, node, left, found[0], bias, input_dim=int(found[1]), channel_dim=-1)
     return unknown(tracer, node, args, f"the product {node.target}")
 
 
@@ -88,20 +88,24 @@ class _Indices:
         return distinct and self.activations.replace(self.summed, "") == self.result.replace(self.new, "")
 
 
-@rule("einsum")
+@rule("einsum", takes_turned=True)
 def _einsum(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     equation, operands = str(args[0]).replace(" ", ""), args[1]
     inputs, arrow, result = equation.partition("->")
     names = inputs.split(",")
     if len(operands) == 2 and arrow and "." not in equation:
         for number, (weight, shadow) in enumerate([(operands[1], operands[0]), (operands[0], operands[1])]):
-            indices = _Indices(names[number], names[1 - number], result)
-            if isinstance(weight, Parameter) and isinstance(shadow, Tensor) and indices.is_linear:
+            found = matrix(weight)
+            if found is None or not isinstance(shadow, Tensor):
+                continue
+            letters = names[1 - number][::-1] if found[1] else names[1 - number]
+            indices = _Indices(names[number], letters, result)
+            if indices.is_linear:
                 return linear(
                     tracer,
                     node,
                     shadow,
-                    weight,
+                    found[0],
                     input_dim=indices.weight.index(indices.summed),
                     channel_dim=indices.activations.index(indices.summed),
                     output_channel_dim=result.index(indices.new),

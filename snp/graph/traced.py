@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx
 
-__all__ = ["HEAD_DIMENSION", "Call", "Parameter", "Split", "module_running"]
+__all__ = ["HEAD_DIMENSION", "Call", "Parameter", "Split", "Turned", "module_running", "turned"]
 
 HEAD_DIMENSION = "head dimension of an attention layer"
 
@@ -21,6 +23,60 @@ class Parameter:
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A parameter whose dimensions were put into another order, as in ``x @ self.weight.T``.
+
+    Attributes:
+        parameter: which one.
+        dims: its dimension at each place; None for a dimension of size one that was put in.
+    """
+
+    parameter: Parameter
+    dims: tuple[int | None, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it lies now."""
+        return tuple(1 if dim is None else self.parameter.shape[dim] for dim in self.dims)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.dims)
+
+    def elements(self, labels: Tensor) -> Tensor:
+        """Labels of all elements of the parameter, as it lies now."""
+        kept = [dim for dim in self.dims if dim is not None]
+        left = [dim for dim in range(labels.ndim) if dim not in kept]
+        return labels.permute(*kept, *left).reshape(self.shape)
+
+
+def turned(node: fx.Node, args: Sequence[Any]) -> Parameter | Turned | None:
+    """A parameter as an operator turns it round; None where the operator does something else."""
+    value, rest = args[0], args[1:]
+    dims = list(value.dims if isinstance(value, Turned) else range(value.ndim))
+    name = str(node.target).split(".")[1]
+    if name in ("t", "numpy_T"):
+        dims.reverse()
+    elif name in ("mT", "transpose", "swapaxes", "swapdims"):
+        one, other = (-2, -1) if name == "mT" else rest[:2]
+        dims[one], dims[other] = dims[other], dims[one]
+    elif name == "permute":
+        dims = [dims[place] for place in rest[0]]
+    elif name == "unsqueeze":
+        dims.insert(rest[0] % (len(dims) + 1), None)
+    elif name == "squeeze" and rest and isinstance(rest[0], int):
+        if value.shape[rest[0]] == 1:
+            del dims[rest[0]]
+    else:
+        return None
+    parameter = value.parameter if isinstance(value, Turned) else value
+    found = Turned(parameter, tuple(dims))
+    stays = all(size == 1 or dim == place for place, (dim, size) in enumerate(zip(dims, found.shape, strict=True)))
+    return parameter if stays and found.shape == parameter.shape else found
 
 
 @dataclass(frozen=True, eq=False)

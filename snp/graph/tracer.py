@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace
 from snp.graph.streams import Streams
-from snp.graph.traced import Call, Parameter, Split, module_running
+from snp.graph.traced import Call, Parameter, Split, Turned, module_running
 from snp.graph.units import Reading
 
 __all__ = ["Rule", "Tracer"]
@@ -86,14 +86,9 @@ class Tracer:
 
     def again(self) -> None:
         """Forget what was counted, not what was tied: the graph is about to be run once more."""
-        self.positions.clear()
-        self.readers.clear()
-        self.calls.clear()
-        self.scores.clear()
-        self.even.clear()
-        self.chunks.clear()
-        self.splits.clear()
-        self.sizes.clear()
+        counted = (self.positions, self.scores, self.readers, self.calls, self.even, self.chunks, self.splits)
+        for found in (*counted, self.sizes):
+            found.clear()
         self.fixed_macs = 0
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
@@ -107,6 +102,9 @@ class Tracer:
         """Labels of an argument: activations as they are, parameters element by element, None for scalars."""
         if isinstance(value, Parameter):
             return self._elements_of(value)
+        if isinstance(value, Turned):
+            elements = self._elements_of(value.parameter)
+            return None if elements is None else value.elements(elements)
         return value if isinstance(value, Tensor) and value.ndim > 0 else None
 
     def _elements_of(self, parameter: Parameter) -> Tensor | None:
@@ -129,6 +127,8 @@ class Tracer:
         for value in args:
             if isinstance(value, (list, tuple)):
                 self.freeze_inputs(list(value), reason)
+            elif isinstance(value, Turned):
+                self.freeze_inputs([value.parameter], reason)
             elif isinstance(value, Parameter):
                 for (name, _), labels in list(self.dims.items()):
                     if name == value.name:

@@ -116,6 +116,8 @@ class _Operators(TorchFunctionMode):
         tensors = [value for value in values if isinstance(value, Tensor)]
         factors = tensors[1:] if func.__name__ == "addmm" else tensors[:2]
         for weight, other in zip(factors[:2], reversed(factors[:2]), strict=True):
-            if id(weight) in self._names:
-                return self._names[id(weight)], other
+            held = weight._base if weight._base is not None and weight._base.numel() == weight.numel() else weight
+            for known in (weight, held):  # as it is, or turned round
+                if id(known) in self._names:
+                    return self._names[id(known)], other
         return None

@@ -118,3 +118,32 @@ def test_fewer_samples_than_units_are_no_licence_to_cut(trials: bool) -> None:
     with torch.no_grad():
         wanted, found = model(pictures[40:]).log_softmax(-1), result.model(pictures[40:]).log_softmax(-1)
     assert float(F.kl_div(found, wanted, log_target=True, reduction="batchmean")) < 0.2
+
+
+class HeldTwice(nn.Module):
+    """One layer under two names, which both are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self.same = self.last
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.head(torch.tanh(self.last(F.relu(hidden)) + self.same(F.silu(hidden))))
+
+
+def test_trials_leave_a_module_with_two_names_as_it_was() -> None:
+    """Its parameters are the same objects afterwards, and a prune by trials keeps them trained."""
+    torch.manual_seed(0)
+    model, inputs = HeldTwice().eval(), torch.randn(40, 6)
+    subject, problem = measured(model, [inputs])
+    before = dict(model.named_parameters(remove_duplicate=False))
+    trials = Trials(subject, problem, [Batch.of(inputs)])
+    assert all(trials(number, torch.arange(2)) > 0 for number in range(len(problem.groups)))
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert all(after[name] is parameter for name, parameter in before.items())
+    small = prune(model, [inputs], target_macs=0.6, round_to=1).model
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in small.parameters())
+    assert small.same is small.last
+    assert small.last.in_features < 16

@@ -44,6 +44,11 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
     "einsum, weight first": (lambda x, w: torch.einsum("oi,bti->bto", w, x), True),
     "einsum, inputs in front": (lambda x, w: torch.einsum("ibt,io->obt", x.movedim(-1, 0), w).movedim(0, -1), False),
     "functional": (F.linear, True),
+    "turned round": (lambda x, w: x @ w.T, True),
+    "turned round from the left": (lambda x, w: (w.mT @ x.transpose(1, 2)).mT, False),
+    "einsum, turned round": (lambda x, w: torch.einsum("bti,oi->bto", x, w.permute(1, 0)), False),
+    "functional, turned round": (lambda x, w: F.linear(x, w.t()), False),
+    "grown and shrunk": (lambda x, w: x @ w.unsqueeze(1).squeeze(1), False),
     "addmm": (lambda x, w: torch.addmm(w[0], x.flatten(0, 1), w).unflatten(0, (-1, 5)), False),
 }
 
@@ -71,7 +76,7 @@ def test_weight_that_is_also_a_summand_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("calibration", ["joint", "sequential"])
-@pytest.mark.parametrize("name", ["matmul", "einsum, inputs in front", "functional"])
+@pytest.mark.parametrize("name", ["matmul", "einsum, inputs in front", "functional", "turned round"])
 def test_copies_are_folded(name: str, calibration: str) -> None:
     """With every unit there twice, half of them go and nothing is lost: what the operator reads was measured."""
     function, turned = PRODUCTS[name]
@@ -119,7 +124,8 @@ FROZEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "two activations": lambda m, x: m.one(x) @ m.two(x).mT @ m.one(x),
     "a vector": lambda m, x: (m.one(x) @ m.vector)[..., None].expand(-1, -1, 8),
     "several summed": lambda m, x: torch.einsum("bti,tio->bo", m.one(x), m.cube)[:, None].expand(-1, 5, -1),
-    "a transposed weight": lambda m, x: m.one(x) @ m.square.t(),
+    "a weight joined anew": lambda m, x: m.one(x) @ m.square.t().reshape(4, 16).view(8, 8),
+    "half of a weight": lambda m, x: m.one(x)[..., :4] @ m.square.t()[:4],
     "an outer product": lambda m, x: torch.einsum("bti,bto->btio", m.one(x), m.two(x)).sum(-1),
 }
 
