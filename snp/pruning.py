@@ -65,9 +65,11 @@ class PruneResult:
     def warning(self) -> str:
         """What calibration was too small for; empty where it was not."""
         samples = self.plan.settings.get("samples", FEWEST_SAMPLES)
-        if samples >= FEWEST_SAMPLES:
-            return ""
-        return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if samples < FEWEST_SAMPLES:
+            return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
+            return "Tuning came no nearer: the least-squares weights stay. Try a smaller tune_rate, or more samples.\n"
+        return ""
 
     def __str__(self) -> str:
         """The plan as a table, how exactly the small network computes what it should, and where the time went."""

@@ -52,7 +52,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
     Args:
         folder: with ``plan.json`` and ``pruned.safetensors``.
         model: the dense network (its weights do not matter) where the plan holds no recipe; it is not changed.
-        weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
+        weights: ``"pruned"``; ``"tuned"`` or ``"finetuned"`` for those of ``tuned.safetensors`` and so on.
 
     Raises:
         ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more

@@ -4,10 +4,10 @@ With P = C^-1 and w_p the folded weights of unit p, removing p costs tr(P_pp^-1 
 whole units). Costs need the diagonal blocks of P and of M = w w^T only. With P_pp = L L^T, u = P_:p L^-T and
 h = M_:p L^-T - u s / 2, where s = L^-1 M_pp L^-T, a removal is
 
-    P' = P - u u^T,    M' = M - h u^T - u h^T.
+    P' = P - u u^T,    M' = M - h u^T - u h^T,    or with the weights w^T = W themselves    W' = W - (W_:p L^-T) u^T.
 
-Only diagonal blocks follow at once. The columns of a unit that goes are brought up to date from the u and h of the
-panel, and the matrices catch up once per panel, in products of matrices instead of vectors.
+Only diagonal blocks follow at once. The columns of a unit that goes are brought up to date from what the panel holds,
+and the matrices catch up once per panel, in products of matrices instead of vectors (:mod:`snp.core.folded_energy`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snp.core.folded_energy import diagonal_blocks, energy_of, solved
 from snp.core.subspace import columns_of
 
 __all__ = ["Eliminator"]
@@ -40,20 +41,14 @@ class Eliminator:
         mean = gram.diagonal().mean().double()
         self._scale = torch.where(mean > torch.finfo(torch.float64).tiny, mean, 1.0)
         self._inverse = _inverse(gram.double() / self._scale)
-        weight = weighted.double()
-        self._energy = weight.T @ weight
-        self._gone, self._half = (gram.new_zeros(len(gram), _PANEL + columns_per_unit).double() for _ in range(2))
+        self._gone = gram.new_zeros(len(gram), _PANEL + columns_per_unit).double()
+        self._energy = energy_of(weighted.double(), columns_per_unit, self._gone.shape[1])
         self._begin_panel()
 
     def _begin_panel(self) -> None:
         self._used = 0  # columns of the panel
-        self._inverse_blocks, self._energy_blocks = (self._blocks(part) for part in (self._inverse, self._energy))
-
-    def _blocks(self, matrix: Tensor) -> Tensor:
-        """Diagonal blocks, shape [U, b, b]."""
-        num_units, width = len(matrix) // self._width, self._width
-        blocks = matrix.reshape(num_units, width, num_units, width).diagonal(dim1=0, dim2=2)
-        return blocks.permute(2, 0, 1).contiguous()
+        self._inverse_blocks = diagonal_blocks(self._inverse, self._width)
+        self._energy_blocks = self._energy.blocks()
 
     @property
     def is_full(self) -> bool:
@@ -72,18 +67,14 @@ class Eliminator:
         """Take one unit, an index of shape [1], out and fold it into the others."""
         own = unit * self._width + self._own
         lower, _ = torch.linalg.cholesky_ex(self._inverse_blocks.index_select(0, unit)[0])
-        # Rows for columns: both matrices are symmetric.
-        column, energy = self._inverse.index_select(0, own), self._energy.index_select(0, own)
-        gone, half = self._gone[:, : self._used], self._half[:, : self._used]
+        # Rows for columns: the matrix is symmetric.
+        column = self._inverse.index_select(0, own)
+        gone = self._gone[:, : self._used]
         if self._used:
-            mine, mine_half = gone.index_select(0, own), half.index_select(0, own)
-            column = torch.addmm(column, mine, gone.T, alpha=-1)
-            energy = torch.addmm(energy, mine, half.T, alpha=-1).addmm_(mine_half, gone.T, alpha=-1)
-        u, v = (_solved(lower, part) for part in (column, energy))
-        between = _solved(lower, v.index_select(1, own).T)
-        h = torch.addmm(v, between, u, alpha=-0.5)
+            column = torch.addmm(column, gone.index_select(0, own), gone.T, alpha=-1)
+        u = solved(lower, column)
+        h = self._energy.half_step(own, lower, u, gone)
         self._gone[:, self._used : self._used + self._width] = u.T
-        self._half[:, self._used : self._used + self._width] = h.T
         self._used += self._width
         self._downdate_blocks(u, h)
         # A removed unit is made independent of the others, so that batched inverses stay defined.
@@ -96,9 +87,9 @@ class Eliminator:
 
     def catch_up(self, is_closed: Tensor) -> None:
         """End the panel: bring the matrices up to date; ``is_closed`` says which units are gone, bool, shape [U]."""
-        gone, half = self._gone[:, : self._used], self._half[:, : self._used]
+        gone = self._gone[:, : self._used]
         self._inverse.addmm_(gone, gone.T, alpha=-1)
-        self._energy.addmm_(half, gone.T, alpha=-1).addmm_(gone, half.T, alpha=-1)
+        self._energy.catch_up(gone)
         self._begin_panel()
         self._inverse_blocks[is_closed] = torch.eye(self._width).to(self._inverse)
 
@@ -106,16 +97,10 @@ class Eliminator:
         """Forget all units but these, between panels: steps cost as much as the units that are left."""
         assert self._used == 0
         columns = columns_of(units, self._width)
-        self._inverse, self._energy = (
-            matrix.index_select(0, columns).index_select(1, columns) for matrix in (self._inverse, self._energy)
-        )
-        self._gone, self._half = self._gone[: len(columns)], self._half[: len(columns)]
+        self._inverse = self._inverse.index_select(0, columns).index_select(1, columns)
+        self._energy.compact(columns)
+        self._gone = self._gone[: len(columns)]
         self._begin_panel()
-
-
-def _solved(lower: Tensor, right: Tensor) -> Tensor:
-    """L^-1 B."""
-    return right / lower if len(lower) == 1 else torch.linalg.solve_triangular(lower, right, upper=False)
 
 
 def _inverse(gram: Tensor) -> Tensor:

@@ -10,9 +10,40 @@ import torch
 from torch import Tensor
 
 from snp.core.factor import factor
+from snp.core.least_squares import checked_ridge
 from snp.core.subspace import Subspace, columns_of
 
-__all__ = ["fold", "output_error", "transfer"]
+__all__ = ["fold", "output_error", "reconstructed", "transfer"]
+
+
+def reconstructed(weight: Tensor, gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
+    """What :func:`fold` makes of :func:`transfer`; where outputs are fewer than cut columns, these are solved for.
+
+    Args:
+        weight: consumer's weight, as for :func:`fold`.
+        gram_CC: as for :func:`transfer`.
+        kept: indices of kept columns, shape [K].
+        ridge: relative to the mean energy of a kept column, >= 0.
+
+    Returns:
+        Same shape and dtype as ``weight``.
+
+    Raises:
+        ValueError: ridge is negative.
+    """
+    checked_ridge(ridge)
+    num_columns = len(gram_CC)
+    work = weight.detach().reshape(len(weight), num_columns, -1).double().movedim(2, 1)  # [O, p, C]
+    rows = work.reshape(-1, num_columns)
+    if len(kept) == 0 or len(rows) >= num_columns - len(kept):
+        return fold(weight, transfer(gram_CC, kept, ridge), kept)
+    is_kept = torch.zeros(num_columns, dtype=torch.bool, device=gram_CC.device).index_fill_(0, kept, True)
+    kept_rows = gram_CC.index_select(0, kept)
+    gram_KK = kept_rows[:, kept]
+    lost = torch.where(is_kept, 0.0, rows) @ kept_rows.T  # cross moments of what cut columns did
+    added = factor(gram_KK, ridge * gram_KK.diagonal().mean()).solve(lost.T).T
+    folded = torch.zeros_like(rows).index_copy_(1, kept, rows[:, kept] + added)
+    return folded.reshape(work.shape).movedim(1, 2).reshape(weight.shape).to(weight.dtype)
 
 
 def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
@@ -29,8 +60,7 @@ def transfer(gram_CC: Tensor, kept: Tensor, ridge: float = 1e-4) -> Tensor:
     Raises:
         ValueError: ridge is negative.
     """
-    if ridge < 0:
-        raise ValueError(f"ridge must be at least 0, found {ridge}")
+    checked_ridge(ridge)
     num_columns = gram_CC.shape[0]
     result = torch.zeros(num_columns, len(kept), dtype=torch.float64, device=gram_CC.device)
     result[kept, torch.arange(len(kept), device=kept.device)] = 1.0

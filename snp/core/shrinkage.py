@@ -23,7 +23,8 @@ def shrunk(gram_CC: Tensor, count: int) -> Tensor:
         Shape [C, C], float64, of the same trace.
     """
     num_columns = len(gram_CC)
-    mean, square = gram_CC.diagonal().mean(), gram_CC.square().mean()
+    mean = gram_CC.diagonal().mean()
+    square = torch.linalg.vector_norm(gram_CC).square() / gram_CC.numel()
     spread = square - mean.square() / num_columns  # of the eigenvalues around their mean
     share = (square + mean.square()) / ((count + 1) * spread)
     rho = torch.where(spread > 0, share.clamp_max(1.0), 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from snp.core.reconstruct import fold, transfer
+from snp.core.reconstruct import reconstructed
 from snp.core.shrinkage import shrunk
 from snp.measure.readers import Reader
 from snp.plan.plan import GroupPlan
@@ -49,8 +49,7 @@ def _folded(weight: Tensor, reader: Reader, gram_CC: Tensor, kept: Tensor, ridge
     """The rows of each block take over what the cut columns of their own block did."""
     parts = []
     for rows, block in zip(reader.rows(weight).chunk(reader.num_blocks), reader.blocks(kept), strict=True):
-        transfer_CK = transfer(gram_CC[block.columns, block.columns], block.kept, ridge)
-        parts.append(fold(rows, transfer_CK, block.kept))
+        parts.append(reconstructed(rows, gram_CC[block.columns, block.columns], block.kept, ridge))
     return reader.from_rows(torch.cat(parts))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,7 +33,14 @@ _WIDER = {
 
 def _doubled(value: Any) -> Any:
     """A nest of values with its floating tensors in double precision."""
-    return pytree.tree_map_only(Tensor, wider, value)
+    if isinstance(value, Tensor):
+        return wider(value)
+    # Arguments of operators are flat but for a list or two, for which a general tree takes longer than the operator.
+    if type(value) in (tuple, list):
+        return type(value)(map(_doubled, value))
+    if type(value) is dict:
+        return {key: _doubled(part) for key, part in value.items()}
+    return pytree.tree_map_only(Tensor, wider, value) if isinstance(value, (tuple, list, dict)) else value
 
 
 def wider(tensor: Tensor) -> Tensor:
@@ -74,17 +82,30 @@ class _Operators(TorchDispatchMode):
         named = {key: _WIDER.get(value, value) if key == "dtype" else value for key, value in named.items()}
         result = func(*given, **named)
         # New tensors without a dtype are of the default one.
-        return result if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args)) else _doubled(result)
+        return result if _holds_tensor(args) else _doubled(result)
+
+
+def _holds_tensor(values: Any) -> bool:
+    """Is there a tensor in a nest of values?"""
+    return any(isinstance(value, Tensor) for value in values) or any(
+        isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(values)
+    )
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Tensors that an operator writes to."""
     found = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found += [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    for position, name in _written_arguments(func):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        found += [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
     return found
+
+
+@cache
+def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator writes to."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((n, one.name) for n, one in arguments if one.alias_info is not None and one.alias_info.is_write)
 
 
 def _narrower(tensor: Tensor, dtype: torch.dtype) -> Tensor:

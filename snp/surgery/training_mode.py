@@ -15,6 +15,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
+from snp.surgery.call_trace import CallTrace
 from snp.surgery.checks import SelfCheckError, compared
 from snp.surgery.double import wider
 from snp.surgery.recorded import kept_inputs, largest_difference, record
@@ -33,13 +34,18 @@ class Training:
     Attributes:
         runs: it runs without labels, so that smaller ones can be held to it.
         repeats: it computes the same under every seed.
+        differs: it calls other functions than where it is evaluated, or with other sizes.
     """
 
     runs: bool
     repeats: bool = False
+    differs: bool = True
 
     def check(self, masked: nn.Module, small: nn.Module, batch: Batch, plan: PruningPlan) -> None:
         """One pass of the small network in training mode, beside that of the masked dense one where it repeats.
+
+        What calls the same functions in both modes computes alike in both, so that the comparison as it is evaluated
+        stands for both.
 
         Raises:
             SelfCheckError: the small network does not run, or differs.
@@ -50,7 +56,7 @@ class Training:
             record(_in_training(small), batch, {}, in_double=False)
         except Exception as error:  # whatever the model's own code raises on sizes it did not expect
             raise SelfCheckError(f"the pruned network does not run in training mode: {error}") from error
-        if not self.repeats:
+        if not self.repeats or not self.differs:
             return
         difference, _ = compared(masked, small, batch, kept_inputs(masked, plan), _in_training)
         if not difference.size <= _TOLERANCE:
@@ -62,11 +68,18 @@ class Training:
 
 def training_of(model: nn.Module, batch: Batch) -> Training:
     """Try the dense network in training mode, under two seeds; it is not changed."""
+    trained, evaluated = CallTrace(), CallTrace()
     try:
-        first, second = (record(_in_training(model), batch, {}, in_double=False, seed=seed) for seed in (0, 1))
+        in_training = _in_training(model)
+        with trained:
+            first = record(in_training, batch, {}, in_double=False, seed=0)
+        second = record(_in_training(model), batch, {}, in_double=False, seed=1)
     except Exception:
         return Training(runs=False)  # it wants labels, or more samples
-    return Training(runs=True, repeats=largest_difference(first, second).size == 0.0)
+    with evaluated:
+        outputs = record(model, batch, {}, in_double=False).outputs
+    same = trained.calls == evaluated.calls and [o.shape for o in first.outputs] == [o.shape for o in outputs]
+    return Training(runs=True, repeats=largest_difference(first, second).size == 0.0, differs=not same)
 
 
 def _in_training(model: nn.Module, in_double: bool = False) -> nn.Module:

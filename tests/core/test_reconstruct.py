@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snp.core.reconstruct import fold, output_error, transfer
+from snp.core.reconstruct import fold, output_error, reconstructed, transfer
 from snp.core.subspace import columns_of, factorize
 
 
@@ -65,6 +65,18 @@ def test_kept_rows_are_the_identity_and_the_ends_are_exact(ridge: float) -> None
     assert torch.equal(transfer(gram, KEPT, ridge)[KEPT], torch.eye(4, dtype=torch.float64))
     assert torch.equal(transfer(gram, torch.arange(12), ridge), torch.eye(12, dtype=torch.float64))
     assert transfer(gram, torch.arange(0), ridge).shape == (12, 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (20, 12), (2, 12, 3), (2, 3, 4)], ids=["few", "many", "taps", "patches"])
+@pytest.mark.parametrize("num_kept", [0, 4, 12])
+@pytest.mark.parametrize("is_singular", [False, True])
+def test_folding_few_outputs_is_folding_all_columns(shape: tuple[int, ...], num_kept: int, is_singular: bool) -> None:
+    """Solving for outputs gives what the transfer of all columns gives, of singular matrices too."""
+    columns, weight = correlated(count=3 if is_singular else 300), randn(*shape, seed=7)
+    gram, kept = columns.T @ columns, torch.randperm(12, generator=torch.Generator().manual_seed(2))[:num_kept]
+    for ridge in (0.0, 0.1):
+        wanted = fold(weight, transfer(gram, kept, ridge), kept)
+        torch.testing.assert_close(reconstructed(weight, gram, kept, ridge), wanted, rtol=1e-8, atol=1e-8)
 
 
 def test_negative_ridge_is_refused() -> None:

@@ -14,6 +14,7 @@ from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.double import in_double
 from snp.surgery.surgery import cut, masked_weights, with_weights
+from snp.surgery.training_mode import training_of
 from snp.surgery.trial_cuts import confirm
 from tests.graphs import Net, conv
 
@@ -143,6 +144,35 @@ def test_networks_that_are_random_in_evaluation_are_compared_under_one_seed() ->
     passed, refused = confirm(model, analyse(model, rows).groups, Batch.of(rows))
     assert (len(passed), refused) == (1, {})
     assert torch.equal(before, torch.get_rng_state())
+
+
+class _Moody(nn.Module):
+    """A network whose training is told to its layers only, or reaches code of its own."""
+
+    def __init__(self, extra: Callable[[Tensor, bool], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.extra = extra
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.extra(self.drop(self.norm(self.first(x))).relu(), self.training))
+
+
+@pytest.mark.parametrize(
+    ("extra", "differs"),
+    [
+        (lambda x, _: x, False),
+        (lambda x, training: x * 2 if training else x, True),
+        (lambda x, training: x[:, : 8 if training else 9], True),
+        (lambda x, training: x.flip(1 if training else 0), True),
+    ],
+    ids=["layers only", "another call", "another size", "another dimension"],
+)
+def test_code_that_only_training_reaches_is_seen(extra: Callable[[Tensor, bool], Tensor], differs: bool) -> None:
+    """Normalisation and dropout are told their mode, and count batches; all else that training calls shows."""
+    found = training_of(_Moody(extra).eval(), Batch.of(torch.randn(4, 3)))
+    assert (found.runs, found.differs) == (True, differs)
 
 
 class Particular(nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from snp.core import orderings
 from snp.core.correction import corrected
 from snp.core.cuts import Curve
+from snp.core.elimination import eliminate
 from snp.core.gram import partial_trace
+from snp.core.orderings import GroupStatistics
 from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
 from snp.plan.allocation import Curves
@@ -27,7 +30,6 @@ _ROUNDS = 1  # of trials at the allocation that earlier trials lead to
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by ``settings.ordering``, as many as ``settings.cut`` keeps at the level that meets the target."""
-    ordering = orderings.load(settings.ordering_name)
     generator = torch.Generator().manual_seed(settings.seed)
     orders: list[Tensor] = []
     variances: list[Tensor] = []
@@ -43,10 +45,11 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         statistics = copies.left_out_of(statistics)
         if settings.needs_sensitivity:
             statistics = shrunk_statistics(problem, group, statistics)
-        orders.append(orderings.interleaved(copies.with_last(ordering(statistics)), group.num_partitions))
+        order, curve = _ordered(statistics, settings, group.num_partitions)
+        orders.append(orderings.interleaved(copies.with_last(order), group.num_partitions))
         variances.append(factorize(whole, orders[-1], width).kept_variance())
         if settings.cut_name == "output":
-            nats = copies.damage(orders[-1], partial(damage_of, statistics)) / 2  # see snp.measure.sensitivity
+            nats = copies.damage(orders[-1], curve) / 2  # see snp.measure.sensitivity
             damages.append(nats)
         problem.progress.step()
     tried: list[dict[int, float]] = [{} for _ in orders]
@@ -58,6 +61,19 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
     choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, tried, strict=True))
     return Selection(tuple(choices), level, allocation)
+
+
+def _ordered(
+    statistics: GroupStatistics, settings: PruneSettings, num_partitions: int
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Units by the ordering, shape [U], and the damage along an order of them: [U] -> [U + 1].
+
+    Elimination knows the damage along its own order, up to its ridge; partitions make another order of it.
+    """
+    if settings.ordering_name == "output" and num_partitions == 1:
+        order, error = eliminate(statistics.readers)
+        return order, lambda _: error
+    return orderings.load(settings.ordering_name)(statistics), partial(damage_of, statistics)
 
 
 def _allocation(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> Curves:
