@@ -41,7 +41,7 @@ class SampleData(LightningDataModule):
     Args:
         name: how reports call the data set.
         batch_size: samples per batch and process.
-        num_workers: processes that load samples, 0 for none.
+        num_workers: processes that load samples, 0 for none; never more than the cores this process may use.
         val_fraction: share of the training samples that is set apart for validation, in [0, 1), at most 5,000 samples;
             always the same ones. Without effect where the data have a validation part of their own.
 
@@ -63,7 +63,7 @@ class SampleData(LightningDataModule):
             raise ValueError(f"data.val_fraction={val_fraction}: choose a number in [0, 1); 0 for no validation")
         self.name: str = name
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.num_workers = min(num_workers, _num_cores())  # more of them wait for each other
         self.val_fraction = val_fraction
         self.train_set: Any = None
         self.test_set: Any = None
@@ -185,3 +185,7 @@ def require_at_least(**numbers: tuple[int | None, int]) -> None:
             raise ValueError(f"data.{key} must be a whole number of at least {least}, found {value!r}")
         if value is not None and value < least:
             raise ValueError(f"data.{key}={value}: choose at least {least}")
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from snp.report.document import Block, Figure, Page, Section, Text
 from snp.report.html import to_html
 from snp.report.page import write_page
 from snp.report.runs import Runs, read_runs
-from snp.report.stages import LOWER_IS_BETTER
+from snp.report.stages import LOWER_IS_BETTER, SMALL
 
 __all__ = ["write_comparison"]
 
@@ -45,7 +45,7 @@ def _page(runs: Runs, title: str) -> Page:
     sections = (
         _section("", _lead(runs)),
         _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
-        _section("Rules side by side", spread_table(runs, "pruned"), spread_table(runs, "finetuned")),
+        _section("Rules side by side", *(spread_table(runs, stage) for stage in SMALL)),
         _section(
             "All runs",
             Text(

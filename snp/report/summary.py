@@ -12,11 +12,10 @@ from snp.report.canvas import TEXT, panels, save, write_csv
 from snp.report.compare import write_comparison
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
-from snp.report.stages import number
+from snp.report.stages import STAGES, number
 
 __all__ = ["write_summary"]
 
-_STAGES = ("dense", "pruned", "finetuned")
 _NUMBERS = ("macs", "params")
 # What follows from a setting, or is chosen with another one, is no question of its own.
 _NOT_ASKED = {"seed", "level", "samples", "target"}
@@ -56,8 +55,8 @@ def _asked(runs: Runs) -> dict[str, list[str]]:
 
 
 def _write_rows(runs: Runs, asked: dict[str, list[str]], path: Path) -> None:
-    names = [f"{stage}/{part}{runs.score}" for stage in _STAGES for part in ("val_", "")]
-    names += [f"{stage}/{name}" for stage in _STAGES[:2] for name in _NUMBERS]
+    names = [f"{stage}/{part}{runs.score}" for stage in STAGES for part in ("val_", "")]
+    names += [f"{stage}/{name}" for stage in STAGES[:2] for name in _NUMBERS]
     names += ["latency/measured_share", "calibration/reused", "time/finetune_s"]
     header = ["run", "seed", *asked, *names]
     rows = [
@@ -71,7 +70,7 @@ def _write_rows(runs: Runs, asked: dict[str, list[str]], path: Path) -> None:
 def _draw_answer(runs: Runs, asked: dict[str, list[str]], path: Path) -> None:
     """Scores on the test part after pruning and after fine-tuning, one line per combination of the other settings."""
     along = _axis(asked)
-    found = {stage: _points(runs, asked, along, f"{stage}/{runs.score}") for stage in _STAGES[1:]}
+    found = {stage: _points(runs, asked, along, f"{stage}/{runs.score}") for stage in STAGES[1:]}
     found = {stage: points for stage, points in found.items() if points}
     if not found:
         return

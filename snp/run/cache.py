@@ -1,4 +1,4 @@
-"""What can be taken over from an earlier run?  Dense weights and moments, if they are of the very same facts."""
+"""What can be taken over from an earlier run?  Dense weights and scores, and moments, if they are of the same facts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Measured = tuple[dict[str, Moments], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A folder with ``dense-<mark>.safetensors``, ``moments-<mark>.safetensors`` and ``latency-<mark>.json``.
+    """A folder with ``dense-<mark>`` and ``moments-<mark>.safetensors``, ``scores-<mark>`` and ``latency-<mark>.json``.
 
     The mark is a hash of all that an entry depends on, so that runs of different settings share a folder and none
     overwrites what belongs to another.
@@ -108,19 +108,46 @@ class Cache:
         )
         path = self.folder / f"latency-{mark}.json"
         try:
-            kept = json.loads(path.read_text()) if path.is_file() else {}
-            if kept.get("fingerprint") == mark:
+            if kept := _read(path, mark):
                 log(f"the layer times of an earlier run are used: {path}")
                 return LatencyTable.from_json(kept["table"])
         except (ValueError, KeyError):
             log(f"{path} is damaged: layers are timed anew")
         table = measure()
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps({"fingerprint": mark, "table": table.to_json()}))
-        partial.replace(path)
+        _write(path, {"fingerprint": mark, "table": table.to_json()})
         return table
+
+    def scores(self, mark: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Scores measured before, else measured now and kept: all runs of a sweep ask for those of the dense network.
+
+        Args:
+            mark: hash of all that scores depend on: the network's weights, the samples, limits of the trainer.
+            measure: gives them.
+        """
+        path = self.folder / f"scores-{mark}.json"
+        try:
+            if kept := _read(path, mark):
+                log(f"the dense network's scores of an earlier run are used: {path}")
+                return dict(kept["numbers"])
+        except (ValueError, KeyError):
+            log(f"{path} is damaged: the dense network is scored anew")
+        numbers = measure()
+        _write(path, {"fingerprint": mark, "numbers": numbers})
+        return numbers
 
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
         return type(self.data).__name__, settings, self.data.format, self.seed, self.precision
+
+
+def _read(path: Path, mark: str) -> dict[str, Any]:
+    """An entry of JSON; empty where there is none, or one of something else."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found if found.get("fingerprint") == mark else {}
+
+
+def _write(path: Path, entry: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(entry))
+    partial.replace(path)

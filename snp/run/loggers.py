@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from snp.run.facts import without_secrets
+from snp.run.training.history import TrainingTable
 
 MODES = ("auto", "online", "offline", "disabled")
 # What W&B itself accepts in the WANDB_MODE variable, and what it means here.
@@ -54,7 +55,7 @@ def build_loggers(
     """Return the Lightning loggers of one run.
 
     Args:
-        csv: Whether to write `training/version_<n>/metrics.csv` under the run folder.
+        csv: Whether to write `training/version_0/metrics.csv` under the run folder.
         wandb: "auto" (online with a key, else offline), "online", "offline" or "disabled". The environment variable
             WANDB_MODE wins over the first three; a run that does not use W&B stays without it.
         project: W&B project name.
@@ -73,7 +74,7 @@ def build_loggers(
     folder = Path(run_dir)
     loggers: list[Logger] = []
     if csv:
-        loggers.append(CSVLogger(folder, name="training"))
+        loggers.append(TrainingTable(folder))
     mode = resolve_mode(wandb)
     if mode != "disabled":
         if not project:

@@ -106,7 +106,8 @@ def asked_name(override_dirname: str, words: Sequence[str]) -> str:
         words: of the command line; what stands there as it is, is the same for all runs.
     """
     parts = re.split(r",(?=[\w./@+~]+=)", override_dirname)
-    own = [part.removeprefix("prune.") for part in parts if part and part not in words]
+    given = {word.lower() for word in words}  # Hydra writes True for true
+    own = [part.removeprefix("prune.") for part in parts if part and part.lower() not in given]
     return re.sub(r"[^\w.=,+-]", "-", ",".join(own))[:120]
 
 
@@ -125,7 +126,10 @@ def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:
     """
     if names is None:
         scores = [
-            f"{stage}/{part}{score}" for part in ("val_", "") for stage in ("finetuned", "pruned") for score in _SCORES
+            f"{stage}/{part}{score}"
+            for part in ("val_", "")
+            for stage in ("finetuned", "tuned", "pruned")
+            for score in _SCORES
         ]
         return next((metrics[name] for name in scores if metrics.get(name) is not None), None)
     for name in names:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
+from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
@@ -99,8 +100,22 @@ class Run:
         self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
         # Scores bring several processes together, and what follows expects them to be.
         if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", self._dense):
-            self.lightning.score("dense", prepared.model)
+            self._measure_dense(prepared.model)
             self.finished.note("dense", self._dense)
+
+    def _measure_dense(self, model: nn.Module) -> None:
+        """Its scores, from an earlier run where runs share a cache and one process decides."""
+        trainer = self.lightning.trainer()
+        if trainer.world_size > 1 or self.cache.folder == self.folder.path:
+            self.lightning.score("dense", model)
+            return
+
+        def measure() -> dict[str, Any]:
+            self.lightning.score("dense", model)
+            return {name: value for name, value in self.folder.metrics.items() if name.startswith("dense/")}
+
+        limits = trainer.limit_test_batches, trainer.accelerator.__class__.__name__, len(self.data.test_dataloader())
+        self.folder.record(self.cache.scores(mark_of(self._dense, *limits), measure))
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""

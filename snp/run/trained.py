@@ -14,6 +14,7 @@ from snp.models import Prepared
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
+from snp.run.training.history import forget_curves
 
 if TYPE_CHECKING:
     from snp.run.stages import Run
@@ -24,6 +25,7 @@ __all__ = ["fine_tune", "network_left", "train_dense"]
 def train_dense(job: Run, prepared: Prepared) -> None:
     """Train the dense network where its weights do not fit the data and were not trained before."""
     if prepared.weights not in ("random", "backbone"):
+        forget_curves(job.loggers, "dense")
         return
     model = prepared.model
 
@@ -46,6 +48,7 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
     """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
     if job.finetune.epochs == 0:
         job.folder.remove("finetuned.safetensors")
+        forget_curves(job.loggers, "finetune")
         return
     mark = job.mark("finetuned", job.finetune, fingerprint(small))
     if not agreed(job.finished.found("finetuned", mark)):

@@ -27,6 +27,7 @@ from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
+from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
 from snp.speed import network
@@ -109,7 +110,12 @@ class JobTrainer:
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
         lines = [] if self._shows_bars else [EpochLines(recipe.where, log)]
-        callbacks = [EpochSeed(seed), *lines, *(checkpoints.callbacks(metric) if checkpoints else [])]
+        callbacks = [
+            EpochSeed(seed),
+            GoOnFrom(recipe.where),
+            *lines,
+            *(checkpoints.callbacks(metric) if checkpoints else []),
+        ]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)

@@ -1,5 +1,6 @@
 """Do a run's numbers reach W&B and the CSV file, and does W&B never stand in the way?"""
 
+import csv
 import json
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 
 from snp.report.page import write_report
 from snp.run.loggers import build_loggers, close_loggers, resolve_mode
 from snp.run.tracking import track
+from snp.run.training.history import TrainingTable, forget_curves
 from tests.report.test_report import write_run
 
 
@@ -176,18 +178,22 @@ def test_environment_wins(monkeypatch: pytest.MonkeyPatch, variable: str, mode: 
 def test_run_without_wandb_stays_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that chose no W&B gets no W&B logger, whatever the environment says."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert [type(logger) for logger in build(tmp_path, csv=True, wandb="disabled")] == [CSVLogger]
+    assert [type(logger) for logger in build(tmp_path, csv=True, wandb="disabled")] == [TrainingTable]
     assert build(tmp_path, wandb="disabled") == []
 
 
 def test_csv_holds_the_curves(tmp_path: Path) -> None:
-    """The CSV logger writes its curves under the run folder, a rerun beside them."""
-    for value in (0.5, 0.25):
+    """One table under the run folder, which a later start goes on with, after the rows that it writes anew are gone."""
+    for step, value in ((3, 0.5), (7, 0.25), (7, 0.125)):
         (logger,) = build(tmp_path, csv=True, wandb="disabled")
-        logger.log_metrics({"finetune/train_loss": value}, step=7)
-        logger.save()
-    tables = sorted((tmp_path / "training").glob("*/metrics.csv"))
-    assert [table.read_text().splitlines()[1] for table in tables] == ["0.5,7", "0.25,7"]
+        forget_curves([logger], "finetune", 7)
+        logger.log_metrics({"finetune/train_loss": value}, step=step)
+        logger.log_metrics({"dense/train_loss": value}, step=step)
+    (table,) = (tmp_path / "training").glob("*/metrics.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    kept = [(row["step"], row["finetune/train_loss"]) for row in rows if row["finetune/train_loss"]]
+    assert kept == [("3", "0.5"), ("7", "0.125")]
+    assert [row["dense/train_loss"] for row in rows if row["dense/train_loss"]] == ["0.5", "0.25", "0.125"]
 
 
 @pytest.mark.parametrize(

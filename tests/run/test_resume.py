@@ -1,5 +1,6 @@
 """Does a run that was interrupted, at whatever moment, end as it would have without that, when it is started again?"""
 
+import csv
 import json
 import os
 import re
@@ -39,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left_by(folder / "run")
 
 
-def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     """A run that is told to stop when it says these words."""
     told = run_folder.tell
 
@@ -50,7 +51,7 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "tell", tell)
-        ended = run_here(*OPTIONS, folder=folder)
+        ended = run_here(*(options or OPTIONS), folder=folder)
     assert ended.status == 143, ended
     assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
 
@@ -80,6 +81,34 @@ def test_a_run_that_is_stopped_four_times(
     damage(tmp_path / "run" / "pruned.safetensors")
     assert "groups with" in run_here(*OPTIONS, folder=tmp_path).stdout
     assert left_by(tmp_path / "run") == whole
+
+
+def curves(folder: Path) -> dict[tuple[str, str], str]:
+    """(Name, step) -> number, of the one table of a run folder; none stands there twice."""
+    (table,) = (folder / "training").glob("*/metrics.csv")
+    with table.open(newline="") as file:
+        found = [
+            ((name, row["step"]), text)
+            for row in csv.DictReader(file)
+            for name, text in row.items()
+            if text and name not in ("step", "epoch")
+        ]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def test_curves_of_a_run_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One table with the numbers of a run without interruptions; what is not trained has no curves."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = ("logger=csv", *OPTIONS)
+    assert run_here(*options, folder=whole).status == 0
+    stopped_at("dense: epoch 2", stopped, monkeypatch, *options)
+    stopped_at("finetune: epoch 2", stopped, monkeypatch, *options)
+    assert run_here(*options, folder=stopped).status == 0
+    assert {name for name, _ in curves(whole / "run")} >= {"dense/val_loss", "finetune/val_loss", "finetune/train_loss"}
+    assert curves(stopped / "run") == curves(whole / "run")
+    assert run_here(*options, "finetune.epochs=0", folder=stopped).status == 0
+    assert {name.split("/")[0] for name, _ in curves(stopped / "run")} == {"dense"}
 
 
 def damage(path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.agent_protocol import serving
-from tests.command_line import ROOT, TINY, environment, run
+from tests.command_line import ROOT, TINY, environment, run, start, wait
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +85,23 @@ def test_an_agent_runs_a_sweep(name: str, tmp_path: Path) -> None:
         watched = server.config["metric"]["name"]
         assert found["summary"][watched] == pytest.approx(entry[watched])
         assert found["exit_code"] == 0
+
+
+@pytest.mark.timeout(1100)
+def test_seeds_train_and_calibrate_once(tmp_path: Path) -> None:
+    """Three seeds over seven ratios: three dense networks, three calibrations, and one entry of each for every seed."""
+    quick = ("dense.epochs=1", "finetune.epochs=0", "prune.preset=quick", "prune.ordering=zca", "logger=none")
+    ended = wait(start("experiment=ratios", *quick, "hydra.sweep.dir=sweep", cwd=tmp_path), timeout=1000)
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout.count("dense training: 1 epochs") == 3
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("[0-9]*/metrics.json")]
+    assert len(runs) == 21
+    assert sum(not entry["calibration/reused"] for entry in runs) == 3
+    for kind, ending in (("dense", "safetensors"), ("moments", "safetensors"), ("scores", "json")):
+        kept = {path.name for path in (tmp_path / "sweep" / "shared").glob(f"{kind}-*.{ending}")}
+        assert len(kept) == 3
+        assert kind == "scores" or {entry[f"cache/{kind}"] for entry in runs} == kept
+    assert len({entry["dense/acc1_percent"] for entry in runs}) <= 3
 
 
 @pytest.mark.parametrize("name", sorted(TWO_POINTS))
