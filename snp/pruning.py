@@ -22,6 +22,7 @@ from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
@@ -64,9 +65,11 @@ class PruneResult:
     def warning(self) -> str:
         """What calibration was too small for; empty where it was not."""
         samples = self.plan.settings.get("samples", FEWEST_SAMPLES)
-        if samples >= FEWEST_SAMPLES:
-            return ""
-        return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if samples < FEWEST_SAMPLES:
+            return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
+            return "Tuning came no nearer: the least-squares weights stay. Try a smaller tune_rate, or more samples.\n"
+        return ""
 
     def __str__(self) -> str:
         """The plan as a table, how exactly the small network computes what it should, and where the time went."""
@@ -126,6 +129,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         refused = culprits(subject.model, decision.plan, subject.example)
         if not refused:
             return decision
+        refused |= twins_left(problem.groups, refused)
         found |= refused
         subject, problem = _without(subject, problem, refused)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
+from snp.graph.plain_experts import restacked
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
 from snp.measure.outputs import first_tensor
@@ -51,7 +52,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
     Args:
         folder: with ``plan.json`` and ``pruned.safetensors``.
         model: the dense network (its weights do not matter) where the plan holds no recipe; it is not changed.
-        weights: ``"pruned"``, or ``"finetuned"`` for those of ``finetuned.safetensors``.
+        weights: ``"pruned"``; ``"tuned"`` or ``"finetuned"`` for those of ``tuned.safetensors`` and so on.
 
     Raises:
         ValueError: files are missing, damaged or of another run, the plan needs ``model``, or its recipe asks for more
@@ -70,7 +71,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         model = rebuild(plan.recipe)
     # Attention was written in plain layers where dimensions or heads of it were asked for.
     attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
-    small = cut(with_plain_weights(unwrapped(model), attention=attention), plan)
+    small = restacked(cut(with_plain_weights(unwrapped(model), attention=attention), plan))
     if is_built:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)

@@ -43,16 +43,17 @@ class ExportFolder:
                 raise ValueError(f"{self.path} holds no {name}: give the folder of a finished run, or of snp.save")
 
     def weights(self, asked: str | None) -> str:
-        """The weights that were asked for, or else the better ones: of a fine-tuning that made it worse, the pruned.
+        """The weights that were asked for, or else the better ones: of a training that made it worse, those before it.
 
         Raises:
             ValueError: they are not there.
         """
-        is_tuned = (self.path / "finetuned.safetensors").is_file()
-        chosen = asked or (better_stage(read_json(self.path / "metrics.json")) or "pruned" if is_tuned else "pruned")
+        chosen = asked or better_stage(read_json(self.path / "metrics.json")) or "pruned"
+        if not asked and not (self.path / f"{chosen}.safetensors").is_file():
+            chosen = "pruned"
         if not (self.path / f"{chosen}.safetensors").is_file():
             raise ValueError(
-                f"{self.path} holds no {chosen}.safetensors: the run did not fine-tune; leave out --weights"
+                f"{self.path} holds no {chosen}.safetensors: the run did not make them; leave out --weights"
             )
         return chosen
 

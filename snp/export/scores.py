@@ -25,7 +25,7 @@ class Score:
     """One exported network.
 
     Attributes:
-        name: "dense", "pruned", "finetuned" or "int8".
+        name: "dense", "int8", or which small network it is: "pruned", "tuned" or "finetuned".
         bytes: of its file.
         accuracy: top-1, percent; None where it was not scored.
         milliseconds: median of a pass; None where it was not timed.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from snp.report.document import Cell, Table
 from snp.report.intervals import mean_and_spread
 from snp.report.record import Record
-from snp.report.runs import SMALL, Runs
-from snp.report.stages import LOWER_IS_BETTER, number
+from snp.report.runs import Runs
+from snp.report.stages import LOWER_IS_BETTER, SMALL, number
 
 __all__ = ["Answer", "Lead", "Points", "answer_of", "is_number", "leads", "leads_table", "rows_of", "value_of"]
 

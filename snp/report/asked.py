@@ -20,6 +20,7 @@ _TIMES = {
     "latency": "layer times",
     "plan": "plan",
     "prune": "prune and fit",
+    "tune": "tune without labels",
     "finetune": "fine-tune",
 }
 
@@ -37,6 +38,7 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "rule", f"{record.rule} (ordering / cut)" if record.settings else None
     yield "data", _data(facts.get("data") or {})
     yield "calibration", _calibration(record)
+    yield "tuning without labels", _tuning(record)
     for name, title in (("dense", "dense training"), ("finetune", "fine-tuning")):
         yield title, _recipe(config.get(name) or {})
     seed = config.get("seed", record.settings.get("seed"))
@@ -67,6 +69,18 @@ def _calibration(record: Record) -> str | None:
     if fitted:
         words += f"; the fit saw {fitted:,.0f}"
     return words + ("; moments of an earlier run" if record.metrics.get("calibration/reused") else "")
+
+
+def _tuning(record: Record) -> str | None:
+    epochs, kept, tuned, held = (
+        number(record.metrics, f"tune/{name}") for name in ("epochs", "epoch", "samples", "held_back")
+    )
+    if epochs is None or tuned is None or held is None:
+        return None
+    before, after = (number(record.metrics, f"tune/distance_{name}") for name in ("before", "after"))
+    words = f"{epochs:.0f} epochs over {tuned:,.0f} calibration samples at {record.settings.get('tune_rate'):g}"
+    words += f"; {held:,.0f} held back chose epoch {kept:.0f}"
+    return words + ("" if before is None or after is None else f" (distance to dense {before:.3g} to {after:.3g})")
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str | None:
@@ -124,7 +138,7 @@ def next_steps(record: Record) -> tuple[Text | Code, ...]:
     if not record.groups:
         return ()
     folder, best = Path(record.folder), better_stage(record.metrics) or "pruned"
-    weights = ', weights="finetuned"' if best == "finetuned" else ""
+    weights = "" if best == "pruned" else f', weights="{best}"'
     load = "import snp\n\n" + f'small = snp.load("{folder}"{weights})  # a plain nn.Module, in evaluation mode'
     if record.plan.get("recipe") is None:
         load = load.replace('")', '", model=dense)')

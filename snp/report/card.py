@@ -52,7 +52,7 @@ def _header(record: Record) -> ModelCardData:
 
 def _page(record: Record) -> Page:
     best = better_stage(record.metrics) or "pruned"
-    weights = ', weights="finetuned"' if best == "finetuned" else ""
+    weights = "" if best == "pruned" else f', weights="{best}"'
     dense = "" if record.plan.get("recipe") is not None else ", model=dense"
     facts, settings = record.facts, record.settings
     lead = headline(record) or Text("What the network scores was not measured.")
@@ -62,6 +62,10 @@ def _page(record: Record) -> Page:
         f"and what they did was folded into the weights that stay, on {settings.get('samples', 'some')} unlabelled "
         f"samples{source}, seed {settings.get('seed')}."
     )
+    if best != "pruned" and settings.get("reconstruct") == "tuned":
+        how += " It was then trained on the dense network's outputs for these samples, without labels."
+    if best == "finetuned":
+        how += " It was fine-tuned on labelled samples."
     limits = (
         "The network knows what its calibration samples showed; on other data it may have lost more than the table "
         "says.",

@@ -14,7 +14,7 @@ from snp.report.html import to_html
 from snp.report.page import write_page
 from snp.report.runs import Runs, read_runs
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER
+from snp.report.stages import LOWER_IS_BETTER, SMALL
 
 __all__ = ["write_comparison"]
 
@@ -50,7 +50,7 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
         _section("", _lead(runs)),
         *first,
         _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
-        _section("Rules side by side", spread_table(runs, "pruned"), spread_table(runs, "finetuned")),
+        _section("Rules side by side", *(spread_table(runs, stage) for stage in SMALL)),
         _section(
             "All runs",
             Text(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snp.report.document import Cell, Table
 from snp.report.record import Record
-from snp.report.runs import COSTS, SMALL, Runs
+from snp.report.runs import COSTS, Runs
 from snp.report.speed import is_noisy
-from snp.report.stages import number
+from snp.report.stages import STAGE_WORDS, STAGES, number
 
 __all__ = ["TITLES", "plan_table", "runs_table", "settings_table", "spread_table"]
 
@@ -18,11 +18,14 @@ TITLES = {"acc1_percent": "top-1 %", "perplexity": "perplexity"}
 
 def runs_table(runs: Runs) -> Table:
     """One row per run: what it was, and every number that runs are compared by."""
-    header = ("run", "rule", "target", "seed", "dense", "pruned", "fine-tuned", "MACs", "parameters", "time")
-    return Table(header, [_run_row(runs, record) for record in runs.records], sorts=True, words=(0, 1, 2))
+    reached = {stage for stage in STAGES for record in runs.records if f"{stage}/{runs.score}" in record.metrics}
+    stages = [stage for stage in STAGES if stage != "tuned" or stage in reached]  # few runs ask for it
+    titles = ("fine-tuned" if stage == "finetuned" else stage for stage in stages)
+    header = ("run", "rule", "target", "seed", *titles, "MACs", "parameters", "time")
+    return Table(header, [_run_row(runs, record, stages) for record in runs.records], sorts=True, words=(0, 1, 2))
 
 
-def _run_row(runs: Runs, record: Record) -> list[Cell | str]:
+def _run_row(runs: Runs, record: Record, stages: Sequence[str]) -> list[Cell | str]:
     target = "-" if record.target is None else "{} {:g}".format(*record.target)
     row: list[Cell | str] = [
         runs.names[record.folder],
@@ -30,7 +33,7 @@ def _run_row(runs: Runs, record: Record) -> list[Cell | str]:
         target,
         str(record.settings.get("seed", "-")),
     ]
-    for stage in ("dense", *SMALL):
+    for stage in stages:
         value = number(record.metrics, f"{stage}/{runs.score}")
         row.append("-" if value is None else Cell(f"{value:.2f}", value))
     return row + [_share(record, cost) for cost in COSTS]
@@ -60,8 +63,7 @@ def spread_table(runs: Runs, stage: str) -> Table | None:
             spread = found.get((line, target))
             row.append("-" if spread is None else Cell(str(spread), spread.mean))
         rows.append(row)
-    words = {"pruned": "after pruning", "finetuned": "after fine-tuning"}[stage]
-    return Table((f"{TITLES[runs.score]} {words}", *targets), rows, sorts=True)
+    return Table((f"{TITLES[runs.score]} {STAGE_WORDS[stage]}", *targets), rows, sorts=True)
 
 
 def settings_table(runs: Runs) -> Table | None:

@@ -39,13 +39,23 @@ def _lost(record: Record) -> Iterator[str]:
         yield f"Accuracy fell by {before - after:.1f} points, from {before:.2f} to {after:.2f} %. {advice}"
 
 
-def _worse_by_tuning(record: Record) -> Iterator[str]:
+def _worse_by_training(record: Record) -> Iterator[str]:
     metrics, score = record.metrics, score_of(record.metrics)
-    pruned, tuned = number(metrics, f"pruned/{score}"), number(metrics, f"finetuned/{score}")
-    if pruned is not None and tuned is not None and better_stage(metrics) == "pruned":
+    best = better_stage(metrics)
+    before, after = number(metrics, f"{best}/{score}"), number(metrics, f"finetuned/{score}")
+    if before is not None and after is not None and best != "finetuned":
         yield (
-            f"Fine-tuning made it worse: {pruned:.2f} became {tuned:.2f}. The pruned network is the one reported and "
+            f"Fine-tuning made it worse: {before:.2f} became {after:.2f}. The {best} network is the one reported and "
             "exported. Try a smaller `finetune.learning_rate`, or leave it out with `finetune.epochs=0`."
+        )
+
+
+def _not_tuned(record: Record) -> Iterator[str]:
+    epochs, kept = (number(record.metrics, f"tune/{name}") for name in ("epochs", "epoch"))
+    if epochs and kept == 0:
+        yield (
+            "Tuning came no nearer to the dense network on the samples held back, so the weights of the closed form "
+            "stay. Try a smaller `prune.tune_rate`, or more `calibration.samples`."
         )
 
 
@@ -119,5 +129,5 @@ def _inexact(record: Record) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
-    _lost, _worse_by_tuning, _missed, _no_time, _left_whole, _few_samples, _few_tests, _inexact,
+    _lost, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests, _inexact,
 )  # fmt: skip

@@ -6,12 +6,13 @@ from matplotlib.axes import Axes
 
 from snp.report.canvas import CONTEXT, panels, save, write_csv
 from snp.report.plots import PALETTE
-from snp.report.runs import COSTS, SMALL, Cell, Runs
+from snp.report.runs import COSTS, Cell, Runs
+from snp.report.stages import SMALL
 from snp.report.tradeoff import AXES
 
 __all__ = ["draw_fronts"]
 
-_STYLES = {"pruned": ("o", "--"), "finetuned": ("D", "-")}
+_STYLES = {"pruned": ("o", "--"), "tuned": ("s", "-."), "finetuned": ("D", "-")}
 
 
 def draw_fronts(runs: Runs, path: str | Path) -> Path:
@@ -33,7 +34,9 @@ def draw_fronts(runs: Runs, path: str | Path) -> Path:
     # Below the panels, where it covers no point.
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
-    return save(figure, path, "Score against cost; dashed: pruned, solid: fine-tuned")
+    return save(
+        figure, path, "Score against cost; dashed: pruned, dash-dotted: tuned without labels, solid: fine-tuned"
+    )
 
 
 _HEADER = ("line", "target", "stage", "score", "low", "high", "runs", *(f"{cost}_percent" for cost in COSTS))

@@ -123,6 +123,11 @@ def comparison(record: Record) -> tuple[Table | Text, ...]:
     titles = {"calibration/text": "calibrated on", "test/text": "perplexity on", "test/second_text": "second text"}
     if named := [f"{title} `{metrics[name]}`" for name, title in titles.items() if metrics.get(name)]:
         notes.append(f"Texts: {', '.join(named)}.")
+    if "tuned" in words:
+        notes.append(
+            "Tuned: trained on the dense network's outputs for the calibration samples, without labels; pruned: not "
+            "trained after the cut."
+        )
     texts = (*notes, *in_turns(metrics))
     return (Table(("", *words), rows), *(Text(text) for text in texts))
 

@@ -70,7 +70,7 @@ def _page(record: Record, figures: _Figures) -> Page:
     cuts: list[Block | None] = [cut_summary(record), figures.widths, figures.curves, group_table(record)]
     sections = (
         _section("", Notes(warnings) if warnings else None, headline(record), tiles(record)),
-        _section("Dense, pruned, fine-tuned", *comparison(record), figures.tradeoff),
+        _section("Dense, pruned, trained", *comparison(record), figures.tradeoff),
         _section("What was asked and done", asked(record)),
         _section("What was cut", *(cuts if record.groups else ())),
         _section("What could not be cut", *frozen_table(record)),

@@ -23,7 +23,11 @@ _FONT = {
     "color": "#22303c",
 }
 _GRID = {"gridcolor": "#e3e8ed", "zeroline": False, "linecolor": "#aab4bd", "ticks": "outside", "automargin": True}
-_STAGES = {"pruned": ("circle", "dash", "pruned"), "finetuned": ("diamond", "solid", "fine-tuned")}
+_STAGES = {
+    "pruned": ("circle", "dash", "pruned"),
+    "tuned": ("square", "dashdot", "tuned without labels"),
+    "finetuned": ("diamond", "solid", "fine-tuned"),
+}
 MAX_RUNS = MAX_GROUPS = 16
 _LOWEST = 1e-6  # on logarithmic axes; what is smaller decides nothing
 
@@ -35,6 +39,8 @@ def legend(runs: Runs) -> str:
         for line, colour in _colours(runs).items()
     ]
     marks = "<span>dashed, circles: pruned</span><span>solid, diamonds: fine-tuned</span>"
+    if any(cell.score("tuned") for cell in runs.cells):
+        marks += "<span>dash-dotted, squares: tuned without labels</span>"
     return f'<p class="legend">{"".join(chips)}{marks}</p>'
 
 

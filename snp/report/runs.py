@@ -20,7 +20,6 @@ __all__ = ["COSTS", "Cell", "Runs", "Spread", "read_runs"]
 
 # Name of a share of the dense network's cost, and its title.
 COSTS = {"macs": "MACs", "params": "parameters", "latency": "time of a pass, in turns"}
-SMALL = ("pruned", "finetuned")
 # Named by the line's own words, by the point on it, or not chosen by anyone.
 _NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "level", "samples", "dry_run"}
 _LONG = 26  # of a name beside a figure, letters

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STAGES = ("dense", "pruned", "finetuned")
+STAGES = ("dense", "pruned", "tuned", "finetuned")
+# Of one shape: trained on the dense network's outputs (tuned), or on labels (finetuned).
+SMALL = STAGES[1:]
+STAGE_WORDS = {
+    "dense": "dense",
+    "pruned": "after pruning",
+    "tuned": "after tuning without labels",
+    "finetuned": "after fine-tuning",
+}
 # Key in metrics.json, and the word for people.
 MEASURES = {
     "acc1_percent": "Accuracy (top-1, %)",
@@ -21,7 +29,7 @@ MEASURES = {
     "tokens_per_s": "Throughput (tokens/s)",
     "size_bytes": "Weights on disk (bytes)",
 }
-# The networks that are timed in turns; fine-tuning changes no shapes, so its network takes what the pruned one takes.
+# The networks that are timed in turns; training changes no shapes, so its networks take what the pruned one takes.
 TIMED = ("dense", "pruned")
 _TIMES = ("latency_ms", "samples_per_s", "tokens_per_s")
 
@@ -36,7 +44,7 @@ class Stage:
     """One state of the network and what was measured of it; None stands for "not measured".
 
     Attributes:
-        name: "dense", "pruned" or "finetuned".
+        name: one of `STAGES`.
         acc1_percent: Top-1 accuracy on the test part, percent.
         acc5_percent: Top-5 accuracy, percent; only measured with more than five classes.
         perplexity: Of a language model on the test text, at least 1.
@@ -90,12 +98,12 @@ def score_of(metrics: Mapping[str, Any]) -> str:
 
 
 def better_stage(metrics: Mapping[str, Any]) -> str | None:
-    """Return which small network is the better one, "pruned" or "finetuned"; None where there is none.
+    """Return which of the `SMALL` networks is the best one; None where there is none.
 
     By the validation score where there is one, so that the test score stays one of a network that it did not choose;
     the later stage where scores are equal or missing.
     """
-    stages = [name for name in ("finetuned", "pruned") if any(f"{name}/{measure}" in metrics for measure in MEASURES)]
+    stages = [name for name in reversed(SMALL) if any(f"{name}/{measure}" in metrics for measure in MEASURES)]
     for prefix in ("val_", ""):
         score = score_of(metrics)
         scores = {name: number(metrics, f"{name}/{prefix}{score}") for name in stages}
@@ -136,7 +144,7 @@ def comparison_rows(stages: list[Stage], has_noise: bool = False) -> list[list[s
 
 def _cell(measure: str, value: float | None, dense: float | None, stage: Stage, has_noise: bool) -> str:
     if value is None:
-        is_same = stage.name == "finetuned" and measure in _TIMES
+        is_same = stage.name in ("tuned", "finetuned") and measure in _TIMES
         return "as pruned" if is_same else "-"
     text = format_measure(measure, value)
     if stage.name == "dense" or not dense:

@@ -14,12 +14,12 @@ from snp.report.compare import write_comparison
 from snp.report.document import Figure, Section, Text
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
+from snp.report.stages import STAGE_WORDS, STAGES
 from snp.report.tradeoff import AXES
 
 __all__ = ["write_summary"]
 
-_STAGES = ("dense", "pruned", "finetuned")
-_WORDS = {"pruned": "after pruning", "finetuned": "after fine-tuning"}
+
 _NUMBERS = ("macs", "params")
 _HUES = ("#2a6f97", "#c8553d", "#5b8e7d", "#8a6fb0", "#d4a017", "#3d405b", "#a44a3f", "#7f8c8d", "#bc6c25")
 _ASIDE = 0.012  # of the axis, between lines: bars at the very same place would hide each other
@@ -60,8 +60,8 @@ def write_summary(folder: str | Path, question: str = "") -> tuple[Path, list[st
 
 
 def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
-    names = [f"{stage}/{part}{runs.score}" for stage in _STAGES for part in ("val_", "")]
-    names += [f"{stage}/{name}" for stage in _STAGES[:2] for name in _NUMBERS]
+    names = [f"{stage}/{part}{runs.score}" for stage in STAGES for part in ("val_", "")]
+    names += [f"{stage}/{name}" for stage in STAGES[:2] for name in _NUMBERS]
     names += [f"latency/measured_share{part}" for part in ("", "_low", "_high")]
     names += ["calibration/reused", "time/finetune_s"]
     asked = {name: values for name, values in answer.asked.items() if name != "seed"}
@@ -81,9 +81,9 @@ def _section(answer: Answer) -> Section:
     )
     table = leads_table(answer, list(answer.stages)[-1])
     note = Text(
-        f"Which setting is ahead {_WORDS[list(answer.stages)[-1]]}, on the test part; differences are taken seed by "
-        "seed. A lead counts as decided where the same setting is ahead in every one of at least three seeds; all else is "
-        "noise until more seeds say so."
+        f"Which setting is ahead {STAGE_WORDS[list(answer.stages)[-1]]}, on the test part; differences are taken seed by "
+        "seed. A lead counts as decided where the same setting is ahead in every one of at least three seeds; all "
+        "else is noise until more seeds say so."
     )
     blocks = (Figure(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
     return Section("The answer", blocks)
@@ -153,7 +153,7 @@ def _draw(axis: Axes, answer: Answer, stage: str, has_legend: bool = False) -> N
         present = [text for text in answer.order if text in values]
         _draw_line(axis, [places[text] + shift for text in present], [list(values[text].values()) for text in present],
                    line, _HUES[lines.index(line) % len(_HUES)], is_numeric)  # fmt: skip
-    axis.set_title(_WORDS[stage], fontsize=9, color=TEXT)
+    axis.set_title(STAGE_WORDS[stage], fontsize=9, color=TEXT)
     axis.set_xlabel(_ALONG.get(answer.along, answer.along), fontsize=8.5, color=TEXT)
     axis.set_ylabel(AXES[answer.score], fontsize=8.5, color=TEXT)
     axis.grid(axis="y", color=CONTEXT, linewidth=0.6)

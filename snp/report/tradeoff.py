@@ -11,13 +11,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from snp.report.canvas import CONTEXT, CUT, KEPT, drawing, panels, save, write_csv
 from snp.report.intervals import wilson
 from snp.report.record import Record
-from snp.report.stages import SCORE_WORDS, format_count, format_measure, number, read_stages, score_of
+from snp.report.stages import SCORE_WORDS, SMALL, format_count, format_measure, number, read_stages, score_of
 
 __all__ = ["STAGE_COLOURS", "Cost", "cost_of", "draw_tradeoff", "tradeoff_panel"]
 
-STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "finetuned": KEPT}
-# Pruned and fine-tuned share their cost: one label goes above, one below its point.
-LABEL_SIDES = {"dense": 0, "pruned": -1, "finetuned": 1}
+STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "tuned": "#8a6fb0", "finetuned": KEPT}
+# Small networks share their cost: labels go below, beside and above their points.
+LABEL_SIDES = {"dense": 0, "pruned": -1, "tuned": 0, "finetuned": 1}
 UNITS = {"acc1_percent": " %", "perplexity": ""}
 _APART = 0.012  # of the largest cost, between the places of small networks and their cost
 AXES = {"acc1_percent": "top-1 accuracy (%)", "perplexity": "perplexity (lower is better)"}
@@ -66,8 +66,8 @@ def cost_of(record: Record) -> Cost:
 
 def _cost(name: str, label: str, found: Mapping[str, float | None]) -> Cost:
     known = {stage: value for stage, value in found.items() if value is not None}
-    # Fine-tuning changes no shapes.
-    return Cost(name, label, known | ({"finetuned": known["pruned"]} if "pruned" in known else {}))
+    # Training changes no shapes.
+    return Cost(name, label, known | (dict.fromkeys(SMALL, known["pruned"]) if "pruned" in known else {}))
 
 
 def draw_tradeoff(record: Record, path: str | Path) -> Path | None:
@@ -143,7 +143,7 @@ def _draw_stages(axis: Axes, points: Sequence[Point], score: str, cost: Cost) ->
 def _draw_point(axis: Axes, point: Point, most: float, up: int, score: str) -> None:
     colour = STAGE_COLOURS[point.stage]
     # Small networks stand side by side: bars at the very same cost would hide each other.
-    place = point.cost + _APART * most * {"dense": 0, "pruned": -1, "finetuned": 1}[point.stage]
+    place = point.cost + _APART * most * LABEL_SIDES[point.stage]
     if point.interval is not None:
         below, above = point.score - point.interval[0], point.interval[1] - point.score
         axis.errorbar([place], [point.score], [[below], [above]], color=colour, linewidth=1.1, capsize=3, zorder=2)

@@ -25,7 +25,7 @@ __all__ = ["RunFolder", "folder_at", "is_first_process", "locked", "log", "tell"
 # What is made from a plan, and does not fit another one.
 _TABLES = ("variance.csv", "damage.csv", "layers.csv")
 _PAGES = ("report.md", "report.html", "model_card.md", "figures/*")
-_RESULTS = ("pruned.safetensors", "finetuned.safetensors", *_TABLES, *_PAGES)
+_RESULTS = ("pruned.safetensors", "tuned.safetensors", "finetuned.safetensors", *_TABLES, *_PAGES)
 
 
 def is_first_process() -> bool:

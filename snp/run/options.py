@@ -132,7 +132,10 @@ def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:
     """
     if names is None:
         scores = [
-            f"{stage}/{part}{score}" for part in ("val_", "") for stage in ("finetuned", "pruned") for score in _SCORES
+            f"{stage}/{part}{score}"
+            for part in ("val_", "")
+            for stage in ("finetuned", "tuned", "pruned")
+            for score in _SCORES
         ]
         return next((metrics[name] for name in scores if metrics.get(name) is not None), None)
     for name in names:

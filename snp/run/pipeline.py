@@ -1,4 +1,4 @@
-"""In what order do the stages of a run happen?  dense -> calibrate -> plan -> prune -> fine-tune -> report."""
+"""In what order do the stages of a run happen?  Train, calibrate, plan, prune, tune, fine-tune, report."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from snp.run.stages import Run
 from snp.run.stopping import Stopped
 from snp.run.tracking import track
 from snp.run.trained import fine_tune, network_left, train_dense
+from snp.run.tuned import tuned_network
 from snp.surgery.inspection import inspection_of
 from snp.surgery.subject import survey
 
@@ -58,6 +59,7 @@ def _stages(job: Run) -> dict[str, Any]:
     small = network_left(job, prepared)
     if small is None:
         small = _pruned(job, prepared)
+    small = tuned_network(job, small, prepared.model)
     fine_tune(job, small, prepared.model)
     destroy_group()
     _report(job)

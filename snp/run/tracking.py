@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
 from snp.report.record import Record, read_record
-from snp.report.stages import better_stage
+from snp.report.stages import SMALL, STAGES, better_stage
 from snp.run.facts import without_secrets
 
 __all__ = ["name_of", "tags_of", "track"]
@@ -71,7 +71,7 @@ def tags_of(record: Record) -> tuple[str, ...]:
         record.data,
         *(settings.get(name) for name in ("planner", "ordering", "cut", "calibration")),
         None if target is None else f"target_{target[0]}",
-        None if settings.get("reconstruct", True) else "no reconstruction",
+        {True: None, False: "no reconstruction"}.get(settings.get("reconstruct", True), "tuned without labels"),
     )
     return tuple(dict.fromkeys(str(word)[:_LONGEST_TAG] for word in words if word))
 
@@ -114,7 +114,8 @@ def _log_artifacts(run: Any, record: Record) -> None:
         run.log_artifact(source) if run.offline else run.use_artifact(source)
         metadata |= {"made_from": f"{stem}-dense", "made_from_sha256": _digest(dense)}
     small = wandb.Artifact(f"{stem}-pruned", type="model", metadata=metadata | _numbers(record.metrics))
-    for path in (*(folder / name for name in _PAGES), folder / "pruned.safetensors", folder / "finetuned.safetensors"):
+    weights = (f"{stage}.safetensors" for stage in SMALL)
+    for path in (folder / name for name in (*_PAGES, *weights)):
         if path.is_file():
             small.add_file(str(path), policy="immutable")
     run.log_artifact(small)
@@ -129,7 +130,7 @@ def _dense_weights(record: Record) -> Path | None:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if name.split("/")[0] in ("dense", "pruned", "finetuned")}
+    return {name: value for name, value in metrics.items() if name.split("/")[0] in STAGES}
 
 
 def _artifact_name(text: str) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import snp
 from snp.fit.tuning import Tuned, tune
 from snp.fit.tuning.features import FeatureTap, Place, common_features
+from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
 from snp.fit.tuning.samples import TuningSamples
-from snp.fit.tuning.tune import rate_factor
 from snp.fit.tuning.views import Views, views_of
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
@@ -93,7 +93,7 @@ def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: flo
     tuned = tune(small, dense, batches, settings(tune_rate=rate))
     judged = held_back(batches)
     start, end = divergence(dense, small, judged), divergence(dense, tuned.model, judged)
-    assert end <= start * (1 + 1e-5)
+    assert end <= start * (1 + 1e-3)
     assert tuned.distances[tuned.epoch] == min(tuned.distances)
     assert end == pytest.approx(min(tuned.distances), rel=1e-3, abs=1e-6)
     if tuned.epoch == 0:
@@ -200,14 +200,14 @@ def test_objective_of_the_user_judges() -> None:
 
 
 def test_gradient_of_the_output_error_is_that_of_softened_predictions() -> None:
-    """At the dense outputs it is zero, beside them T (softmax(z / T) - softmax(v / T)) / N."""
+    """At the dense outputs it is zero, beside them (softmax(z / T) - softmax(v / T)) / T N."""
     dense, _, (batch,) = pruned("attention")
     objective = objective_of(dense, [batch])
     with torch.no_grad():
         wanted = batch.call(dense)
     found = (wanted + torch.randn(wanted.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
     output_error(objective, wanted, found, batch).backward()
-    by_hand = 2 * ((found / 2).softmax(1) - (wanted / 2).softmax(1)) / len(wanted)
+    by_hand = 0.5 * ((found / 2).softmax(1) - (wanted / 2).softmax(1)) / len(wanted)
     torch.testing.assert_close(found.grad, by_hand.detach())
     assert float(output_error(objective, wanted, wanted, batch)) == pytest.approx(0, abs=1e-6)
 

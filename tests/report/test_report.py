@@ -231,7 +231,7 @@ def test_the_curve_shown_is_the_one_that_decided(tmp_path: Path) -> None:
 
 def test_the_tradeoff_shows_the_stages_that_were_scored(tmp_path: Path) -> None:
     """A stage without accuracy has no point; without any the figure is left out."""
-    folder, _ = write_run(tmp_path / "run")
+    folder, _ = write_run(tmp_path / "run", metrics=METRICS | {"tuned/acc1_percent": 60.0})
     path = draw_tradeoff(read_record(folder), tmp_path / "all.png")
     assert path is not None
     assert all(num_pixels(path, colour) > 50 for colour in STAGE_COLOURS.values())

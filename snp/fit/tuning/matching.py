@@ -60,7 +60,8 @@ def _of(output: Output, dense: Tensor, small: Tensor, batch: Batch) -> Tensor:
     if output.class_dim is None:
         return output.distance(dense, small, batch.size) / batch.size
     found, wanted = (_rows(logits.movedim(output.class_dim, -1), batch).float() for logits in (small, dense))
-    return distillation_loss(found, wanted.detach(), _TEMPERATURE)
+    # As it is, beside the error of the features: no labels are there whose gradient it had to be as large as.
+    return distillation_loss(found, wanted.detach(), _TEMPERATURE) / _TEMPERATURE**2
 
 
 def feature_error(dense: Tensor, small: Tensor, batch: Batch) -> Tensor:

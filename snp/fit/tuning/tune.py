@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.fit.tuning.features import FeatureTap, Place, common_features
-from snp.fit.tuning.matching import feature_error, learnable, output_error
+from snp.fit.tuning.features import Place, common_features
+from snp.fit.tuning.lesson import HALF, Lesson
+from snp.fit.tuning.matching import learnable
 from snp.fit.tuning.samples import TuningSamples
 from snp.fit.tuning.views import Views, views_of
 from snp.graph.batches import Batch
@@ -26,12 +27,10 @@ from snp.measure.outputs import objective_of
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 
-__all__ = ["Tuned", "rate_factor", "tune"]
+__all__ = ["Tuned", "tune"]
 
-_BATCH, _MOMENTUM, _WARM_UP = 64, 0.9, 0.05
-_LARGEST_NORM = 1.0  # of a step's gradient: one bad batch moves no network far
+_SLOWER = 0.25  # the rate becomes so much of itself where an epoch led away
 _MOST_OUTPUTS = 2**26  # values that are remembered of samples held back, and computed at once
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +40,12 @@ class Tuned:
     Attributes:
         model: the tuned network in evaluation mode, with the shapes and precision of the one it began with.
         distances: to the dense network's outputs on samples held back, in nats per sample (or the objective's own
-            unit): of the start, and after every epoch; shorter than asked for where steps stopped being finite.
+            unit): of the start, and after every epoch.
         epoch: that is kept, the one with the smallest distance; 0 is the start.
         num_tuned, num_held: samples that it was tuned on, and that were held back.
         views: how images were shown.
         place: whose features were matched; None where the networks have none in common.
+        rate: at its peak in the end; lower than asked for where steps were too large.
     """
 
     model: nn.Module
@@ -55,13 +55,14 @@ class Tuned:
     num_held: int
     views: Views
     place: Place | None
+    rate: float
 
     def __str__(self) -> str:
         before, after = self.distances[0], self.distances[self.epoch]
         return (
-            f"Tuned without labels on {self.num_tuned} samples ({self.views}), {len(self.distances) - 1} epochs: "
-            f"{before:.4g} from the dense outputs became {after:.4g} on {self.num_held} samples held back "
-            f"(epoch {self.epoch})."
+            f"Tuned without labels on {self.num_tuned} samples ({self.views}), {len(self.distances) - 1} epochs at "
+            f"{self.rate:g}: {before:.4g} from the dense outputs became {after:.4g} on {self.num_held} samples held "
+            f"back (epoch {self.epoch})."
         )
 
 
@@ -76,6 +77,7 @@ def tune(
 
     SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
     of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
+    An epoch that ends farther from the dense outputs than the start is undone, and the rate is a quarter from there on.
     Both networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half
     precision are tuned in single precision; what is judged and given back is rounded to their own.
 
@@ -102,28 +104,21 @@ def tune(
     judge = _Judge(dense, samples.held_back, objective)
     distances, kept, best = [judge.distance(result)], _parameters(result), 0
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
-        lesson = _Lesson(dense, student, learnable(objective, judge.wanted[0]), place, views)
-        steps = lesson.epochs(samples, settings, generator)
+        lesson = Lesson(dense, student, learnable(objective, judge.wanted[0]), place, views)
+        lesson.begin(settings.tune_rate)
         for epoch in range(1, settings.tune_epochs + 1):
-            if not next(steps):
-                break
-            _copy_parameters(student, result)
+            lesson.epoch(samples, settings.tune_epochs, generator)
+            _write_parameters(_parameters(student), result)
             distances.append(judge.distance(result))
             if distances[-1] < distances[best]:
                 kept, best = _parameters(result), epoch
+            elif not distances[-1] <= distances[0]:  # farther than the start: steps are too large for this network
+                _write_parameters(kept, student)
+                lesson.begin(_SLOWER * lesson.rate)
             progress.step()
-    with torch.no_grad():
-        for name, parameter in result.named_parameters():
-            parameter.copy_(kept[name])
-    return Tuned(result, tuple(distances), best, samples.num_tuned, samples.num_held, views, place)
-
-
-def rate_factor(step: int, num_steps: int) -> float:
-    """Share of the peak rate at a step, counted from 0: up over a twentieth of the steps, then down to zero."""
-    num_warmup = max(1, round(_WARM_UP * num_steps))
-    if step < num_warmup:
-        return (step + 1) / num_warmup
-    return (num_steps - step) / max(num_steps - num_warmup, 1)
+    _write_parameters(kept, result)
+    counts = samples.num_tuned, samples.num_held
+    return Tuned(result, tuple(distances), best, *counts, views, place, lesson.rate)
 
 
 def _outputs_per_sample(model: nn.Module, batch: Batch) -> int:
@@ -136,12 +131,11 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Rounded to the precision of the target."""
-    found = dict(source.named_parameters())
+def _write_parameters(values: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Rounded to the precision of the network."""
     with torch.no_grad():
-        for name, parameter in target.named_parameters():
-            parameter.copy_(found[name])
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])
 
 
 @contextlib.contextmanager
@@ -149,7 +143,7 @@ def _trainable(small: nn.Module) -> Iterator[nn.Module]:
     """A copy in evaluation mode whose parameters all learn, of single precision at least."""
     student = copied(small).eval()
     tensors = [*student.parameters(), *student.buffers()]
-    if any(tensor.dtype in _HALF for tensor in tensors):
+    if any(tensor.dtype in HALF for tensor in tensors):
         student = student.float()
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
@@ -178,56 +172,3 @@ class _Judge:
                     return math.inf
                 total += self._objective.distance(wanted, found, batch.size)
         return total / sum(batch.size for batch in self._batches)
-
-
-@dataclass(frozen=True, eq=False)
-class _Lesson:
-    """One network learns from another."""
-
-    dense: nn.Module
-    student: nn.Module
-    objective: Objective
-    place: Place | None
-    views: Views
-
-    def epochs(self, samples: TuningSamples, settings: PruneSettings, generator: torch.Generator) -> Iterator[bool]:
-        """An epoch each time; False where steps stop being finite, and nothing more is to be learned."""
-        learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(learned, lr=settings.tune_rate, momentum=_MOMENTUM, nesterov=True)
-        size = min(_BATCH, samples.num_tuned)
-        num_steps, step = settings.tune_epochs * samples.num_batches(size), 0
-        while True:
-            for batch in samples.shuffled(size, generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.tune_rate * rate_factor(step, num_steps)
-                step += 1
-                optimizer.zero_grad(set_to_none=True)
-                self._add_gradients(self.views.drawn(batch, generator), samples.largest)
-                norm = nn.utils.clip_grad_norm_(learned, _LARGEST_NORM)
-                if not bool(norm.isfinite()):
-                    yield False
-                    return
-                optimizer.step()
-            yield True
-
-    def _add_gradients(self, batch: Batch, largest: int) -> None:
-        """Of the mean error; as many samples at once as the network was given at once before."""
-        with FeatureTap(self.dense, self.place) as teacher, FeatureTap(self.student, self.place) as student:
-            for part in batch.split(largest):
-                with torch.no_grad():
-                    wanted, features_wanted = teacher.run(part)
-                found, features = student.run(self._lifted(part))
-                error = output_error(self.objective, wanted, found, part)
-                if features is not None and features_wanted is not None:
-                    error = error + feature_error(features_wanted, features, part)
-                if not error.requires_grad:
-                    raise ValueError(
-                        "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "
-                        "switches gradients off or selects among candidates; ask for prune.reconstruct=true"
-                    )
-                (error * (part.size / batch.size)).backward()
-
-    def _lifted(self, batch: Batch) -> Batch:
-        """Inputs in single precision where the network is tuned in it."""
-        is_single = any(parameter.dtype == torch.float32 for parameter in self.student.parameters())
-        return batch.mapped(lambda t: t.float() if t.dtype in _HALF else t) if is_single else batch

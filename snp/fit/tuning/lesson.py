@@ -1,0 +1,96 @@
+"""How does one network take steps towards another's outputs and features?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from snp.fit.tuning.features import FeatureTap, Place
+from snp.fit.tuning.matching import feature_error, output_error
+from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.views import Views
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+
+__all__ = ["HALF", "Lesson", "rate_factor"]
+
+HALF = (torch.float16, torch.bfloat16)
+_BATCH, _MOMENTUM, _WARM_UP = 64, 0.9, 0.05
+_LARGEST_NORM = 3.0  # of a gradient beside those of the steps before: one bad batch moves no network far
+
+
+def rate_factor(step: int, num_steps: int) -> float:
+    """Share of the peak rate at a step, counted from 0: up over a twentieth of the steps, then down to zero."""
+    num_warmup = max(1, round(_WARM_UP * num_steps))
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    return (num_steps - step) / max(num_steps - num_warmup, 1)
+
+
+class Lesson:
+    """One network learns from another, in epochs.
+
+    Args:
+        dense: is learned from, in evaluation mode.
+        student: learns, likewise.
+        objective: how outputs are compared.
+        place: whose features are compared, too; None compares none.
+        views: how images are shown.
+
+    Attributes:
+        rate: of learning, at its peak.
+    """
+
+    def __init__(
+        self, dense: nn.Module, student: nn.Module, objective: Objective, place: Place | None, views: Views
+    ) -> None:
+        self._dense, self._student, self._objective = dense, student, objective
+        self._place, self._views = place, views
+        self._learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._step = 0
+
+    def begin(self, rate: float) -> None:
+        """From here on at this rate at its peak, and without the momentum of steps so far."""
+        self.rate, self._usual = rate, math.inf
+        self._optimizer = torch.optim.SGD(self._learned, lr=rate, momentum=_MOMENTUM, nesterov=True)
+
+    def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
+        """One pass; it ends early where gradients stop being finite."""
+        size = min(_BATCH, samples.num_tuned)
+        num_steps = num_epochs * samples.num_batches(size)
+        for batch in samples.shuffled(size, generator):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.rate * rate_factor(self._step, num_steps)
+            self._step += 1
+            self._optimizer.zero_grad(set_to_none=True)
+            self._add_gradients(self._views.drawn(batch, generator), samples.largest)
+            norm = float(nn.utils.clip_grad_norm_(self._learned, _LARGEST_NORM * self._usual))
+            if not math.isfinite(norm):
+                return
+            norm = min(norm, _LARGEST_NORM * self._usual)
+            self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * norm
+            self._optimizer.step()
+
+    def _add_gradients(self, batch: Batch, largest: int) -> None:
+        """Of the mean error; as many samples at once as the network was given at once before."""
+        with FeatureTap(self._dense, self._place) as teacher, FeatureTap(self._student, self._place) as student:
+            for part in batch.split(largest):
+                with torch.no_grad():
+                    wanted, features_wanted = teacher.run(part)
+                found, features = student.run(self._lifted(part))
+                error = output_error(self._objective, wanted, found, part)
+                if features is not None and features_wanted is not None:
+                    error = error + feature_error(features_wanted, features, part)
+                if not error.requires_grad:
+                    raise ValueError(
+                        "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "
+                        "switches gradients off or selects among candidates; ask for prune.reconstruct=true"
+                    )
+                (error * (part.size / batch.size)).backward()
+
+    def _lifted(self, batch: Batch) -> Batch:
+        """Inputs in single precision where the network is tuned in it."""
+        is_single = any(parameter.dtype == torch.float32 for parameter in self._student.parameters())
+        return batch.mapped(lambda t: t.float() if t.dtype in HALF else t) if is_single else batch
