@@ -22,6 +22,7 @@ from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
@@ -128,6 +129,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         refused = culprits(subject.model, decision.plan, subject.example)
         if not refused:
             return decision
+        refused |= twins_left(problem.groups, refused)
         found |= refused
         subject, problem = _without(subject, problem, refused)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
+from snp.graph.plain_experts import restacked
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.wrappers import unwrapped
 from snp.measure.outputs import first_tensor
@@ -70,7 +71,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         model = rebuild(plan.recipe)
     # Attention was written in plain layers where dimensions or heads of it were asked for.
     attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
-    small = cut(with_plain_weights(unwrapped(model), attention=attention), plan)
+    small = restacked(cut(with_plain_weights(unwrapped(model), attention=attention), plan))
     if is_built:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)

@@ -23,8 +23,8 @@ VISION = {
     "image_size": PIXELS, "patch_size": 8,
 }  # fmt: skip
 ENCODER = {**SIZES, **POSITIONS, "intermediate_size": 64}
-# Experts that routing leaves out see no tokens of a small batch, so a few suffice.
-EXPERTS = {**GATED, "num_experts_per_tok": 2}
+# Experts that routing leaves out see no tokens of a small batch, so a few suffice. They keep multiples of eight units.
+EXPERTS = {**GATED, "num_experts_per_tok": 2, "intermediate_size": 512}
 
 
 def tokens(generator: torch.Generator, length: int = TOKENS) -> Tensor:
@@ -100,7 +100,7 @@ BUILDERS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "mamba": _causal("mamba", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "mixtral": _causal("mixtral", EXPERTS, num_local_experts=4),
     "qwen2_moe": _causal(
-        "qwen2_moe", EXPERTS, num_experts=4, moe_intermediate_size=32, shared_expert_intermediate_size=32
+        "qwen2_moe", EXPERTS, num_experts=4, moe_intermediate_size=512, shared_expert_intermediate_size=64
     ),
     "t5": partial(
         _build, "AutoModelForSeq2SeqLM",

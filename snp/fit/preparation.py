@@ -109,7 +109,12 @@ def problem_of(
     names = {member.tensor for group in subject.groups for member in group.producers + group.consumers}
     weights = {name: subject.model.get_parameter(name).detach().cpu() for name in sorted(names)}
     for name, reader in subject.readers.items():
-        if name not in moments or moments[name].count == 0:
+        is_read = name in moments and moments[name].count > 0
+        if not is_read and reader.is_routed and isinstance(moments, dict):
+            # An expert that got no token: its units are alike and know nothing of each other: nothing is folded.
+            eye = torch.eye(reader.num_columns, dtype=torch.float64)
+            moments = moments | {name: Moments(eye, torch.zeros_like(eye[0]), 1)}
+        elif not is_read:
             raise ValueError(f"no activations were measured at {reader.module}: was the calibration loader empty?")
     costs = CostModel(subject.model, subject.graph, subject.groups, table)
     # Other mappings fetch their moments one by one, when they are asked for.

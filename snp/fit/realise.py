@@ -11,6 +11,7 @@ from snp.core.sums import ALONE, Sums
 from snp.fit.joint import folded_weights, kept_columns
 from snp.fit.sequential import Fits, fit_in_sequence
 from snp.graph.batches import Batch
+from snp.graph.plain_experts import restacked
 from snp.measure.readers import other_readers, readers_of
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -86,6 +87,7 @@ def realise(
         small = cut(masked, plan, share=share)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
+        small = restacked(small)
     return Realised(small, difference, fitted)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -16,9 +16,10 @@ from snp.graph.exported import program_of
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
+from snp.graph.plain_experts import PlainExperts, experts_around
 from snp.graph.splits import with_counts
 from snp.graph.tracer import Tracer
-from snp.graph.units import Reading, UnitGroup
+from snp.graph.units import Reading, UnitGroup, module_of
 
 __all__ = ["CouplingGraph", "analyse"]
 
@@ -87,11 +88,12 @@ def analyse(
         of_heads.aliases = tracer.aliases
         whole = _whole_heads(program, of_heads, names)
         groups, layers = groups + whole[0], layers or whole[1]
+    groups = tuple(replace(group, twins=_twins(model, group)) for group in groups)
     fixed, products = products_of(tracer, groups)
     return CouplingGraph(
         groups,
         frozen,
-        {name: count / tracer.num_samples for name, count in tracer.positions.items()},
+        {name: count * _routed(model, name) / tracer.num_samples for name, count in tracer.positions.items()},
         fixed,
         tuple(tracer.readers),
         tracer.readings,
@@ -112,6 +114,19 @@ def _whole_heads(
     propagate(program, tracer, names)
     groups, _ = collect_groups(tracer)
     return tuple(group for group in groups if group.kind == "heads"), attention_layers(tracer)
+
+
+def _twins(model: nn.Module, group: UnitGroup) -> str:
+    """Name of the mixture of experts that a group lies in; empty where it lies in none."""
+    around = {experts_around(model, module_of(member.tensor)) for member in group.members}
+    return around.pop() or "" if len(around) == 1 else ""
+
+
+def _routed(model: nn.Module, weight: str) -> float:
+    """The share of all tokens that a weight reads."""
+    name = experts_around(model, module_of(weight))
+    experts = None if name is None else model.get_submodule(name)
+    return experts.share if isinstance(experts, PlainExperts) else 1.0
 
 
 def _first_modules(model: nn.Module) -> dict[str, str]:

@@ -80,7 +80,10 @@ def _further_operators() -> dict[Any, Any]:
         aten.addmv: lambda summand, matrix, vector, **_: 2 * math.prod(matrix),
         aten.dot: lambda left, right, **_: 2 * math.prod(left),
         aten._trilinear: _trilinear,
+        aten._grouped_mm: _of_experts,
     }
+    with suppress(AttributeError):  # transformers is not there, or has no experts
+        found[torch.ops.transformers.grouped_mm_fallback] = _of_experts
     with suppress(AttributeError):  # torchvision is not installed
         found[torch.ops.torchvision.deform_conv2d] = _deformed
     return found
@@ -89,6 +92,11 @@ def _further_operators() -> dict[Any, Any]:
 def _trilinear(first: Any, second: Any, third: Any, *_: Any, out_shape: Any, **__: Any) -> int:
     """Of nn.Bilinear: every combination of two features and an output is one product with the weight."""
     return 2 * _product([first[-1], third[-1], *out_shape])
+
+
+def _of_experts(tokens: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Every token times the matrix of its expert."""
+    return 2 * _product([*tokens, weight[-1]])
 
 
 def _deformed(inputs: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from snp.graph.copies import copied, refuse_quantised, without_hooks
 from snp.graph.plain_attention import plain_attention
+from snp.graph.plain_experts import plain_experts
 from snp.graph.units import module_of
 
 __all__ = ["SamePaddedConv2d", "with_plain_weights"]
@@ -26,8 +27,9 @@ def with_plain_weights(model: nn.Module, *, attention: bool = False) -> nn.Modul
     """The model in evaluation mode with every kernel that is computed from parameters written down as a weight.
 
     Found are two-dimensional convolutions of any class whose ``forward`` computes its kernel, layers with a
-    parametrised weight (``torch.nn.utils.parametrize``), and weights that hooks compute (:mod:`snp.graph.copies`). The
-    result computes the same; fine-tuning it no longer standardises. The model itself comes back where there is nothing
+    parametrised weight (``torch.nn.utils.parametrize``), and weights that hooks compute (:mod:`snp.graph.copies`).
+    Stacked experts become plain layers (:mod:`snp.graph.plain_experts`). The result computes the same; fine-tuning it
+    no longer standardises. The model itself comes back where there is nothing
     to write down, and is never changed.
 
     Args:
@@ -41,7 +43,8 @@ def with_plain_weights(model: nn.Module, *, attention: bool = False) -> nn.Modul
     model = without_hooks(model)
     found: dict[int, nn.Module] = {}
     for module in model.modules():
-        plain = _without_parametrization(module) or _plain(module) or (plain_attention(module) if attention else None)
+        plain = _without_parametrization(module) or _plain(module) or plain_experts(module)
+        plain = plain_attention(module) if plain is None and attention else plain
         if plain is not None:
             found[id(module)] = plain
     names = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in found and name]

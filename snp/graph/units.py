@@ -12,6 +12,10 @@ from torch import Tensor
 __all__ = ["Count", "Reading", "Slice", "UnitGroup", "module_of"]
 
 
+# Products of PyTorch with the stacked weights of experts ask for rows of whole 16 bytes: 8 numbers of half precision.
+EXPERT_STEP = 8
+
+
 def module_of(tensor_name: str) -> str:
     """Name of the module that owns a parameter or buffer: ``layer1.0.conv1.weight`` -> ``layer1.0.conv1``."""
     return tensor_name.rpartition(".")[0]
@@ -131,6 +135,7 @@ class UnitGroup:
         kind: which structure the units are: ``conv`` (channels of convolutions), ``ffn`` (units of linear layers),
             and in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``.
         counts: numbers in modules that fall with the units.
+        twins: groups of one name here keep equally many units each: the experts of a layer. Empty for all others.
     """
 
     name: str
@@ -142,12 +147,18 @@ class UnitGroup:
     num_partitions: int = 1
     kind: str = "ffn"
     counts: tuple[Count, ...] = ()
+    twins: str = ""
 
     def __post_init__(self) -> None:
         if self.num_partitions < 1 or self.num_units % self.num_partitions:
             raise ValueError(
                 f"the {self.num_units} units of {self.name} do not divide into {self.num_partitions} partitions"
             )
+
+    @property
+    def step(self) -> int:
+        """Only multiples of so many units can stay, and all of them."""
+        return EXPERT_STEP if self.twins else self.num_partitions
 
     @property
     def units_per_partition(self) -> int:

@@ -33,6 +33,7 @@ class Reader:
         by_operator: the operator itself is looked at, because a hook on the module may see something else.
         is_product: every position is read alone, by a matrix.
         is_recurrent: an output depends on what was read at other positions, too.
+        is_routed: it reads the tokens that are sent to it, perhaps none: a layer of an expert.
     """
 
     weight: str
@@ -47,6 +48,7 @@ class Reader:
     by_operator: bool = False
     is_product: bool = False
     is_recurrent: bool = False
+    is_routed: bool = False
 
     def rows(self, weight: Tensor) -> Tensor:
         """The layer's weight, or one of its shape, with outputs as rows, shape [O, C / B, ...]."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from snp.graph.analysis import CouplingGraph
+from snp.graph.plain_experts import experts_around
 from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, patch_of
 from snp.measure.reader import Block, Reader
@@ -114,6 +115,7 @@ def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: in
         by_operator=not _is_stock(model, name, reading),
         is_product=model.get_parameter(name).ndim == 2,
         is_recurrent=isinstance(model.get_submodule(reading.module), _RECURRENT),
+        is_routed=experts_around(model, reading.module) is not None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -14,6 +15,7 @@ from snp.core.budget import Target
 from snp.graph.units import UnitGroup
 from snp.plan.level import rounded
 from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.twins import twins_of
 from snp.settings import PruneSettings
 
 __all__ = ["TOLERANCE", "use_up"]
@@ -114,6 +116,14 @@ class _Filler:
     target: float
     round_from: int | None = None
 
+    @cached_property
+    def _twins(self) -> list[tuple[int, ...]]:
+        return twins_of(self.groups)
+
+    def _with(self, kept: Sequence[int], number: int, count: int) -> list[int]:
+        """The same numbers with another one for a group and its twins."""
+        return [count if other in self._twins[number] else one for other, one in enumerate(kept)]
+
     def is_met(self, kept: Sequence[int]) -> bool:
         """Within the budget, and not more than the tolerance below."""
         return self.target - TOLERANCE <= self.share(kept) <= self.target
@@ -131,18 +141,18 @@ class _Filler:
             best = max((step for step in steps if step is not None), default=None)
             if best is None or best.avoided_per_cost <= least:
                 return current
-            current[best.group] = best.num_kept
+            current = self._with(current, best.group, best.num_kept)
 
     def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> _Step | None:
-        """The next step of a group; None where it does not fit."""
+        """The next step of a group and its twins; None where it does not fit."""
         group, before = self.groups[number], kept[number]
-        after = rounded(before + 1, group.num_units, round_to, group.num_partitions, self.round_from)
-        if before >= group.num_units:
+        after = rounded(before + 1, group.num_units, round_to, group.step, self.round_from)
+        if before >= group.num_units or number != self._twins[number][0]:
             return None
-        share = self.share([*kept[:number], after, *kept[number + 1 :]])
+        share = self.share(self._with(kept, number, after))
         if share > self.target:
             return None
-        avoided = float(self.damages[number][before] - self.damages[number][after])
+        avoided = sum(float(self.damages[twin][before] - self.damages[twin][after]) for twin in self._twins[number])
         return _Step(avoided / max(share - spent, 1e-12), share, number, after)
 
     def exchanged(self, kept: Sequence[int]) -> list[int]:
@@ -150,13 +160,14 @@ class _Filler:
 
         The neighbourhood is every combination of a few units more or less in the groups of the cheapest units.
         """
-        movable = sorted(range(len(kept)), key=lambda number: self._unit_share(kept, number))[:_MOST_EXCHANGED]
+        firsts = dict.fromkeys(twins[0] for twins in self._twins)
+        movable = sorted(firsts, key=lambda number: self._unit_share(kept, number))[:_MOST_EXCHANGED]
         radius = int((_MOST_COMBINATIONS ** (1 / len(movable)) - 1) / 2)
         found = [list(kept)]
         for counts in product(*(self._near(number, kept[number], radius) for number in movable)):
             trial = list(kept)
             for number, count in zip(movable, counts, strict=True):
-                trial[number] = count
+                trial = self._with(trial, number, count)
             if self.share(trial) <= self.target:
                 found.append(trial)
         meeting = [one for one in found if self.is_met(one)]
@@ -164,10 +175,10 @@ class _Filler:
 
     def _unit_share(self, kept: Sequence[int], number: int) -> float:
         """What the units of a group cost, one each of its partitions, as a share of the dense cost."""
-        step = self.groups[number].num_partitions
-        return self.share([*kept[:number], kept[number] + step, *kept[number + 1 :]]) - self.share(kept)
+        step = self.groups[number].step
+        return self.share(self._with(kept, number, kept[number] + step)) - self.share(kept)
 
     def _near(self, number: int, count: int, radius: int) -> list[int]:
         group = self.groups[number]
-        steps = (count + steps * group.num_partitions for steps in range(-radius, radius + 1))
-        return [near for near in steps if group.num_partitions <= near <= group.num_units]
+        steps = (count + steps * group.step for steps in range(-radius, radius + 1))
+        return [near for near in steps if group.step <= near <= group.num_units]

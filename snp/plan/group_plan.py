@@ -73,11 +73,13 @@ def group_from_json(plain: dict[str, Any]) -> GroupPlan:
     group = UnitGroup(
         plain["name"],
         num_units,
+        roles["producers"],
+        roles["consumers"],
+        roles["others"],
         is_stream=plain["is_stream"],
         num_partitions=num_partitions,
         kind=plain.get("kind", "ffn"),
         counts=tuple(Count(**entry) for entry in plain.get("counts", [])),
-        **roles,
     )
     kept = torch.tensor(plain["kept"], dtype=torch.int64)
     fits = kept.ndim == 1 and len(kept) > 0 and int(kept[0]) >= 0 and int(kept[-1]) < num_units

@@ -12,6 +12,7 @@ from snp.core.budget import BudgetError, bisect_level
 from snp.core.orderings import descending, interleaved
 from snp.plan.allocation import Allocation
 from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.twins import evened
 from snp.settings import PruneSettings
 
 __all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "rounded", "selected"]
@@ -32,15 +33,10 @@ def rounded(
 
 def kept_at_level(problem: Problem, settings: PruneSettings, allocation: Allocation, level: float) -> list[int]:
     """Kept units per group at a level, rounded."""
+    kept = evened(problem.groups, [allocation.num_kept(number, level) for number in range(len(problem.groups))])
     return [
-        rounded(
-            allocation.num_kept(number, level),
-            group.num_units,
-            settings.round_to,
-            group.num_partitions,
-            settings.round_from,
-        )
-        for number, group in enumerate(problem.groups)
+        rounded(count, group.num_units, settings.round_to, group.step, settings.round_from)
+        for count, group in zip(kept, problem.groups, strict=True)
     ]
 
 

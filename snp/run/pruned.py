@@ -18,6 +18,7 @@ from snp.core.gram import Moments
 from snp.fit.preparation import Measured, prepare, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
+from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
@@ -61,7 +62,7 @@ def small_network(
         found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
     job.lightning.forget_moments()
-    small = (found.result.model if found else cut(subject.model, plan)).to("cpu")
+    small = (found.result.model if found else restacked(cut(subject.model, plan))).to("cpu")
     copy_from_first(small)
     rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors", {"plan": plan.mark})
     job.lightning.score("pruned", small)

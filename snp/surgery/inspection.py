@@ -111,8 +111,8 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:
-    """The facts of a survey."""
-    costs = CostModel(model, found.graph, found.graph.groups)
+    """The facts of a survey of a network."""
+    costs = CostModel(found.model, found.graph, found.graph.groups)
     dense = costs.dense
     whole, open_names = costs.macs(dense), {group.name for group in found.groups}
 
@@ -139,5 +139,5 @@ def _facts(group: UnitGroup, share: float, frozen: str | None) -> GroupFacts:
 
 def _row(group: GroupFacts) -> tuple[str, ...]:
     readers = ", ".join(group.readers[:3]) + (f" and {len(group.readers) - 3} more" if len(group.readers) > 3 else "")
-    counts = (str(group.num_units), str(1), f"{group.macs_share:.1%}")
+    counts = (str(group.num_units), str(group.num_partitions), f"{group.macs_share:.1%}")
     return (group.name, *counts, readers, group.frozen or "")

@@ -15,6 +15,7 @@ from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader, head_readers, readers_of
+from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
 
@@ -26,11 +27,13 @@ class Survey:
     """What may be cut in a network, before anything is measured.
 
     Attributes:
+        model: the network with plain weights (:mod:`snp.graph.plain_weights`), which was analysed.
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
     """
 
+    model: nn.Module
     graph: CouplingGraph
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
@@ -101,7 +104,8 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         else:
             selected.append(group)
     groups, refused = confirm(model, selected, example, graph.attention)
-    return Survey(graph, tuple(groups), frozen | refused)
+    left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
+    return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:

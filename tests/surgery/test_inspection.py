@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import transformers
 from torch import Tensor, nn
 
 import snp
@@ -187,3 +188,24 @@ def test_unknown_pattern_at_the_command_line(tmp_path: Path) -> None:
     assert "'layr1' names no group" in ended.stderr
     assert "near names: layer1" in ended.stderr
     assert ended.stdout == ""
+
+
+def test_parts_and_shares_are_those_of_the_groups() -> None:
+    """Groups of a grouped convolution are named as parts; where weights are written down first, shares are counted."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    ).eval()
+    found = snp.inspect(model, torch.randn(2, 3, 4, 4))
+    assert [group.num_partitions for group in found.groups] == [2, 2]
+    cells = [line.split("|") for line in str(found).splitlines() if line.startswith("| ")]
+    parts = [word.strip() for word in cells[0]].index("parts")
+    assert [row[parts].strip() for row in cells[2:4]] == ["2", "2"]
+    experts = transformers.AutoModelForCausalLM.from_config(
+        transformers.MixtralConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, num_local_experts=2,
+        )
+    )  # fmt: skip
+    shown = snp.inspect(experts, {"input_ids": torch.randint(0, 32, (2, 6))})
+    # Two of two experts for each of six tokens, of three matrices each.
+    assert sum(group.macs_share for group in shown.groups) == pytest.approx(6 * 2 * 3 * 16 * 32 / shown.macs, rel=1e-3)
