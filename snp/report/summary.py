@@ -79,11 +79,12 @@ def _section(answer: Answer) -> Section:
         drawing(lambda axis, stage=stage: _draw(axis, answer, stage, has_legend=True), width=4.6, height=3.4)  # type: ignore[misc]
         for stage in answer.stages
     )
-    table = leads_table(answer, list(answer.stages)[-1])
+    last = list(answer.stages)[-1]
+    table = leads_table(answer, last)
     note = Text(
-        f"Which setting is ahead {STAGE_WORDS[list(answer.stages)[-1]]}, on the test part; differences are taken seed by "
-        "seed. A lead counts as decided where the same setting is ahead in every one of at least three seeds; all "
-        "else is noise until more seeds say so."
+        f"Which setting is ahead {STAGE_WORDS[last]}, on the test part; differences are taken seed by seed. A lead "
+        "counts as decided where the same setting is ahead in every one of at least three seeds; all else is noise "
+        "until more seeds say so."
     )
     blocks = (Figure(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
     return Section("The answer", blocks)
