@@ -23,7 +23,7 @@ class SampleEquations:
     """The problem in terms of samples, N of them: cheaper than moments where N < K.
 
     Args:
-        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them.
+        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them. None for zeros.
         inputs_NK: shape [N, K].
         target_NO: shape [N, O].
         affine: fit an offset d, too (False: it is zero).
@@ -32,14 +32,16 @@ class SampleEquations:
         ValueError: the inputs hold NaN or infinity.
     """
 
-    def __init__(self, weight_OK: Tensor, inputs_NK: Tensor, target_NO: Tensor, *, affine: bool) -> None:
+    def __init__(self, weight_OK: Tensor | None, inputs_NK: Tensor, target_NO: Tensor, *, affine: bool) -> None:
         self._affine = affine
         inputs, target = inputs_NK.double(), target_NO.double()
-        self._dense = weight_OK.detach().to(inputs)
+        self._dense = None if weight_OK is None else weight_OK.detach().to(inputs)
         mean = inputs.mean(dim=0) if affine else inputs.new_zeros(inputs.shape[1])
         self._mean, self._centred = mean, inputs - mean
         self._target_mean = target.mean(dim=0) if affine else target.new_zeros(target.shape[1])
-        self._missing = target - self._target_mean - self._centred @ self._dense.T
+        self._missing = target - self._target_mean
+        if self._dense is not None:
+            self._missing = self._missing - self._centred @ self._dense.T
         self._gram = self._centred @ self._centred.T
         if not bool(torch.isfinite(self._gram.diagonal()).all()):
             raise ValueError(NOT_FINITE)
@@ -65,7 +67,9 @@ class SampleEquations:
             moved = moved_NO.to(missing)
             shift = moved.mean(dim=0) if self._affine else torch.zeros_like(target_mean)
             missing, target_mean = missing + moved - shift, target_mean + shift
-        weight = self._dense + self._factor.solve(missing).T @ self._centred
+        weight = self._factor.solve(missing).T @ self._centred
+        if self._dense is not None:
+            weight = self._dense + weight
         return weight, target_mean - weight @ self._mean
 
     def held_back_errors(self, is_held_N: Tensor, ridges: Sequence[float]) -> list[Tensor]:

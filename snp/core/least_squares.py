@@ -38,16 +38,16 @@ class MomentEquations:
     """The problem in terms of moments: as large as there are columns, whatever the number of samples.
 
     Args:
-        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them.
+        weight_OK: dense weights of the kept columns, shape [O, K]; the fit decays to them. None for zeros.
         moments: of inputs Z and targets T.
         affine: fit an offset d, too (False: it is zero).
     """
 
-    def __init__(self, weight_OK: Tensor, moments: CrossMoments, *, affine: bool) -> None:
+    def __init__(self, weight_OK: Tensor | None, moments: CrossMoments, *, affine: bool) -> None:
         self._moments, self._affine = moments, affine
         self._gram, cross = moments.centred() if affine else (moments.inputs.second, moments.cross)
-        self._dense = weight_OK.detach().double().to(self._gram.device)
-        self._missing = cross - self._dense @ self._gram
+        self._dense = None if weight_OK is None else weight_OK.detach().double().to(self._gram.device)
+        self._missing = cross if self._dense is None else cross - self._dense @ self._gram
         self._factor: Factor | None = None
 
     def factor(self, ridge: float) -> None:
@@ -74,7 +74,9 @@ class MomentEquations:
             missing = missing + moved_cross
             if self._affine:
                 missing = missing.addr(moved_target, first, alpha=-1 / count)
-        weight = self._dense + self._factor.solve(missing.T).T
+        weight = self._factor.solve(missing.T).T
+        if self._dense is not None:
+            weight = self._dense + weight
         shift = (target - weight @ first) / count
         return weight, shift if self._affine else torch.zeros_like(shift)
 

@@ -122,8 +122,7 @@ def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, cou
 
 def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
     inputs, rest = torch.cat([rows.inputs for rows in batches]), torch.cat([base.rest_of(rows) for rows in batches])
-    nothing = torch.zeros_like(base.weight)
-    equations = SampleEquations(nothing, base.centred(inputs), rest - base.rest, affine=affine)
+    equations = SampleEquations(None, base.centred(inputs), rest - base.rest, affine=affine)
     if ridge is None:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)
@@ -143,16 +142,16 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affi
 
 def _from_moments(parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
-    nothing, count = torch.zeros_like(parts.base.weight), found.inputs.count + held.inputs.count
+    count = found.inputs.count + held.inputs.count
     if ridge is None:
-        errors = MomentEquations(nothing, found, affine=affine).held_back_errors(
+        errors = MomentEquations(None, found, affine=affine).held_back_errors(
             held if held.inputs.count else found, _RIDGES
         )
         ridge = best_of(errors, _RIDGES)
         unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
         if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
             return LeastSquares(None, parts.base, count)
-    equations = MomentEquations(nothing, found + held, affine=affine)
+    equations = MomentEquations(None, found + held, affine=affine)
     equations.factor(ridge)
     return LeastSquares(equations, parts.base, count)
 

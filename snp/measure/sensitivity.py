@@ -45,6 +45,9 @@ def measure_sensitivity(
     Returns:
         Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
         outputs are not those of the weight.
+
+    Raises:
+        ValueError: gradients are not finite; the layer is named.
     """
     followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
     if not followed:
@@ -68,8 +71,19 @@ def measure_sensitivity(
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
+    _refuse_not_finite(sums, readers)
     count = over.number(samples)
     return {name: over.of(total) / count for name, total in sums.items()}
+
+
+def _refuse_not_finite(sums: Mapping[str, Tensor], readers: Mapping[str, Reader]) -> None:
+    sound = {name: torch.isfinite(total.diagonal()).all() for name, total in sums.items()}
+    if sound and not bool(torch.stack([*sound.values()]).all()):  # a device is waited for once
+        broken = next(name for name, is_sound in sound.items() if not bool(is_sound))
+        raise ValueError(
+            f"gradients at the outputs of layer {readers[broken].module} hold NaN or infinite values: units can be "
+            "chosen without them by prune.ordering='zca' with prune.cut='variance'"
+        )
 
 
 def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None]:

@@ -107,6 +107,13 @@ def test_writing_over_the_output_does_not_change_the_gradient() -> None:
     assert torch.equal(measured(model, [inputs], READERS)["layer.weight"], wanted)
 
 
+def test_gradients_that_are_not_finite_name_their_layer() -> None:
+    """The root of zero has no gradient."""
+    model = Perceptron(act=lambda x: (x * 0).sqrt())
+    with pytest.raises(ValueError, match="gradients at the outputs of layer layer hold NaN"):
+        measured(model, [torch.randn(5, 6)], READERS)
+
+
 def test_nothing_is_left_behind() -> None:
     """Afterwards, an error inside included, there are no gradients and no hooks, and no weight has moved."""
     model = Perceptron().eval()
