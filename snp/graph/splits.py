@@ -57,9 +57,7 @@ def _numbers(model: nn.Module, tracer: Tracer) -> list[tuple[str, str, Tensor]]:
     """Numbers of units that modules keep, by the name of the module's only number of that value where none is known."""
     modules = dict(model.named_modules(remove_duplicate=False))
     listed = {id(split) for splits in _lists(model, tracer.splits).values() for split in splits}
-    entries = [
-        (split.module, "", part) for split in tracer.splits if id(split) not in listed for part in split.parts
-    ]
+    entries = [(split.module, "", part) for split in tracer.splits if id(split) not in listed for part in split.parts]
     found = []
     for module, attribute, labels in [*tracer.sizes, *entries]:
         held = vars(modules[module]) if module in modules else {}
