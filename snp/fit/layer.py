@@ -31,6 +31,7 @@ class LayerFit:
         read: what it reads and adds.
         reader: how its inputs become samples.
         kept: Gram columns that stay, shape [K].
+        start: weight of dense shape that the fit decays to where samples say little; None for the dense one.
     """
 
     networks: TwoNetworks
@@ -38,6 +39,7 @@ class LayerFit:
     read: Read
     reader: Reader
     kept: Tensor
+    start: Tensor | None = None
 
     def _bias_value(self, batch: int) -> Tensor | None:
         """The bias, which may be computed on the way, as the changed network adds it."""
@@ -68,12 +70,17 @@ class LayerFit:
         """The weight with outputs as rows, shape [O, C / B, ...]."""
         return self.reader.rows(self.networks.tensors[self.read.weight])
 
+    @property
+    def _starts(self) -> Tensor:
+        """Rows that the fit decays to, shape of :attr:`_rows`."""
+        return self._rows if self.start is None else self.reader.rows(self.start).to(self._rows)
+
     def _change(self, rows: Tensor) -> None:
         self.networks.change(self.read.weight, self.reader.from_rows(rows))
 
     def _blocks(self) -> Iterable[tuple[Tensor, Block]]:
         """The weight's rows [O / B, columns of the block] block by block; a plain layer is one block."""
-        dense, num_blocks = self._rows, self.reader.num_blocks
+        dense, num_blocks = self._starts, self.reader.num_blocks
         return zip(dense.reshape(len(dense), -1).chunk(num_blocks), self.reader.blocks(self.kept), strict=True)
 
     def _own(self, values: Tensor, number: int, dim: int) -> Tensor:
@@ -108,7 +115,7 @@ class LayerFit:
         num_parts = num_parts if len(current) >= num_parts else 1
         for batch in range(part % num_parts, len(current), num_parts):
             inputs, dense = current[batch], outputs[batch]
-            wanted, rectified = dense, None
+            wanted, rectified, scale = dense, None, self._scale(tail, inputs, dense, batch)
             if tail is not None:
                 wanted = dense + tail.missing(self.networks, batch)
                 if tail.rectifies:
@@ -119,7 +126,15 @@ class LayerFit:
                 wanted = wanted - _along(bias, wanted, self.reader.output_dim)
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
             targets = block.reader.outputs(self._own(wanted, number, self.reader.output_dim))
-            yield self._without_padding(Rows.of(samples, targets, rectified, batch), inputs)
+            yield self._without_padding(replace(Rows.of(samples, targets, rectified, batch), scale=scale), inputs)
+
+    def _scale(self, tail: Tail | None, inputs: Tensor, dense: Tensor, batch: int) -> Tensor | None:
+        """Factors by what the dense network has behind the layer: of the sum, where it is added to a stream."""
+        if tail is not None and tail.rectifies:
+            return None
+        behind = dense if tail is None else tail.dense(self.networks, dense, batch)
+        scale = self.reader.token_scale(behind, self._counted(inputs, batch))
+        return None if scale is None else scale.reshape(-1)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
@@ -140,12 +155,17 @@ class LayerFit:
 
     def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
         """Padded tokens are no samples."""
-        is_last = self.reader.patch is None and self.reader.channel_dim == -1
-        counted = self.networks.counted(rows.batch, inputs) if is_last else None
+        counted = self._counted(inputs, rows.batch)
         if counted is None:
             return rows
-        dense = None if rows.dense is None else rows.dense[counted]
-        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense)
+        counted = counted.reshape(-1)
+        dense, scale = (None if part is None else part[counted] for part in (rows.dense, rows.scale))
+        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense, scale=scale)
+
+    def _counted(self, inputs: Tensor, batch: int) -> Tensor | None:
+        """Which tokens of a batch are no padding, shape of the inputs without channels."""
+        counted = self.networks.counted(batch, inputs) if self.reader.reads_tokens else None
+        return None if counted is None else counted.reshape(inputs.shape[:-1])
 
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:

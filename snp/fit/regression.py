@@ -16,7 +16,7 @@ from snp.fit.rows import Base, Parts, Rows, is_held_back
 
 __all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
 # Samples per column that determine a fit beyond doubt.
@@ -121,8 +121,10 @@ def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, cou
 
 
 def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
-    inputs, rest = torch.cat([rows.inputs for rows in batches]), torch.cat([base.rest_of(rows) for rows in batches])
-    equations = SampleEquations(None, base.centred(inputs), rest - base.rest, affine=affine)
+    inputs = torch.cat([rows.scaled(base.centred(rows.inputs)) for rows in batches])
+    rest = torch.cat([rows.scaled(base.rest_of(rows)) for rows in batches])
+    target = torch.cat([rows.scaled(base.rest_of(rows) - base.rest) for rows in batches])
+    equations = SampleEquations(None, inputs, target, affine=affine)
     if ridge is None:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)

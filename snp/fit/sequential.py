@@ -55,7 +55,8 @@ def fit_in_sequence(
         batches: inputs on the model's device.
         readers: weight name -> how its inputs are read.
         kept: weight name -> Gram columns that stay, for every reader.
-        start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
+        start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
+            layer gets that cannot be fitted here, because its weight is read twice.
         settings: see :class:`snp.settings.FitSettings`.
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
@@ -113,7 +114,8 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
-        fit = LayerFit(networks, node, read, reader, self._kept[name])
+        start = self._start(name) if loses and reader.fits_outputs else None
+        fit = LayerFit(networks, node, read, reader, self._kept[name], start)
         if not reader.fits_outputs:
             fit.inputs(self._settings)
             return

@@ -15,7 +15,7 @@ from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, patch_of
 from snp.measure.reader import Block, Reader
 
-__all__ = ["Block", "Reader", "head_readers", "other_readers", "reader_of", "readers_of"]
+__all__ = ["Block", "Reader", "head_readers", "limited", "other_readers", "reader_of", "readers_of"]
 
 
 def readers_of(
@@ -45,6 +45,11 @@ def readers_of(
                 patch = _patch_at(module, graph.positions[member.tensor], largest) if conv_gram == "patch" else None
                 readers[member.tensor] = reader_of(model, member, graph.readings[member.tensor], patch)
     return readers
+
+
+def limited(readers: Mapping[str, Reader], largest_token: float | None) -> dict[str, Reader]:
+    """The same readers, for which no token counts more than so many usual ones (:mod:`snp.core.outliers`)."""
+    return {name: replace(reader, largest_token=largest_token) for name, reader in readers.items()}
 
 
 def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:
