@@ -97,7 +97,9 @@ class LayerFit:
         affine: bool,
     ) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""
-        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, self.networks.sums)
+        rows = self._output_rows(tail, number, block)
+        is_of_tokens = self.reader.reads_tokens
+        problem = fitted(weight, rows, settings.ridge, affine, self.networks.sums, of_tokens=is_of_tokens)
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]

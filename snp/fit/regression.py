@@ -16,7 +16,10 @@ from snp.fit.rows import Base, Parts, Rows, is_held_back
 
 __all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+# Of tokens there are few beside the columns, and what chance adds in one block the next one takes for its target:
+# where held-back tokens say so, a fit all but stays at its start.
+_RIDGES_OF_TOKENS = (*_RIDGES, 1.0, 10.0)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
 # Samples per column that determine a fit beyond doubt.
@@ -86,11 +89,26 @@ class LeastSquares:
         return equations.solution(moved * (self.count / max(seen, 1)))
 
 
-def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+def fitted(
+    weight_OK: Tensor,
+    batches: Iterable[Rows],
+    ridge: float | None,
+    affine: bool,
+    sums: Sums,
+    *,
+    of_tokens: bool = False,
+) -> LeastSquares:
     """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
+    ridges = (_RIDGES_OF_TOKENS if of_tokens else _RIDGES) if ridge is None else (ridge,)
+    return _fitted(weight_OK, batches, ridges, affine, sums)
+
+
+def _fitted(
+    weight_OK: Tensor, batches: Iterable[Rows], ridges: Sequence[float], affine: bool, sums: Sums
+) -> LeastSquares:
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
     is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
@@ -102,12 +120,12 @@ def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affi
             parts.add(waiting)
             waiting.clear()
     if parts is None and is_alone:
-        return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridge, affine)
+        return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridges, affine)
     if parts is None:
         # Few samples leave directions open that rounding would fill.
         parts = Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float64)
         parts.add(waiting)
-    return _from_moments(parts, ridge, affine, sums)
+    return _from_moments(parts, ridges, affine, sums)
 
 
 def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
@@ -120,16 +138,17 @@ def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, cou
     return num_held > 0 and bool(error < unfitted * (1 - 1 / max(num_held, 2)))
 
 
-def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
+def _from_samples(base: Base, batches: Sequence[Rows], ridges: Sequence[float], affine: bool) -> LeastSquares:
     inputs = torch.cat([rows.scaled(base.centred(rows.inputs)) for rows in batches])
     rest = torch.cat([rows.scaled(base.rest_of(rows)) for rows in batches])
     target = torch.cat([rows.scaled(base.rest_of(rows) - base.rest) for rows in batches])
     equations = SampleEquations(None, inputs, target, affine=affine)
-    if ridge is None:
+    ridge = ridges[0]
+    if len(ridges) > 1:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)
-        errors = equations.held_back_errors(is_held, _RIDGES)
-        ridge = best_of(errors, _RIDGES)
+        errors = equations.held_back_errors(is_held, ridges)
+        ridge = best_of(errors, ridges)
         num_held = int(is_held.sum())
         unfitted = (rest[is_held] if num_held else rest).square().sum(dtype=torch.float64)
         if not _serves(torch.stack(errors).min(), unfitted, num_held, inputs, len(inputs)):
@@ -142,14 +161,15 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affi
     return LeastSquares(equations, base, count, starts)
 
 
-def _from_moments(parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+def _from_moments(parts: Parts, ridges: Sequence[float], affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
     count = found.inputs.count + held.inputs.count
-    if ridge is None:
+    ridge = ridges[0]
+    if len(ridges) > 1:
         errors = MomentEquations(None, found, affine=affine).held_back_errors(
-            held if held.inputs.count else found, _RIDGES
+            held if held.inputs.count else found, ridges
         )
-        ridge = best_of(errors, _RIDGES)
+        ridge = best_of(errors, ridges)
         unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
         if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
             return LeastSquares(None, parts.base, count)

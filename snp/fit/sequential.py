@@ -114,7 +114,7 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
-        start = self._start(name) if loses and reader.fits_outputs else None
+        start = self._start(name) if loses and reader.fits_outputs and reader.reads_tokens else None
         fit = LayerFit(networks, node, read, reader, self._kept[name], start)
         if not reader.fits_outputs:
             fit.inputs(self._settings)
