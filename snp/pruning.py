@@ -16,6 +16,7 @@ from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.outputs import objective_of
 from snp.measure.sensitivity import measure_sensitivity
+from snp.measure.views import is_mirrored
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
@@ -28,7 +29,7 @@ from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide", "sensitivity_of"]
+__all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide", "mirrors", "sensitivity_of"]
 
 
 # Trials hold a quarter of the samples back; from fewer than a dozen of them chance decides.
@@ -102,6 +103,23 @@ def sensitivity_of(
     generator = torch.Generator().manual_seed(settings.seed)
     objective = objective_of(subject.model, inputs, settings.objective)
     return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
+
+
+def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) -> bool:
+    """Is the network calibrated on mirrored images, too?
+
+    Args:
+        subject: the dense network.
+        inputs: the first calibration inputs, on its device.
+        settings: ``mirrored``; auto is for what looks at samples one by one.
+
+    Raises:
+        ValueError: mirrored images are asked for and inputs are no images.
+    """
+    wanted = settings.mirrored
+    if wanted is False or (wanted == "auto" and not settings.needs_inputs):
+        return False
+    return is_mirrored(subject.model, inputs, objective_of(subject.model, inputs, settings.objective), wanted)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:

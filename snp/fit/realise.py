@@ -110,4 +110,7 @@ def _fits(
 
     with progress.stage("fit weights", len(readers)):
         silent = silent_rows(plan)
-        return fit_in_sequence(subject.model, inputs, readers, kept, start, settings.fit, sums, silent, progress)
+        mirrored = plan.settings.get("mirrored") is True
+        return fit_in_sequence(
+            subject.model, inputs, readers, kept, start, settings.fit, sums, silent, progress, mirrored=mirrored
+        )

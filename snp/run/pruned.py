@@ -20,6 +20,7 @@ from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
+from snp.measure.views import with_mirrored
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
@@ -95,7 +96,12 @@ def _inputs_again(job: Run, subject: Subject) -> list[Batch]:
     if not job.prune.needs_inputs:
         return []
     subject.to(job.lightning.device)
-    return job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    return [with_mirrored(batch) for batch in inputs] if _is_mirrored(job) else inputs
+
+
+def _is_mirrored(job: Run) -> bool:
+    return bool(job.folder.metrics.get("calibration/mirrored"))
 
 
 def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
@@ -114,7 +120,8 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
         job.folder.keep_results()
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
-    decision = decide(subject, problem, job.prune, samples=job.folder.metrics["calibration/samples"])
+    facts = {"samples": job.folder.metrics["calibration/samples"], "mirrored": _is_mirrored(job)}
+    decision = decide(subject, problem, job.prune, **facts)
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)
