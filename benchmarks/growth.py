@@ -32,7 +32,7 @@ import snp
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"samples": 64, "width": 64, "depth": 4}
-AXES = {"samples": (32, 64, 128, 256), "width": (32, 64, 128, 256), "depth": (2, 4, 8, 16), "processes": (1, 2, 3)}
+AXES = {"samples": (32, 128, 512), "width": (32, 64, 128), "depth": (2, 4, 8), "processes": (1, 2, 3)}
 _SIZE = 32
 
 
