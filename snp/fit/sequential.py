@@ -20,6 +20,7 @@ from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
+from snp.graph.exports import Exports
 from snp.measure.readers import Reader
 from snp.plan.progress import Progress
 from snp.settings import FitSettings
@@ -47,6 +48,7 @@ def fit_in_sequence(
     sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
+    exports: Exports | None = None,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -60,6 +62,7 @@ def fit_in_sequence(
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
         progress: is told of every reader.
+        exports: programs of the network that are known.
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
@@ -68,7 +71,7 @@ def fit_in_sequence(
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
-    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit, sums)
+    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit, sums, exports)
     networks.zero_rows(silent or {})
     samples = networks.limit(int(settings.memory_gib * 2**30))
     fitter.count_reads(networks)
