@@ -90,7 +90,9 @@ def prepare(
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
     problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))
+        # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
+        trials = Trials(turned.subject, problem, inputs, objective, replays=settings.is_sequential)
+        problem = replace(problem, trial=trials)
     return turned.subject, replace(problem, objective=said)
 
 

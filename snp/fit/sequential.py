@@ -20,6 +20,7 @@ from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
+from snp.graph.exports import Exports
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
@@ -51,6 +52,7 @@ def fit_in_sequence(
     sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
+    exports: Exports | None = None,
     *,
     mirrored: bool = False,
 ) -> Fits:
@@ -66,6 +68,7 @@ def fit_in_sequence(
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
         progress: is told of every reader.
+        exports: programs of the network that are known.
         mirrored: inputs are images, each with its mirrored one behind it (:func:`snp.measure.views.with_mirrored`);
             where there is no memory for all of them the images are fitted on alone.
 
@@ -77,11 +80,10 @@ def fit_in_sequence(
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
     alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
-    networks = TwoNetworks(model, alike, fitter.visit, sums)
+    networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
     samples = networks.limit(memory)
-    is_limited = samples < sum(batch.size for batch in alike)
-    if mirrored and is_limited:
-        networks = TwoNetworks(model, [without_mirrored(batch) for batch in alike], fitter.visit, sums)
+    if mirrored and samples < sum(batch.size for batch in alike):
+        networks = TwoNetworks(model, [without_mirrored(batch) for batch in alike], fitter.visit, sums, exports)
         samples = networks.limit(memory)
     elif mirrored:
         samples //= 2

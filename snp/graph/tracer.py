@@ -44,6 +44,7 @@ class Tracer:
         splits: tensors that were divided into parts of given sizes.
         convolutions: names of the weights of convolutions.
         streams: which sums are residual streams.
+        products: multiply-accumulates of the whole example batch in products of units, and labels of their results.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
         equal_sizes: queries, keys and values keep the same dimensions.
@@ -67,27 +68,25 @@ class Tracer:
         self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
-        self.embeddings: set[str] = set()
         self.aliases: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
-        self.buffers: set[str] = set()
-        self.depthwise: set[str] = set()
-        self.spatial: set[str] = set()
+        self.embeddings, self.buffers, self.convolutions = set[str](), set[str](), set[str]()
+        self.depthwise, self.spatial = set[str](), set[str]()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
         self.splits: list[Split] = []
         self.sizes: list[tuple[str, str, Tensor]] = []
-        self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
         self.streams = Streams()
+        self.products: list[tuple[int, Tensor]] = []
         self.fixed_macs = 0
 
     def again(self) -> None:
         """Forget what was counted, not what was tied: the graph is about to be run once more."""
         counted = (self.positions, self.scores, self.readers, self.calls, self.even, self.chunks, self.splits)
-        for found in (*counted, self.sizes):
+        for found in (*counted, self.sizes, self.products):
             found.clear()
         self.fixed_macs = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -12,9 +13,12 @@ from torch import nn
 from snp.library import load
 from snp.models import Prepared
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
+from snp.plan.plan import PruningPlan
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
+from snp.run.training.cut_size import cut_size
 from snp.run.training.history import forget_curves
+from snp.run.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from snp.run.stages import Run
@@ -53,7 +57,7 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
     mark = job.mark("finetuned", job.finetune, fingerprint(small))
     if not agreed(job.finished.found("finetuned", mark)):
         started, tuned = time.perf_counter(), copy.deepcopy(small)
-        job.lightning.fit(tuned, job.finetune, dense, job.seed, _checkpoints(job, "finetune", mark))
+        job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))
         job.folder.record({"time/finetune_s": time.perf_counter() - started})
         made_by = read_metadata(job.folder.path / "pruned.safetensors")
         metadata = {name: made_by[name] for name in ("plan",) if name in made_by}
@@ -61,6 +65,17 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         job.lightning.score("finetuned", tuned)
         job.finished.note("finetuned", mark, ("finetuned.safetensors",))
     _checkpoints(job, "finetune").forget()
+
+
+def _recipe(job: Run, dense: nn.Module) -> TrainingRecipe:
+    """How the small network is trained, its rate by the size of the cut where that is asked for."""
+    recipe = job.finetune
+    if recipe.by_cut:
+        size = cut_size(dense, PruningPlan.load(job.folder.path / "plan.json"))
+        recipe = replace(recipe, learning_rate=size * recipe.learning_rate)
+        job.folder.record({"finetune/cut_size": size})
+    job.folder.record({"finetune/learning_rate": recipe.learning_rate})
+    return recipe
 
 
 def _checkpoints(job: Run, stage: str, mark: str = "") -> Checkpoints:

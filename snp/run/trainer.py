@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -119,6 +120,7 @@ class JobTrainer:
             EpochSeed(seed),
             GoOnFrom(recipe.where),
             *lines,
+            *([EMAWeightAveraging(decay=recipe.average)] if recipe.average else []),
             *(checkpoints.callbacks(metric) if checkpoints else []),
         ]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}

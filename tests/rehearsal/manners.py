@@ -58,11 +58,13 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
-        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca seed=0", prints="Summary of all runs: "
+        "run",
+        more=f"{FEW} data=digits prune.target_macs=0.7 prune.ordering=auto,zca seed=0",
+        prints="Summary of all runs: ",
     ),
     r"python run\.py experiment=orderings": Manner(
         "run",
-        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
+        more=f"{FEW} data=digits finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
         prints="Summary of all runs: ",
     ),
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),

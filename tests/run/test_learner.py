@@ -144,11 +144,14 @@ def test_cosine_follows_its_closed_form() -> None:
     assert learning_rate_factor(recipe, 100, 100) == pytest.approx(0, abs=1e-12)
 
 
-def test_multistep_and_constant_follow_their_closed_forms() -> None:
-    """Multistep multiplies by gamma from each milestone on; constant stays."""
+def test_other_schedules_follow_their_closed_forms() -> None:
+    """Multistep multiplies by gamma from each milestone on, linear falls to zero, constant stays."""
     recipe = TrainingRecipe(10, 0.1, schedule="multistep", milestones=(5, 7.5), gamma=0.2)
     factors = [learning_rate_factor(recipe, step, 40) for step in range(40)]
     assert factors == pytest.approx([1.0] * 20 + [0.2] * 10 + [0.04] * 10)
+    linear = TrainingRecipe(10, 0.1, schedule="linear", warmup_epochs=2.5)
+    factors = [learning_rate_factor(linear, step, 40) for step in range(41)]
+    assert factors == pytest.approx([(step + 1) / 10 for step in range(10)] + [1 - done / 30 for done in range(31)])
     constant = TrainingRecipe(10, 0.1, schedule="constant")
     assert {learning_rate_factor(constant, step, 40) for step in range(40)} == {1.0}
 
@@ -227,7 +230,9 @@ def test_recipe_reaches_the_optimizer(tmp_path: Path, optimizer: str, kind: type
         ("label_smoothing", 1, r"in \[0, 1\)"),
         ("warmup_epochs", 11, "at most the 10 epochs"),
         ("gamma", 0, r"in \(0, 1\]"),
-        ("schedule", "linear", "one of cosine, multistep, constant, found 'linear'"),
+        ("schedule", "step", "one of cosine, linear, multistep, constant, found 'step'"),
+        ("by_cut", True, "nothing is cut"),
+        ("average", 1.0, r"in \[0, 1\)"),
         ("optimizer", "adam", "one of sgd, adamw"),
         ("nesterov", "yes", "true or false"),
         ("milestones", (3,), "empty for the cosine schedule"),

@@ -19,7 +19,10 @@ from tests.command_line import ROOT, TINY, Ended, environment, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-OPTIONS = ("dense.epochs=2", "finetune.epochs=2", "finetune.distil=0.5", "trainer.enable_progress_bar=auto")
+OPTIONS = (
+    "dense.epochs=2", "finetune.epochs=2", "finetune.distil=0.5", "finetune.average=0.8", "finetune.by_cut=true",
+    "trainer.enable_progress_bar=auto",
+)  # fmt: skip
 SAME = ("plan.json", "pruned.safetensors", "finetuned.safetensors", "variance.csv", "data.json")
 
 

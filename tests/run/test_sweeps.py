@@ -30,7 +30,7 @@ TWO_POINTS: dict[str, dict[str, Any]] = {
 def tiny_sweep(name: str, folder: Path) -> Path:
     """A sweep file cut down to two points and tiny settings; all else is as it is in sweeps/."""
     file = yaml.safe_load((ROOT / "sweeps" / f"{name}.yaml").read_text())
-    tiny = dict(option.split("=", 1) for option in TINY)
+    tiny = {"data": "digits"} | dict(option.split("=", 1) for option in TINY)  # fewer than the sweep's own
     file["program"] = str(ROOT / file["program"])
     points = TWO_POINTS[name] | {"seed": {"value": 0}}
     file["parameters"] |= {option: {"value": value} for option, value in tiny.items()} | points
@@ -90,7 +90,14 @@ def test_an_agent_runs_a_sweep(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(1100)
 def test_seeds_train_and_calibrate_once(tmp_path: Path) -> None:
     """Three seeds over seven ratios: three dense networks, three calibrations, and one entry of each for every seed."""
-    quick = ("dense.epochs=1", "finetune.epochs=0", "prune.preset=quick", "prune.ordering=zca", "logger=none")
+    quick = (
+        "data=digits",
+        "dense.epochs=1",
+        "finetune.epochs=0",
+        "prune.preset=quick",
+        "prune.ordering=zca",
+        "logger=none",
+    )
     ended = wait(start("experiment=ratios", *quick, "hydra.sweep.dir=sweep", cwd=tmp_path), timeout=1000)
     assert ended.status == 0, ended.stderr
     assert ended.stdout.count("dense training: 1 epochs") == 3
@@ -113,7 +120,7 @@ def test_an_experiment_runs_without_wandb(name: str, tmp_path: Path) -> None:
     }
     shown = ", ".join(f'{key}: "{values.lower()}"' for key, values in parameters.items())
     points = f'hydra.sweeper.params={{{shown}, seed: "0"}}'
-    options = (f"experiment={name}", points, "hydra.sweep.dir=sweep", "finetune.epochs=0", "logger=csv")
+    options = (f"experiment={name}", points, "data=digits", "hydra.sweep.dir=sweep", "finetune.epochs=0", "logger=csv")
     ended = run(*options, cwd=tmp_path)
     assert ended.status == 0, ended.stderr
     metrics = [json.loads(next((tmp_path / "sweep").glob(f"{job}_*/metrics.json")).read_text()) for job in range(2)]
