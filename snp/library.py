@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.fit.preparation import Measured, measure, prepare, problem_of, settle
+from snp.fit.preparation import Measured, measure, mirrors, prepare, problem_of, sensitivity_of, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import tune
 from snp.graph.batch_form import parsed
@@ -22,7 +22,7 @@ from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.measure.views import with_mirrored, without_mirrored
 from snp.plan.progress import Progress
-from snp.pruning import PruneResult, decide, mirrors, sensitivity_of
+from snp.pruning import PruneResult, decide
 from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share

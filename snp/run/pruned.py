@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.fit.preparation import Measured, prepare, settle
+from snp.fit.preparation import Measured, prepare, sensitivity_of, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
@@ -26,7 +26,7 @@ from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.pruning import decide, sensitivity_of
+from snp.pruning import decide
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run

@@ -20,10 +20,10 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.fit.preparation import mirrors
 from snp.graph.batches import Batch
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import MomentsOnDisk, stream_moments
-from snp.pruning import mirrors
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader

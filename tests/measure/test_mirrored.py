@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import snp
+from snp.fit.preparation import mirrors
 from snp.fit.sequential import fit_in_sequence
 from snp.graph.batches import Batch
 from snp.measure.views import with_mirrored, without_mirrored
-from snp.pruning import mirrors
 from snp.settings import FitSettings, PruneSettings
 from snp.surgery.subject import subject_of
 from tests.networks import images, language, words
