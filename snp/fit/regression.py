@@ -126,11 +126,10 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affi
     if ridge is None:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)
-        errors = equations.held_back_errors(is_held, _RIDGES)
-        ridge = best_of(errors, _RIDGES)
+        ridge, error = best_of(equations.held_back_errors(is_held, _RIDGES), _RIDGES)
         num_held = int(is_held.sum())
         unfitted = (rest[is_held] if num_held else rest).square().sum(dtype=torch.float64)
-        if not _serves(torch.stack(errors).min(), unfitted, num_held, inputs, len(inputs)):
+        if not _serves(error, unfitted, num_held, inputs, len(inputs)):
             return LeastSquares(None, base, len(inputs))
     equations.factor(ridge)
     starts, count = {}, 0
@@ -144,12 +143,10 @@ def _from_moments(parts: Parts, ridge: float | None, affine: bool, sums: Sums) -
     found, held = parts.summed(sums)
     count = found.inputs.count + held.inputs.count
     if ridge is None:
-        errors = MomentEquations(None, found, affine=affine).held_back_errors(
-            held if held.inputs.count else found, _RIDGES
-        )
-        ridge = best_of(errors, _RIDGES)
+        others = held if held.inputs.count else found
+        ridge, error = best_of(MomentEquations(None, found, affine=affine).held_back_errors(others, _RIDGES), _RIDGES)
         unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
-        if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
+        if not _serves(error, unfitted, held.inputs.count, found.inputs.second, count):
             return LeastSquares(None, parts.base, count)
     equations = MomentEquations(None, found + held, affine=affine)
     equations.factor(ridge)
