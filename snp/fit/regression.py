@@ -147,11 +147,10 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridges: Sequence[float], 
     if len(ridges) > 1:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)
-        errors = equations.held_back_errors(is_held, ridges)
-        ridge = best_of(errors, ridges)
+        ridge, error = best_of(equations.held_back_errors(is_held, ridges), ridges)
         num_held = int(is_held.sum())
         unfitted = (rest[is_held] if num_held else rest).square().sum(dtype=torch.float64)
-        if not _serves(torch.stack(errors).min(), unfitted, num_held, inputs, len(inputs)):
+        if not _serves(error, unfitted, num_held, inputs, len(inputs)):
             return LeastSquares(None, base, len(inputs))
     equations.factor(ridge)
     starts, count = {}, 0
@@ -166,12 +165,10 @@ def _from_moments(parts: Parts, ridges: Sequence[float], affine: bool, sums: Sum
     count = found.inputs.count + held.inputs.count
     ridge = ridges[0]
     if len(ridges) > 1:
-        errors = MomentEquations(None, found, affine=affine).held_back_errors(
-            held if held.inputs.count else found, ridges
-        )
-        ridge = best_of(errors, ridges)
+        others = held if held.inputs.count else found
+        ridge, error = best_of(MomentEquations(None, found, affine=affine).held_back_errors(others, ridges), ridges)
         unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
-        if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
+        if not _serves(error, unfitted, held.inputs.count, found.inputs.second, count):
             return LeastSquares(None, parts.base, count)
     equations = MomentEquations(None, found + held, affine=affine)
     equations.factor(ridge)

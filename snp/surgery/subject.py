@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batch_form import refuse_not_finite
 from snp.graph.batches import Batch, device_of
+from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
@@ -50,6 +51,7 @@ class Subject:
         frozen: name -> reason for everything that does not.
         readers: what is to be measured, by weight name.
         samples: a small batch, wherever it may be; see :attr:`example`.
+        exports: programs of the model that are known; they hold for other values of its weights, too.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Subject:
     frozen: dict[str, str]
     readers: dict[str, Reader]
     samples: Batch
+    exports: Exports = field(default_factory=Exports)
 
     @property
     def example(self) -> Batch:

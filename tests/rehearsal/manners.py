@@ -58,11 +58,13 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
-        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca seed=0", prints="Summary of all runs: "
+        "run",
+        more=f"{FEW} data=digits prune.target_macs=0.7 prune.ordering=auto,zca seed=0",
+        prints="Summary of all runs: ",
     ),
     r"python run\.py experiment=orderings": Manner(
         "run",
-        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
+        more=f"{FEW} data=digits finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
         prints="Summary of all runs: ",
     ),
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
@@ -90,6 +92,9 @@ MANNERS: dict[str, Manner] = {
     r"snp run experiment=paper_resnet50 .*": Manner("compose", reason=_IMAGENET),
     r"srun python run\.py .*": Manner("compose", reason="needs Slurm"),
     r"torchrun --nnodes=2 .*": Manner("compose", reason="needs two machines"),
+    r"python run\.py -m hydra/sweeper=optuna .*": Manner(
+        "left", reason="needs the extra snp[optuna] and 20 runs; tests/run/test_sweeps.py runs three"
+    ),
     r"python run\.py -m hydra/launcher=submitit_slurm .*": Manner(
         "left", reason="needs Slurm; tests/run/test_cluster.py composes it and runs the local executor"
     ),
