@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import Tensor, fx
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
 from snp.fit.reads import Read
-from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.regression import fitted, fitted_behind_rectifier, ridges_of
 from snp.fit.rows import Rows
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings
 
-__all__ = ["LayerFit", "reestimate"]
+__all__ = ["LayerFit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class LayerFit:
         read: what it reads and adds.
         reader: how its inputs become samples.
         kept: Gram columns that stay, shape [K].
-        start: weight of dense shape that the fit decays to where samples say little; None for the dense one.
+        start: gives the weight of dense shape that fits of tokens decay to; None for the dense one.
     """
 
     networks: TwoNetworks
@@ -39,7 +39,12 @@ class LayerFit:
     read: Read
     reader: Reader
     kept: Tensor
-    start: Tensor | None = None
+    start: Callable[[str], Tensor] | None = None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Are its inputs vectors of several tokens per sample?"""
+        return self.reader.reads_tokens and self.read.source.meta["val"].ndim > 2
 
     def _bias_value(self, batch: int) -> Tensor | None:
         """The bias, which may be computed on the way, as the changed network adds it."""
@@ -73,7 +78,9 @@ class LayerFit:
     @property
     def _starts(self) -> Tensor:
         """Rows that the fit decays to, shape of :attr:`_rows`."""
-        return self._rows if self.start is None else self.reader.rows(self.start).to(self._rows)
+        if self.start is None or not self.reads_tokens:
+            return self._rows
+        return self.reader.rows(self.start(self.read.weight)).to(self._rows)
 
     def _change(self, rows: Tensor) -> None:
         self.networks.change(self.read.weight, self.reader.from_rows(rows))
@@ -97,9 +104,8 @@ class LayerFit:
         affine: bool,
     ) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""
-        rows = self._output_rows(tail, number, block)
-        is_of_tokens = self.reader.reads_tokens
-        problem = fitted(weight, rows, settings.ridge, affine, self.networks.sums, of_tokens=is_of_tokens)
+        ridges = ridges_of(settings.ridge, of_tokens=self.reads_tokens)
+        problem = fitted(weight, self._output_rows(tail, number, block), ridges, affine, self.networks.sums)
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
@@ -134,17 +140,17 @@ class LayerFit:
         """Factors by what the dense network has behind the layer: of the sum, where it is added to a stream."""
         if tail is not None and tail.rectifies:
             return None
-        behind = dense if tail is None else tail.dense(self.networks, dense, batch)
-        scale = self.reader.token_scale(behind, self._counted(inputs, batch))
+        dense = dense if tail is None else tail.dense(self.networks, dense, batch)
+        scale = self.reader.token_scale(dense, self._counted(inputs, batch))
         return None if scale is None else scale.reshape(-1)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
-        dense, folded = self._rows, []
+        dense, folded, ridges = self._rows, [], ridges_of(settings.ridge, of_tokens=False)
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
-            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, self.networks.sums).solution()
+            transfer, _ = fitted(selector[:, block.kept], rows_of, ridges, False, self.networks.sums).solution()
             folded.append(fold(rows, transfer, block.kept))
         self._change(torch.cat(folded).reshape(dense.shape))
 
@@ -168,24 +174,6 @@ class LayerFit:
         """Which tokens of a batch are no padding, shape of the inputs without channels."""
         counted = self.networks.counted(batch, inputs) if self.reader.reads_tokens else None
         return None if counted is None else counted.reshape(inputs.shape[:-1])
-
-
-def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
-    """Statistics of a normalisation layer over all positions of all batches of the changed network."""
-    source = node.args[0]
-    names = [networks.name_of(argument) for argument in node.args[3:5]]
-    if not isinstance(source, fx.Node) or not networks.differs(source):
-        return
-    if any(name is None or networks.num_reads(name) > 1 for name in names):
-        return
-    rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
-    sums = networks.sums
-    count = sums.number(sum(part.shape[1] for part in rows))
-    mean = sums.of(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
-    square = sums.of(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
-    for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
-        assert name is not None
-        networks.change(name, value)
 
 
 def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:

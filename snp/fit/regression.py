@@ -14,11 +14,10 @@ from snp.core.rectified import rectified_target
 from snp.core.sums import Sums
 from snp.fit.rows import Base, Parts, Rows, is_held_back
 
-__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
+__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier", "ridges_of"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-# Of tokens there are few beside the columns, and what chance adds in one block the next one takes for its target:
-# where held-back tokens say so, a fit all but stays at its start.
+# What chance adds to a fit of tokens in one block is the next one's target: held-back ones may ask for next to nothing.
 _RIDGES_OF_TOKENS = (*_RIDGES, 1.0, 10.0)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
@@ -89,28 +88,19 @@ class LeastSquares:
         return equations.solution(moved * (self.count / max(seen, 1)))
 
 
+def ridges_of(ridge: float | None, *, of_tokens: bool) -> Sequence[float]:
+    """The ridge given, or those that are tried."""
+    return (ridge,) if ridge is not None else _RIDGES_OF_TOKENS if of_tokens else _RIDGES
+
+
 def fitted(
-    weight_OK: Tensor,
-    batches: Iterable[Rows],
-    ridge: float | None,
-    affine: bool,
-    sums: Sums,
-    *,
-    of_tokens: bool = False,
+    weight_OK: Tensor, batches: Iterable[Rows], ridges: Sequence[float], affine: bool, sums: Sums
 ) -> LeastSquares:
-    """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
+    """The problem behind some batches, at the one of the ridges that serves held-back batches best.
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
-    ridges = (_RIDGES_OF_TOKENS if of_tokens else _RIDGES) if ridge is None else (ridge,)
-    return _fitted(weight_OK, batches, ridges, affine, sums)
-
-
-def _fitted(
-    weight_OK: Tensor, batches: Iterable[Rows], ridges: Sequence[float], affine: bool, sums: Sums
-) -> LeastSquares:
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
-    is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
     parts: Parts | None = None
     for rows in batches:
@@ -119,7 +109,7 @@ def _fitted(
             parts = parts or Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float32)
             parts.add(waiting)
             waiting.clear()
-    if parts is None and is_alone:
+    if parts is None and sums.num_processes == 1:
         return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridges, affine)
     if parts is None:
         # Few samples leave directions open that rounding would fill.
@@ -129,7 +119,7 @@ def _fitted(
 
 
 def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
-    """Is a fit beyond doubt, or does it serve held-back samples better than the dense weights, not just by chance?
+    """Is a fit beyond doubt, or does it serve held-back samples better than its start, not just by chance?
 
     Samples are beyond doubt where there are many beside the columns; chance is one in the number held back.
     """

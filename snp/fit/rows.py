@@ -40,7 +40,6 @@ class Rows:
         """Rows in single precision at least: sums over samples lose everything in half precision."""
         return Rows(_single(inputs), _single(target), None if dense is None else _single(dense), batch)
 
-
     def scaled(self, values: Tensor) -> Tensor:
         """Values [N, ...] of the samples times their factors."""
         return values if self.scale is None else values * self.scale[:, None].to(values)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import tail_of
-from snp.fit.layer import LayerFit, reestimate
+from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
@@ -131,8 +132,7 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
-        start = self._start(name) if loses and reader.fits_outputs and reader.reads_tokens else None
-        fit = LayerFit(networks, node, read, reader, self._kept[name], start)
+        fit = LayerFit(networks, node, read, reader, self._kept[name], self._start if loses else None)
         if not reader.fits_outputs:
             fit.inputs(self._settings)
             return
