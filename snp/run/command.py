@@ -34,6 +34,8 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
             print(help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    # Hydra takes this flag before or behind all options, not among them.
+    given.sort(key=lambda word: word not in ("-m", "--multirun"))
     # Lightning starts further processes by the words of this one; Hydra reads others.
     before = sys.argv
     with stoppable(_is_first):
