@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LARGEST_GRAM", "Patch", "patch_of"]
+__all__ = ["LARGEST_GRAM", "Patch", "num_sampled", "patch_of", "sampled_positions"]
 
 # Beyond this many columns a Gram matrix is not formed: positions count as samples, not as columns.
 LARGEST_GRAM = 8192
-# Of every image at least so many positions of a patch Gram are sampled; more for more columns.
+# Of every image at least so many positions are sampled; more for more columns.
 _FEWEST_POSITIONS = 64
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -113,13 +113,28 @@ def patch_of(module: nn.Module, num_positions: int, largest: int = LARGEST_GRAM)
     num_columns = module.weight.shape[1] * module.weight[0, 0].numel()
     if num_columns > largest:
         return None
-    wanted = max(_FEWEST_POSITIONS, num_columns // 16)
-    positions = None
-    if wanted < num_positions:
-        generator = torch.Generator().manual_seed(num_positions)
-        positions = torch.randperm(num_positions, generator=generator)[:wanted].sort().values
+    positions = sampled_positions(num_positions, max(_FEWEST_POSITIONS, num_columns // 16))
     kernel, stride, dilation = tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation)
     return Patch(kernel, stride, _padding(module), dilation, module.padding_mode, positions, num_positions)
+
+
+def num_sampled(num_channels: int) -> int:
+    """Positions of every image of which a Gram matrix of so many channels is made at most.
+
+    Neighbours on a map say nearly the same, and products of all of them would cost a quarter of the forward pass.
+    """
+    return max(_FEWEST_POSITIONS, num_channels // 4)
+
+
+def sampled_positions(num_positions: int, most: int) -> Tensor | None:
+    """So many positions of a map, ascending, the same at every call; None where there are no more.
+
+    The same for every image, so that sums do not depend on how the data are split.
+    """
+    if most >= num_positions:
+        return None
+    generator = torch.Generator().manual_seed(num_positions)
+    return torch.randperm(num_positions, generator=generator)[:most].sort().values
 
 
 def _strided(values: Tensor, steps: tuple[int, ...]) -> Tensor:
