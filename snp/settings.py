@@ -99,6 +99,9 @@ class PruneSettings(FitSettings):
     calibration: Literal["sequential", "joint"] = option(
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
+    mirrored: bool | Literal["auto"] = option(
+        "auto", "calibrate on mirrored images, too; auto: where the dense network sees the same in them"
+    )
     ignore: tuple[str, ...] = option(
         (),
         'patterns of groups, layers or tensors whose shapes are left alone, as [head,"layer4.*"]',

@@ -109,7 +109,17 @@ def _fits(
         return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
     with progress.stage("fit weights", len(readers)):
-        silent, exports = silent_rows(plan), subject.exports
+        silent, exports, mirrored = silent_rows(plan), subject.exports, plan.settings.get("mirrored") is True
         return fit_in_sequence(
-            subject.model, inputs, readers, kept, start, settings.fit, sums, silent, progress, exports
+            subject.model,
+            inputs,
+            readers,
+            kept,
+            start,
+            settings.fit,
+            sums,
+            silent,
+            progress,
+            exports,
+            mirrored=mirrored,
         )

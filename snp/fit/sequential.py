@@ -22,6 +22,7 @@ from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.graph.exports import Exports
 from snp.measure.readers import Reader
+from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
 from snp.settings import FitSettings
 
@@ -32,7 +33,10 @@ _LARGEST_BATCH = 128
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for."""
+    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for.
+
+    Of images mirrored ones do not count.
+    """
 
     tensors: dict[str, Tensor]
     samples: int
@@ -49,6 +53,8 @@ def fit_in_sequence(
     silent: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
     exports: Exports | None = None,
+    *,
+    mirrored: bool = False,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -63,6 +69,8 @@ def fit_in_sequence(
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
         progress: is told of every reader.
         exports: programs of the network that are known.
+        mirrored: inputs are images, each with its mirrored one behind it (:func:`snp.measure.views.with_mirrored`);
+            where there is no memory for all of them the images are fitted on alone.
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
@@ -71,9 +79,15 @@ def fit_in_sequence(
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
-    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit, sums, exports)
+    alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
+    networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
+    samples = networks.limit(memory)
+    if mirrored and samples < sum(batch.size for batch in alike):
+        networks = TwoNetworks(model, [without_mirrored(batch) for batch in alike], fitter.visit, sums, exports)
+        samples = networks.limit(memory)
+    elif mirrored:
+        samples //= 2
     networks.zero_rows(silent or {})
-    samples = networks.limit(int(settings.memory_gib * 2**30))
     fitter.count_reads(networks)
     networks.run()
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples)

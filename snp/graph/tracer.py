@@ -168,6 +168,7 @@ class Tracer:
         input_dim: int = 1,
         channel_dims: tuple[int, int] = (1, 1),
         is_convolution: bool = False,
+        output_padding: tuple[int, ...] = (),
     ) -> None:
         """Note that a weight reads activations.
 
@@ -175,9 +176,10 @@ class Tracer:
             weight: that is read.
             node: the operator.
             positions: multiply-accumulates per weight element of the whole batch.
-            input_dim: dimension of the weight along which inputs lie.
+            input_dim: of the weight, along which inputs lie.
             channel_dims: dimensions of the operator's inputs and outputs along which units lie.
             is_convolution: the units are channels.
+            output_padding: of a transposed one.
         """
         self.positions[weight.name] = self.positions.get(weight.name, 0) + positions
         if weight.name not in self.readers:
@@ -190,9 +192,8 @@ class Tracer:
             self.buffers.add(weight.name)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
-        reading = Reading(module or "", input_dim, *channel_dims)
+        reading = Reading(module or "", input_dim, *channel_dims, output_padding)
         first = self.readings.setdefault(weight.name, reading)
-        if module is None or first != reading:
-            # What was measured at one place is not what is read at the other.
+        if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:
                 self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)

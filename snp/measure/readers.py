@@ -42,8 +42,9 @@ def readers_of(
             if member.tensor not in readers:
                 module = model.get_submodule(module_of(member.tensor))
                 largest = largest_patch if by_block else largest_patch // member.num_blocks
-                patch = _patch_at(module, graph.positions[member.tensor], largest) if conv_gram == "patch" else None
-                reader = reader_of(model, member, graph.readings[member.tensor], patch)
+                reading, count = graph.readings[member.tensor], graph.positions[member.tensor]
+                patch = _patch_at(module, count, reading, largest) if conv_gram == "patch" else None
+                reader = reader_of(model, member, reading, patch)
                 readers[member.tensor] = reader if by_block else _sampled(reader, model.get_parameter(member.tensor))
     return readers
 
@@ -72,13 +73,14 @@ def other_readers(
             continue
         if isinstance(module, nn.Linear) and module.in_features <= LARGEST_GRAM:
             found[name] = _plain_reader(model, name, reading, module.in_features)
-        elif conv_gram == "patch" and (patch := _patch_at(module, num_positions)) is not None:
-            found[name] = Reader(name, reading.module, 1, module.weight.shape[1] * patch.size, patch=patch)
+        elif conv_gram == "patch" and (patch := _patch_at(module, num_positions, reading)) is not None:
+            size = module.in_channels * patch.size
+            found[name] = Reader(name, reading.module, 1, size, patch=patch, input_dim=reading.input_dim)
     return found
 
 
-def _patch_at(module: nn.Module, num_positions: float, largest: int = LARGEST_GRAM) -> Patch | None:
-    return patch_of(module, int(num_positions), largest)
+def _patch_at(module: nn.Module, num_positions: float, reading: Reading, largest: int = LARGEST_GRAM) -> Patch | None:
+    return patch_of(module, int(num_positions), largest, reading.output_padding)
 
 
 def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | None) -> Reader:
@@ -97,7 +99,9 @@ def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | 
         blocks = int(getattr(model.get_submodule(module_of(member.tensor)), "groups", 1))
     if patch is not None:
         size = num_columns * patch.size
-        return Reader(member.tensor, reading.module, 1, size, patch=patch, num_blocks=blocks)
+        return Reader(
+            member.tensor, reading.module, 1, size, patch=patch, num_blocks=blocks, input_dim=reading.input_dim
+        )
     width = member.width
     covers = member.index.numel() == num_columns and torch.equal(member.index.reshape(-1), torch.arange(num_columns))
     shared = width if num_columns > LARGEST_GRAM and width > 1 and covers and blocks == 1 else 1

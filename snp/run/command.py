@@ -5,6 +5,7 @@ The only module that imports Hydra, and only once there is something to compose:
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,12 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     """
     given = list(sys.argv[1:] if words is None else words)
     if any(word in _HELP for word in given):
-        print(help_text(program))
+        with contextlib.suppress(BrokenPipeError):  # of a pager that was left, or head
+            print(help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    # Hydra takes this flag before or behind all options, not among them.
+    given.sort(key=lambda word: word not in ("-m", "--multirun"))
     # Lightning starts further processes by the words of this one; Hydra reads others.
     before = sys.argv
     with stoppable(_is_first):

@@ -92,6 +92,9 @@ MANNERS: dict[str, Manner] = {
     r"snp run experiment=paper_resnet50 .*": Manner("compose", reason=_IMAGENET),
     r"srun python run\.py .*": Manner("compose", reason="needs Slurm"),
     r"torchrun --nnodes=2 .*": Manner("compose", reason="needs two machines"),
+    r"python run\.py -m hydra/sweeper=optuna .*": Manner(
+        "left", reason="needs the extra snp[optuna] and 20 runs; tests/run/test_sweeps.py runs three"
+    ),
     r"python run\.py -m hydra/launcher=submitit_slurm .*": Manner(
         "left", reason="needs Slurm; tests/run/test_cluster.py composes it and runs the local executor"
     ),
