@@ -109,10 +109,16 @@ class _Fitter:
         self._reads: dict[str, int] = {}
 
     def count_reads(self, networks: TwoNetworks) -> None:
-        """Note how often each weight is read: one read twice has no single set of inputs."""
+        """Note how often each weight is read: one read twice has no single set of inputs.
+
+        One that is read in a form that is not known here has none: it is folded as its moments say.
+        """
         for node in networks.graph.nodes:
             for read in reads_of(networks, node):
                 self._reads[read.weight] = self._reads.get(read.weight, 0) + 1
+        for name in self._readers.keys() - self._reads.keys():
+            if len(self._kept[name]) < self._readers[name].num_columns:
+                networks.change(name, self._start(name))
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's tensors before it is computed."""

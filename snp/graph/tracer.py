@@ -192,7 +192,7 @@ class Tracer:
             self.buffers.add(weight.name)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
-        reading = Reading(module or "", input_dim, *channel_dims, output_padding)
+        reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:

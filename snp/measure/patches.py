@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LARGEST_GRAM", "Patch", "patch_of"]
+__all__ = ["LARGEST_GRAM", "Patch", "num_sampled", "patch_of", "sampled_positions"]
 
 # Beyond this many columns a Gram matrix is not formed: positions count as samples, not as columns.
 LARGEST_GRAM = 8192
-# Of every image at least so many positions of a patch Gram are sampled; more for more columns.
+# Of every image at least so many positions are sampled; more for more columns.
 _FEWEST_POSITIONS = 64
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -97,7 +97,7 @@ class Patch:
     def _at(self, num_positions: int) -> Tensor | None:
         """The sampled ones of so many output positions; None for all."""
         if self.wanted:
-            return _some(num_positions, self.wanted)
+            return sampled_positions(num_positions, self.wanted)
         return self.positions if num_positions == self.num_positions else None
 
     def _padded(self, inputs: Tensor) -> Tensor:
@@ -152,16 +152,24 @@ def patch_of(
         more = tuple(output_padding) or (0,) * len(kernel)
         padding = tuple((width, width + extra) for width, extra in zip(reach, more, strict=True))
         return Patch(kernel, (1,) * len(kernel), padding, dilation, "zeros", None, 0, stride, wanted)
-    positions = _some(num_positions, wanted)
+    positions = sampled_positions(num_positions, wanted)
     return Patch(kernel, stride, _padding(module), dilation, module.padding_mode, positions, num_positions)
 
 
-def _some(num_positions: int, wanted: int) -> Tensor | None:
-    """So many positions of all, ascending, the same at every call; None where there are no more."""
-    if wanted >= num_positions:
+def num_sampled(num_channels: int) -> int:
+    """Positions of every image of which a Gram matrix of so many channels is made at most.
+
+    Neighbours on a map say nearly the same, and products of all of them would cost a quarter of the forward pass.
+    """
+    return max(_FEWEST_POSITIONS, num_channels // 4)
+
+
+def sampled_positions(num_positions: int, most: int) -> Tensor | None:
+    """So many positions of a map, ascending, the same at every call, so that sums can be split; None for all."""
+    if most >= num_positions:
         return None
     generator = torch.Generator().manual_seed(num_positions)
-    return torch.randperm(num_positions, generator=generator)[:wanted].sort().values
+    return torch.randperm(num_positions, generator=generator)[:most].sort().values
 
 
 def _spread(inputs: Tensor, apart: Sequence[int]) -> Tensor:

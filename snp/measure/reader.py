@@ -10,7 +10,7 @@ from torch import Tensor
 from snp.core.outliers import limiting_scale
 from snp.graph.grouped_kernels import rows_of, weight_of
 from snp.graph.units import Slice
-from snp.measure.patches import Patch
+from snp.measure.patches import Patch, sampled_positions
 
 __all__ = ["Block", "Reader"]
 
@@ -27,6 +27,8 @@ class Reader:
         shared: input columns that count as positions of one Gram column (49 for a flattened 7 x 7 map of channels
             where the full Gram would be too large, else 1).
         patch: for a patch Gram matrix, whose columns are channel times kernel element; None for channels only.
+        most_positions: of larger maps that many positions are samples, the same of every image
+            (:func:`snp.measure.patches.sampled_positions`); None for all.
         num_blocks: of a grouped convolution's weight, whose rows see a block of the columns each
             (:mod:`snp.graph.grouped_kernels`).
         input_dim: dimension of the weight along which inputs lie.
@@ -44,6 +46,7 @@ class Reader:
     num_columns: int
     shared: int = 1
     patch: Patch | None = None
+    most_positions: int | None = None
     num_blocks: int = 1
     input_dim: int = 1
     output_channel_dim: int | None = None
@@ -70,6 +73,10 @@ class Reader:
         """The layer's inputs as a matrix of samples, shape [N, num_columns]."""
         if self.patch is not None:
             return self.patch.patches(inputs)
+        if self.most_positions is not None and self.channel_dim == 1 and inputs.ndim > 2:
+            inputs = inputs.flatten(2)
+            index = sampled_positions(inputs.shape[2], self.most_positions)
+            inputs = inputs if index is None else inputs.index_select(2, index.to(inputs.device))
         rows = inputs.movedim(self.channel_dim, -1).reshape(-1, self.num_columns * self.shared)
         if self.shared == 1:
             return rows
@@ -109,7 +116,7 @@ class Reader:
     def sampling(self) -> tuple[object, ...]:
         """Readers of one tensor with equal values here see the same samples."""
         geometry = None if self.patch is None else self.patch.geometry
-        return self.channel_dim, self.shared, self.num_blocks, geometry, self.largest_token
+        return self.channel_dim, self.shared, self.num_blocks, self.most_positions, geometry, self.largest_token
 
     @property
     def fits_outputs(self) -> bool:

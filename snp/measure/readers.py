@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snp.graph.analysis import CouplingGraph
 from snp.graph.plain_experts import experts_around
 from snp.graph.units import Reading, Slice, UnitGroup, module_of
-from snp.measure.patches import LARGEST_GRAM, Patch, patch_of
+from snp.measure.patches import LARGEST_GRAM, Patch, num_sampled, patch_of
 from snp.measure.reader import Block, Reader
 
 __all__ = ["Block", "Reader", "head_readers", "limited", "other_readers", "reader_of", "readers_of"]
@@ -44,7 +44,8 @@ def readers_of(
                 largest = largest_patch if by_block else largest_patch // member.num_blocks
                 reading, count = graph.readings[member.tensor], graph.positions[member.tensor]
                 patch = _patch_at(module, count, reading, largest) if conv_gram == "patch" else None
-                readers[member.tensor] = reader_of(model, member, reading, patch)
+                reader = reader_of(model, member, reading, patch)
+                readers[member.tensor] = reader if by_block else _sampled(reader, model.get_parameter(member.tensor))
     return readers
 
 
@@ -111,6 +112,13 @@ def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | 
     shared = width if num_columns > LARGEST_GRAM and width > 1 and covers and blocks == 1 else 1
     plain = _plain_reader(model, member.tensor, reading, num_columns // shared)
     return replace(plain, shared=shared, num_blocks=blocks)
+
+
+def _sampled(reader: Reader, weight: Tensor) -> Reader:
+    """Moments of channels are made of some positions of large maps; fits look at all."""
+    if reader.patch is not None or reader.shared > 1 or weight.ndim < 3:
+        return reader
+    return replace(reader, most_positions=num_sampled(reader.num_columns // reader.num_blocks))
 
 
 def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: int) -> Reader:

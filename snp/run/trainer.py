@@ -112,7 +112,10 @@ class JobTrainer:
             checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
         """
         last = checkpoints.last if checkpoints else None
-        log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
+        log(
+            f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
+            + (f", going on from {last}" if last else "")
+        )
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
         lines = [] if self._shows_bars else [EpochLines(recipe.where, log)]

@@ -225,3 +225,27 @@ def test_rows_of_states_belong_to_their_unit() -> None:
     assert summary(graph) == {"enter": 10}
     assert owned(graph.groups[0])["others"] == {("enter.bias", 0, 1), ("rates", 0, 1)}
     assert "read.weight" in graph.frozen
+
+
+@pytest.mark.parametrize("name", ["einsum", "matmul"])
+def test_a_single_unit_is_counted_as_it_runs(name: str) -> None:
+    """With one input `einsum` multiplies, and is no product to a counter; the plan says the same."""
+    function, turned = PRODUCTS[name]
+    model = Weights(function, turned=turned).eval()
+    result = snp.prune(model, [TOKENS.repeat(8, 1, 1)], target_units=0.01, cut="uniform", round_to=1)
+    assert [len(decision.kept) for decision in result.plan.groups] == [1, 1]
+    assert result.plan.macs["pruned"] == macs_of_batch(result.model, Batch.of(TOKENS))
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+def test_a_weight_in_a_form_that_no_fit_knows_is_folded(calibration: str) -> None:
+    """It is read all the same: what is cut is masked in the dense network, and what stays takes over."""
+    twice = lambda x, w: F.linear(x, w.T.T.unsqueeze(0).squeeze(0))  # noqa: E731
+    model = Weights(twice, turned=True).eval()
+    inputs = torch.randn(64, 5, 6, generator=torch.Generator().manual_seed(1))
+    result = snp.prune(model, [inputs], target_units=0.5, cut="uniform", calibration=calibration)
+    assert result.check < 1e-6
+    deleted = snp.prune(model, [inputs], target_units=0.5, cut="uniform", reconstruct=False)
+    with torch.no_grad():
+        errors = [float(F.mse_loss(small.model(inputs), model(inputs))) for small in (result, deleted)]
+    assert errors[0] < errors[1]

@@ -202,11 +202,26 @@ def test_inputs_of_another_size_are_not_sampled() -> None:
 
 def test_channel_reader_has_the_channels_of_every_position() -> None:
     """Without patches a convolution's samples are channels and cannot be matched with outputs."""
-    reader = reader_of(Two(nn.Conv2d(6, 5, 3)), 9, conv_gram="channel")
-    inputs = torch.randn(2, 6, 9, 9)
+    reader = reader_of(Two(nn.Conv2d(6, 5, 3)), 8, conv_gram="channel")
+    inputs = torch.randn(2, 6, 8, 8)
     assert reader.patch is None
     assert not reader.fits_outputs
     assert torch.equal(reader.samples(inputs), inputs.permute(0, 2, 3, 1).reshape(-1, 6))
+
+
+@pytest.mark.parametrize(("channels", "count"), [(6, 64), (256, 64), (300, 75)])
+def test_of_large_maps_some_positions_are_samples(channels: int, count: int) -> None:
+    """The same of every image, no position twice, at least 64 and a quarter of the channels; fits look at all."""
+    model = Two(nn.Conv2d(channels, 5, 3), channels)
+    reader = reader_of(model, 20, conv_gram="channel")
+    places = torch.arange(400.0).reshape(1, 1, 20, 20).expand(2, channels, 20, 20)
+    first, second = reader.samples(places).reshape(2, count, channels)
+    assert torch.equal(first, second)
+    assert torch.equal(first[:, :1].expand(-1, channels), first)
+    assert len(first[:, 0].unique()) == count
+    graph = analyse(model.eval(), torch.zeros(2, 3, 20, 20))
+    fitted = readers_of(model, graph, graph.groups, "channel", by_block=True)["layer.weight"]
+    assert len(fitted.samples(places)) == 2 * 400
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (2, 3, 5, 6)])

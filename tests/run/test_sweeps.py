@@ -142,7 +142,7 @@ def test_seeds_train_and_calibrate_once(tmp_path: Path) -> None:
     )
     ended = wait(start("experiment=ratios", *quick, "hydra.sweep.dir=sweep", cwd=tmp_path), timeout=1000)
     assert ended.status == 0, ended.stderr
-    assert ended.stdout.count("dense training: 1 epochs") == 3
+    assert ended.stdout.count("dense training: 1 epoch\n") == 3
     runs = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("[0-9]*/metrics.json")]
     assert len(runs) == 21
     assert sum(not entry["calibration/reused"] for entry in runs) == 3
