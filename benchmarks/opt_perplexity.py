@@ -10,6 +10,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,26 @@ from snp.fit.preparation import Measured, prepare, sensitivity_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.readers import limited
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
 from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 
-# Name -> settings; the peers choose by their own scores, and are fitted as their papers say.
+# The peers choose by their own scores of plain sums of squares, and are fitted as their papers say.
+_PEER = {"reconstruct": False, "calibration": "joint", "largest_token": None}
 METHODS: dict[str, dict[str, Any]] = {
-    "magnitude, deletion": {"planner": "magnitude", "reconstruct": False, "calibration": "joint"},
-    "Wanda-sp, deletion": {"planner": "wanda_sp", "reconstruct": False, "calibration": "joint"},
-    "FLAP-style, means into biases": {"planner": "flap", "reconstruct": False, "calibration": "joint"},
-    "OSSCAR-style, least squares": {"planner": "osscar", "calibration": "joint"},
+    "magnitude, deletion": {**_PEER, "planner": "magnitude"},
+    "Wanda-sp, deletion": {**_PEER, "planner": "wanda_sp"},
+    "FLAP-style, means into biases": {**_PEER, "planner": "flap"},
+    "VBP-style, means into biases": {**_PEER, "planner": "vbp"},
+    "OSSCAR-style, least squares": {**_PEER, "planner": "osscar", "reconstruct": True},
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
 }
-MEANS_FOLDED = "FLAP-style, means into biases"
+MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
 
 def perplexity(model: nn.Module, data: TextData, num_windows: int | None) -> float:
@@ -59,42 +64,46 @@ def perplexity(model: nn.Module, data: TextData, num_windows: int | None) -> flo
     return math.exp(total / count)
 
 
-def measured(subject: Subject, batches: list[Tensor]) -> dict[str, Moments]:
+def measured(subject: Subject, batches: Sequence[Batch]) -> dict[str, Moments]:
     """Moments of all batches."""
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in batches:
-            subject.model(batch)
+            collector.measure(batch)
     return collector.moments
 
 
 class Bench:
-    """One network whose structures of some kinds may be cut, measured once for all methods.
+    """One network whose structures of some kinds may be cut, measured once for all methods that look at the same.
 
     Args:
         model: dense.
-        batches: calibration windows.
+        batches: calibration samples.
         structures: as ``prune.structures``.
     """
 
     def __init__(self, model: nn.Module, batches: list[Tensor], structures: Sequence[str]) -> None:
         self.batches, self.structures = Batch.all(batches), tuple(structures)
         self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
-        sensitivity = sensitivity_of(self.subject, self.batches, PruneSettings())
-        moments = measured(self.subject, batches)
-        # Heads lie in the bases that suit a cut where the method refits what stays.
-        self._prepared = {
-            refits: prepare(
-                Measured(self.subject, moments, sensitivity), PruneSettings(reconstruct=refits), self.batches
-            )
-            for refits in (True, False)
-        }
+        self._moments: dict[float | None, dict[str, Moments]] = {}
+        self._sensitivity: dict[str, Tensor] = {}
 
-    def pruned(self, method: str, left: float) -> nn.Module:
-        """The small network of one method at one budget."""
-        settings = PruneSettings(target_params=left, structures=self.structures, **METHODS[method])
-        subject, problem = self._prepared[settings.reconstruct]
+    def _prepared(self, settings: PruneSettings) -> tuple[Subject, Problem]:
+        """Heads lie in the bases that suit a cut where the method refits what stays."""
+        largest = settings.largest_token
+        subject = replace(self.subject, readers=limited(self.subject.readers, largest))
+        if largest not in self._moments:
+            self._moments[largest] = measured(subject, self.batches)
+        if settings.needs_sensitivity and not self._sensitivity:
+            self._sensitivity = sensitivity_of(subject, self.batches, settings)
+        sensitivity = self._sensitivity if settings.needs_sensitivity else {}
+        return prepare(Measured(subject, self._moments[largest], sensitivity), settings, self.batches)
+
+    def pruned(self, method: str, **target: float) -> nn.Module:
+        """The small network of one method at one target."""
+        settings = PruneSettings(structures=self.structures, **METHODS[method], **target)
+        subject, problem = self._prepared(settings)
         plan = decide(subject, problem, settings, samples=sum(batch.size for batch in self.batches)).plan
-        if method == MEANS_FOLDED:
+        if method in MEANS_FOLDED:
             return fold_means(subject, problem, plan)
         print(_kept(plan), file=sys.stderr)
         return realise(subject, problem, plan, settings, self.batches).model
@@ -142,7 +151,9 @@ def main() -> None:
         bench = Bench(model, batches, structures.split(","))
         for removed, method in product(options.removed, options.methods):
             row = method if len(options.structures) == 1 else f"{method}: {structures.replace(',', ', ')}"
-            found.setdefault(row, []).append(perplexity(bench.pruned(method, 1 - removed), data, options.windows))
+            found.setdefault(row, []).append(
+                perplexity(bench.pruned(method, target_params=1 - removed), data, options.windows)
+            )
             print(f"{removed:.0%} {row}: {found[row][-1]:.2f}", file=sys.stderr, flush=True)
     rows = [[m, *(f"{value:.2f} ({value / dense:.3f})" for value in values)] for m, values in found.items()]
     scored = "all" if options.windows is None else f"the first {options.windows}"

@@ -109,7 +109,7 @@ MANNERS: dict[str, Manner] = {
     r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
         "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
     ),
-    r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)\w+\.py.*": Manner("describe", reason=_LONG),
+    r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)[\w/]+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 (python run\.py|snp run) \.\.\.": Manner("left", reason="the dots are any options"),
     r"pip install .*": Manner("left", reason=".ci/run installs; a rehearsal has no network"),
