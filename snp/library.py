@@ -143,7 +143,7 @@ def prune_streamed(
             subject = subject_of(model.eval(), inputs[0].example(), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
-                moments = stream_moments(model, inputs, subject.readers, Path(folder))
+                moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
                 decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))

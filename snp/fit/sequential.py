@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import tail_of
-from snp.fit.layer import LayerFit, reestimate
+from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
@@ -63,7 +64,8 @@ def fit_in_sequence(
         batches: inputs on the model's device.
         readers: weight name -> how its inputs are read.
         kept: weight name -> Gram columns that stay, for every reader.
-        start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
+        start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
+            layer gets that cannot be fitted here, because its weight is read twice.
         settings: see :class:`snp.settings.FitSettings`.
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
@@ -136,7 +138,7 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
-        fit = LayerFit(networks, node, read, reader, self._kept[name])
+        fit = LayerFit(networks, node, read, reader, self._kept[name], self._start if loses else None)
         if not reader.fits_outputs:
             fit.inputs(self._settings)
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from snp.core.outliers import limiting_scale
 from snp.graph.grouped_kernels import rows_of, weight_of
 from snp.graph.units import Slice
 from snp.measure.patches import Patch, sampled_positions
@@ -36,6 +37,7 @@ class Reader:
         is_product: every position is read alone, by a matrix.
         is_recurrent: an output depends on what was read at other positions, too.
         is_routed: it reads the tokens that are sent to it, perhaps none: a layer of an expert.
+        largest_token: energy that one token may have beside the median of its sample; None for any.
     """
 
     weight: str
@@ -52,6 +54,7 @@ class Reader:
     is_product: bool = False
     is_recurrent: bool = False
     is_routed: bool = False
+    largest_token: float | None = None
 
     def rows(self, weight: Tensor) -> Tensor:
         """The layer's weight, or one of its shape, with outputs as rows, shape [O, C / B, ...]."""
@@ -79,6 +82,22 @@ class Reader:
             return rows
         return rows.reshape(-1, self.num_columns, self.shared).transpose(1, 2).reshape(-1, self.num_columns)
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Is every position of its inputs one vector that is read alone, channels last?"""
+        return self.patch is None and self.channel_dim == -1
+
+    def token_scale(self, vectors: Tensor, counted: Tensor | None = None) -> Tensor | None:
+        """Factor of every token that keeps the largest within bounds; None where vectors are no tokens of a sample.
+
+        Args:
+            vectors: what the layer reads or gives out, shape [N, ..., C].
+            counted: which tokens are no padding, shape [N, ...].
+        """
+        if self.largest_token is None or not self.reads_tokens or self.shared > 1 or vectors.ndim < 3:
+            return None
+        return limiting_scale(vectors, self.largest_token, counted)
+
     def blocks(self, kept: Tensor) -> list[Block]:
         """The parts that are fitted alone, each with its share of the kept columns; one for a plain layer."""
         size = self.num_columns // self.num_blocks
@@ -97,7 +116,7 @@ class Reader:
     def sampling(self) -> tuple[object, ...]:
         """Readers of one tensor with equal values here see the same samples."""
         geometry = None if self.patch is None else self.patch.geometry
-        return self.channel_dim, self.shared, self.num_blocks, self.most_positions, geometry
+        return self.channel_dim, self.shared, self.num_blocks, self.most_positions, geometry, self.largest_token
 
     @property
     def fits_outputs(self) -> bool:

@@ -15,7 +15,7 @@ from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, num_sampled, patch_of
 from snp.measure.reader import Block, Reader
 
-__all__ = ["Block", "Reader", "head_readers", "other_readers", "reader_of", "readers_of"]
+__all__ = ["Block", "Reader", "head_readers", "limited", "other_readers", "reader_of", "readers_of"]
 
 
 def readers_of(
@@ -47,6 +47,11 @@ def readers_of(
                 reader = reader_of(model, member, reading, patch)
                 readers[member.tensor] = reader if by_block else _sampled(reader, model.get_parameter(member.tensor))
     return readers
+
+
+def limited(readers: Mapping[str, Reader], largest_token: float | None) -> dict[str, Reader]:
+    """The same readers, for which no token counts more than so many usual ones (:mod:`snp.core.outliers`)."""
+    return {name: replace(reader, largest_token=largest_token) for name, reader in readers.items()}
 
 
 def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:

@@ -77,6 +77,10 @@ MANNERS: dict[str, Manner] = {
     r"snp inspect FOLDER": Manner("run", {"FOLDER": "{run}"}, prints="units"),
     r"snp run model=timm .*": Manner("run", {"=photos": "={images}"}, FEW),
     r"snp run -m seed=0,1,2 .*": Manner("run", {"seed=0,1,2": "seed=0"}, FEW, prints="Summary of all runs: "),
+    r"snp compare FOLDER": Manner("run", {"FOLDER": "{run}"}, prints=""),
+    r"snp run experiment=(ratios|orderings) model=cifar_resnet56 .*": Manner(
+        "left", reason="a dozen runs of a minute; the experiments themselves are rehearsed on the digits"
+    ),
     r"snp compare RUN RUN .*|python -m snp\.report .*": Manner(
         "run",
         {"RUN RUN ...": "{run} {run}", "FOLDER": "figures", "report RUN": "report {run}", f"{_SWEEP} ": "{run} "},
