@@ -104,7 +104,7 @@ MANNERS: dict[str, Manner] = {
     ),
     # ---------------------------------------------------------------------------------------------------- benchmarks
     r"python benchmarks/ordering_cost\.py .*": Manner(
-        "run", {"1024 2048": "32 64", "8192": "64"}, "--iterate 0", prints="|"
+        "run", {"1024 2048": "32 64", "8192": "64", "512 4096": "32 64"}, "--iterate 0", prints="|"
     ),
     r"python benchmarks/opt_perplexity\.py .*": Manner(
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
