@@ -17,7 +17,9 @@ from snp.measure.objective import Objective
 __all__ = ["HALF", "Lesson", "rate_factor"]
 
 HALF = (torch.float16, torch.bfloat16)
-_BATCH, _MOMENTUM, _WARM_UP = 64, 0.9, 0.05
+_MOMENTUM, _WARM_UP = 0.9, 0.05
+# Few samples, such as windows of text, still make so many steps in an epoch; no batch is larger, or smaller.
+_STEPS, _LARGEST_BATCH, _SMALLEST_BATCH = 14, 64, 4
 _LARGEST_NORM = 3.0  # of a gradient beside those of the steps before: one bad batch moves no network far
 
 
@@ -58,7 +60,7 @@ class Lesson:
 
     def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
         """One pass; it ends early where gradients stop being finite."""
-        size = min(_BATCH, samples.num_tuned)
+        size = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, samples.num_tuned // _STEPS))
         num_steps = num_epochs * samples.num_batches(size)
         for batch in samples.shuffled(size, generator):
             for group in self._optimizer.param_groups:
