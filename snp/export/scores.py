@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snp.report.findings import NOISY_SPREAD
+from snp.report.speed import NOISY_SPREAD
 from snp.report.stages import format_count, format_share
 from snp.speed.timing import time_in_turns
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
@@ -13,18 +13,22 @@ from snp.report.document import Block, Figure, Page, Section, Text
 from snp.report.html import to_html
 from snp.report.page import write_page
 from snp.report.runs import Runs, read_runs
+from snp.report.speed import is_noisy
 from snp.report.stages import LOWER_IS_BETTER, SMALL
 
 __all__ = ["write_comparison"]
 
 
-def write_comparison(folders: Iterable[str | Path], out: str | Path, title: str = "") -> Path:
+def write_comparison(
+    folders: Iterable[str | Path], out: str | Path, title: str = "", first: Sequence[Section] = ()
+) -> Path:
     """Write one self-contained page that sets runs side by side.
 
     Args:
         folders: Of runs, or folders of run folders as sweeps leave them.
         out: The HTML file; its folder is made.
         title: Of the page.
+        first: Sections above those of every comparison.
 
     Returns:
         The path of the page.
@@ -35,15 +39,16 @@ def write_comparison(folders: Iterable[str | Path], out: str | Path, title: str 
     """
     runs, path = read_runs(folders), Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_page(path, to_html(_page(runs, title), script=get_plotlyjs()))
+    return write_page(path, to_html(_page(runs, title, first), script=get_plotlyjs()))
 
 
-def _page(runs: Runs, title: str) -> Page:
-    first, second = runs.records[0], runs.records[min(1, len(runs.records) - 1)]
-    names = [runs.names[record.folder] for record in (first, second)]
-    overlap = plan_table(first, second) if first is not second else None
+def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
+    pair = runs.pair
+    names = [runs.names[record.folder] for record in pair]
+    overlap = plan_table(*pair) if len(pair) == 2 else None
     sections = (
         _section("", _lead(runs)),
+        *first,
         _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
         _section("Rules side by side", *(spread_table(runs, stage) for stage in SMALL)),
         _section(
@@ -63,8 +68,8 @@ def _page(runs: Runs, title: str) -> Page:
         _section(
             "Two plans",
             Text(
-                f"Units that `{names[0]}` (first) and `{names[1]}` (second) keep; of two other runs, where they are "
-                "named first."
+                f"Units that `{names[0]}` (first) and `{names[1]}` (second) keep; `snp compare OTHER OTHER` shows "
+                "two others."
             )
             if overlap
             else None,
@@ -78,10 +83,19 @@ def _lead(runs: Runs) -> Text:
     models = sorted({f"{record.model} on {record.data}" if record.data else record.model for record in runs.records})
     seeds = sorted({str(record.settings.get("seed")) for record in runs.records})
     return Text(
-        f"{len(runs.records)} runs of {', '.join(models)}; {len(runs.lines)} rules, seeds {', '.join(seeds)}. Means "
-        "stand with the smallest and the largest of their runs. Time is a pass of the pruned network over one of the "
-        "dense network, measured in turns in the same run."
+        f"{len(runs.records)} runs of {', '.join(models)}; {_count(len(runs.lines), 'setting')}, seeds "
+        f"{', '.join(seeds)}. Means stand with the smallest and the largest of their runs. Time is a pass of the "
+        f"pruned network over one of the dense network, measured in turns in the same run{_noise(runs)}."
     )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _noise(runs: Runs) -> str:
+    noisy = sum(is_noisy(record.metrics) for record in runs.records)
+    return f"; that of {_count(noisy, 'run')} is left out, because the clock was noisy" if noisy else ""
 
 
 def _front_title(runs: Runs) -> str:

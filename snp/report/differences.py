@@ -8,6 +8,7 @@ from typing import Any
 from snp.report.document import Cell, Table
 from snp.report.record import Record
 from snp.report.runs import COSTS, Runs
+from snp.report.speed import is_noisy
 from snp.report.stages import STAGE_WORDS, STAGES, number
 
 __all__ = ["TITLES", "plan_table", "runs_table", "settings_table", "spread_table"]
@@ -28,7 +29,7 @@ def _run_row(runs: Runs, record: Record, stages: Sequence[str]) -> list[Cell | s
     target = "-" if record.target is None else "{} {:g}".format(*record.target)
     row: list[Cell | str] = [
         runs.names[record.folder],
-        record.rule or "-",
+        runs.rule_of(record) or "-",
         target,
         str(record.settings.get("seed", "-")),
     ]
@@ -40,6 +41,8 @@ def _run_row(runs: Runs, record: Record, stages: Sequence[str]) -> list[Cell | s
 
 def _share(record: Record, cost: str) -> Cell | str:
     if cost == "latency":
+        if is_noisy(record.metrics):
+            return "noisy"
         share = number(record.metrics, "latency/measured_share")
     else:
         small, dense = (number(record.metrics, f"{stage}/{cost}") for stage in ("pruned", "dense"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from snp.report.intervals import wilson
 from snp.report.record import Record
+from snp.report.speed import is_noisy
 from snp.report.stages import LOWER_IS_BETTER, better_stage, format_share, number, score_of
 
 __all__ = ["findings"]
@@ -13,7 +14,6 @@ __all__ = ["findings"]
 # Accuracy points and times the perplexity that nobody overlooks.
 LOST_POINTS, LOST_FACTOR = 1.0, 1.05
 GAINED_SHARE = 0.95  # of the dense time: what is above has not gained any
-NOISY_SPREAD = 0.2  # between the quartiles of the share, as a part of it
 WHOLE_SHARE = 0.3  # of the multiply-accumulates in layers that nothing was cut of
 FEW_SAMPLES = 128
 WEAK_SELF_CHECK = 1e-4
@@ -63,7 +63,7 @@ def _no_time(record: Record) -> Iterator[str]:
     share, low, high = (number(record.metrics, f"latency/measured_share{part}") for part in ("", "_low", "_high"))
     if share is None or low is None or high is None:
         return
-    if high - low > NOISY_SPREAD * share:
+    if is_noisy(record.metrics):
         yield (
             f"The clock was noisy: half of the passes took between {format_share(low, 0)} and {format_share(high, 0)} "
             "of the dense network's. Times of this run mean little; measure again on an idle machine."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from snp.report.document import Figure, Table, Text, Tile, Tiles
 from snp.report.intervals import wilson
 from snp.report.record import Record
-from snp.report.speed import in_turns
+from snp.report.speed import in_turns, is_noisy
 from snp.report.stages import (
     SCORE_WORDS,
     Stage,
@@ -37,7 +37,7 @@ def headline(record: Record) -> Text | None:
     dense, best = stages.get("dense"), stages.get(better_stage(metrics) or "")
     if not dense or not best:
         return None
-    parts = [text for text in (_asked(record), *_shares(stages, best)) if text]
+    parts = [text for text in (_asked(record), *_shares(stages, best, is_noisy(metrics))) if text]
     kept = f"The {best.name} network needs {', '.join(parts)} of the dense one" if parts else ""
     score = score_of(metrics)
     before, after = getattr(dense, score), getattr(best, score)
@@ -58,13 +58,14 @@ def _asked(record: Record) -> str:
     return f"{100 * reached:.0f} % of the parameters outside embeddings"
 
 
-def _shares(stages: dict[str, Stage], best: Stage) -> list[str]:
+def _shares(stages: dict[str, Stage], best: Stage, has_noise: bool) -> list[str]:
+    """What is left of the dense network; of time only what a calm clock said."""
     parts = []
     for measure, word in (("macs", "MACs"), ("params", "parameters"), ("latency_ms", "time")):
         # Fine-tuning changes no shapes, so its network takes the time of the pruned one.
         small = stages.get("pruned", best) if measure == "latency_ms" else best
         before, after = getattr(stages["dense"], measure), getattr(small, measure)
-        if before and after is not None:
+        if before and after is not None and not (has_noise and measure == "latency_ms"):
             parts.append(f"{100 * after / before:.0f} % of the {word}")
     return parts
 
@@ -92,7 +93,8 @@ def tiles(record: Record) -> Tiles | None:
         quartiles = (
             "" if low is None or high is None else f"quartiles {format_share(low, 0)} to {format_share(high, 0)}"
         )
-        found.append(Tile("time, in turns", format_share(share), quartiles))
+        shown = "?" if is_noisy(metrics) else format_share(share)
+        found.append(Tile("time, in turns", shown, f"noisy clock: {quartiles}" if shown == "?" else quartiles))
     return Tiles(tuple(tile for tile in found if tile is not None))
 
 
@@ -115,7 +117,7 @@ def comparison(record: Record) -> tuple[Table | Text, ...]:
     metrics, stages = record.metrics, read_stages(record.metrics)
     if not stages:
         return (Text("Nothing was measured in this run."),)
-    rows = [*comparison_rows(stages), *_interval_row(record, stages)]
+    rows = [*comparison_rows(stages, is_noisy(metrics)), *_interval_row(record, stages)]
     words = tuple(stage.name for stage in stages)
     notes = ["One MAC is two FLOPs. Percentages compare with the dense network, points with its score."]
     titles = {"calibration/text": "calibrated on", "test/text": "perplexity on", "test/second_text": "second text"}

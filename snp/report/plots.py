@@ -112,7 +112,7 @@ def heat_map(runs: Runs) -> str | None:
     figure = go.Figure(
         go.Heatmap(
             z=shares, x=[shorten(name, 22) for name in names],
-            y=[shorten(runs.names[record.folder], 26) for record in records],
+            y=[shorten(runs.labels[record.folder], 34) for record in records],
             text=words, customdata=[names] * len(records), zmin=0, zmax=100, colorscale="Blues", xgap=1, ygap=1,
             colorbar={"title": "", "ticksuffix": " %", "thickness": 9, "len": 0.5, "orientation": "h", "y": 1.01,
                       "yanchor": "bottom", "x": 0.5},
@@ -167,7 +167,7 @@ def _curve(
 ) -> list[go.Scatter]:
     shown = [(count, value) for count, value in curve if value > _LOWEST]
     kept = next((len(group["kept"]) for group in record.groups if group["name"] == name), None)
-    label = html.escape(runs.names[record.folder])
+    label = html.escape(runs.labels[record.folder])
     common: dict[str, Any] = {"visible": is_shown, "hovertemplate": f"{label}: %{{x}} kept, %{{y:.2e}}<extra></extra>"}
     line = go.Scatter(
         x=[k for k, _ in shown], y=[v for _, v in shown], mode="lines", line={"color": colour, "width": 1.4}, **common

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from snp.report.intervals import mean_and_spread
 from snp.report.record import Record, read_record
+from snp.report.speed import is_noisy
 from snp.report.stages import number, read_stages, score_of
 
 __all__ = ["COSTS", "Cell", "Runs", "Spread", "read_runs"]
@@ -20,6 +22,7 @@ __all__ = ["COSTS", "Cell", "Runs", "Spread", "read_runs"]
 COSTS = {"macs": "MACs", "params": "parameters", "latency": "time of a pass, in turns"}
 # Named by the line's own words, by the point on it, or not chosen by anyone.
 _NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "level", "samples", "dry_run"}
+_LONG = 26  # of a name beside a figure, letters
 _PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
 
 
@@ -58,9 +61,10 @@ class Cell:
         return self._spread(f"{stage}/{score_of(self.records[0].metrics)}")
 
     def share(self, cost: str) -> Spread | None:
-        """Share of the dense network's cost that is left, in percent; of time by the measurement in turns."""
+        """Share of the dense network's cost that is left, in percent; of time by the measurement in turns, if calm."""
         if cost == "latency":
-            return self._spread("latency/measured_share", 100)
+            calm = tuple(record for record in self.records if not is_noisy(record.metrics))
+            return replace(self, records=calm)._spread("latency/measured_share", 100)
         shares = [
             100 * small / dense
             for record in self.records
@@ -90,6 +94,32 @@ class Runs:
         return {record.folder: str(record.folder) for record in self.records}
 
     @cached_property
+    def labels(self) -> dict[Path, str]:
+        """Folder -> its name, or, where names are long, the words by which the run differs from the others."""
+        if max(map(len, self.names.values())) <= _LONG:
+            return self.names
+        known = [
+            (self.line_of(record), _target(record), f"seed {record.settings.get('seed')}") for record in self.records
+        ]
+        told = [place for place in range(3) if len({words[place] for words in known}) > 1]
+        found = {
+            record.folder: ", ".join(words[place] for place in told)
+            for record, words in zip(self.records, known, strict=True)
+        }
+        return found if len(set(found.values())) == len(found) else self.names
+
+    @property
+    def pair(self) -> tuple[Record, ...]:
+        """Two runs whose plans are worth a look side by side: the first, and the next of another line or else seed."""
+        first, *others = self.records
+
+        def distance(other: Record) -> tuple[bool, bool, bool]:
+            is_same = self.line_of(other) == self.line_of(first)
+            return is_same, other.target != first.target, other.settings.get("seed") != first.settings.get("seed")
+
+        return (first, min(others, key=distance)) if others else (first,)
+
+    @cached_property
     def varying(self) -> dict[str, list[str]]:
         """Setting -> its value in every run, for settings in which runs differ; "-" where a run has none."""
         known = [_settings(record) for record in self.records]
@@ -102,8 +132,7 @@ class Runs:
         """Runs by line and target, in the order of the first run of each."""
         found: dict[tuple[str, str], list[Record]] = {}
         for place, record in enumerate(self.records):
-            target = "no target" if record.target is None else "{} {:g}".format(*record.target)
-            found.setdefault((self._line(place), target), []).append(record)
+            found.setdefault((self._line(place), _target(record)), []).append(record)
         return [Cell(line, target, tuple(records)) for (line, target), records in found.items()]
 
     @property
@@ -125,7 +154,15 @@ class Runs:
         told = {name: values for name, values in self.varying.items() if name not in _NOT_NAMED}
         usual = {name: Counter(values).most_common(1)[0][0] for name, values in told.items()}
         own = [f"{name}={values[place]}" for name, values in told.items() if values[place] != usual[name]]
-        return ", ".join([self.records[place].rule or self.records[place].model, *own])
+        return ", ".join([self.rule_of(self.records[place]) or self.records[place].model, *own])
+
+    def rule_of(self, record: Record) -> str:
+        """Ordering and cut; the ordering alone where that is all in which the rules differ."""
+        cuts = {(one.settings.get("cut"), one.settings.get("planner", "snp")) for one in self.records}
+        orderings = {str(one.settings.get("ordering")) for one in self.records}
+        if len(cuts) == 1 and cuts.pop()[1] == "snp" and len(orderings) > 1:
+            return f"order {record.settings.get('ordering')}"
+        return record.rule
 
 
 def read_runs(paths: Iterable[str | Path]) -> Runs:
@@ -153,9 +190,17 @@ def _run_folders(path: Path) -> list[Path]:
     )
     if not found:
         raise FileNotFoundError(f"{path} is no run folder, and holds none: there is no metrics.json in it")
-    return sorted(
-        found, key=lambda folder: [(len(part), part) if part.isdigit() else (0, part) for part in folder.parts]
-    )
+    return sorted(found, key=lambda folder: [_natural(part) for part in folder.parts])
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers in a name count as numbers: 2_zca stands before 10_zca."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _target(record: Record) -> str:
+    return "no target" if record.target is None else "{} {:g}".format(*record.target)
 
 
 def _settings(record: Record) -> dict[str, Any]:

@@ -31,6 +31,7 @@ MEASURES = {
 }
 # The networks that are timed in turns; training changes no shapes, so its networks take what the pruned one takes.
 TIMED = ("dense", "pruned")
+_TIMES = ("latency_ms", "samples_per_s", "tokens_per_s")
 
 
 # What a network is judged by, the first that was measured.
@@ -120,23 +121,36 @@ def number(metrics: Mapping[str, Any], name: str) -> float | None:
     return value if is_number else None
 
 
-def comparison_rows(stages: list[Stage]) -> list[list[str]]:
-    """Return one row per measure: its name, then one cell per stage, each compared with the dense network."""
+def comparison_rows(stages: list[Stage], has_noise: bool = False) -> list[list[str]]:
+    """Return one row per measure: its name, then one cell per stage, each compared with the dense network.
+
+    Args:
+        stages: to set side by side.
+        has_noise: the clock was noisy, so that times are not compared.
+    """
     dense = next((stage for stage in stages if stage.name == "dense"), None)
     return [
-        [title, *(_cell(measure, getattr(stage, measure), getattr(dense, measure, None), stage) for stage in stages)]
+        [
+            title,
+            *(
+                _cell(measure, getattr(stage, measure), getattr(dense, measure, None), stage, has_noise)
+                for stage in stages
+            ),
+        ]
         for measure, title in MEASURES.items()
         if any(getattr(stage, measure) is not None for stage in stages)
     ]
 
 
-def _cell(measure: str, value: float | None, dense: float | None, stage: Stage) -> str:
+def _cell(measure: str, value: float | None, dense: float | None, stage: Stage, has_noise: bool) -> str:
     if value is None:
-        is_same = stage.name in ("tuned", "finetuned") and measure in ("latency_ms", "samples_per_s", "tokens_per_s")
+        is_same = stage.name in ("tuned", "finetuned") and measure in _TIMES
         return "as pruned" if is_same else "-"
     text = format_measure(measure, value)
     if stage.name == "dense" or not dense:
         return text
+    if has_noise and measure in _TIMES:
+        return f"{text} (noisy clock)"
     if measure.startswith("acc"):
         return f"{text} ({value - dense:+.2f})"
     if "perplexity" in measure:

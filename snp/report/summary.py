@@ -1,37 +1,46 @@
-"""What does a sweep answer?  ``summary.csv``, one figure with mean and spread over the seeds, and ``summary.html``."""
+"""What does a sweep leave?  ``summary.csv``, one figure with mean and spread over the seeds, and ``summary.html``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from snp.report.canvas import TEXT, panels, save, write_csv
+from snp.report.answer import Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
+from snp.report.canvas import CONTEXT, TEXT, drawing, panels, save, write_csv
 from snp.report.compare import write_comparison
+from snp.report.document import Figure, Section, Text
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
-from snp.report.stages import STAGES, number
+from snp.report.stages import STAGE_WORDS, STAGES
+from snp.report.tradeoff import AXES
 
 __all__ = ["write_summary"]
 
+
 _NUMBERS = ("macs", "params")
-# What follows from a setting, or is chosen with another one, is no question of its own.
-_NOT_ASKED = {"seed", "level", "samples", "target"}
 _HUES = ("#2a6f97", "#c8553d", "#5b8e7d", "#8a6fb0", "#d4a017", "#3d405b", "#a44a3f", "#7f8c8d", "#bc6c25")
+_ASIDE = 0.012  # of the axis, between lines: bars at the very same place would hide each other
+_ALONG = {
+    "target_macs": "share of the MACs that was asked for",
+    "target_params": "share of the parameters that was asked for",
+    "target_latency": "share of the time that was asked for",
+    "calibration.samples": "calibration samples",
+    "finetune.epochs": "epochs of fine-tuning",
+}
 
-Points = dict[str, dict[str, list[float]]]
 
-
-def write_summary(folder: str | Path) -> Path:
+def write_summary(folder: str | Path, question: str = "") -> tuple[Path, list[str]]:
     """Write ``summary.csv`` (a row per run), ``answer.png``, ``.svg``, ``.pdf`` and ``.csv``, and ``summary.html``.
 
     Args:
         folder: of a sweep, with a run in each of its folders.
+        question: that the sweep asks; the title of the page.
 
     Returns:
-        The path of the page.
+        The path of the page, and sentences that say which setting is ahead.
 
     Raises:
         FileNotFoundError: there are no runs in it.
@@ -39,100 +48,135 @@ def write_summary(folder: str | Path) -> Path:
     """
     place = Path(folder)
     runs = read_runs([place])
-    asked = {name: values for name, values in _asked(runs).items() if len(set(values)) > 1}
-    _write_rows(runs, asked, place / "summary.csv")
-    if asked:
-        _draw_answer(runs, asked, place / "answer.png")
-    return write_comparison([place], place / "summary.html", f"What {place.name} answers")
+    answer = answer_of(runs)
+    _write_rows(runs, answer, place / "summary.csv")
+    sections: list[Section] = []
+    if answer.stages:
+        _draw_answer(answer, place / "answer.png")
+        sections.append(_section(answer))
+    title = question or f"What {place.name} answers"
+    page = write_comparison([place], place / "summary.html", title, sections)
+    return page, _sentences(answer)
 
 
-def _asked(runs: Runs) -> dict[str, list[str]]:
-    """Settings in which runs differ; a target by its number."""
-    targets = [f"{record.target[1]:g}" if record.target else "-" for record in runs.records]
-    kinds = {record.target[0] for record in runs.records if record.target}
-    name = f"target_{kinds.pop()}" if len(kinds) == 1 else "target"
-    return {**{name: found for name, found in runs.varying.items() if name not in _NOT_ASKED}, name: targets}
-
-
-def _write_rows(runs: Runs, asked: dict[str, list[str]], path: Path) -> None:
+def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
     names = [f"{stage}/{part}{runs.score}" for stage in STAGES for part in ("val_", "")]
     names += [f"{stage}/{name}" for stage in STAGES[:2] for name in _NUMBERS]
-    names += ["latency/measured_share", "calibration/reused", "time/finetune_s"]
-    header = ["run", "seed", *asked, *names]
+    names += [f"latency/measured_share{part}" for part in ("", "_low", "_high")]
+    names += ["calibration/reused", "time/finetune_s"]
+    asked = {name: values for name, values in answer.asked.items() if name != "seed"}
     rows = [
         [runs.names[record.folder], record.settings.get("seed"), *(values[place] for values in asked.values())]
         + [record.metrics.get(name) for name in names]
         for place, record in enumerate(runs.records)
     ]
-    write_csv(path, header, rows)
+    write_csv(path, ["run", "seed", *asked, *names], rows)
 
 
-def _draw_answer(runs: Runs, asked: dict[str, list[str]], path: Path) -> None:
+def _section(answer: Answer) -> Section:
+    """The figure, and who is ahead."""
+    drawn = tuple(
+        drawing(lambda axis, stage=stage: _draw(axis, answer, stage, has_legend=True), width=4.6, height=3.4)  # type: ignore[misc]
+        for stage in answer.stages
+    )
+    last = list(answer.stages)[-1]
+    table = leads_table(answer, last)
+    note = Text(
+        f"Which setting is ahead {STAGE_WORDS[last]}, on the test part; differences are taken seed by seed. A lead "
+        "counts as decided where the same setting is ahead in every one of at least three seeds; all else is noise "
+        "until more seeds say so."
+    )
+    blocks = (Figure(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
+    return Section("The answer", blocks)
+
+
+def _sentences(answer: Answer) -> list[str]:
+    """For the terminal."""
+    if not answer.stages:
+        return []
+    stage = list(answer.stages)[-1]
+    return [
+        f"{stage}, {answer.along}={lead.place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, ahead in "
+        f"{lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
+        for lead in leads(answer, stage)
+    ]
+
+
+def _draw_answer(answer: Answer, path: Path) -> None:
     """Scores on the test part after pruning and after fine-tuning, one line per combination of the other settings."""
-    along = _axis(asked)
-    found = {stage: _points(runs, asked, along, f"{stage}/{runs.score}") for stage in STAGES[1:]}
-    found = {stage: points for stage, points in found.items() if points}
-    if not found:
-        return
-    order = sorted(dict.fromkeys(asked[along]), key=lambda text: (not _is_number(text), _value(text), text))
-    figure, axes = panels(1, len(found), width=5.2, height=3.6)
-    for axis, (stage, points) in zip(axes, found.items(), strict=True):
-        _draw(axis, points, order)
-        axis.set_title(f"{stage}, {runs.score}", fontsize=9, color=TEXT)
-        axis.set_xlabel(along, fontsize=8.5, color=TEXT)
-    if max(map(len, found.values())) > 1:
-        axes[0].legend(fontsize=7.5, frameon=False)
-    num_seeds = len({record.settings.get("seed") for record in runs.records})
-    seeds = f"mean of {num_seeds} seeds, bars from the smallest to the largest" if num_seeds > 1 else "one seed"
-    save(figure, path, f"{along}: {seeds}")
-    rows = [(stage, *row) for stage, points in found.items() for row in _rows(points, order)]
-    write_csv(path, ("stage", "line", along, "mean", "smallest", "largest", "runs"), rows)
+    figure, axes = panels(1, len(answer.stages), width=5.2, height=3.6)
+    for axis, stage in zip(axes, answer.stages, strict=True):
+        _draw(axis, answer, stage)
+    if len(answer.lines) > 1:
+        handles, labels = axes[0].get_legend_handles_labels()
+        title = _common_name(answer)
+        shown = [_shown(label, title) for label in labels]
+        # Below the panels, where it covers no point.
+        place: Any = {"loc": "outside lower center", "ncols": min(5, len(shown)), "fontsize": 7.5, "frameon": False}
+        figure.legend(handles, shown, title=title, title_fontsize=7.5, **place)
+    save(figure, path, _title(answer))
+    rows = [(stage, *row) for stage, points in answer.stages.items() for row in rows_of(points, answer.order)]
+    write_csv(path, ("stage", "line", answer.along, "mean", "smallest", "largest", "runs"), rows)
 
 
-def _axis(asked: dict[str, list[str]]) -> str:
-    """The setting along the axis: the one with numbers that takes most values, else the one with most."""
-    return max(asked, key=lambda name: (all(map(_is_number, asked[name])), len(set(asked[name]))))
+def _title(answer: Answer) -> str:
+    seeds = {
+        seed for points in answer.stages.values() for values in points.values() for s in values.values() for seed in s
+    }
+    if answer.along == "seed":
+        return f"{len(seeds)} seeds"
+    spread = f"mean of {len(seeds)} seeds, bars from the smallest to the largest" if len(seeds) > 1 else "one seed"
+    return f"Scores by {_ALONG.get(answer.along, answer.along)}: {spread}"
 
 
-def _points(runs: Runs, asked: dict[str, list[str]], along: str, metric: str) -> Points:
-    """Line -> value along the axis -> scores of the seeds."""
-    found: Points = {}
-    for place, record in enumerate(runs.records):
-        score = number(record.metrics, metric)
-        if score is not None:
-            line = ", ".join(f"{name}={values[place]}" for name, values in asked.items() if name != along) or "all"
-            found.setdefault(line, {}).setdefault(asked[along][place], []).append(score)
-    return found
+def _common_name(answer: Answer) -> str | None:
+    """The one setting that tells the lines apart, if it is one."""
+    names = [name for name in answer.asked if name != answer.along]
+    return names[0] if len(names) == 1 else None
 
 
-def _rows(points: Points, order: list[str]) -> Iterator[tuple[Any, ...]]:
+def _shown(line: str, name: str | None) -> str:
+    return line.removeprefix(f"{name}=") if name else line
+
+
+def _draw(axis: Axes, answer: Answer, stage: str, has_legend: bool = False) -> None:
+    points: Points = answer.stages[stage]
+    is_numeric = all(map(is_number, answer.order)) and answer.along != "seed"
+    places = {text: value_of(text) if is_numeric else answer.order.index(text) for text in answer.order}
+    aside = _ASIDE * (max(places.values()) - min(places.values()) or 1)
+    if answer.dense is not None:
+        axis.axhline(answer.dense, color="#6c757d", linewidth=0.9, linestyle=":", zorder=1)
+        axis.annotate("dense", (0.995, answer.dense), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                      fontsize=7.5, color="#6c757d")  # fmt: skip
+    lines = answer.lines
     for line, values in points.items():
-        for text in order:
-            if text in values:
-                yield line, text, *mean_and_spread(values[text]), len(values[text])
-
-
-def _draw(axis: Axes, points: Points, order: list[str]) -> None:
-    is_numeric = all(map(_is_number, order))
-    for hue, (line, values) in zip(_HUES * (1 + len(points) // len(_HUES)), points.items(), strict=False):
-        present = [text for text in order if text in values]
-        places = [_value(text) if is_numeric else order.index(text) for text in present]
-        spreads = [mean_and_spread(values[text]) for text in present]
-        means = [mean for mean, _, _ in spreads]
-        bars = [[mean - low for mean, low, _ in spreads], [high - mean for mean, _, high in spreads]]
-        style: Any = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "capsize": 2, "color": hue}
-        axis.errorbar(places, means, yerr=bars, label=line, **style, linestyle="-" if is_numeric else "none")
+        shift = aside * (lines.index(line) - (len(lines) - 1) / 2)
+        present = [text for text in answer.order if text in values]
+        _draw_line(axis, [places[text] + shift for text in present], [list(values[text].values()) for text in present],
+                   line, _HUES[lines.index(line) % len(_HUES)], is_numeric)  # fmt: skip
+    axis.set_title(STAGE_WORDS[stage], fontsize=9, color=TEXT)
+    axis.set_xlabel(_ALONG.get(answer.along, answer.along), fontsize=8.5, color=TEXT)
+    axis.set_ylabel(AXES[answer.score], fontsize=8.5, color=TEXT)
+    axis.grid(axis="y", color=CONTEXT, linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.margins(y=0.12)
     if not is_numeric:
-        axis.set_xticks(range(len(order)), order, rotation=20, ha="right")
+        axis.set_xticks(range(len(answer.order)), answer.order, rotation=20, ha="right")
+    elif len(answer.order) <= 9:
+        axis.set_xticks([value_of(text) for text in answer.order], answer.order)
+    if has_legend and len(lines) > 1:
+        name = _common_name(answer)
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(handles, [_shown(label, name) for label in labels], title=name, fontsize=7, title_fontsize=7)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _value(text: str) -> float:
-    return float(text) if _is_number(text) else 0.0
+def _draw_line(
+    axis: Axes, places: Sequence[float], scores: Sequence[list[float]], line: str, hue: str, is_joined: bool
+) -> None:
+    spreads = [mean_and_spread(found) for found in scores]
+    # Of equal numbers the mean may be one rounding away.
+    bars = [[max(0.0, mean - low) for mean, low, _ in spreads], [max(0.0, high - mean) for mean, _, high in spreads]]
+    style: Any = {"marker": "o", "markersize": 3.5, "linewidth": 1.3, "capsize": 2, "color": hue}
+    axis.errorbar(
+        places, [mean for mean, _, _ in spreads], yerr=bars, label=line, linestyle="-" if is_joined else "none", **style
+    )

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from snp.report.speed import is_noisy
 from snp.report.stages import comparison_rows, format_seconds, read_stages
 
 
@@ -29,7 +30,7 @@ def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO 
         table.add_column("", no_wrap=True)
         for stage in stages:
             table.add_column(stage.name, justify="right", no_wrap=True)
-        for row in comparison_rows(stages):
+        for row in comparison_rows(stages, is_noisy(metrics)):
             table.add_row(*row)
         console.print(table)
     else:

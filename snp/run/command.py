@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.run.errors import command_line, guarded
-from snp.run.options import asked_name, configuration, help_text, objective, refuse_unknown
+from snp.run.options import asked_name, configuration, help_text, objective, question, refuse_unknown
 from snp.run.stopping import Stopped, stoppable
 
 __all__ = ["run"]
@@ -48,7 +48,7 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
 
     OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("asked", lambda words: asked_name(words, given), replace=True)
-    sweeps: set[str] = set()
+    sweeps: dict[str, str] = {}
 
     @guarded
     def task(config: Any) -> Any:
@@ -63,22 +63,23 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
     sys.argv = [before[0], *given]
     with command_line(HydraException):
         composed()
-    for folder in sweeps:
-        guarded(_summarise)(folder)
+    for folder, asked in sweeps.items():
+        guarded(_summarise)(folder, asked)
 
 
-def _summarise(folder: str) -> None:
+def _summarise(folder: str, asked: str) -> None:
     from snp.report.summary import write_summary
 
-    print(f"Summary of all runs: {write_summary(folder)}", flush=True)
+    page, sentences = write_summary(folder, asked)
+    print("\n".join([*(["", asked] if asked else []), *sentences, f"Summary of all runs: {page}"]), flush=True)
 
 
-def _run(config: Any, sweeps: set[str]) -> Any:
+def _run(config: Any, sweeps: dict[str, str]) -> Any:
     """One composed configuration; the root's target is :func:`snp.run.pipeline.run`.
 
     Args:
         config: all options.
-        sweeps: gets the folder of the sweep that the run is part of.
+        sweeps: gets the folder of the sweep that the run is part of, and the question that it asks.
 
     Returns:
         What a sweeper optimises: the numbers that ``optimise`` names, else the last stage's validation score.
@@ -93,7 +94,8 @@ def _run(config: Any, sweeps: set[str]) -> Any:
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
-        sweeps.add(str(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)))
+        asked = HydraConfig.get().runtime.choices.get("experiment")
+        sweeps[str(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir))] = question(asked) if asked else ""
     found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
     return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
 

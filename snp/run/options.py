@@ -12,7 +12,7 @@ import yaml
 import snp
 from snp.core.registry import close_to
 
-__all__ = ["asked_name", "configuration", "help_text", "objective", "refuse_unknown"]
+__all__ = ["asked_name", "configuration", "help_text", "objective", "question", "refuse_unknown"]
 
 _SCORES = ("acc1_percent", "perplexity")
 _FLAGS = """\
@@ -109,6 +109,12 @@ def asked_name(override_dirname: str, words: Sequence[str]) -> str:
     given = {word.lower() for word in words}  # Hydra writes True for true
     own = [part.removeprefix("prune.") for part in parts if part and part.lower() not in given]
     return re.sub(r"[^\w.=,+-]", "-", ",".join(own))[:120]
+
+
+def question(experiment: str) -> str:
+    """What an experiment asks: the first sentence of its file, empty where there is no such file."""
+    path = configuration() / "experiment" / f"{experiment}.yaml"
+    return _sentence(path).partition("  ")[0] if path.is_file() else ""
 
 
 def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:

@@ -1,0 +1,111 @@
+"""Does a sweep's summary say what its runs say: means and leads seed by seed, the question, and what is not decided?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snp.report.answer import Lead, answer_of, leads
+from snp.report.outcome import headline
+from snp.report.record import read_record
+from snp.report.runs import read_runs
+from snp.report.stages import comparison_rows, read_stages
+from snp.report.summary import write_summary
+from snp.run.options import question
+from tests.report.browser import overflow
+from tests.report.test_report import read_table, write_run
+
+
+def swept(folder: Path, scores: dict[tuple[str, float, int], float], **more: Any) -> Path:
+    """A sweep's folder: (ordering, target, seed) -> accuracy after pruning; names as sweeps give them."""
+    for number, ((ordering, target, seed), score) in enumerate(scores.items()):
+        metrics = {"dense/acc1_percent": 92.0 + seed, "pruned/acc1_percent": score, "dense/macs": 1000,
+                   "pruned/macs": 1000 * target, "dense/params": 100, "pruned/params": 50, **more}  # fmt: skip
+        name = f"{number}_ordering={ordering},target_macs={target},seed={seed}"
+        path, plan = write_run(folder / name, metrics=metrics)
+        plan["settings"] |= {"ordering": ordering, "cut": "output", "seed": seed, "target": {"macs": target}}
+        (path / "plan.json").write_text(json.dumps(plan))
+    return folder
+
+
+# Seeds differ more than orderings do; zca is ahead in every seed at 0.3, and in two of three at 0.6.
+SCORES = {
+    ("zca", 0.3, 0): 71.0, ("zca", 0.3, 1): 81.0, ("zca", 0.3, 2): 76.0,
+    ("random", 0.3, 0): 70.0, ("random", 0.3, 1): 79.0, ("random", 0.3, 2): 73.0,
+    ("zca", 0.6, 0): 85.0, ("zca", 0.6, 1): 86.0, ("zca", 0.6, 2): 87.0,
+    ("random", 0.6, 0): 84.0, ("random", 0.6, 1): 86.5, ("random", 0.6, 2): 86.0,
+}  # fmt: skip
+
+
+def test_leads_are_taken_seed_by_seed(tmp_path: Path) -> None:
+    """A lead in all of three seeds is decided however far the seeds lie apart; one in two of them is not."""
+    answer = answer_of(read_runs([swept(tmp_path, SCORES)]))
+    assert (answer.along, answer.order) == ("target_macs", ["0.3", "0.6"])
+    first, second = leads(answer, "pruned")
+    assert first == Lead("0.3", "ordering=zca", "ordering=random", pytest.approx(2.0), 3, 3)
+    assert second == Lead("0.6", "ordering=zca", "ordering=random", pytest.approx(0.5), 2, 3)
+    assert (first.is_decided, second.is_decided) == (True, False)
+    fewer = answer_of(read_runs([swept(tmp_path / "two", {key: value for key, value in SCORES.items() if key[2] < 2})]))
+    assert not leads(fewer, "pruned")[0].is_decided
+
+
+def test_the_best_perplexity_is_the_lowest(tmp_path: Path) -> None:
+    """Leads point down where less is better."""
+    for number, (ordering, value) in enumerate((("zca", 20.0), ("random", 30.0))):
+        path, plan = write_run(tmp_path / str(number), metrics={"pruned/perplexity": value, "pruned/macs": 5})
+        plan["settings"] |= {"ordering": ordering, "cut": "output", "seed": 0, "target": {"macs": 0.5}}
+        (path / "plan.json").write_text(json.dumps(plan))
+    (lead,) = leads(answer_of(read_runs([tmp_path])), "pruned")
+    assert (lead.best, lead.other, lead.lead) == ("zca", "random", 10.0)
+
+
+def test_a_sweep_of_seeds_alone_has_an_answer(tmp_path: Path) -> None:
+    """Their scores; nothing is ahead of anything."""
+    folder = swept(tmp_path, {("zca", 0.3, seed): 70.0 + seed for seed in range(4)})
+    page, sentences = write_summary(folder)
+    assert sentences == []
+    rows = read_table(folder / "answer.csv")
+    assert [(row["seed"], float(row["mean"])) for row in rows] == [(str(seed), 70.0 + seed) for seed in range(4)]
+    assert (folder / "answer.png").stat().st_size > 5000
+    assert "4 seeds" in page.read_text()
+
+
+def test_the_summary_of_a_sweep(tmp_path: Path) -> None:
+    """The question is the title, the answer comes first; runs stand in their order, and fit a phone."""
+    folder = swept(tmp_path / "sweep", SCORES)
+    page, sentences = write_summary(folder, "Which <order>?")
+    text = page.read_text()
+    body = text[text.index("<main>") :]
+    assert "<h1>Which &lt;order&gt;?</h1>" in body
+    assert body.index("The answer") < body.index("Score against cost")
+    assert sentences[0].endswith("best ordering=zca, 2.00 before ordering=random, ahead in 3 of 3 seeds")
+    assert sentences[1].endswith("ahead in 2 of 3 seeds (not decided)")
+    assert [row["run"].split("_")[0] for row in read_table(folder / "summary.csv")] == [str(n) for n in range(12)]
+    means = {(row["line"], row["target_macs"]): float(row["mean"]) for row in read_table(folder / "answer.csv")}
+    assert means["ordering=random", "0.3"] == pytest.approx(74.0)
+    assert overflow(page, tmp_path, 390) <= 0
+
+
+def test_every_experiment_has_its_question() -> None:
+    """The title of its page is the first sentence of its file."""
+    assert question("ratios") == "How much accuracy is left at which share of the MACs?"
+    assert question("nothing") == ""
+
+
+def test_times_of_a_noisy_clock_are_not_told(tmp_path: Path) -> None:
+    """No share of the time in headline, table or front, where half of the passes lie far apart."""
+    noisy = {"latency/measured_share": 2.6, "latency/measured_share_low": 0.3, "latency/measured_share_high": 3.0,
+             "latency/dense_ms": 2.0, "latency/pruned_ms": 5.2, "latency/batch": 8}  # fmt: skip
+    folder = swept(tmp_path / "noisy", {("zca", 0.3, 0): 70.0, ("zca", 0.3, 1): 71.0}, **noisy)
+    runs = read_runs([folder])
+    assert runs.cells[0].share("latency") is None
+    record = read_record(runs.records[0].folder)
+    said = headline(record)
+    assert said is not None
+    assert "time" not in said.text
+    (row,) = (row for row in comparison_rows(read_stages(record.metrics), True) if row[0].startswith("Latency"))
+    assert row == ["Latency in turns (ms)", "2.00", "5.20 (noisy clock)"]
+    calm = noisy | {"latency/measured_share_low": 2.5, "latency/measured_share_high": 2.7}
+    folder = swept(tmp_path / "calm", {("zca", 0.3, 0): 70.0, ("zca", 0.3, 1): 71.0}, **calm)
+    assert read_runs([folder]).cells[0].share("latency").mean == pytest.approx(260)  # type: ignore[union-attr]
