@@ -19,12 +19,13 @@ from cifar_resnet56 import Subject, subject_at
 from harness import accuracy, arguments_of, existing, print_provenance, print_table
 from pytorch_lightning import Trainer
 from torch import nn
+from tuned import closed_form
 
-import snp
 from snp.run.folder import RunFolder
 from snp.run.trainer import JobTrainer
 from snp.run.training.cut_size import cut_size
 from snp.run.training.recipe import TrainingRecipe
+from snp.settings import PruneSettings
 
 BATCH = 128
 # Name of a step -> what it changes beside the steps before it.
@@ -45,7 +46,10 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target-macs", type=float, default=0.476, help="share that is left")
     parser.add_argument("--epochs", type=int, default=2, help="of every training")
     parser.add_argument("--images", type=int, default=4000, help="of every epoch, others in each")
-    parser.add_argument("--steps", type=int, nargs="+", default=list(range(len(STEPS))), help="which rows, from 0")
+    every = list(range(len(STEPS)))
+    parser.add_argument("--steps", type=int, nargs="*", default=every, choices=every, help="recipes, from 0")
+    parser.add_argument("--dense", type=int, nargs="*", default=every[-1:], choices=every, help="for the dense network")
+    parser.add_argument("--keep", type=Path, help="folder for the closed form, which is found there again")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)
@@ -79,14 +83,15 @@ def main() -> None:
     subject = subject_at(existing(options.data, "--data"), options.checkpoint)
     assert subject.data.batch_size == BATCH, subject.data.batch_size
     batches = subject.calibration(options.samples, options.seed)
-    pruned = snp.prune(subject.model, batches, target_macs=options.target_macs, seed=options.seed, progress=False)
-    print(f"size of the cut, as ALLR has it: {cut_size(subject.model, pruned.plan):.3f}", flush=True)
-    rows = [("dense", f"{accuracy(subject.model, subject.test):.2f}", "-")]
-    rows.append(("pruned, not trained", f"{accuracy(pruned.model, subject.test):.2f}", "-"))
+    settings = PruneSettings(target_macs=options.target_macs, seed=options.seed)
+    pruned, plan, _ = closed_form(subject, batches, settings, options.keep)
+    print(f"size of the cut, as ALLR has it: {cut_size(subject.model, plan):.3f}", flush=True)
+    rows: list[tuple[str, ...]] = []
     recipes = list(recipes_of(options.epochs).items())
-    asked = [(name, pruned.model, recipe) for name, recipe in (recipes[number] for number in options.steps)]
-    name, _, last = asked[-1]
-    asked.append((f"dense, trained alike ({name})", subject.model, last))
+    asked = [(name, pruned, recipe) for name, recipe in (recipes[number] for number in options.steps)]
+    for number in options.dense:
+        name, recipe = recipes[number]
+        asked.append((f"dense, trained alike ({name})", subject.model, recipe))
     for name, model, recipe in asked:
         began = time.process_time()
         student = trained(subject, model, recipe, options)
