@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snp.fit.tuning.features import FeatureTap, Place
-from snp.fit.tuning.matching import feature_error, output_error
+from snp.fit.tuning.matching import distance
 from snp.fit.tuning.samples import TuningSamples
 from snp.fit.tuning.views import Views
 from snp.graph.batches import Batch
@@ -20,7 +20,6 @@ HALF = (torch.float16, torch.bfloat16)
 _MOMENTUM, _WARM_UP = 0.9, 0.05
 # Few samples, such as windows of text, still make so many steps in an epoch; no batch is larger, or smaller.
 _STEPS, _LARGEST_BATCH, _SMALLEST_BATCH = 14, 64, 4
-_LARGEST_NORM = 3.0  # of a gradient beside those of the steps before: one bad batch moves no network far
 
 
 def rate_factor(step: int, num_steps: int) -> float:
@@ -68,10 +67,11 @@ class Lesson:
             self._step += 1
             self._optimizer.zero_grad(set_to_none=True)
             self._add_gradients(self._views.drawn(batch, generator), samples.largest)
-            norm = float(nn.utils.clip_grad_norm_(self._learned, _LARGEST_NORM * self._usual))
+            # No gradient is longer than the mean of those before: with statistics of norms at rest there is nothing
+            # else that keeps one bad batch from moving a deep network far.
+            norm = float(nn.utils.clip_grad_norm_(self._learned, self._usual))
             if not math.isfinite(norm):
                 return
-            norm = min(norm, _LARGEST_NORM * self._usual)
             self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * norm
             self._optimizer.step()
 
@@ -80,11 +80,8 @@ class Lesson:
         with FeatureTap(self._dense, self._place) as teacher, FeatureTap(self._student, self._place) as student:
             for part in batch.split(largest):
                 with torch.no_grad():
-                    wanted, features_wanted = teacher.run(part)
-                found, features = student.run(self._lifted(part))
-                error = output_error(self._objective, wanted, found, part)
-                if features is not None and features_wanted is not None:
-                    error = error + feature_error(features_wanted, features, part)
+                    wanted = teacher.run(part)
+                error = distance(self._objective, wanted, student.run(self._lifted(part)), part)
                 if not error.requires_grad:
                     raise ValueError(
                         "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "
