@@ -55,7 +55,8 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
         tuned = tune(closed, subject.model, [Batch.of(batch) for batch in batches], asked)
         spent = time.process_time() - began
         apart = f"{tuned.distances[0]:.4f} -> {tuned.distances[tuned.epoch]:.4f} (epoch {tuned.epoch})"
-        name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}, {tuned.views}"
+        slower = "" if tuned.rate == options.rate else f" (in the end {tuned.rate:g})"
+        name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}{slower}, {tuned.views}"
         yield _row(name, macs, subject, tuned.model, apart, spent)
 
 
@@ -91,7 +92,7 @@ def main() -> None:
     print(f"\nResNet-56, CIFAR-10, {options.samples} calibration images, seed {options.seed}")
     print_table(HEADER, rows)
     print("closed form: no training. tuned: trained on the dense network's outputs for the same images, no labels.")
-    print("from dense: divergence of the logits on calibration images held back, nats per image, before and after.")
+    print("from dense: what tuning makes smaller, on calibration images held back, before and after.")
     print_provenance()
 
 

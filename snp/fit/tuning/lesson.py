@@ -18,6 +18,9 @@ __all__ = ["HALF", "Lesson", "rate_factor"]
 
 HALF = (torch.float16, torch.bfloat16)
 _MOMENTUM, _WARM_UP = 0.9, 0.05
+_SPIKE = 3.0  # beside the mean of the gradients' lengths; what is longer counts as this
+# Decay of the running mean of the weights: single steps jump about where statistics of norms are at rest.
+_AVERAGE = 0.95
 # Few samples, such as windows of text, still make so many steps in an epoch; no batch is larger, or smaller.
 _STEPS, _LARGEST_BATCH, _SMALLEST_BATCH = 14, 64, 4
 
@@ -42,6 +45,7 @@ class Lesson:
 
     Attributes:
         rate: of learning, at its peak.
+        mean: name -> running mean of a parameter over the steps.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class Lesson:
     ) -> None:
         self._dense, self._student, self._objective = dense, student, objective
         self._place, self._views = place, views
-        self._learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._named = {name: each for name, each in student.named_parameters() if each.requires_grad}
+        self._learned = list(self._named.values())
         self._step = 0
 
     def begin(self, rate: float) -> None:
         """From here on at this rate at its peak, and without the momentum of steps so far."""
         self.rate, self._usual = rate, math.inf
+        self.mean = {name: parameter.detach().clone() for name, parameter in self._named.items()}
         self._optimizer = torch.optim.SGD(self._learned, lr=rate, momentum=_MOMENTUM, nesterov=True)
 
     def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
@@ -72,8 +78,12 @@ class Lesson:
             norm = float(nn.utils.clip_grad_norm_(self._learned, self._usual))
             if not math.isfinite(norm):
                 return
-            self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * norm
+            # Of what was cut short a part counts, or the mean could only fall.
+            counted = min(norm, _SPIKE * self._usual)
+            self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * counted
             self._optimizer.step()
+            for name, mean in self.mean.items():
+                mean.lerp_(self._named[name].detach(), 1 - _AVERAGE)
 
     def _add_gradients(self, batch: Batch, largest: int) -> None:
         """Of the mean error; as many samples at once as the network was given at once before."""

@@ -77,9 +77,10 @@ def tune(
 
     SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
     of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
-    An epoch that ends farther from the dense network than the start is undone, and the rate is a quarter from there on.
-    Both networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half
-    precision are tuned in single precision; what is judged and given back is rounded to their own.
+    A running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
+    undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not
+    move, nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is
+    rounded to their own.
 
     Args:
         small: the pruned network in evaluation mode; not changed.
@@ -108,7 +109,7 @@ def tune(
         lesson.begin(settings.tune_rate)
         for epoch in range(1, settings.tune_epochs + 1):
             lesson.epoch(samples, settings.tune_epochs, generator)
-            _write_parameters(_parameters(student), result)
+            _write_parameters(lesson.mean, result)
             distances.append(judge.distance(result))
             if distances[-1] < distances[best]:
                 kept, best = _parameters(result), epoch
@@ -135,7 +136,8 @@ def _write_parameters(values: Mapping[str, Tensor], model: nn.Module) -> None:
     """Rounded to the precision of the network."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
+            if name in values:
+                parameter.copy_(values[name])
 
 
 @contextlib.contextmanager
