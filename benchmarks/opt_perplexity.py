@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
-from snp.fit.preparation import Measured, prepare
+from snp.fit.preparation import Measured, prepare, sensitivity_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
-from snp.pruning import decide, sensitivity_of
+from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.fit.preparation import Measured, measure, prepare, problem_of, settle
+from snp.fit.preparation import Measured, measure, mirrors, prepare, problem_of, sensitivity_of, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import tune
 from snp.graph.batch_form import parsed
+from snp.graph.batches import Batch
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming, stream_moments
+from snp.measure.views import with_mirrored, without_mirrored
 from snp.plan.progress import Progress
-from snp.pruning import PruneResult, decide, sensitivity_of
+from snp.pruning import PruneResult, decide
 from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
@@ -28,6 +30,8 @@ from snp.surgery import inspection
 from snp.surgery.subject import subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
+
+_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 def prune(
@@ -67,10 +71,14 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         others = (batch.mapped(_usable) for batch in parsed(dense, batches))
-        first = next(others)
+        few = _first(others, _FEW)
+        first = few[0]
         subject = subject_of(dense, first.example(), settings)
+        mirrored = mirrors(subject, [batch.beside(dense) for batch in few], settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
-        moments, samples, inputs = measure(subject, chain([first], others), settings.needs_inputs, stages)
+        shown = (with_mirrored(batch) if mirrored else batch for batch in chain(few, others))
+        moments, samples, inputs = measure(subject, shown, settings.needs_inputs, stages)
+        samples //= 1 + mirrored
     with stages.stage("measure sensitivity"):
         sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
@@ -81,16 +89,25 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(facts, settings, inputs, table)
-        decision = decide(subject, replace(problem, progress=stages), settings, samples=samples)
+        decision = decide(subject, replace(problem, progress=stages), settings, samples=samples, mirrored=mirrored)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
-    tuned = tune(result.model, subject.model, inputs, settings, stages) if settings.is_tuned else None
+    images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
+    tuned = tune(result.model, subject.model, images, settings, stages) if settings.is_tuned else None
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
             plan = plan.with_latency(measured_share(subject.model, small, example, *timed))
     plan = plan.with_inputs(forms_of(first))
     return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
+
+
+def _first(batches: Iterator[Batch], num_samples: int) -> list[Batch]:
+    """As many batches as hold so many samples, or all."""
+    found = list[Batch]()
+    while sum(batch.size for batch in found) < num_samples and (batch := next(batches, None)) is not None:
+        found.append(batch)
+    return found
 
 
 def prune_streamed(
@@ -126,7 +143,7 @@ def prune_streamed(
             subject = subject_of(model.eval(), inputs[0].example(), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
-                moments = stream_moments(model, inputs, subject.readers, Path(folder))
+                moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
                 decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from snp.core.sums import ALONE, Sums
 from snp.fit.tuning import Tuned
-from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
-from snp.measure.outputs import objective_of
-from snp.measure.sensitivity import measure_sensitivity
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
@@ -28,7 +23,7 @@ from snp.speed.clock import checked_by_clock
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
-__all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide", "sensitivity_of"]
+__all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide"]
 
 
 # Trials hold a quarter of the samples back; from fewer than a dozen of them chance decides.
@@ -89,19 +84,6 @@ class Decision:
 
     plan: PruningPlan
     selection: Selection
-
-
-def sensitivity_of(
-    subject: Subject,
-    inputs: Sequence[Batch],
-    settings: PruneSettings,
-    sums: Sums = ALONE,
-) -> dict[str, Tensor]:
-    """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
-    few = inputs[: max(1, (len(inputs) + 1) // 2)]
-    generator = torch.Generator().manual_seed(settings.seed)
-    objective = objective_of(subject.model, inputs, settings.objective)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:

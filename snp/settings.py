@@ -43,6 +43,11 @@ class FitSettings:
     ridge: float | None = option(
         None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0
     )
+    largest_token: float | None = option(
+        4.0,
+        "energy that a token may have in moments and fits, beside the median of its sample's tokens; null: any",
+        gt=0,
+    )
     memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
 
 
@@ -98,6 +103,9 @@ class PruneSettings(FitSettings):
     )
     calibration: Literal["sequential", "joint"] = option(
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
+    )
+    mirrored: bool | Literal["auto"] = option(
+        "auto", "calibrate on mirrored images, too; auto: where the dense network sees the same in them"
     )
     ignore: tuple[str, ...] = option(
         (),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fuzzing import channels as channels_of
-from fuzzing import joins
+from fuzzing import joins, meetings
 from fuzzing.draw import Block, Draw
 
 Made = tuple[nn.Module, int]
@@ -201,5 +201,5 @@ COPYING: tuple[Callable[[Draw, int, int], Made], ...] = (
 ALL = (
     *COPYING, grouped, dense, halves, channels_of.shuffled, channels_of.shuffle_unit, channels_of.pixels,
     channels_of.transposed, channels_of.parted, channels_of.gated, channels_of.shared, channels_of.attentive,
-    *joins.ALL,
+    *joins.ALL, *meetings.OF_MAPS,
 )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fuzzing import meetings
 from fuzzing.attention import attention, latents, stock
 from fuzzing.draw import Block, Draw, token_norm
 
@@ -148,4 +149,4 @@ def experts(draw: Draw, size: int) -> nn.Module:
 
 COPYING: tuple[Callable[[Draw, int], nn.Module], ...] = (feedforward, gated, twice, experts, mixer)
 ATTENDING: tuple[Callable[[Draw, int], nn.Module], ...] = (attention, attention, attention, stock, latents)
-ALL: tuple[Any, ...] = (*COPYING, *ATTENDING, products, conformer, recurrent)
+ALL: tuple[Any, ...] = (*COPYING, *ATTENDING, products, conformer, recurrent, *meetings.OF_TOKENS)

@@ -15,11 +15,11 @@ from harness import Batches
 from torch import nn
 
 from ladder.results import Results
-from snp.fit.preparation import Measured, prepare
+from snp.fit.preparation import Measured, prepare, sensitivity_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
-from snp.pruning import decide, sensitivity_of
+from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 

@@ -18,13 +18,13 @@ from peers.mean_folding import fold_means
 from torch import Tensor, nn
 
 from ladder.rungs import Rung
-from snp.fit.preparation import problem_of
+from snp.fit.preparation import problem_of, sensitivity_of
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.plan.problem import Problem
-from snp.pruning import decide, sensitivity_of
+from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 

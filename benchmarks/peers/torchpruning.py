@@ -20,7 +20,7 @@ from snp.graph import analyse
 from snp.graph.units import module_of
 from snp.speed.network import macs
 
-__all__ = ["CRITERIA", "SCOPES", "gradients_for", "ignored_layers", "prune_to_share"]
+__all__ = ["CRITERIA", "NUM_TRIED", "SCOPES", "gradients_for", "ignored_layers", "prune_to_share"]
 
 CRITERIA: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
@@ -31,7 +31,7 @@ CRITERIA: dict[str, Callable[[], Callable[..., Tensor]]] = {
 # "own": whatever its graph allows, all but the classifier; "inside": the units that snp cuts by default.
 SCOPES = ("own", "inside")
 
-_STEPS = 6
+NUM_TRIED = 6  # prunings on the way to a share
 _LARGEST_RATIO = 0.999
 _SAMPLES_OF_HESSIAN = 128
 
@@ -88,7 +88,7 @@ def prune_to_share(
     """
     dense, best = macs(model, example), None
     below, above = (0.0, 1.0), (_LARGEST_RATIO, 0.0)  # ratios and the shares that they leave
-    for step in range(_STEPS):
+    for step in range(NUM_TRIED):
         # By interpolation, and in the middle every third time, where shares do not fall evenly.
         slope = 0.5 if step % 3 == 2 else (below[1] - 0.995 * share) / (below[1] - above[1])
         ratio = below[0] + min(0.95, max(0.05, slope)) * (above[0] - below[0])

@@ -7,7 +7,7 @@ regression; Saunders et al. 1998).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -72,8 +72,8 @@ class SampleEquations:
             weight = self._dense + weight
         return weight, target_mean - weight @ self._mean
 
-    def held_back_errors(self, is_held_N: Tensor, ridges: Sequence[float]) -> list[Tensor]:
-        """Squared error on some of the samples of fits on the others, one scalar for every ridge.
+    def held_back_errors(self, is_held_N: Tensor, ridges: Sequence[float]) -> Iterator[Tensor]:
+        """Squared error on some of the samples of fits on the others, one scalar for every ridge, when it is asked for.
 
         Args:
             is_held_N: the samples that are not fitted on, bool; where it holds none, all are both.
@@ -91,11 +91,9 @@ class SampleEquations:
             rows, columns = between.mean(dim=1), gram.mean(dim=0)
             between = between - rows[:, None] - columns + columns.mean()
             gram = gram - columns[:, None] - columns + columns.mean()
-        errors = []
         for ridge in ridges:
             solved = factor(gram, checked_ridge(ridge) * self._energy(gram)).solve(fitted)
-            errors.append((missing - between @ solved).square().sum())
-        return errors
+            yield (missing - between @ solved).square().sum()
 
     def _parts(self, found: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """What the dense weights leave of the targets of two parts, less the mean of the first."""

@@ -7,7 +7,7 @@ sides. :mod:`snp.core.dual_least_squares` has the same problem for fewer samples
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,9 +18,20 @@ from snp.core.gram import CrossMoments
 __all__ = ["MomentEquations", "best_of", "checked_ridge"]
 
 
-def best_of(errors: Sequence[Tensor], candidates: Sequence[float]) -> float:
-    """The candidate of the smallest error, the first of equal ones."""
-    return candidates[int(torch.stack(list(errors)).argmin())]
+def best_of(errors: Iterable[Tensor], candidates: Sequence[float]) -> tuple[float, Tensor]:
+    """The candidate in front of the first rise of the errors, and its error; the first of equal ones.
+
+    Errors on other samples fall until a ridge is large enough and rise from there, and each costs a factorisation: none
+    is asked for behind a rise.
+    """
+    best, least = candidates[0], None
+    for candidate, error in zip(candidates, errors, strict=False):
+        if least is not None and bool(error > least):
+            break
+        if least is None or bool(error < least):
+            best, least = candidate, error
+    assert least is not None, "no candidates"
+    return best, least
 
 
 def checked_ridge(ridge: float) -> float:
@@ -80,14 +91,12 @@ class MomentEquations:
         shift = (target - weight @ first) / count
         return weight, shift if self._affine else torch.zeros_like(shift)
 
-    def held_back_errors(self, held: CrossMoments, ridges: Sequence[float]) -> list[Tensor]:
-        """Squared error on other samples, one scalar for every ridge."""
-        errors = []
+    def held_back_errors(self, held: CrossMoments, ridges: Sequence[float]) -> Iterator[Tensor]:
+        """Squared error on other samples, one scalar for every ridge, each when it is asked for."""
         for ridge in ridges:
             self.factor(ridge)
             weight, shift = self.solution()
-            errors.append(_error(weight, shift, held))
-        return errors
+            yield _error(weight, shift, held)
 
 
 def _error(weight_OK: Tensor, shift_O: Tensor, moments: CrossMoments) -> Tensor:

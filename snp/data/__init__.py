@@ -18,6 +18,7 @@ _DATA = Registry(
     "snp.data",
     others={
         "cifar10": "snp.data.cifar10:Cifar10",
+        "digit_pairs": "snp.data.digit_pairs:DigitPairs",
         "digits": "snp.data.digits:Digits",
         "image_folder": "snp.data.image_folder:ImageFolder",
         "imagenet": "snp.data.imagenet:ImageNet",

@@ -41,19 +41,24 @@ class Digits(ImageData):
 
     def samples(self, part: Part) -> Samples:
         """Images uint8 (3, image_size, image_size) in memory, labels int64."""
-        from sklearn.datasets import load_digits
-
         assert self.format is not None
-        digits = load_digits()
-        labels = torch.from_numpy(digits.target).long()
-        indices = torch.tensor(stratified(labels.tolist(), TEST_FRACTION, SPLIT_SEED)[0 if part == "train" else 1])
-        images = torch.from_numpy(digits.images)[indices].unsqueeze(1)  # (N, 1, 8, 8), values 0 to 16
-        images = (images * (255 / 16)).round().to(torch.uint8)
+        digits, labels = handwritten(part)
+        images = (digits.unsqueeze(1) * 255).round().to(torch.uint8)
         size = [self.format.image_size, self.format.image_size]
         images = functional.resize(images, size, interpolation_of_tensors(self.format.interpolation), antialias=True)
-        return TensorDataset(images.expand(-1, 3, -1, -1), labels[indices])  # three views of one channel
+        return TensorDataset(images.expand(-1, 3, -1, -1), labels)  # three views of one channel
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
         """Digits are moved a little for training, and never mirrored."""
         shift = max(1, SHIFT * image_format.image_size // 32) if training else 0
         return of_small_images(image_format, shift=shift, flip=False)
+
+
+def handwritten(part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of a part, shape [N, 8, 8], in [0, 1] of 17 grey values, and the digits that they show, int64 [N]."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = torch.from_numpy(digits.target).long()
+    indices = torch.tensor(stratified(labels.tolist(), TEST_FRACTION, SPLIT_SEED)[0 if part == "train" else 1])
+    return torch.from_numpy(digits.images)[indices].float() / 16, labels[indices]

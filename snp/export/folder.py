@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from snp.data.loading import SampleData
+from snp.export.text import Logits, example_tokens, is_language_model
 from snp.graph.input_forms import example_of
 from snp.models.sources.weights import read_weights
 from snp.plan.plan import PruningPlan
-from snp.report.stages import better_stage, read_json
+from snp.report.record import read_json
+from snp.report.stages import better_stage
 from snp.saving import load
 
 __all__ = ["ExportFolder"]
@@ -58,20 +60,20 @@ class ExportFolder:
         return chosen
 
     def network(self, weights: str) -> nn.Module:
-        """The small network in evaluation mode."""
-        return load(self.path, weights=weights).eval()
+        """The small network in evaluation mode; a causal language model as a function of tokens to logits."""
+        return _one_tensor(load(self.path, weights=weights))
 
-    def example(self, shape: str | None) -> Tensor:
-        """Inputs as the network reads them, shape [4, ...]: of the shape given, or as run or plan noted it.
+    def example(self, shape: str | None, model: nn.Module) -> Tensor:
+        """Inputs as a network of the folder reads them, shape [4, ...]: of the shape given, or as run or plan noted it.
 
         Raises:
-            ValueError: nobody noted it, or the network reads something else than one tensor of numbers.
+            ValueError: nobody noted it, or the network reads something else than one tensor of numbers or tokens.
         """
         data, plan = self._noted_data(), PruningPlan.load(self.path / "plan.json")
+        if isinstance(model, Logits):
+            return example_tokens(model.model, _NUM_SAMPLES, _sizes(shape)[0] if shape else None)
         if shape is not None:
             sizes = _sizes(shape)
-        elif data is not None and "image_size" not in data["format"]:
-            raise ValueError("only networks for images are exported; this run's network reads text")
         elif data is not None:
             sizes = [3, data["format"]["image_size"], data["format"]["image_size"]]
         elif list(plan.inputs) == ["0"]:
@@ -110,13 +112,18 @@ class ExportFolder:
         Weights that were trained in the run, or given to it as a file, are found again; else they are random, which is
         enough for times. None where nobody noted how the network was built.
         """
-        from snp.models import build
+        from snp.models import build, huggingface
 
         recipe = PruningPlan.load(self.path / "plan.json").recipe
         if recipe is None:
             return None
+        checkpoint = _plain((read_json(self.path / "run.json").get("config") or {}).get("model") or {}).get(
+            "checkpoint"
+        )
+        if recipe["family"] == "huggingface" and checkpoint and (Path(checkpoint) / "config.json").is_file():
+            return _one_tensor(huggingface.load(checkpoint)[0]), True
         dense = build(**recipe).eval()
-        return dense, self._read_dense(dense, recipe)
+        return _one_tensor(dense), self._read_dense(dense, recipe)
 
     def _read_dense(self, dense: nn.Module, recipe: Mapping[str, Any]) -> bool:
         metrics, config = read_json(self.path / "metrics.json"), read_json(self.path / "run.json").get("config") or {}
@@ -158,5 +165,12 @@ def _sizes(shape: str) -> list[int]:
 
 def _require_numbers(example: Tensor) -> Tensor:
     if not example.dtype.is_floating_point:
-        raise ValueError("only networks for images are exported; this one reads whole numbers, as of text")
+        raise ValueError(
+            "only networks of one tensor of numbers, as images, and causal language models are exported; this one "
+            "reads whole numbers, as an encoder of text does with its mask"
+        )
     return example
+
+
+def _one_tensor(model: nn.Module) -> nn.Module:
+    return Logits(model).eval() if is_language_model(model) else model.eval()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 __all__ = [
     "BATCH_NAME",
     "INPUT_NAME",
+    "LENGTH_NAME",
     "TOLERANCE",
     "export_onnx",
     "export_program",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4  # largest difference of an output over the largest output
-INPUT_NAME, BATCH_NAME = "input", "batch"
+INPUT_NAME, BATCH_NAME, LENGTH_NAME = "input", "batch", "length"
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -40,7 +41,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.expor
 
     Args:
         model: in evaluation mode, on the CPU; takes one tensor.
-        example: inputs, shape [N, ...], N >= 2.
+        example: inputs, shape [N, ...], N >= 2; of whole numbers, as tokens [N, T], the length is free, too.
         path: of the file.
 
     Returns:
@@ -51,7 +52,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.expor
     """
     require_batch(model, example)
     with _refusal(model, "torch.export"), quiet(), torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        program = torch.export.export(model, (example,), dynamic_shapes=(_free(example),))
         torch.export.save(program, path)
         again = torch.export.load(path)
     _require_same(model, lambda inputs: first_output(again.module()(inputs)), example, path)
@@ -81,26 +82,30 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=["output"],
-            dynamic_shapes=({0: torch.export.Dim.AUTO},),
+            dynamic_shapes=(_free(example),),
             verbose=False,
         )
         assert program is not None
-        _name_batch(program.model)
+        _name_free_sizes(program.model)
         program.save(path)
     return _require_same(model, session_of(path), example, path)
 
 
-def _name_batch(model: Any) -> None:
-    """Call the free batch size ``batch`` wherever the exporter made up a name for it."""
-    free = model.graph.inputs[0].shape[0]
-    if getattr(free, "value", None) is None:
-        return  # an architecture of one batch size
-    made_up = free.value
+def _free(example: Tensor) -> dict[int, Any]:
+    """Dimensions whose size is not fixed: that of the batch, and the length of texts."""
+    return {place: torch.export.Dim.AUTO for place in range(1 if example.is_floating_point() else 2)}
+
+
+def _name_free_sizes(model: Any) -> None:
+    """Call the free batch size ``batch``, and a free length ``length``, wherever the exporter made up names."""
+    sizes = [getattr(size, "value", None) for size in model.graph.inputs[0].shape[:2]]
+    # One that is a number belongs to an architecture of that size only.
+    names = {made_up: name for made_up, name in zip(sizes, (BATCH_NAME, LENGTH_NAME), strict=False) if made_up}
     for value in (*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)):
         if value.shape is not None:
             for place, size in enumerate(value.shape):
-                if getattr(size, "value", None) == made_up:
-                    value.shape[place] = BATCH_NAME
+                if (made_up := getattr(size, "value", None)) in names:
+                    value.shape[place] = names[made_up]
 
 
 def session_of(path: Path, num_threads: int = 1) -> Any:
@@ -138,9 +143,10 @@ def require_batch(model: nn.Module, example: Tensor) -> None:
 
 
 def _require_same(model: nn.Module, run: Any, example: Tensor, path: Path) -> float:
-    """The difference on the example, and on a smaller batch."""
+    """The difference on the example, on a smaller batch, and on shorter texts."""
     worst = 0.0
-    for inputs in (example, example[:1]):
+    shorter = () if example.is_floating_point() else (example[:, : example.shape[1] // 2],)
+    for inputs in (example, example[:1], *shorter):
         with torch.no_grad():
             worst = max(worst, largest_difference(run(inputs), first_output(model(inputs))))
     if not worst <= TOLERANCE:

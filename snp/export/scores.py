@@ -28,6 +28,7 @@ class Score:
         name: "dense", "int8", or which small network it is: "pruned", "tuned" or "finetuned".
         bytes: of its file.
         accuracy: top-1, percent; None where it was not scored.
+        perplexity: of a language model instead.
         milliseconds: median of a pass; None where it was not timed.
         share: median of the ratios to neighbouring passes of the dense network, with quartiles; None without one.
     """
@@ -37,6 +38,7 @@ class Score:
     accuracy: float | None
     milliseconds: float | None
     share: tuple[float, float, float] | None
+    perplexity: float | None = None
 
 
 def accuracies(
@@ -83,12 +85,15 @@ def scores(
     files: Mapping[str, Path],
     found: Mapping[str, float],
     timed: Mapping[str, tuple[float, tuple[float, float, float] | None]],
+    reads_text: bool = False,
 ) -> list[Score]:
-    """All that is known of each file."""
-    return [
-        Score(name, path.stat().st_size, found.get(name), *timed.get(name, (None, None)))
-        for name, path in files.items()
-    ]
+    """All that is known of each file; `found` are perplexities where it reads text, else accuracies."""
+    rows = []
+    for name, path in files.items():
+        accuracy, perplexity = (None, found.get(name)) if reads_text else (found.get(name), None)
+        milliseconds, share = timed.get(name, (None, None))
+        rows.append(Score(name, path.stat().st_size, accuracy, milliseconds, share, perplexity))
+    return rows
 
 
 def is_noisy(rows: Iterable[Score]) -> bool:
@@ -99,9 +104,12 @@ def is_noisy(rows: Iterable[Score]) -> bool:
 
 def table(rows: Iterable[Score]) -> str:
     """Aligned text for the terminal."""
-    lines = [("", "bytes", "top-1 %", "ms", "time, share of dense (quartiles)")]
+    rows = list(rows)
+    score = "perplexity" if any(row.perplexity is not None for row in rows) else "top-1 %"
+    lines = [("", "bytes", score, "ms", "time, share of dense (quartiles)")]
     for row in rows:
-        accuracy = "-" if row.accuracy is None else f"{row.accuracy:.2f}"
+        value = row.accuracy if row.perplexity is None else row.perplexity
+        accuracy = "-" if value is None else f"{value:.2f}"
         milliseconds = "-" if row.milliseconds is None else f"{row.milliseconds:.3g}"
         share = "-" if row.share is None else "{} ({} to {})".format(*(format_share(part) for part in row.share))
         lines.append((row.name, format_count(row.bytes), accuracy, milliseconds, share))

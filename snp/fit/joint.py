@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from snp.core.gram import Moments
 from snp.core.reconstruct import reconstructed
 from snp.core.shrinkage import shrunk
 from snp.measure.readers import Reader
 from snp.plan.plan import GroupPlan
 from snp.plan.problem import Problem
 
-__all__ = ["folded_weights", "kept_columns"]
+__all__ = ["USUAL_RIDGE", "folded_weights", "kept_columns", "without_chance"]
 
-_USUAL_RIDGE = 1e-4
+USUAL_RIDGE = 1e-4
 # Samples per column below which chance explains columns by others.
 _FEW = 2
 
@@ -37,12 +38,19 @@ def folded_weights(
         kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
-        ridge_used, moments = _USUAL_RIDGE if ridge is None else ridge, problem.moments[name]
-        gram = moments.second
-        if ridge is None and moments.count < _FEW * (reader.num_columns // reader.num_blocks):
-            gram = shrunk(gram / max(moments.count, 1), max(moments.count, 1))
-        weights[name] = _folded(problem.weights[name], reader, gram, kept, ridge_used)
+        ridge_used, moments = USUAL_RIDGE if ridge is None else ridge, problem.moments[name]
+        if ridge is None:
+            moments = without_chance(reader, moments)
+        weights[name] = _folded(problem.weights[name], reader, moments.second, kept, ridge_used)
     return weights
+
+
+def without_chance(reader: Reader, moments: Moments) -> Moments:
+    """Moments whose Gram matrix is shrunk where samples are so few that chance explains columns by others."""
+    if moments.count >= _FEW * (reader.num_columns // reader.num_blocks):
+        return moments
+    count = max(moments.count, 1)
+    return Moments(shrunk(moments.second / count, count) * count, moments.first, moments.count)
 
 
 def _folded(weight: Tensor, reader: Reader, gram_CC: Tensor, kept: Tensor, ridge: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import Tensor, fx
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
 from snp.fit.reads import Read
-from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.regression import fitted, fitted_behind_rectifier, ridges_of
 from snp.fit.rows import Rows
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings
 
-__all__ = ["LayerFit", "reestimate"]
+__all__ = ["LayerFit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class LayerFit:
         read: what it reads and adds.
         reader: how its inputs become samples.
         kept: Gram columns that stay, shape [K].
+        start: gives the weight of dense shape that fits of tokens decay to; None for the dense one.
     """
 
     networks: TwoNetworks
@@ -38,6 +39,12 @@ class LayerFit:
     read: Read
     reader: Reader
     kept: Tensor
+    start: Callable[[str], Tensor] | None = None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Are its inputs vectors of several tokens per sample?"""
+        return self.reader.reads_tokens and self.read.source.meta["val"].ndim > 2
 
     def _bias_value(self, batch: int) -> Tensor | None:
         """The bias, which may be computed on the way, as the changed network adds it."""
@@ -68,12 +75,19 @@ class LayerFit:
         """The weight with outputs as rows, shape [O, C / B, ...]."""
         return self.reader.rows(self.networks.tensors[self.read.weight])
 
+    @property
+    def _starts(self) -> Tensor:
+        """Rows that the fit decays to, shape of :attr:`_rows`."""
+        if self.start is None or not self.reads_tokens:
+            return self._rows
+        return self.reader.rows(self.start(self.read.weight)).to(self._rows)
+
     def _change(self, rows: Tensor) -> None:
         self.networks.change(self.read.weight, self.reader.from_rows(rows))
 
     def _blocks(self) -> Iterable[tuple[Tensor, Block]]:
         """The weight's rows [O / B, columns of the block] block by block; a plain layer is one block."""
-        dense, num_blocks = self._rows, self.reader.num_blocks
+        dense, num_blocks = self._starts, self.reader.num_blocks
         return zip(dense.reshape(len(dense), -1).chunk(num_blocks), self.reader.blocks(self.kept), strict=True)
 
     def _own(self, values: Tensor, number: int, dim: int) -> Tensor:
@@ -90,7 +104,8 @@ class LayerFit:
         affine: bool,
     ) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""
-        problem = fitted(weight, self._output_rows(tail, number, block), settings.ridge, affine, self.networks.sums)
+        ridges = ridges_of(settings.ridge, of_tokens=self.reads_tokens)
+        problem = fitted(weight, self._output_rows(tail, number, block), ridges, affine, self.networks.sums)
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
@@ -108,7 +123,7 @@ class LayerFit:
         num_parts = num_parts if len(current) >= num_parts else 1
         for batch in range(part % num_parts, len(current), num_parts):
             inputs, dense = current[batch], outputs[batch]
-            wanted, rectified = dense, None
+            wanted, rectified, scale = dense, None, self._scale(tail, inputs, dense, batch)
             if tail is not None:
                 wanted = dense + tail.missing(self.networks, batch)
                 if tail.rectifies:
@@ -119,15 +134,23 @@ class LayerFit:
                 wanted = wanted - _along(bias, wanted, self.reader.output_dim)
             samples = block.reader.samples(self._own(inputs, number, self.reader.channel_dim))[:, block.kept]
             targets = block.reader.outputs(self._own(wanted, number, self.reader.output_dim))
-            yield self._without_padding(Rows.of(samples, targets, rectified, batch), inputs)
+            yield self._without_padding(replace(Rows.of(samples, targets, rectified, batch), scale=scale), inputs)
+
+    def _scale(self, tail: Tail | None, inputs: Tensor, dense: Tensor, batch: int) -> Tensor | None:
+        """Factors by what the dense network has behind the layer: of the sum, where it is added to a stream."""
+        if tail is not None and tail.rectifies:
+            return None
+        dense = dense if tail is None else tail.dense(self.networks, dense, batch)
+        scale = self.reader.token_scale(dense, self._counted(inputs, batch))
+        return None if scale is None else scale.reshape(-1)
 
     def inputs(self, settings: FitSettings) -> None:
         """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
-        dense, folded = self._rows, []
+        dense, folded, ridges = self._rows, [], ridges_of(settings.ridge, of_tokens=False)
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
-            transfer, _ = fitted(selector[:, block.kept], rows_of, settings.ridge, False, self.networks.sums).solution()
+            transfer, _ = fitted(selector[:, block.kept], rows_of, ridges, False, self.networks.sums).solution()
             folded.append(fold(rows, transfer, block.kept))
         self._change(torch.cat(folded).reshape(dense.shape))
 
@@ -140,30 +163,17 @@ class LayerFit:
 
     def _without_padding(self, rows: Rows, inputs: Tensor) -> Rows:
         """Padded tokens are no samples."""
-        is_last = self.reader.patch is None and self.reader.channel_dim == -1
-        counted = self.networks.counted(rows.batch, inputs) if is_last else None
+        counted = self._counted(inputs, rows.batch)
         if counted is None:
             return rows
-        dense = None if rows.dense is None else rows.dense[counted]
-        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense)
+        counted = counted.reshape(-1)
+        dense, scale = (None if part is None else part[counted] for part in (rows.dense, rows.scale))
+        return replace(rows, inputs=rows.inputs[counted], target=rows.target[counted], dense=dense, scale=scale)
 
-
-def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
-    """Statistics of a normalisation layer over all positions of all batches of the changed network."""
-    source = node.args[0]
-    names = [networks.name_of(argument) for argument in node.args[3:5]]
-    if not isinstance(source, fx.Node) or not networks.differs(source):
-        return
-    if any(name is None or networks.num_reads(name) > 1 for name in names):
-        return
-    rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
-    sums = networks.sums
-    count = sums.number(sum(part.shape[1] for part in rows))
-    mean = sums.of(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
-    square = sums.of(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
-    for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):
-        assert name is not None
-        networks.change(name, value)
+    def _counted(self, inputs: Tensor, batch: int) -> Tensor | None:
+        """Which tokens of a batch are no padding, shape of the inputs without channels."""
+        counted = self.networks.counted(batch, inputs) if self.reader.reads_tokens else None
+        return None if counted is None else counted.reshape(inputs.shape[:-1])
 
 
 def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
+from snp.core.sums import ALONE, Sums
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import objective_of
+from snp.measure.sensitivity import measure_sensitivity
+from snp.measure.views import is_mirrored
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -22,7 +25,7 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["Measured", "measure", "prepare", "problem_of", "settle"]
+__all__ = ["Measured", "measure", "mirrors", "prepare", "problem_of", "sensitivity_of", "settle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Measured:
     Attributes:
         subject: the dense network.
         moments: of its readers' inputs, by weight name.
-        sensitivity: from :func:`snp.pruning.sensitivity_of`; may be empty.
+        sensitivity: from :func:`sensitivity_of`; may be empty.
     """
 
     subject: Subject
@@ -63,6 +66,36 @@ def measure(
     return collector.moments, samples, inputs
 
 
+def sensitivity_of(
+    subject: Subject,
+    inputs: Sequence[Batch],
+    settings: PruneSettings,
+    sums: Sums = ALONE,
+) -> dict[str, Tensor]:
+    """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
+    few = inputs[: max(1, (len(inputs) + 1) // 2)]
+    generator = torch.Generator().manual_seed(settings.seed)
+    objective = objective_of(subject.model, inputs, settings.objective)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
+
+
+def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) -> bool:
+    """Is the network calibrated on mirrored images, too?
+
+    Args:
+        subject: the dense network.
+        inputs: the first calibration inputs, on its device.
+        settings: ``mirrored``; auto is for what looks at samples one by one.
+
+    Raises:
+        ValueError: mirrored images are asked for and inputs are no images.
+    """
+    wanted = settings.mirrored
+    if wanted is False or (wanted == "auto" and not settings.needs_inputs):
+        return False
+    return is_mirrored(subject.model, inputs, objective_of(subject.model, inputs, settings.objective), wanted)
+
+
 def prepare(
     measured: Measured,
     settings: PruneSettings,
@@ -90,7 +123,9 @@ def prepare(
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
     problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, table)
     if settings.needs_trials and inputs:
-        problem = replace(problem, trial=Trials(turned.subject, problem, inputs, objective))
+        # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
+        trials = Trials(turned.subject, problem, inputs, objective, replays=settings.is_sequential)
+        problem = replace(problem, trial=trials)
     return turned.subject, replace(problem, objective=said)
 
 

@@ -14,6 +14,7 @@ __all__ = ["Read", "reads_of"]
 _LAYERS = ("linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _CELLS = tuple(f"{name}_cell" for name in _RECURRENT)
+_TURNING = ("t", "numpy_T", "mT", "transpose", "permute", "swapaxes", "swapdims", "unsqueeze", "squeeze")
 _PRODUCTS = ("matmul", "mm", "einsum", "addmm")
 
 
@@ -63,7 +64,7 @@ def _product(networks: TwoNetworks, node: fx.Node) -> Read | None:
 
 
 def _read(networks: TwoNetworks, source: Any, weight: Any, bias: Any = None) -> Read | None:
-    if isinstance(weight, fx.Node) and _is_turned(weight):
+    while isinstance(weight, fx.Node) and _is_turned(weight):
         weight = weight.args[0]
     name = networks.name_of(weight)
     is_read = name is not None and isinstance(source, fx.Node) and networks.name_of(source) is None
@@ -71,6 +72,5 @@ def _read(networks: TwoNetworks, source: Any, weight: Any, bias: Any = None) -> 
 
 
 def _is_turned(node: fx.Node) -> bool:
-    """Does a node only put the dimensions of a matrix into the other order, as in ``x @ self.weight.T``?"""
-    name = str(node.target).split(".")[1:2]
-    return node.op == "call_function" and name in [["t"], ["numpy_T"], ["mT"], ["transpose"], ["permute"]]
+    """Does a node only put the dimensions of a matrix into another order, as in ``x @ self.weight.T``?"""
+    return node.op == "call_function" and str(node.target).split(".")[1:2] in [[name] for name in _TURNING]

@@ -12,7 +12,7 @@ from snp.fit.joint import folded_weights, kept_columns
 from snp.fit.sequential import Fits, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
-from snp.measure.readers import other_readers, readers_of
+from snp.measure.readers import limited, other_readers, readers_of
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
@@ -103,11 +103,24 @@ def _fits(
     readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
     if settings.refit_all:
         readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
+    readers = limited(readers, settings.largest_token)
     kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
     def start(name: str) -> Tensor:
         return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
     with progress.stage("fit weights", len(readers)):
-        silent = silent_rows(plan)
-        return fit_in_sequence(subject.model, inputs, readers, kept, start, settings.fit, sums, silent, progress)
+        silent, exports, mirrored = silent_rows(plan), subject.exports, plan.settings.get("mirrored") is True
+        return fit_in_sequence(
+            subject.model,
+            inputs,
+            readers,
+            kept,
+            start,
+            settings.fit,
+            sums,
+            silent,
+            progress,
+            exports,
+            mirrored=mirrored,
+        )

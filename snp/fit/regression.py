@@ -14,9 +14,11 @@ from snp.core.rectified import rectified_target
 from snp.core.sums import Sums
 from snp.fit.rows import Base, Parts, Rows, is_held_back
 
-__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier"]
+__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier", "ridges_of"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+# What chance adds to a fit of tokens in one block is the next one's target: held-back ones may ask for next to nothing.
+_RIDGES_OF_TOKENS = (*_RIDGES, 1.0, 10.0)
 # Of least squares on targets that take the rectifier into account; more gain next to nothing.
 _ROUNDS = 4
 # Samples per column that determine a fit beyond doubt.
@@ -86,13 +88,19 @@ class LeastSquares:
         return equations.solution(moved * (self.count / max(seen, 1)))
 
 
-def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
-    """The problem behind some batches; without a ridge it is the one that serves held-back batches best.
+def ridges_of(ridge: float | None, *, of_tokens: bool) -> Sequence[float]:
+    """The ridge given, or those that are tried."""
+    return (ridge,) if ridge is not None else _RIDGES_OF_TOKENS if of_tokens else _RIDGES
+
+
+def fitted(
+    weight_OK: Tensor, batches: Iterable[Rows], ridges: Sequence[float], affine: bool, sums: Sums
+) -> LeastSquares:
+    """The problem behind some batches, at the one of the ridges that serves held-back batches best.
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
     # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
-    is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
     parts: Parts | None = None
     for rows in batches:
@@ -101,17 +109,17 @@ def fitted(weight_OK: Tensor, batches: Iterable[Rows], ridge: float | None, affi
             parts = parts or Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float32)
             parts.add(waiting)
             waiting.clear()
-    if parts is None and is_alone:
-        return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridge, affine)
+    if parts is None and sums.num_processes == 1:
+        return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridges, affine)
     if parts is None:
         # Few samples leave directions open that rounding would fill.
         parts = Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float64)
         parts.add(waiting)
-    return _from_moments(parts, ridge, affine, sums)
+    return _from_moments(parts, ridges, affine, sums)
 
 
 def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
-    """Is a fit beyond doubt, or does it serve held-back samples better than the dense weights, not just by chance?
+    """Is a fit beyond doubt, or does it serve held-back samples better than its start, not just by chance?
 
     Samples are beyond doubt where there are many beside the columns; chance is one in the number held back.
     """
@@ -120,17 +128,19 @@ def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, cou
     return num_held > 0 and bool(error < unfitted * (1 - 1 / max(num_held, 2)))
 
 
-def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affine: bool) -> LeastSquares:
-    inputs, rest = torch.cat([rows.inputs for rows in batches]), torch.cat([base.rest_of(rows) for rows in batches])
-    equations = SampleEquations(None, base.centred(inputs), rest - base.rest, affine=affine)
-    if ridge is None:
+def _from_samples(base: Base, batches: Sequence[Rows], ridges: Sequence[float], affine: bool) -> LeastSquares:
+    inputs = torch.cat([rows.scaled(base.centred(rows.inputs)) for rows in batches])
+    rest = torch.cat([rows.scaled(base.rest_of(rows)) for rows in batches])
+    target = torch.cat([rows.scaled(base.rest_of(rows) - base.rest) for rows in batches])
+    equations = SampleEquations(None, inputs, target, affine=affine)
+    ridge = ridges[0]
+    if len(ridges) > 1:
         is_held = torch.cat([torch.full((len(r.inputs),), is_held_back(n)) for n, r in enumerate(batches)])
         is_held = is_held.to(inputs.device)
-        errors = equations.held_back_errors(is_held, _RIDGES)
-        ridge = best_of(errors, _RIDGES)
+        ridge, error = best_of(equations.held_back_errors(is_held, ridges), ridges)
         num_held = int(is_held.sum())
         unfitted = (rest[is_held] if num_held else rest).square().sum(dtype=torch.float64)
-        if not _serves(torch.stack(errors).min(), unfitted, num_held, inputs, len(inputs)):
+        if not _serves(error, unfitted, num_held, inputs, len(inputs)):
             return LeastSquares(None, base, len(inputs))
     equations.factor(ridge)
     starts, count = {}, 0
@@ -140,16 +150,15 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridge: float | None, affi
     return LeastSquares(equations, base, count, starts)
 
 
-def _from_moments(parts: Parts, ridge: float | None, affine: bool, sums: Sums) -> LeastSquares:
+def _from_moments(parts: Parts, ridges: Sequence[float], affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
     count = found.inputs.count + held.inputs.count
-    if ridge is None:
-        errors = MomentEquations(None, found, affine=affine).held_back_errors(
-            held if held.inputs.count else found, _RIDGES
-        )
-        ridge = best_of(errors, _RIDGES)
+    ridge = ridges[0]
+    if len(ridges) > 1:
+        others = held if held.inputs.count else found
+        ridge, error = best_of(MomentEquations(None, found, affine=affine).held_back_errors(others, ridges), ridges)
         unfitted = sums.of(parts.unfitted)[int(held.inputs.count > 0)]
-        if not _serves(torch.stack(errors).min(), unfitted, held.inputs.count, found.inputs.second, count):
+        if not _serves(error, unfitted, held.inputs.count, found.inputs.second, count):
             return LeastSquares(None, parts.base, count)
     equations = MomentEquations(None, found + held, affine=affine)
     equations.factor(ridge)

@@ -26,17 +26,23 @@ class Rows:
         target: what the layer should give out without its bias, shape [N, O].
         dense: pre-activations of the dense network at a rectifier behind the layer, shape [N, O]; None without one.
         batch: number of the batch.
+        scale: factor of every sample, shape [N], that keeps large ones within bounds; None for one.
     """
 
     inputs: Tensor
     target: Tensor
     dense: Tensor | None = None
     batch: int = 0
+    scale: Tensor | None = None
 
     @staticmethod
     def of(inputs: Tensor, target: Tensor, dense: Tensor | None = None, batch: int = 0) -> Rows:
         """Rows in single precision at least: sums over samples lose everything in half precision."""
         return Rows(_single(inputs), _single(target), None if dense is None else _single(dense), batch)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values [N, ...] of the samples times their factors."""
+        return values if self.scale is None else values * self.scale[:, None].to(values)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -115,8 +121,9 @@ class Parts:
         for rows in batches:
             which = int(is_held_back(self._number))
             rest = self.base.rest_of(rows)
-            self.unfitted[which] += rest.square().sum(dtype=torch.float64)
-            moments = CrossMoments.of(self.base.centred(rows.inputs), rest - self.base.rest, self._dtype)
+            self.unfitted[which] += rows.scaled(rest).square().sum(dtype=torch.float64)
+            inputs, target = rows.scaled(self.base.centred(rows.inputs)), rows.scaled(rest - self.base.rest)
+            moments = CrossMoments.of(inputs, target, self._dtype)
             total, part = self._parts[which], moments
             self._parts[which] = part if total is None else total + part
             self._number += 1

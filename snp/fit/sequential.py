@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import tail_of
-from snp.fit.layer import LayerFit, reestimate
+from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
+from snp.graph.exports import Exports
 from snp.measure.readers import Reader
+from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
 from snp.settings import FitSettings
 
@@ -31,7 +34,10 @@ _LARGEST_BATCH = 128
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for."""
+    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for.
+
+    Of images mirrored ones do not count.
+    """
 
     tensors: dict[str, Tensor]
     samples: int
@@ -47,6 +53,9 @@ def fit_in_sequence(
     sums: Sums = ALONE,
     silent: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
+    exports: Exports | None = None,
+    *,
+    mirrored: bool = False,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
@@ -55,11 +64,15 @@ def fit_in_sequence(
         batches: inputs on the model's device.
         readers: weight name -> how its inputs are read.
         kept: weight name -> Gram columns that stay, for every reader.
-        start: gives the folded weight of a layer that cannot be fitted here, because its weight is read twice.
+        start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
+            layer gets that cannot be fitted here, because its weight is read twice.
         settings: see :class:`snp.settings.FitSettings`.
         sums: over all processes.
         silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
         progress: is told of every reader.
+        exports: programs of the network that are known.
+        mirrored: inputs are images, each with its mirrored one behind it (:func:`snp.measure.views.with_mirrored`);
+            where there is no memory for all of them the images are fitted on alone.
 
     Returns:
         Weights with zeros in cut columns, biases, statistics.
@@ -68,9 +81,15 @@ def fit_in_sequence(
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
-    networks = TwoNetworks(model, equal_batches(batches, size), fitter.visit, sums)
+    alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
+    networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
+    samples = networks.limit(memory)
+    if mirrored and samples < sum(batch.size for batch in alike):
+        networks = TwoNetworks(model, [without_mirrored(batch) for batch in alike], fitter.visit, sums, exports)
+        samples = networks.limit(memory)
+    elif mirrored:
+        samples //= 2
     networks.zero_rows(silent or {})
-    samples = networks.limit(int(settings.memory_gib * 2**30))
     fitter.count_reads(networks)
     networks.run()
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples)
@@ -90,10 +109,16 @@ class _Fitter:
         self._reads: dict[str, int] = {}
 
     def count_reads(self, networks: TwoNetworks) -> None:
-        """Note how often each weight is read: one read twice has no single set of inputs."""
+        """Note how often each weight is read: one read twice has no single set of inputs.
+
+        One that is read in a form that is not known here has none: it is folded as its moments say.
+        """
         for node in networks.graph.nodes:
             for read in reads_of(networks, node):
                 self._reads[read.weight] = self._reads.get(read.weight, 0) + 1
+        for name in self._readers.keys() - self._reads.keys():
+            if len(self._kept[name]) < self._readers[name].num_columns:
+                networks.change(name, self._start(name))
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's tensors before it is computed."""
@@ -113,7 +138,7 @@ class _Fitter:
             return
         if not loses and not networks.differs(read.source):
             return
-        fit = LayerFit(networks, node, read, reader, self._kept[name])
+        fit = LayerFit(networks, node, read, reader, self._kept[name], self._start if loses else None)
         if not reader.fits_outputs:
             fit.inputs(self._settings)
             return

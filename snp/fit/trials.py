@@ -7,15 +7,19 @@ on some calibration samples, and compares the predictions on others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from snp.core.gram import Moments
-from snp.fit.joint import folded_weights
+from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
+from snp.fit.replay import Replay
+from snp.fit.two_networks import equal_batches
+from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.objective import Objective
@@ -40,10 +44,17 @@ class Trials:
         problem: its moments over all calibration inputs.
         inputs: the calibration inputs on the model's device, in batches.
         objective: how far outputs are from the dense network's; by default by what they look like.
+        replays: start from the dense network's values in front of what is cut, on an exported program.
     """
 
     def __init__(
-        self, subject: Subject, problem: Problem, inputs: Sequence[Batch], objective: Objective | None = None
+        self,
+        subject: Subject,
+        problem: Problem,
+        inputs: Sequence[Batch],
+        objective: Objective | None = None,
+        *,
+        replays: bool = False,
     ) -> None:
         self._model = subject.model
         self._objective = objective or objective_of(subject.model, inputs)
@@ -53,10 +64,17 @@ class Trials:
             per_sample = sum(leaf.numel() for leaf in first if isinstance(leaf, Tensor))
         most = min(_MOST_SAMPLES, _MOST_LOGITS // per_sample, total // _SHARE)
         self._probes = _last_samples(inputs, max(1, most))
+        self._replay = None
+        if replays and len({kind_of(batch) for batch in self._probes}) == 1:
+            self._probes = equal_batches(self._probes, max(1, most))
+            exported = subject.exports.of(subject.model, self._probes[0])
+            self._replay = None if exported.outputs is None else Replay(exported, self._probes)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             self._dense = [batch.call(subject.model) for batch in self._probes]
         others = {name: _without(problem.moments[name], part.cpu()) for name, part in collector.moments.items()}
-        self._problem = replace(problem, moments=others)
+        self._problem = replace(
+            problem, moments={name: without_chance(problem.readers[name], part) for name, part in others.items()}
+        )
 
     def __call__(self, number: int, kept: Tensor) -> float:
         """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
@@ -68,16 +86,22 @@ class Trials:
         decision = GroupPlan(self._problem.groups[number], kept.sort().values)
         weights = masked_weights(self._model, PruningPlan((decision,)))
         names = {member.tensor for member in decision.group.consumers}
-        folded = folded_weights(self._problem, [decision], None, sorted(names & self._problem.readers.keys()))
+        folded = folded_weights(self._problem, [decision], USUAL_RIDGE, sorted(names & self._problem.readers.keys()))
         weights |= {name: weight.to(weights[name].device) for name, weight in folded.items()}
-        # Not torch.func.functional_call: it leaves a tensor where the parameter of a module with two names was.
-        cut, moved, samples = with_weights(self._model, weights, share=True), 0.0, 0
         with torch.no_grad():
-            for batch, dense in zip(self._probes, self._dense, strict=True):
-                found = batch.call(cut)
-                moved += self._objective.distance(dense, found, batch.size)
-                samples += batch.size
-        return moved / samples
+            outputs = self._outputs(weights)
+            moved = (
+                self._objective.distance(dense, found, batch.size)
+                for batch, dense, found in zip(self._probes, self._dense, outputs, strict=True)
+            )
+            return sum(moved) / sum(batch.size for batch in self._probes)
+
+    def _outputs(self, weights: dict[str, Tensor]) -> Iterable[Any]:
+        if self._replay is not None:
+            return self._replay.outputs(weights)
+        # Not torch.func.functional_call: it leaves a tensor where the parameter of a module with two names was.
+        cut = with_weights(self._model, weights, share=True)
+        return (batch.call(cut) for batch in self._probes)
 
 
 def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from snp.core.sums import ALONE, Sums
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
-from snp.graph.exported import export, footprint, is_inplace
+from snp.graph.exported import footprint, is_inplace
+from snp.graph.exports import Exports
 
 __all__ = ["TwoNetworks", "equal_batches"]
 
@@ -33,6 +34,7 @@ class TwoNetworks:
         visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
             :attr:`tensors`.
         sums: over all processes, each of which has batches of its own.
+        exports: programs of the network that are known.
 
     Attributes:
         sums: as given.
@@ -43,8 +45,15 @@ class TwoNetworks:
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], visit: Visit, sums: Sums = ALONE) -> None:
-        self._exported = export(model, batches[0])
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        visit: Visit,
+        sums: Sums = ALONE,
+        exports: Exports | None = None,
+    ) -> None:
+        self._exported = (exports or Exports()).of(model, batches[0])
         self.graph, self._names = self._exported.graph, self._exported.names
         self._inputs = list(batches)
         self._visit, self.sums = visit, sums

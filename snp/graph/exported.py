@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 
-__all__ = ["Exported", "export", "footprint", "is_inplace", "program_of"]
+__all__ = ["Exported", "export", "footprint", "is_inplace", "program_of", "tensors_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Exported:
         tensors: name -> parameter or buffer, detached.
         inputs: placeholder -> position among the leaves of the batch.
         constants: placeholder or attribute -> value.
+        outputs: how the graph's outputs are put together; None where some are buffers that the network writes to.
     """
 
     graph: fx.Graph
@@ -38,6 +39,7 @@ class Exported:
     tensors: dict[str, Tensor]
     inputs: dict[str, int]
     constants: dict[str, Any]
+    outputs: pytree.TreeSpec | None
 
 
 def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
@@ -59,13 +61,8 @@ def export(model: nn.Module, batch: Batch) -> Exported:
         # The functional form of every operator: x[:, 0] = 0 becomes a new x.
         program = program.run_decompositions({})
     signature = program.graph_signature
-    first: dict[int, str] = {}
-    tensors: dict[str, Tensor] = {}
-    listed = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-    tied = {name: first.setdefault(id(tensor), name) for name, tensor in listed}
+    tied = _first_names(model)
     placeholders = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        tensors.setdefault(tied[name], tensor.detach())
     constants = {
         name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
     }
@@ -75,7 +72,24 @@ def export(model: nn.Module, batch: Batch) -> Exported:
     specs = [spec for spec in signature.input_specs if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT]
     inputs = {spec.arg.name: position for position, spec in enumerate(specs)}
     names = {name: tied[target] for name, target in placeholders.items()}
-    return Exported(program.graph, names, tensors, inputs, constants)
+    of_users = all(spec.kind is torch.export.graph_signature.OutputKind.USER_OUTPUT for spec in signature.output_specs)
+    outputs = program.call_spec.out_spec if of_users else None
+    return Exported(program.graph, names, tensors_of(model), inputs, constants, outputs)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> parameter or buffer, detached, each under its first name."""
+    first, tensors = _first_names(model), dict[str, Tensor]()
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        tensors.setdefault(first[name], tensor.detach())
+    return tensors
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> its first one."""
+    first: dict[int, str] = {}
+    listed = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in listed}
 
 
 def is_inplace(node: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,22 @@ def products_of(tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[int, tuple
                 products.append((macs // tracer.num_samples, names))
             else:
                 fixed += macs
+    owners = _owners(tracer, [group for group in groups if group.kind != "heads"])
+    for macs, labels in tracer.products:
+        shares = Counter(owners.get(root, "") for root in tracer.labels.roots(labels).tolist())
+        fixed += macs * shares.pop("", 0) // len(labels)
+        products += [(macs * n // (len(labels) * tracer.num_samples), (name,)) for name, n in shares.items()]
     return fixed // tracer.num_samples, tuple(products)
+
+
+def _owners(tracer: Tracer, groups: Sequence[UnitGroup]) -> dict[int, str]:
+    """Component -> the group whose unit it is."""
+    found: dict[int, str] = {}
+    for group in groups:
+        first = group.producers[0]
+        roots = tracer.labels.roots(tracer.dims[(first.tensor, first.dim)][first.index[:, 0]])
+        found |= dict.fromkeys(roots.tolist(), group.name)
+    return found
 
 
 def head_units(tracer: Tracer) -> list[HeadUnits]:

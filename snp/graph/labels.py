@@ -21,6 +21,7 @@ class LabelSpace:
         self._frozen: dict[int, str] = {}
         self._streams: set[int] = set()
         self._blank: int | None = None
+        self._joined: set[int] = set()
         self.ties_only = False  # nothing is frozen while this is set
 
     def new(self, count: int) -> Tensor:
@@ -83,10 +84,16 @@ class LabelSpace:
         if root == child:
             return
         self._parent[child] = root
+        self._joined |= {root, child}
         if child in self._frozen:
             self._frozen.setdefault(root, self._frozen.pop(child))
         if child in self._streams:
             self._streams.add(root)
+
+    def are_alone(self, labels: Tensor) -> bool:
+        """Was none of these labels tied or frozen so far?"""
+        found = labels.unique().tolist()
+        return not any(label in self._joined or self.frozen_reason(label) for label in found)
 
     def tie_all(self, labels: Tensor) -> None:
         """Join all labels of a tensor into one component."""

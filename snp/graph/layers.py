@@ -113,7 +113,9 @@ def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> A
     if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
         return unknown(tracer, node, args)
     channels = tracer.per_index(shadow, 1)
-    tracer.read(weight, node, shadow.numel() // weight.shape[0], input_dim=0, is_convolution=True)
+    positions, more = shadow.numel() // weight.shape[0], tuple(args[5]) if len(args) > 5 else ()
+    more = more * (result.ndim - 2) if len(more) == 1 else more
+    tracer.read(weight, node, positions, input_dim=0, is_convolution=True, output_padding=more)
     tracer.labels.tie(channels, tracer.along(weight, 0))
     if groups == len(channels) > 1:
         rows = _passed_on(tracer, weight, bias, weight.shape[1])

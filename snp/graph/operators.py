@@ -74,8 +74,11 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         tracer.streams.whole.add(node)
     if "chunk" in str(node.target):
         tracer.chunks.append(list(labels))
-    if "split" in str(node.target) and isinstance(args[1], (list, tuple)):
-        tracer.splits.append(Split(module_running(node), tuple(args[1]), along(labels, *args[2:])))
+    if "split" in str(node.target):
+        parts = along(labels, *args[2:])
+        tracer.splits.append(Split(module_running(node), tuple(map(len, parts)), parts))
+        if isinstance(args[1], int) and len({part.shape for part in labels}) == 1:
+            tracer.chunks.append(list(labels))
     return labels
 
 

@@ -11,7 +11,7 @@ from snp.graph.operators import constant_along, rule, unknown
 from snp.graph.traced import Parameter
 from snp.graph.tracer import Tracer
 
-__all__ = ["elementwise"]
+__all__ = ["elementwise", "tied", "without_broadcast_over_units"]
 
 _SHARED = "shares values with units of another head or group, as with rotary embeddings"
 _SUMS = ("add", "sub", "lerp", "rsub", "addcmul", "addcdiv")
@@ -46,16 +46,22 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         return _scalar(tracer, node, args)
     if _writes_over_blanks(tracer, node, operands):
         return unknown(tracer, node, args)
+    result = tied(tracer, without_broadcast_over_units(tracer, operands, shape), shape)
+    if tracer.streams.is_residual(_terms(node)):
+        tracer.labels.mark_stream(result)
+    return result
+
+
+def tied(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Labels of operands that meet element by element, broadcast to a shape."""
     result: Tensor | None = None
-    for operand in _without_broadcast_over_units(tracer, operands, shape):
+    for operand in operands:
         if result is None:
             result = operand.expand(shape)
         else:
             tracer.labels.tie(result, operand.expand(shape))
             result = tracer.labels.merged(result, operand.expand(shape))
     assert result is not None
-    if tracer.streams.is_residual(_terms(node)):
-        tracer.labels.mark_stream(result)
     return result
 
 
@@ -80,25 +86,56 @@ def _terms(node: fx.Node) -> list[list[fx.Node]]:
     return [parts[0], [*parts[1], *parts[2]]] if name in ("addcmul", "addcdiv") else parts[:2]
 
 
-def _without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
-    """Drop operands of which one entry meets many units: it stays whole, and so binds none of them."""
-    kept = []
-    for operand in operands:
-        padded = operand.reshape(*[1] * (len(shape) - operand.ndim), *operand.shape)
-        stretched = [d for d, size in enumerate(shape) if padded.shape[d] == 1 and size > 1]
-        others = [other for other in operands if other is not operand]
-        meets_many = any(
-            not constant_along(tracer, other.expand(shape), dim)
-            for other in others
-            for dim in stretched
-            if other.ndim >= len(shape) - dim
-        )
-        if meets_many:
-            tracer.labels.freeze(operand, "one value meets many units")
-            _freeze_shared(tracer, padded, others, shape)
-        else:
-            kept.append(operand)
+def without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
+    """Drop operands of which one entry meets many units: it stays whole, and so binds none of them.
+
+    Where that is so of all of them (every unit of one with every unit of another), the one with most units stays.
+    """
+    padded = [operand.reshape(*[1] * (len(shape) - operand.ndim), *operand.shape) for operand in operands]
+    for number, own in enumerate(padded):
+        if _is_untied_parameter(tracer, own):
+            _give_rows(tracer, own, padded[:number] + padded[number + 1 :])
+    dropped = [
+        number
+        for number, operand in enumerate(padded)
+        if _meets_many(tracer, operand, padded[:number] + padded[number + 1 :], shape)
+    ]
+    if len(dropped) == len(padded) > 1:
+        dropped.remove(max(dropped, key=lambda number: _num_open(tracer, padded[number])))
+    for number in dropped:
+        tracer.labels.freeze(padded[number], "one value meets many units")
+        _freeze_shared(tracer, padded[number], padded[:number] + padded[number + 1 :], shape)
+    kept = [operand for number, operand in enumerate(padded) if number not in dropped]
     return kept or [tracer.labels.constant(shape, "is made of values that each meet many units")]
+
+
+def _is_untied_parameter(tracer: Tracer, labels: Tensor) -> bool:
+    """Are these elements of a parameter that met nothing so far?"""
+    first = labels.reshape(-1)[0]
+    owned = any(0 <= first - own.reshape(-1)[0] < own.numel() for own in tracer.elements.values())
+    return owned and tracer.labels.are_alone(labels)
+
+
+def _give_rows(tracer: Tracer, own: Tensor, others: list[Tensor]) -> None:
+    """Each unit's entry meets several entries of a parameter (a state each, say): these belong to the unit."""
+    for other in others:
+        rows = [
+            d for d in range(own.ndim) if own.shape[d] == other.shape[d] > 1 and not constant_along(tracer, other, d)
+        ]
+        for dim in range(own.ndim) if rows else ():
+            if own.shape[dim] > 1 == other.shape[dim]:
+                tracer.labels.tie(own.narrow(dim, 0, 1).expand_as(own), own)
+
+
+def _meets_many(tracer: Tracer, operand: Tensor, others: list[Tensor], shape: tuple[int, ...]) -> bool:
+    """Is one entry of an operand put beside several units of another one?"""
+    stretched = [dim for dim, size in enumerate(shape) if operand.shape[dim] == 1 and size > 1]
+    return any(not constant_along(tracer, other.expand(shape), dim) for other in others for dim in stretched)
+
+
+def _num_open(tracer: Tracer, operand: Tensor) -> int:
+    """Units that may still be cut."""
+    return sum(tracer.labels.frozen_reason(root) is None for root in tracer.labels.roots(operand).unique().tolist())
 
 
 def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: tuple[int, ...]) -> None:

@@ -5,14 +5,18 @@ All other products freeze what enters them and are counted as a cost that no cut
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from snp.graph.attention import attend, attention_macs, multiply
+from snp.graph.counting import macs_of_operator
 from snp.graph.layers import linear, matrix
-from snp.graph.operators import rule, unknown
+from snp.graph.operators import constant_along, rule, unknown
+from snp.graph.pointwise import tied, without_broadcast_over_units
 from snp.graph.traced import HEAD_DIMENSION, Parameter
 from snp.graph.tracer import Tracer
 
@@ -42,7 +46,41 @@ def _product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         labels = multiply(tracer, node, left, right)
         if labels is not None:
             return labels
+    if isinstance(left, Tensor) and isinstance(right, Tensor) and right.ndim == left.ndim > 1 == right.shape[-1]:
+        # A matrix of units times a vector, as states that are read out: what the vector holds stays whole.
+        letters = string.ascii_lowercase[: left.ndim]
+        labels = _weighed(tracer, node, [left, right[..., 0]], [letters, letters[:-2] + letters[-1]], letters[:-1])
+        if labels is not None:
+            return labels[..., None]
     return unknown(tracer, node, args, f"the product {node.target}")
+
+
+def _weighed(tracer: Tracer, node: fx.Node, operands: list[Any], names: list[str], result: str) -> Tensor | None:
+    """Labels of two activations that meet at every index of one of them, summed over indices along which no unit lies.
+
+    None where each has indices of its own, as in a matrix product, where units are summed, or an index comes twice.
+    """
+    whole = max(names, key=len)
+    if not all(
+        isinstance(part, Tensor) and set(name) <= set(whole) for part, name in zip(operands, names, strict=True)
+    ):
+        return None
+    if any(len(set(name)) < len(name) for name in [*names, result]):
+        return None
+    order = result + "".join(letter for letter in whole if letter not in result)
+    shadows = []
+    for part, name in zip(operands, names, strict=True):
+        inner = part.permute([name.index(letter) for letter in order if letter in name])
+        shadows.append(inner[tuple(slice(None) if letter in name else None for letter in order)])
+    shape = tuple(torch.broadcast_shapes(*(shadow.shape for shadow in shadows)))
+    kept, summed = without_broadcast_over_units(tracer, shadows, shape), range(len(result), len(order))
+    if any(not constant_along(tracer, shadow, dim) for shadow in kept for dim in summed):
+        return None
+    labels = tied(tracer, kept, shape)
+    for _ in summed:
+        labels = labels[..., 0]
+    tracer.products.append((macs_of_operator(node), labels.reshape(-1)))
+    return labels
 
 
 @rule("addmm", takes_turned=True)
@@ -110,4 +148,7 @@ def _einsum(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
                     channel_dim=indices.activations.index(indices.summed),
                     output_channel_dim=result.index(indices.new),
                 )
+        labels = _weighed(tracer, node, operands, names, result)
+        if labels is not None:
+            return labels
     return unknown(tracer, node, [operands], f"the product {node.target}")

@@ -1,7 +1,7 @@
 """Which sizes that modules keep are the sizes of parts into which tensors are split?
 
 A network may divide a layer's output at sizes that its constructor wrote down (``self.split_indices``). They lie in
-an attribute of the module that runs the split, so that they can follow a cut.
+an attribute of the module that runs the split, as a list or as single numbers, so that they can follow a cut.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -
     """The groups, with the entries of modules' lists of sizes that count their units.
 
     A list counts where exactly one attribute of the module holds just these sizes, and all splits that the module
-    does by them lose the same. Everything else is left for the trial cut to refuse.
+    does by them lose the same; else each size counts that exactly one number of the module is. Everything else is left
+    for the trial cut to refuse, and so is a number that the code uses for something else, too.
     """
     owners: dict[int, int] = {}
     for number, group in enumerate(groups):
@@ -42,21 +43,28 @@ def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -
             for number, width in widths.items():
                 if all(other.get(number) == width for other in others):
                     counts[number].append(Count(module, attribute, position, width))
-    for module, attribute, labels in _numbers(model, tracer):
-        for number, width in _widths(tracer.labels.roots(labels), owners, groups).items():
-            counts[number].append(Count(module, attribute, None, width))
+    numbers = _numbers(model, tracer)
+    for module, attribute in dict.fromkeys(key[:2] for key in numbers):
+        parts = [labels for *key, labels in numbers if key == [module, attribute]]
+        widths, *others = (_widths(tracer.labels.roots(labels), owners, groups) for labels in parts)
+        for number, width in widths.items():
+            if groups[number].kind in ("conv", "ffn") and all(other.get(number) == width for other in others):
+                counts[number].append(Count(module, attribute, None, width))
     return tuple(replace(group, counts=tuple(counts[number])) for number, group in enumerate(groups))
 
 
 def _numbers(model: nn.Module, tracer: Tracer) -> list[tuple[str, str, Tensor]]:
-    """Numbers of units that modules keep, where the module has such a number, each once."""
+    """Numbers of units that modules keep, by the name of the module's only number of that value where none is known."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    found = {(module, attribute): labels for module, attribute, labels in tracer.sizes}
-    return [
-        (module, attribute, labels)
-        for (module, attribute), labels in found.items()
-        if getattr(modules.get(module), attribute, None) == len(labels)
-    ]
+    listed = {id(split) for splits in _lists(model, tracer.splits).values() for split in splits}
+    entries = [(split.module, "", part) for split in tracer.splits if id(split) not in listed for part in split.parts]
+    found = []
+    for module, attribute, labels in [*tracer.sizes, *entries]:
+        held = vars(modules[module]) if module in modules else {}
+        names = [attribute] if attribute else [n for n, v in held.items() if type(v) is int and v == len(labels)]
+        if module is not None and len(names) == 1 and held.get(names[0]) == len(labels):
+            found.append((module, names[0], labels))
+    return found
 
 
 def _lists(model: nn.Module, splits: Iterable[Split]) -> dict[tuple[str, str], list[Split]]:

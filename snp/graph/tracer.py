@@ -44,6 +44,7 @@ class Tracer:
         splits: tensors that were divided into parts of given sizes.
         convolutions: names of the weights of convolutions.
         streams: which sums are residual streams.
+        products: multiply-accumulates of the whole example batch in products of units, and labels of their results.
         fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
         equal_sizes: queries, keys and values keep the same dimensions.
@@ -67,27 +68,25 @@ class Tracer:
         self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, int] = {}
         self.readers: list[str] = []
-        self.embeddings: set[str] = set()
         self.aliases: dict[str, str] = {}
         self.readings: dict[str, Reading] = {}
-        self.buffers: set[str] = set()
-        self.depthwise: set[str] = set()
-        self.spatial: set[str] = set()
+        self.embeddings, self.buffers, self.convolutions = set[str](), set[str](), set[str]()
+        self.depthwise, self.spatial = set[str](), set[str]()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
         self.chunks: list[list[Tensor]] = []
         self.splits: list[Split] = []
         self.sizes: list[tuple[str, str, Tensor]] = []
-        self.convolutions: set[str] = set()
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
         self.streams = Streams()
+        self.products: list[tuple[int, Tensor]] = []
         self.fixed_macs = 0
 
     def again(self) -> None:
         """Forget what was counted, not what was tied: the graph is about to be run once more."""
         counted = (self.positions, self.scores, self.readers, self.calls, self.even, self.chunks, self.splits)
-        for found in (*counted, self.sizes):
+        for found in (*counted, self.sizes, self.products):
             found.clear()
         self.fixed_macs = 0
 
@@ -169,6 +168,7 @@ class Tracer:
         input_dim: int = 1,
         channel_dims: tuple[int, int] = (1, 1),
         is_convolution: bool = False,
+        output_padding: tuple[int, ...] = (),
     ) -> None:
         """Note that a weight reads activations.
 
@@ -176,9 +176,10 @@ class Tracer:
             weight: that is read.
             node: the operator.
             positions: multiply-accumulates per weight element of the whole batch.
-            input_dim: dimension of the weight along which inputs lie.
+            input_dim: of the weight, along which inputs lie.
             channel_dims: dimensions of the operator's inputs and outputs along which units lie.
             is_convolution: the units are channels.
+            output_padding: of a transposed one.
         """
         self.positions[weight.name] = self.positions.get(weight.name, 0) + positions
         if weight.name not in self.readers:
@@ -191,9 +192,8 @@ class Tracer:
             self.buffers.add(weight.name)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
-        reading = Reading(module or "", input_dim, *channel_dims)
+        reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))
         first = self.readings.setdefault(weight.name, reading)
-        if module is None or first != reading:
-            # What was measured at one place is not what is read at the other.
+        if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:
                 self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)

@@ -86,12 +86,16 @@ class Reading:
         input_dim: dimension of the weight along which inputs lie; outputs lie along the other one of the first two.
         channel_dim: dimension of the activations along which the units lie that are read.
         output_channel_dim: dimension of the result along which outputs lie.
+        output_padding: of a transposed convolution.
+        is_einsum: over a single input `einsum` multiplies, which no counter takes for a product.
     """
 
     module: str
     input_dim: int = 1
     channel_dim: int = 1
     output_channel_dim: int = 1
+    output_padding: tuple[int, ...] = ()
+    is_einsum: bool = False
 
     @property
     def output_dim(self) -> int:

@@ -105,9 +105,14 @@ class MomentCollector:
 
     def _samples(self, inputs: Tensor, reader: Reader) -> Tensor:
         samples = reader.samples(inputs)
-        is_last = reader.patch is None and reader.channel_dim == -1
-        counted = self._batch.counted(inputs.shape[:-1]) if self._batch is not None and is_last else None
-        return samples if counted is None else samples[counted.to(samples.device)]
+        if not reader.reads_tokens:
+            return samples
+        counted = self._batch.counted(inputs.shape[:-1]) if self._batch is not None else None
+        counted = None if counted is None else counted.to(samples.device)
+        scale = reader.token_scale(inputs, None if counted is None else counted.reshape(inputs.shape[:-1]))
+        if scale is not None:
+            samples = samples * scale.reshape(-1, 1)
+        return samples if counted is None else samples[counted]
 
     def _add(self, name: str, inputs: Tensor) -> None:
         assert self._moments is None, "the moments were taken"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from snp.core.outliers import limiting_scale
 from snp.graph.grouped_kernels import rows_of, weight_of
 from snp.graph.units import Slice
-from snp.measure.patches import Patch
+from snp.measure.patches import Patch, sampled_positions
 
 __all__ = ["Block", "Reader"]
 
@@ -26,6 +27,8 @@ class Reader:
         shared: input columns that count as positions of one Gram column (49 for a flattened 7 x 7 map of channels
             where the full Gram would be too large, else 1).
         patch: for a patch Gram matrix, whose columns are channel times kernel element; None for channels only.
+        most_positions: of larger maps that many positions are samples, the same of every image
+            (:func:`snp.measure.patches.sampled_positions`); None for all.
         num_blocks: of a grouped convolution's weight, whose rows see a block of the columns each
             (:mod:`snp.graph.grouped_kernels`).
         input_dim: dimension of the weight along which inputs lie.
@@ -34,6 +37,7 @@ class Reader:
         is_product: every position is read alone, by a matrix.
         is_recurrent: an output depends on what was read at other positions, too.
         is_routed: it reads the tokens that are sent to it, perhaps none: a layer of an expert.
+        largest_token: energy that one token may have beside the median of its sample; None for any.
     """
 
     weight: str
@@ -42,6 +46,7 @@ class Reader:
     num_columns: int
     shared: int = 1
     patch: Patch | None = None
+    most_positions: int | None = None
     num_blocks: int = 1
     input_dim: int = 1
     output_channel_dim: int | None = None
@@ -49,6 +54,7 @@ class Reader:
     is_product: bool = False
     is_recurrent: bool = False
     is_routed: bool = False
+    largest_token: float | None = None
 
     def rows(self, weight: Tensor) -> Tensor:
         """The layer's weight, or one of its shape, with outputs as rows, shape [O, C / B, ...]."""
@@ -67,10 +73,30 @@ class Reader:
         """The layer's inputs as a matrix of samples, shape [N, num_columns]."""
         if self.patch is not None:
             return self.patch.patches(inputs)
+        if self.most_positions is not None and self.channel_dim == 1 and inputs.ndim > 2:
+            inputs = inputs.flatten(2)
+            index = sampled_positions(inputs.shape[2], self.most_positions)
+            inputs = inputs if index is None else inputs.index_select(2, index.to(inputs.device))
         rows = inputs.movedim(self.channel_dim, -1).reshape(-1, self.num_columns * self.shared)
         if self.shared == 1:
             return rows
         return rows.reshape(-1, self.num_columns, self.shared).transpose(1, 2).reshape(-1, self.num_columns)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Is every position of its inputs one vector that is read alone, channels last?"""
+        return self.patch is None and self.channel_dim == -1
+
+    def token_scale(self, vectors: Tensor, counted: Tensor | None = None) -> Tensor | None:
+        """Factor of every token that keeps the largest within bounds; None where vectors are no tokens of a sample.
+
+        Args:
+            vectors: what the layer reads or gives out, shape [N, ..., C].
+            counted: which tokens are no padding, shape [N, ...].
+        """
+        if self.largest_token is None or not self.reads_tokens or self.shared > 1 or vectors.ndim < 3:
+            return None
+        return limiting_scale(vectors, self.largest_token, counted)
 
     def blocks(self, kept: Tensor) -> list[Block]:
         """The parts that are fitted alone, each with its share of the kept columns; one for a plain layer."""
@@ -90,7 +116,7 @@ class Reader:
     def sampling(self) -> tuple[object, ...]:
         """Readers of one tensor with equal values here see the same samples."""
         geometry = None if self.patch is None else self.patch.geometry
-        return self.channel_dim, self.shared, self.num_blocks, geometry
+        return self.channel_dim, self.shared, self.num_blocks, self.most_positions, geometry, self.largest_token
 
     @property
     def fits_outputs(self) -> bool:

@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snp.graph.analysis import CouplingGraph
 from snp.graph.plain_experts import experts_around
 from snp.graph.units import Reading, Slice, UnitGroup, module_of
-from snp.measure.patches import LARGEST_GRAM, Patch, patch_of
+from snp.measure.patches import LARGEST_GRAM, Patch, num_sampled, patch_of
 from snp.measure.reader import Block, Reader
 
-__all__ = ["Block", "Reader", "head_readers", "other_readers", "reader_of", "readers_of"]
+__all__ = ["Block", "Reader", "head_readers", "limited", "other_readers", "reader_of", "readers_of"]
 
 
 def readers_of(
@@ -42,9 +42,16 @@ def readers_of(
             if member.tensor not in readers:
                 module = model.get_submodule(module_of(member.tensor))
                 largest = largest_patch if by_block else largest_patch // member.num_blocks
-                patch = _patch_at(module, graph.positions[member.tensor], largest) if conv_gram == "patch" else None
-                readers[member.tensor] = reader_of(model, member, graph.readings[member.tensor], patch)
+                reading, count = graph.readings[member.tensor], graph.positions[member.tensor]
+                patch = _patch_at(module, count, reading, largest) if conv_gram == "patch" else None
+                reader = reader_of(model, member, reading, patch)
+                readers[member.tensor] = reader if by_block else _sampled(reader, model.get_parameter(member.tensor))
     return readers
+
+
+def limited(readers: Mapping[str, Reader], largest_token: float | None) -> dict[str, Reader]:
+    """The same readers, for which no token counts more than so many usual ones (:mod:`snp.core.outliers`)."""
+    return {name: replace(reader, largest_token=largest_token) for name, reader in readers.items()}
 
 
 def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:
@@ -71,13 +78,14 @@ def other_readers(
             continue
         if isinstance(module, nn.Linear) and module.in_features <= LARGEST_GRAM:
             found[name] = _plain_reader(model, name, reading, module.in_features)
-        elif conv_gram == "patch" and (patch := _patch_at(module, num_positions)) is not None:
-            found[name] = Reader(name, reading.module, 1, module.weight.shape[1] * patch.size, patch=patch)
+        elif conv_gram == "patch" and (patch := _patch_at(module, num_positions, reading)) is not None:
+            size = module.in_channels * patch.size
+            found[name] = Reader(name, reading.module, 1, size, patch=patch, input_dim=reading.input_dim)
     return found
 
 
-def _patch_at(module: nn.Module, num_positions: float, largest: int = LARGEST_GRAM) -> Patch | None:
-    return patch_of(module, int(num_positions), largest)
+def _patch_at(module: nn.Module, num_positions: float, reading: Reading, largest: int = LARGEST_GRAM) -> Patch | None:
+    return patch_of(module, int(num_positions), largest, reading.output_padding)
 
 
 def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | None) -> Reader:
@@ -96,12 +104,21 @@ def reader_of(model: nn.Module, member: Slice, reading: Reading, patch: Patch | 
         blocks = int(getattr(model.get_submodule(module_of(member.tensor)), "groups", 1))
     if patch is not None:
         size = num_columns * patch.size
-        return Reader(member.tensor, reading.module, 1, size, patch=patch, num_blocks=blocks)
+        return Reader(
+            member.tensor, reading.module, 1, size, patch=patch, num_blocks=blocks, input_dim=reading.input_dim
+        )
     width = member.width
     covers = member.index.numel() == num_columns and torch.equal(member.index.reshape(-1), torch.arange(num_columns))
     shared = width if num_columns > LARGEST_GRAM and width > 1 and covers and blocks == 1 else 1
     plain = _plain_reader(model, member.tensor, reading, num_columns // shared)
     return replace(plain, shared=shared, num_blocks=blocks)
+
+
+def _sampled(reader: Reader, weight: Tensor) -> Reader:
+    """Moments of channels are made of some positions of large maps; fits look at all."""
+    if reader.patch is not None or reader.shared > 1 or weight.ndim < 3:
+        return reader
+    return replace(reader, most_positions=num_sampled(reader.num_columns // reader.num_blocks))
 
 
 def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: int) -> Reader:

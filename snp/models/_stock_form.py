@@ -1,6 +1,9 @@
 """How is a pruned transformer written in the stock form, which `from_pretrained` reads without code of ours?"""
 
 import copy
+import functools
+import itertools
+import operator
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +16,8 @@ __all__ = ["save_pretrained"]
 
 _TOLERANCE = 1e-4  # largest difference of an output over the largest output
 _NUM_TOKENS = 8
+_MOST_CHANGES = 256  # of several sizes at once that are tried
+_OPEN = ("n_inner", "ffn_hidden_size", "intermediate_size", "ffn_dim")  # hidden units; None is a multiple of the width
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> None:
@@ -55,7 +60,8 @@ def _require_same(model: nn.Module, stock: nn.Module) -> None:
             f"a stock {type(model).__name__} reads other tensors than were written ({', '.join(names[:3])}): use "
             "snp.save and snp.load"
         )
-    if getattr(model, "main_input_name", None) != "input_ids":
+    reads_tokens = getattr(model, "main_input_name", None) == "input_ids"
+    if not reads_tokens or hasattr(model.config, "vision_config"):  # of images beside them
         return
     outputs = []
     for network in (model, stock):
@@ -100,8 +106,9 @@ def _config_of_sizes(model: nn.Module) -> Any:
     )
     for changes in _changes(owner.config.to_dict(), pairs):
         changed = copy.deepcopy(config)
-        for field, value in changes.items():
-            setattr(changed, field, value)
+        for path, value in changes.items():
+            *parents, field = path.split(".")
+            setattr(functools.reduce(getattr, parents, changed), field, value)
         if _shapes(type(model), changed) == wanted:
             return changed
     raise ValueError(
@@ -112,12 +119,13 @@ def _config_of_sizes(model: nn.Module) -> Any:
 
 
 def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:
-    """Fields of a configuration that could say the sizes: one size in one field, with fewer heads or without."""
-    sizes: list[dict[str, int]] = [{}]
-    for size, kept in pairs:
-        named = [f for f, v in fields.items() if v == size and isinstance(v, int) and not isinstance(v, bool)]
-        # Another size of heads would change the scale of the logits with it.
-        sizes += [{field: kept} for field in named if field != "head_dim"]
+    """Fields of a configuration that could say the sizes: one or all that hold a size, with fewer heads or without."""
+    flat = dict(_flat(fields))
+    named = [_sized(flat, size, kept) for size, kept in pairs]
+    sizes: list[dict[str, int]] = [{}, *(change for changes in named for change in changes)]
+    # Several sizes at once, as of experts and what stands beside them.
+    several = itertools.islice(itertools.product(*([{}, *changes] for changes in named)), _MOST_CHANGES)
+    sizes += [functools.reduce(operator.or_, changes) for changes in several if sum(map(bool, changes)) > 1]
     heads: list[dict[str, int]] = [{}]
     dense, width = fields.get("num_attention_heads"), fields.get("hidden_size")
     if isinstance(dense, int) and isinstance(width, int):
@@ -127,6 +135,28 @@ def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Ite
             for count in range(1, shared)
         ]
     yield from ({**size, **fewer} for fewer in heads for size in sizes)
+
+
+def _sized(fields: Mapping[str, Any], size: int, kept: int) -> list[dict[str, int]]:
+    """What could make one size another one: every field that holds it, all of them, or one that is left open."""
+    # Another size of heads would change the scale of the logits with it.
+    holding = [f for f, v in fields.items() if type(v) is int and v == size and not f.endswith("head_dim")]
+    leaves = {path: path.rpartition(".")[2] for path in fields}
+    found = [{path: kept} for path in holding] + ([dict.fromkeys(holding, kept)] if len(holding) > 1 else [])
+    # Fields of one name, in configurations of towers or for encoder and decoder.
+    for word in ("intermediate", "ffn", "inner", "d_ff"):
+        alike = [path for path in holding if word in leaves[path]]
+        found += [dict.fromkeys(alike, kept)] if 1 < len(alike) < len(holding) else []
+    return found + [{path: kept} for path, value in fields.items() if value is None and leaves[path] in _OPEN]
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of a configuration and of those inside it, by dotted names."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and name.endswith("config"):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _shapes(kind: Any, config: Any) -> dict[str, tuple[int, ...]]:

@@ -37,6 +37,7 @@ class CostModel:
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._kernels = self._shapes | {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
         self._embeddings = graph.embeddings
+        self._einsums = {name: reading.input_dim for name, reading in graph.readings.items() if reading.is_einsum}
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
         numbers = {group.name: number for number, group in enumerate(groups)}
@@ -71,10 +72,15 @@ class CostModel:
     def _num_elements(self, name: str, kept: Sequence[int]) -> int:
         return math.prod(self._shape(name, kept))
 
+    def _num_products(self, name: str, kept: Sequence[int]) -> int:
+        """Elements of a weight, each of which is multiplied and added."""
+        shape = self._shape(name, kept)
+        return 0 if name in self._einsums and shape[self._einsums[name]] == 1 else math.prod(shape)
+
     def macs(self, kept: Sequence[int]) -> int:
         """Multiply-accumulates per sample with that many units kept in each group."""
         weights = (name for name in self._positions if name in self._kernels)
-        total = self._fixed_macs + round(sum(self._positions[n] * self._num_elements(n, kept) for n in weights))
+        total = self._fixed_macs + round(sum(self._positions[n] * self._num_products(n, kept) for n in weights))
         for macs, numbers in self._products:
             for number in numbers:
                 macs = macs * kept[number] // self._num_units[number]

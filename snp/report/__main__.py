@@ -1,15 +1,9 @@
-"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one run and no file, its own page anew."""
+"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one folder and no file, its own page anew."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-from snp.report.compare import write_comparison
-from snp.report.fronts import draw_fronts
-from snp.report.page import write_report
-from snp.report.record import read_record
-from snp.report.runs import read_runs
 
 __all__ = ["main"]
 
@@ -23,17 +17,28 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--title", default="", help="of the page")
     options = parser.parse_args(words)
     try:
-        alone = len(options.runs) == 1 and options.out is None and (options.runs[0] / "metrics.json").is_file()
-        if alone:
-            read_record(options.runs[0])
-            written = write_report(options.runs[0]).with_suffix(".html")
-        else:
-            written = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
-            if options.figures is not None:
-                draw_fronts(read_runs(options.runs), options.figures / "fronts.png")
+        print(_written(options))
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print(written)
+
+
+def _written(options: argparse.Namespace) -> Path:
+    """The page, once it is written."""
+    # Only now, so that help answers without the seconds that figures take.
+    from snp.report.compare import write_comparison
+    from snp.report.fronts import draw_fronts
+    from snp.report.page import write_report
+    from snp.report.runs import read_runs
+    from snp.report.summary import write_summary
+
+    if len(options.runs) == 1 and options.out is None and options.figures is None:
+        (folder,) = options.runs
+        is_run = any((folder / name).is_file() for name in ("metrics.json", "plan.json"))
+        return write_report(folder).with_suffix(".html") if is_run else write_summary(folder, options.title)[0]
+    page = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
+    if options.figures is not None:
+        draw_fronts(read_runs(options.runs), options.figures / "fronts.png")
+    return page
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ def _calibration(record: Record) -> str | None:
     words = f"{samples:,.0f} of the training part"
     train = (record.facts.get("data") or {}).get("train")
     words += f" ({train - samples:,.0f} left out)" if train is not None else ""
+    if record.metrics.get("calibration/mirrored"):
+        words += ", each mirrored, too"
     if fitted:
         words += f"; the fit saw {fitted:,.0f}"
     return words + ("; moments of an earlier run" if record.metrics.get("calibration/reused") else "")

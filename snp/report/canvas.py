@@ -22,6 +22,7 @@ _STYLE: Any = {
 }
 _NO_DATE: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 FORMATS = ("png", "svg", "pdf")
+_DPI = 150
 
 
 def panels(num_rows: int, num_columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -46,12 +47,14 @@ def save(figure: Figure, path: str | Path, title: str) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
-        # Laid out once, not for every file; the ticks of the first pass are not yet those that stay.
+        # Laid out once, not for every file, and at the resolution of the PNG: text is a little wider at another one.
+        # The ticks of the first pass are not yet those that stay.
+        figure.set_dpi(_DPI)
         for _ in range(2):
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for kind in FORMATS:
-            figure.savefig(path.with_suffix(f".{kind}"), dpi=150, metadata=_NO_DATE[kind])
+            figure.savefig(path.with_suffix(f".{kind}"), dpi=_DPI, metadata=_NO_DATE[kind])
     return path
 
 

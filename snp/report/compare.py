@@ -16,7 +16,7 @@ from snp.report.runs import Runs, read_runs
 from snp.report.speed import is_noisy
 from snp.report.stages import LOWER_IS_BETTER, SMALL
 
-__all__ = ["write_comparison"]
+__all__ = ["subjects", "write_comparison"]
 
 
 def write_comparison(
@@ -79,11 +79,15 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
     return Page(title or f"{len(runs.records)} runs compared", sections)
 
 
+def subjects(runs: Runs) -> list[str]:
+    """Networks and their data, in words."""
+    return sorted({f"{record.model} on {record.data}" if record.data else record.model for record in runs.records})
+
+
 def _lead(runs: Runs) -> Text:
-    models = sorted({f"{record.model} on {record.data}" if record.data else record.model for record in runs.records})
     seeds = sorted({str(record.settings.get("seed")) for record in runs.records})
     return Text(
-        f"{len(runs.records)} runs of {', '.join(models)}; {_count(len(runs.lines), 'setting')}, seeds "
+        f"{len(runs.records)} runs of {', '.join(subjects(runs))}; {_count(len(runs.lines), 'setting')}, seeds "
         f"{', '.join(seeds)}. Means stand with the smallest and the largest of their runs. Time is a pass of the "
         f"pruned network over one of the dense network, measured in turns in the same run{_noise(runs)}."
     )

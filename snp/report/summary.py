@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from snp.report.answer import Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
+from snp.report.answer import EVERYWHERE, Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
 from snp.report.canvas import CONTEXT, TEXT, drawing, panels, save, write_csv
-from snp.report.compare import write_comparison
+from snp.report.compare import subjects, write_comparison
 from snp.report.document import Figure, Section, Text
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
@@ -52,7 +52,7 @@ def write_summary(folder: str | Path, question: str = "") -> tuple[Path, list[st
     _write_rows(runs, answer, place / "summary.csv")
     sections: list[Section] = []
     if answer.stages:
-        _draw_answer(answer, place / "answer.png")
+        _draw_answer(answer, ", ".join(subjects(runs)), place / "answer.png")
         sections.append(_section(answer))
     title = question or f"What {place.name} answers"
     page = write_comparison([place], place / "summary.html", title, sections)
@@ -94,15 +94,15 @@ def _sentences(answer: Answer) -> list[str]:
     """For the terminal."""
     if not answer.stages:
         return []
-    stage = list(answer.stages)[-1]
-    return [
-        f"{stage}, {answer.along}={lead.place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, ahead in "
-        f"{lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
-        for lead in leads(answer, stage)
-    ]
+    stage, found = list(answer.stages)[-1], []
+    for lead in leads(answer, stage):
+        place = answer.along if lead.place == EVERYWHERE else f"{answer.along}={lead.place}"
+        seeds = f"ahead in {lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
+        found.append(f"{stage}, {place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, {seeds}")
+    return found
 
 
-def _draw_answer(answer: Answer, path: Path) -> None:
+def _draw_answer(answer: Answer, subject: str, path: Path) -> None:
     """Scores on the test part after pruning and after fine-tuning, one line per combination of the other settings."""
     figure, axes = panels(1, len(answer.stages), width=5.2, height=3.6)
     for axis, stage in zip(axes, answer.stages, strict=True):
@@ -114,19 +114,19 @@ def _draw_answer(answer: Answer, path: Path) -> None:
         # Below the panels, where it covers no point.
         place: Any = {"loc": "outside lower center", "ncols": min(5, len(shown)), "fontsize": 7.5, "frameon": False}
         figure.legend(handles, shown, title=title, title_fontsize=7.5, **place)
-    save(figure, path, _title(answer))
+    # Two lines: a single panel is narrow.
+    save(figure, path, f"{subject}\n{_title(answer)}")
     rows = [(stage, *row) for stage, points in answer.stages.items() for row in rows_of(points, answer.order)]
     write_csv(path, ("stage", "line", answer.along, "mean", "smallest", "largest", "runs"), rows)
 
 
 def _title(answer: Answer) -> str:
-    seeds = {
-        seed for points in answer.stages.values() for values in points.values() for s in values.values() for seed in s
-    }
+    """How many seeds there are, and what their bars span."""
+    found = [scores for points in answer.stages.values() for values in points.values() for scores in values.values()]
+    seeds = {seed for scores in found for seed in scores}
     if answer.along == "seed":
         return f"{len(seeds)} seeds"
-    spread = f"mean of {len(seeds)} seeds, bars from the smallest to the largest" if len(seeds) > 1 else "one seed"
-    return f"Scores by {_ALONG.get(answer.along, answer.along)}: {spread}"
+    return f"Mean of {len(seeds)} seeds, bars from the smallest to the largest" if len(seeds) > 1 else "One seed"
 
 
 def _common_name(answer: Answer) -> str | None:

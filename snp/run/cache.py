@@ -75,7 +75,12 @@ class Cache:
         return path.name
 
     def moments(
-        self, subject: Subject, settings: CalibrationSettings, measure: Callable[[], Measured]
+        self,
+        subject: Subject,
+        settings: CalibrationSettings,
+        measure: Callable[[], Measured],
+        *,
+        mirrored: bool = False,
     ) -> tuple[dict[str, Moments], dict[str, Any]]:
         """Moments measured before, else measured now and kept.
 
@@ -83,12 +88,13 @@ class Cache:
             subject: what is measured.
             settings: how it is measured.
             measure: gives moments and facts about the measurement.
+            mirrored: of images, mirrored ones are measured, too.
 
         Returns:
             The moments, and the facts with ``reused`` and the name of the ``entry`` beside them; facts read from disk
             are strings.
         """
-        mark = fingerprint(subject.model, settings, repr(subject.readers), *self.facts())
+        mark = fingerprint(subject.model, settings, repr(subject.readers), mirrored, *self.facts())
         path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
         if agreed(found is not None):

@@ -21,6 +21,7 @@ from snp.core.options import STRICT, named, option
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
+from snp.measure.views import with_mirrored
 from snp.models.sources.weights import read_metadata, read_tensors, write_tensors
 from snp.run.processes import OVER_PROCESSES
 
@@ -47,15 +48,17 @@ class CalibrationSettings:
 
 
 class ForwardPass(LightningModule):
-    """Runs the network on batches and keeps nothing."""
+    """Runs the network on batches, of images mirrored ones too where that is asked for, and keeps nothing."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, mirrored: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._mirrored = mirrored
 
     def predict_step(self, batch: Any, batch_index: int) -> None:
         """One forward pass; callbacks look on."""
-        Batch.of(batch).beside(self.model).call(self.model)
+        inputs = Batch.of(batch).beside(self.model)
+        (with_mirrored(inputs) if self._mirrored else inputs).call(self.model)
 
 
 class CalibrationCallback(Callback):

@@ -5,6 +5,7 @@ The only module that imports Hydra, and only once there is something to compose:
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,12 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     """
     given = list(sys.argv[1:] if words is None else words)
     if any(word in _HELP for word in given):
-        print(help_text(program))
+        with contextlib.suppress(BrokenPipeError):  # of a pager that was left, or head
+            print(help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    # Hydra takes this flag before or behind all options, not among them.
+    given.sort(key=lambda word: word not in ("-m", "--multirun"))
     # Lightning starts further processes by the words of this one; Hydra reads others.
     before = sys.argv
     with stoppable(_is_first):
@@ -91,11 +95,14 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
 
     with open_dict(config):
         optimised = config.pop("optimise", None)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")
-        sweeps[str(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir))] = question(asked) if asked else ""
+        folder = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)
+        sweeps[str(folder)] = question(asked) if asked else ""
+        # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
+        config.cache_dir = config.cache_dir or str(folder / "shared")
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
     return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
 

@@ -64,19 +64,30 @@ def refuse_unknown(words: Sequence[str]) -> None:
         ValueError: the message names the nearest option.
     """
     sections, groups = _known()
+    own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
     for word in words:
-        name, is_override, _ = word.partition("=")
+        name, is_override, value = word.partition("=")
         section, _, key = name.partition(".")
         if not is_override or not re.fullmatch(r"[a-z_][\w.]*", name) or section == "hydra":
             continue
         if section not in sections:
             options = [f"{part}.{entry}" for part, entries in sections.items() for entry in entries]
             raise ValueError(f"there is no option {name}{close_to(name, [*sections, *options])}")
+        if section in groups and not key and not own_files:
+            _refuse_choice(section, value)
         first = key.partition(".")[0]
         # Below an option lie the user's own names: model.arguments.depth.
         if key and first not in sections[section]:
             hint = close_to(first, sorted(sections[section]), f"{section}.")
             raise ValueError(f"there is no option {section}.{first}{hint}{_chosen_by(section, groups)}")
+
+
+def _refuse_choice(group: str, value: str) -> None:
+    """A choice of a group that has no file; what is no plain name, as null or a function of Hydra, is left to it."""
+    known = sorted(path.stem for path in (configuration() / group).glob("*.yaml"))
+    for choice in value.split(","):
+        if re.fullmatch(r"[A-Za-z]\w*", choice) and choice not in (*known, "null"):
+            raise ValueError(f"there is no {group}={choice}; choices are {', '.join(known)}{close_to(choice, known)}")
 
 
 def _known() -> tuple[dict[str, set[str]], list[str]]:

@@ -15,17 +15,18 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.fit.preparation import Measured, prepare, settle
+from snp.fit.preparation import Measured, prepare, sensitivity_of, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
+from snp.measure.views import with_mirrored
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.pruning import decide, sensitivity_of
+from snp.pruning import decide
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.stages import Run
@@ -95,7 +96,12 @@ def _inputs_again(job: Run, subject: Subject) -> list[Batch]:
     if not job.prune.needs_inputs:
         return []
     subject.to(job.lightning.device)
-    return job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    return [with_mirrored(batch) for batch in inputs] if _is_mirrored(job) else inputs
+
+
+def _is_mirrored(job: Run) -> bool:
+    return bool(job.folder.metrics.get("calibration/mirrored"))
 
 
 def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
@@ -114,7 +120,8 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
         job.folder.keep_results()
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
-    decision = decide(subject, problem, job.prune, samples=job.folder.metrics["calibration/samples"])
+    facts = {"samples": job.folder.metrics["calibration/samples"], "mirrored": _is_mirrored(job)}
+    decision = decide(subject, problem, job.prune, **facts)
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)

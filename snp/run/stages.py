@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
@@ -133,9 +134,14 @@ class Run:
         if self.calibration.streamed:
             moments, facts = self.lightning.streamed_moments(subject, self.calibration, self.seed)
         else:
+            mirrored = self.lightning.mirrors(subject, self.prune, self.calibration.samples, self.seed)
             moments, facts = self.cache.moments(
-                subject, self.calibration, lambda: self.lightning.measured_moments(subject, self.calibration, self.seed)
+                subject,
+                self.calibration,
+                partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored),
+                mirrored=mirrored,
             )
+            self.folder.record({"calibration/mirrored": mirrored})
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(

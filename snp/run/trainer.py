@@ -20,21 +20,26 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.fit.preparation import mirrors
 from snp.graph.batches import Batch
+from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
-from snp.run.processes import copy_from_first
+from snp.run.processes import copy_from_first, from_first
 from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
+from snp.settings import PruneSettings
 from snp.speed import network
 from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
+
+_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 class JobTrainer:
@@ -107,7 +112,10 @@ class JobTrainer:
             checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
         """
         last = checkpoints.last if checkpoints else None
-        log(f"{recipe.where} training: {recipe.epochs} epochs" + (f", going on from {last}" if last else ""))
+        log(
+            f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
+            + (f", going on from {last}" if last else "")
+        )
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
         lines = [] if self._shows_bars else [EpochLines(recipe.where, log)]
@@ -127,22 +135,34 @@ class JobTrainer:
         model.to("cpu")
         copy_from_first(model)
 
-    def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback) -> None:
-        """Show the calibration samples to a network, each once over all processes."""
+    def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback, *, mirrored: bool = False) -> None:
+        """Show the calibration samples to a network, each once over all processes, and perhaps mirrored."""
         trainer = self.trainer(callbacks=[callback])
         calibration = OneLoader(lambda: self._data.calibration_dataloader(samples, seed))
-        trainer.predict(ForwardPass(model), datamodule=calibration, return_predictions=False)
+        trainer.predict(ForwardPass(model, mirrored=mirrored), datamodule=calibration, return_predictions=False)
         model.to("cpu")
 
     def measured_moments(
-        self, subject: Subject, settings: CalibrationSettings, seed: int
+        self, subject: Subject, settings: CalibrationSettings, seed: int, *, mirrored: bool
     ) -> tuple[dict[str, Moments], dict[str, Any]]:
         """Moments of the calibration samples from one pass, and facts about it."""
         # The first pass measures nothing: it is the yardstick for the cost of the second.
         plain, full = (CalibrationCallback(readers, settings) for readers in ({}, subject.readers))
         for callback in (plain, full):
-            self.forward(subject.model, settings.samples, seed, callback)
+            self.forward(subject.model, settings.samples, seed, callback, mirrored=mirrored)
         return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
+
+    def mirrors(self, subject: Subject, settings: PruneSettings, samples: int, seed: int) -> bool:
+        """Is the network calibrated on mirrored images, too?  The first process asks it, and all do the same."""
+
+        def ask() -> str:
+            subject.to(self.device)
+            found = mirrors(subject, self.calibration_inputs(min(samples, _FEW), seed), settings)
+            subject.to("cpu")
+            return "yes" if found else ""
+
+        with plain_arithmetic():
+            return bool(from_first(ask))
 
     def streamed_moments(
         self, subject: Subject, settings: CalibrationSettings, seed: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import nn
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batch_form import refuse_not_finite
 from snp.graph.batches import Batch, device_of
+from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
-from snp.measure.readers import Reader, head_readers, readers_of
+from snp.measure.readers import Reader, head_readers, limited, readers_of
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
@@ -50,6 +51,7 @@ class Subject:
         frozen: name -> reason for everything that does not.
         readers: what is to be measured, by weight name.
         samples: a small batch, wherever it may be; see :attr:`example`.
+        exports: programs of the model that are known; they hold for other values of its weights, too.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Subject:
     frozen: dict[str, str]
     readers: dict[str, Reader]
     samples: Batch
+    exports: Exports = field(default_factory=Exports)
 
     @property
     def example(self) -> Batch:
@@ -133,4 +136,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
     readers |= head_readers(model, found.graph, found.groups)
+    readers = limited(readers, settings.largest_token)
     return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))

@@ -1,5 +1,7 @@
 """Are both forms of the least-squares problem torch's own least squares, factorised once, whatever the matrix?"""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,17 +108,34 @@ def test_errors_on_held_back_samples(kind: str, affine: bool) -> None:
     fitted, held = (CrossMoments.of(inputs[part], targets[part]) for part in (~is_held, is_held))
     by_moments = MomentEquations(dense, fitted, affine=affine).held_back_errors(held, ridges)
     by_samples = SampleEquations(dense, inputs, targets, affine=affine).held_back_errors(is_held, ridges)
-    torch.testing.assert_close(by_moments, wanted, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(by_samples, wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(list(by_moments), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(list(by_samples), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_without_held_back_samples_the_fitted_ones_are_asked() -> None:
     """All samples are both then: the smallest ridge errs least on them."""
     inputs, targets, dense = data("wide")
-    errors = SampleEquations(dense, inputs, targets, affine=True).held_back_errors(
-        torch.zeros(12) > 0, (1.0, 1e-3, 0.1)
-    )
-    assert best_of(errors, (1.0, 1e-3, 0.1)) == 1e-3
+    ridges = (1e-3, 0.1, 1.0)
+    errors = SampleEquations(dense, inputs, targets, affine=True).held_back_errors(torch.zeros(12) > 0, ridges)
+    assert best_of(errors, ridges)[0] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("errors", "best", "num_asked"),
+    [((3.0, 2.0, 1.0), 2, 3), ((2.0, 1.0, 1.5, 0.5), 1, 3), ((1.0, 2.0, 0.0), 0, 2), ((1.0, 1.0, 0.5), 2, 3)],
+    ids=["falls", "falls and rises", "rises", "equal first"],
+)
+def test_no_error_is_asked_for_behind_the_first_rise(errors: tuple[float, ...], best: int, num_asked: int) -> None:
+    """The candidate in front of it is taken, and of equal ones the first."""
+    asked = []
+
+    def found() -> Iterator[Tensor]:
+        for error in errors:
+            asked.append(error)
+            yield torch.tensor(error)
+
+    assert best_of(found(), range(len(errors))) == (best, torch.tensor(errors[best]))
+    assert len(asked) == num_asked
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from snp.core.rectified import rectified_target
 from snp.core.sums import ALONE
-from snp.fit.regression import fitted, fitted_behind_rectifier
+from snp.fit.regression import fitted, fitted_behind_rectifier, ridges_of
 from snp.fit.rows import Rows
 from tests.sums import DOUBLED
 
@@ -78,7 +78,7 @@ def test_solver_follows_the_reference(affine: bool) -> None:
     inputs, target, scale, shift = problem(1)
     dense = target * scale + shift
     batches = rows_of(inputs, target, dense, 62)
-    start = fitted(torch.zeros(4, 6), batches, 0.0, affine, ALONE)
+    start = fitted(torch.zeros(4, 6), batches, (0.0,), affine, ALONE)
     found = fitted_behind_rectifier(start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), ALONE)
     columns = torch.cat([inputs, torch.ones(500, 1)], dim=1).double() if affine else inputs.double()
     solution = torch.linalg.lstsq(columns, target.double()).solution
@@ -95,7 +95,7 @@ def test_parts_that_are_alike_do_what_all_rows_do() -> None:
     """Where every part of the batches holds the same rows, looking at one of them is looking at all."""
     inputs, target, scale, shift = problem(3)
     batches = [Rows(inputs, target, target * scale + shift, batch) for batch in range(4)]
-    start = fitted(torch.zeros(4, 6), batches, 0.0, True, ALONE)
+    start = fitted(torch.zeros(4, 6), batches, (0.0,), True, ALONE)
     in_parts = fitted_behind_rectifier(start, lambda part, parts: batches[part::parts], scale, (0.0, 6.0), ALONE)
     at_once = fitted_behind_rectifier(start, lambda part, parts: batches, scale, (0.0, 6.0), ALONE)
     torch.testing.assert_close(in_parts, at_once, rtol=1e-6, atol=1e-6)
@@ -105,9 +105,9 @@ def test_processes_are_summed() -> None:
     """Two halves whose sums are added up give what one process with all rows gives."""
     inputs, target, scale, shift = problem(2)
     alone = [Rows(inputs, target, target * scale + shift)]
-    start = fitted(torch.zeros(4, 6), alone, 0.0, True, ALONE)
+    start = fitted(torch.zeros(4, 6), alone, (0.0,), True, ALONE)
     once = fitted_behind_rectifier(start, lambda part, parts: alone, scale, (0.0, 6.0), ALONE)
-    twice = fitted(torch.zeros(4, 6), alone, 0.0, True, DOUBLED)
+    twice = fitted(torch.zeros(4, 6), alone, (0.0,), True, DOUBLED)
     again = fitted_behind_rectifier(twice, lambda part, parts: alone, scale, (0.0, 6.0), DOUBLED)
     torch.testing.assert_close(once, again, rtol=1e-6, atol=1e-6)
 
@@ -122,7 +122,8 @@ def test_samples_and_moments_agree_behind_the_rectifier(affine: bool, ridge: flo
     batches = rows_of(inputs, target, target * scale + 0.3, 8)
     found = []
     for sums in (ALONE, DOUBLED):
-        problem_of_part = fitted(torch.randn(4, 70, generator=generator.manual_seed(6)), batches, ridge, affine, sums)
+        ridges = ridges_of(ridge, of_tokens=False)
+        problem_of_part = fitted(torch.randn(4, 70, generator=generator.manual_seed(6)), batches, ridges, affine, sums)
         assert (problem_of_part.starts is not None) == (sums is ALONE)
         parts = lambda part, parts: batches[part::parts]  # noqa: E731
         found.append(fitted_behind_rectifier(problem_of_part, parts, scale, (0.0, 6.0), sums))

@@ -29,7 +29,8 @@ from snp.data import data_sets, other
 from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, TransformedSamples
 from snp.data.cifar10 import CLASSES, Cifar10
-from snp.data.digits import Digits
+from snp.data.digit_pairs import CANVAS, DigitPairs, write_pairs
+from snp.data.digits import Digits, handwritten
 from snp.data.image_folder import ImageFolder
 from snp.data.imagenet import ImageNet
 from snp.data.sampling import ExactlyOnceSampler
@@ -82,6 +83,8 @@ def make(name: str, root: Path) -> ImageData:
     data: ImageData
     if name == "digits":
         data = Digits(batch_size=100)
+    elif name == "digit_pairs":
+        data = DigitPairs(batch_size=500)
     elif name == "cifar10":
         write_tar(root / "train.tar", files_of(CLASSES, 4))
         write_tar(root / "test.tar", files_of(CLASSES, 2))
@@ -452,6 +455,27 @@ def test_digits_grow_to_the_network() -> None:
     afar = torch.nn.functional.avg_pool2d(images, 8)
     correlation = torch.corrcoef(torch.stack([afar.flatten(), small.flatten()]))[0, 1]
     assert correlation > 0.95
+
+
+def test_pairs_of_digits_are_what_they_say() -> None:
+    """Left the tens and right the units, over each other; always the same, and no handwriting is in both parts."""
+    squares = torch.arange(1, 11).div(10).view(10, 1, 1).expand(10, 8, 8)
+    numbers, labels = write_pairs(squares, torch.arange(10), 200, seed=5, noise=0.0)
+    for image, label in zip(numbers[:, 0].div(25.5).round().int() - 1, labels.tolist(), strict=True):
+        columns = image.amax(0)
+        shown = columns[columns >= 0].tolist()
+        assert (shown[0], shown[-1]) == divmod(label, 10)
+        assert len(shown) < 16
+    data = DigitPairs(val_fraction=0)
+    assert data.num_classes == 100
+    data.configure(CANVAS, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
+    images, labels = all_of(data.test_dataloader())
+    assert (len(images), labels.min(), labels.max()) == (2000, 0, 99)
+    again = DigitPairs(val_fraction=0)
+    again.configure(CANVAS, (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0)
+    assert torch.equal(all_of(again.test_dataloader())[0], images)
+    written = keys_of((16 * handwritten("train")[0]).round().byte().unsqueeze(1))
+    assert not written & keys_of((16 * handwritten("test")[0]).round().byte().unsqueeze(1))
 
 
 # ------------------------------------------------------------------------------------------ folders and tar files

@@ -21,6 +21,7 @@ from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
+from tests.transformer_models import CONFIGS, save_folder, sentences, token_batches, transformer
 
 onnx = pytest.importorskip("onnx", reason="the extra packages of snp[export] are not installed")
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -132,6 +133,44 @@ def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["int8"]["bytes"] < found["pruned"]["bytes"] < found["dense"]["bytes"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("dense", "int8", "top-1 %", "in turns"))
+
+
+def test_language_models_read_texts_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Logits as the network's own at other batches and lengths; the dense one beside it, scored by the perplexity."""
+    auto_class, config = CONFIGS["opt"]
+    model = transformer("opt")
+    options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+    recipe = {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}}
+    snp.save(snp.prune(model, token_batches(12), **options), tmp_path, recipe)
+    save_folder(tmp_path / "dense")
+    (tmp_path / "text.txt").write_text(sentences(40))
+    settings = {"_target_": "snp.data.text.TextData", "train": str(tmp_path / "text.txt"), "context": 12}
+    settings |= {"test": settings["train"], "batch_size": 3}
+    form = {"tokenizer": str(tmp_path / "dense"), "context": 32}
+    (tmp_path / "data.json").write_text(json.dumps({"settings": settings, "format": form, "seed": 0}))
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"model": {"checkpoint": str(tmp_path / "dense")}}}))
+    main([str(tmp_path), "--test-samples", "4"])
+    small, session = snp.load(tmp_path).eval(), session_of(tmp_path / "export" / "model.onnx")
+    for shape in ((4, 32), (1, 7), (5, 16)):
+        tokens = torch.randint(32, shape)
+        with torch.no_grad():
+            wanted = small(input_ids=tokens).logits
+        assert largest_difference(session(tokens), wanted) <= TOLERANCE
+        assert small(input_ids=tokens, labels=tokens).loss > 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "export" / "scores.json").read_text())}
+    data = ExportFolder(tmp_path).data()
+    assert data is not None
+    windows = [data.test_set[index] for index in range(4)] if data.setup("test") is None else []
+    for name, network in (("dense", model), ("pruned", small)):
+        with torch.no_grad():
+            losses = torch.stack(
+                [torch.nn.functional.cross_entropy(network(t[None]).logits[0, :-1], t[1:]) for t, _ in windows]
+            )
+        assert rows[name]["perplexity"] == pytest.approx(float(losses.mean().exp()), rel=1e-4)
+    assert "perplexity" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--int8"])
+    assert "--int8 is for networks that read images" in capsys.readouterr().err
 
 
 def dense_of(folder: Path) -> nn.Module:

@@ -1,5 +1,6 @@
 """Does a trial cut measure what it says, on samples that nothing was fitted on, and is it heeded?"""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,46 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
             wanted, found = dense(probes).log_softmax(-1), small(probes).log_softmax(-1)
         expected = float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / 15
         assert trials(number, kept) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+class Overwriting(nn.Module):
+    """Rectifiers that write over sums which are read again: [N, 3, 8, 8] -> {"scores": [N, 10]}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = F.relu(self.one(x), inplace=True)
+        x = F.relu(x + self.norm(self.two(x)), inplace=True)
+        return {"scores": self.head(F.relu(self.three(x)).mean((2, 3)))}
+
+
+@pytest.mark.parametrize("make", [networks.cnn, networks.attention, Overwriting], ids=lambda make: make.__name__)
+def test_trials_from_held_values_find_what_whole_passes_find(make: Callable[[], nn.Module]) -> None:
+    """In every order of the groups, and twice: values in front of a cut are the dense network's."""
+    torch.manual_seed(0)
+    inputs = networks.tokens(60) if make is networks.attention else networks.images(60)
+    subject, problem = measured(make().eval(), list(inputs.split(20)))
+    whole, replayed = (Trials(subject, problem, Batch.all(inputs.split(20)), replays=way) for way in (False, True))
+    for number in [*range(len(problem.groups)), *reversed(range(len(problem.groups)))]:
+        kept = torch.arange(0, problem.groups[number].num_units, 2)
+        assert replayed(number, kept) == pytest.approx(whole(number, kept), rel=1e-4, abs=1e-8)
+
+
+def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is exported once to be analysed, and once for the batches of both."""
+    exported = []
+
+    def noted(model: nn.Module, *rest: object, **named: object) -> object:
+        exported.append(type(model).__name__)
+        return original(model, *rest, **named)
+
+    original = torch.export.export
+    monkeypatch.setattr(torch.export, "export", noted)
+    prune(networks.cnn(), list(networks.images(64).split(16)), target_macs=0.5, progress=False)
+    assert len(exported) == 2
 
 
 def test_keeping_all_moves_nothing() -> None:

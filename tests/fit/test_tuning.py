@@ -15,10 +15,10 @@ from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
 from snp.fit.tuning.samples import TuningSamples
-from snp.fit.tuning.views import Views, views_of
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.outputs import objective_of
+from snp.measure.views import Views, views_of
 from snp.settings import PruneSettings
 from tests.networks import attention, cnn, images, language, tokens, words
 

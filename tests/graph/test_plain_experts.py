@@ -12,6 +12,7 @@ from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
 from snp.graph.plain_experts import PlainExperts, plain_experts, restacked
 from snp.graph.plain_weights import with_plain_weights
+from snp.library import prune_streamed
 from snp.models import huggingface
 from snp.settings import PruneSettings
 from snp.surgery.audit import audit, control
@@ -155,3 +156,16 @@ def test_other_modules_and_other_numbers_stay_as_they_are() -> None:
 
     experts.__class__ = Doubled
     assert plain_experts(experts) is None
+
+
+def test_experts_are_calibrated_block_by_block() -> None:
+    """The plan and the weights are those of the usual way."""
+    model, _ = language_model("mixtral")
+    batches = [
+        {"input_ids": torch.randint(3, 64, (6, 8), generator=torch.Generator().manual_seed(seed))} for seed in (1, 2)
+    ]
+    options = {"calibration": "joint", "ordering": "zca", "cut": "variance", "target_params": 0.823, "round_to": 8}
+    usual, streamed = snp.prune(model, batches, **options), prune_streamed(model, batches, **options)
+    assert type(experts_of(streamed.model)) is type(experts_of(model))
+    wanted, found = usual.model.state_dict(), streamed.model.state_dict()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)

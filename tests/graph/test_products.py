@@ -170,3 +170,82 @@ def test_gpt2() -> None:
         for use_cache in (True, False)
     ]
     assert torch.equal(*tokens)
+
+
+WEIGHED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], list[int]]] = {
+    "gated": (lambda a, b: torch.einsum("btc,btc->btc", a, b), [8]),
+    "gated by position": (lambda a, b: torch.einsum("btc,bt->btc", a, b.mean(-1)), [8]),
+    "gated by sample": (lambda a, b: torch.einsum("bc,btc->btc", a.mean(1), b), [8]),
+    "averaged": (lambda a, b: torch.einsum("btc,btc->bc", a, b)[:, None].expand(-1, 5, -1), [8]),
+    "turned": (lambda a, b: torch.einsum("btc,btc->bct", a, b).mT, [8]),
+    "read out": (lambda a, b: (a[..., None].expand(-1, -1, -1, 8) @ b[..., None])[..., 0], [8]),
+    "every one with every one": (lambda a, b: (a[..., :, None] * b[..., None, :].tanh()).mean(-1), [8]),
+    "summed": (lambda a, b: torch.einsum("btc,btc->bt", a, b)[..., None].expand(-1, -1, 8), []),
+    "a matrix product": (lambda a, b: torch.einsum("bti,bsi->bts", a, b) @ a, []),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_activations_that_meet_index_by_index(name: str) -> None:
+    """They go together where units meet one to one; what meets all units of the other stays; costs fall with units."""
+    function, sizes = WEIGHED[name]
+    model = Net(
+        lambda m, x: m.head(function(F.gelu(m.one(x)), m.two(x))),
+        one=nn.Linear(6, 8), two=nn.Linear(6, 8), head=nn.Linear(8, 4),
+    )  # fmt: skip
+    graph = cut_anyhow(model, TOKENS) if sizes else analysed(model, TOKENS)
+    assert [group.num_units for group in graph.groups] == sizes
+    if sizes:
+        result = snp.prune(model.eval(), [TOKENS.repeat(8, 1, 1)], target_units=0.5, cut="uniform")
+        assert result.plan.macs["pruned"] == macs_of_batch(result.model, Batch.of(TOKENS))
+
+
+class States(nn.Module):
+    """Units with a row of states each, which a parameter moves on and an input reads out, as in Mamba."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.read, self.head = nn.Linear(6, 10), nn.Linear(6, 4), nn.Linear(10, 3)
+        self.rates = nn.Parameter(torch.randn(10, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        units, read = self.enter(x), self.read(x)
+        states = torch.zeros(len(x), units.shape[-1], 4)
+        found = []
+        for step in range(x.shape[1]):
+            new = units[:, step, :, None]
+            states = torch.exp(-self.rates.exp()) * states + new * self.rates.tanh() * read[:, step, None].sigmoid()
+            found.append((states @ read[:, step, :, None])[..., 0])
+        return self.head(torch.stack(found, 1))
+
+
+def test_rows_of_states_belong_to_their_unit() -> None:
+    """Rows of the parameter go with the units; what reads all states stays."""
+    graph = cut_anyhow(States(), TOKENS)
+    assert summary(graph) == {"enter": 10}
+    assert owned(graph.groups[0])["others"] == {("enter.bias", 0, 1), ("rates", 0, 1)}
+    assert "read.weight" in graph.frozen
+
+
+@pytest.mark.parametrize("name", ["einsum", "matmul"])
+def test_a_single_unit_is_counted_as_it_runs(name: str) -> None:
+    """With one input `einsum` multiplies, and is no product to a counter; the plan says the same."""
+    function, turned = PRODUCTS[name]
+    model = Weights(function, turned=turned).eval()
+    result = snp.prune(model, [TOKENS.repeat(8, 1, 1)], target_units=0.01, cut="uniform", round_to=1)
+    assert [len(decision.kept) for decision in result.plan.groups] == [1, 1]
+    assert result.plan.macs["pruned"] == macs_of_batch(result.model, Batch.of(TOKENS))
+
+
+@pytest.mark.parametrize("calibration", ["joint", "sequential"])
+def test_a_weight_in_a_form_that_no_fit_knows_is_folded(calibration: str) -> None:
+    """It is read all the same: what is cut is masked in the dense network, and what stays takes over."""
+    twice = lambda x, w: F.linear(x, w.T.T.unsqueeze(0).squeeze(0))  # noqa: E731
+    model = Weights(twice, turned=True).eval()
+    inputs = torch.randn(64, 5, 6, generator=torch.Generator().manual_seed(1))
+    result = snp.prune(model, [inputs], target_units=0.5, cut="uniform", calibration=calibration)
+    assert result.check < 1e-6
+    deleted = snp.prune(model, [inputs], target_units=0.5, cut="uniform", reconstruct=False)
+    with torch.no_grad():
+        errors = [float(F.mse_loss(small.model(inputs), model(inputs))) for small in (result, deleted)]
+    assert errors[0] < errors[1]

@@ -155,3 +155,73 @@ def test_plan_for_another_model_is_refused(count: Count) -> None:
     """The message names the list and what it holds."""
     with pytest.raises(ValueError, match=f"entry {count.position} of {count.attribute} in {count.module}"):
         recount(parted(Parts((6, 10))), count, 1)
+
+
+class Hierarchical(nn.Module):
+    """Parts of one width each, every one convolved with what came of the one before, as in Res2Net."""
+
+    def __init__(self, width: int, other: int) -> None:
+        super().__init__()
+        self.width, self.scale, self.other = width, 3, other
+        self.enter, self.leave = nn.Conv1d(4, 3 * width, 1), nn.Conv1d(3 * width, 4, 1)
+        self.each = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = F.relu(self.enter(x)).split(self.width, 1)
+        found = [first]
+        for layer, part in zip(self.each, others, strict=True):
+            found.append(F.relu(layer(part + found[-1])))
+        return x + self.leave(torch.cat(found, 1))
+
+
+class Partial(nn.Module):
+    """A part that is convolved and one that passes, at two numbers of the module, as in FasterNet."""
+
+    def __init__(self, convolved: int, passed: int) -> None:
+        super().__init__()
+        self.convolved, self.passed = convolved, passed
+        self.enter, self.layer = nn.Conv1d(4, convolved + passed, 1), nn.Conv1d(convolved, convolved, 3, padding=1)
+        self.leave = nn.Conv1d(convolved + passed, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = F.relu(self.enter(x)).split([self.convolved, self.passed], 1)
+        return self.leave(torch.cat([F.relu(self.layer(one)), other], 1))
+
+
+MAPS = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+
+
+def test_one_width_of_all_parts_follows_the_cut() -> None:
+    """Every part loses the same places, and the number that the code splits at falls with them."""
+    model = Hierarchical(7, other=5).eval()
+    graph = analyse(model, MAPS)
+    group = next(group for group in graph.groups if group.num_units == 7)
+    assert group.counts == (Count("", "width", None, 1),)
+    assert {row[1] - row[0] for row in group.producers[0].index.tolist()} == {7}
+    passed, refused = confirm(model, graph.groups, Batch.of(MAPS))
+    assert group in passed
+    assert not refused
+    small: Any = cut(model, PruningPlan((GroupPlan(group, torch.tensor([0, 2, 3])),)))
+    assert (small.width, small.each[0].in_channels, small.enter.out_channels) == (3, 3, 9)
+
+
+def test_a_number_that_two_attributes_have_is_left_to_the_trial() -> None:
+    """Nobody says which of them the code splits at: the group stays."""
+    model = Hierarchical(7, other=7).eval()
+    graph = analyse(model, MAPS)
+    _, refused = confirm(model, graph.groups, Batch.of(MAPS))
+    assert "enter" in refused
+
+
+def test_numbers_of_two_parts_follow_the_cut() -> None:
+    """Each part has a number of its own."""
+    model = Partial(6, 9).eval()
+    graph = analyse(model, MAPS)
+    assert {group.counts for group in graph.groups if group.counts} == {
+        (Count("", "convolved", None, 1),),
+        (Count("", "passed", None, 1),),
+    }
+    assert not confirm(model, graph.groups, Batch.of(MAPS))[1]
+    result = snp.prune(model, [MAPS.repeat(8, 1, 1)], target_units=0.5, cut="uniform")
+    assert (result.model.convolved, result.model.passed) != (6, 9)
+    assert result.model(MAPS).shape == MAPS.shape

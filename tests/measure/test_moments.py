@@ -1,6 +1,7 @@
 """Do collected moments equal the moments of the layers' true inputs?"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.core.gram import Moments
+from snp.core.outliers import limiting_scale
 from snp.graph.batches import Batch
 from snp.graph.units import Reading, Slice
 from snp.measure.moments import MomentCollector
@@ -224,3 +226,16 @@ def test_no_hook_stays_behind() -> None:
     with pytest.raises(RuntimeError), MomentCollector(model, {"one.weight": reader(model, "one")}):
         model(torch.randn(3, 7))
     assert not model.one._forward_pre_hooks
+
+
+def test_tokens_count_no_more_than_they_may() -> None:
+    """Samples are bounded tokens, whatever the batches; rows of a matrix are no tokens."""
+    model = Net(lambda m, x: m.one(x), one=nn.Linear(6, 2))
+    tokens = torch.randn(4, 10, 6, generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] *= 100
+    bounded = {"one.weight": replace(reader(model, "one"), largest_token=4.0)}
+    for given, wanted in ((tokens, tokens * limiting_scale(tokens, 4.0)[..., None]), (tokens[:, 0], tokens[:, 0])):
+        with torch.no_grad(), MomentCollector(model, bounded) as collector:
+            for batch in given.split([1, 3]):
+                model(batch)
+        assert_moments(collector.moments["one.weight"], wanted.reshape(-1, 6))

@@ -1,5 +1,9 @@
 """Do the samples of a reader, times its weight, give what the layer puts out?"""
 
+import random
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,6 +96,55 @@ def test_patches_of_one_and_three_dimensions(kind: str, num_positions: int | Non
         torch.testing.assert_close(found, reader.outputs(outputs), rtol=1e-4, atol=1e-5)
 
 
+def transposed(rng: random.Random) -> tuple[Any, tuple[int, ...]]:
+    """A transposed convolution of four channels and the size of its input; None where its output would be empty."""
+    d, groups = rng.choice([1, 2, 2, 3]), rng.choice([1, 1, 2])
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[d - 1]
+    kernel, stride, dilation = (tuple(rng.randint(1, most) for _ in range(d)) for most in (4, 3, 2))
+    more = tuple(rng.randint(0, max(pair) - 1) for pair in zip(stride, dilation, strict=True))
+    padding = tuple(rng.randint(0, step * (size - 1)) for step, size in zip(dilation, kernel, strict=True))
+    layer = kind(4, 6, kernel, stride, padding, more, groups, False, dilation)
+    return layer.double(), tuple(rng.randint(4, 6) for _ in range(d))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_patches_of_transposed_convolutions(seed: int) -> None:
+    """What the kernel, as outputs by rows, sees at each output position, for any stride, padding and groups."""
+    rng = random.Random(seed)
+    for wanted in (5, 10**9):
+        layer, size = transposed(rng)
+        found = patch_of(layer, 0, output_padding=layer.output_padding)
+        assert found is not None
+        patch, inputs = replace(found, wanted=wanted), torch.randn(2, 4, *size, dtype=torch.float64)
+        with torch.no_grad():
+            outputs = layer(inputs)
+        reader = Reader("weight", "", 1, 4 * patch.size, patch=patch, num_blocks=layer.groups, input_dim=0)
+        rows = reader.rows(layer.weight.detach()).flatten(1).chunk(layer.groups)
+        parts = reader.samples(inputs).chunk(layer.groups, 1)
+        products = torch.cat([part @ row.T for part, row in zip(parts, rows, strict=True)], 1)
+        assert len(products) == 2 * min(wanted, outputs[0, 0].numel())
+        torch.testing.assert_close(products, reader.outputs(outputs))
+
+
+@pytest.mark.parametrize("calibration", ["sequential", "joint"])
+def test_transposed_convolutions_are_fitted_element_by_element(calibration: str) -> None:
+    """Closer to the dense network than with one transfer for the whole kernel, as for other convolutions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 12, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(12, 3, 3, 2, 1, output_padding=1),
+    ).eval()  # fmt: skip
+    images = F.avg_pool2d(torch.randn(96, 3, 10, 10), 3, 1)
+    errors = []
+    for conv_gram in ("patch", "channel"):
+        small = snp.prune(
+            model, [images[:64]], target_units=0.5, cut="uniform", calibration=calibration, conv_gram=conv_gram
+        ).model
+        with torch.no_grad():
+            errors.append(float(F.mse_loss(small(images[64:]), model(images[64:]))))
+    assert errors[0] < 0.95 * errors[1]
+
+
 class Padded(nn.Module):
     """The same function twice: padded by the layer, or by an operator in front of a layer that pads nothing."""
 
@@ -149,11 +202,26 @@ def test_inputs_of_another_size_are_not_sampled() -> None:
 
 def test_channel_reader_has_the_channels_of_every_position() -> None:
     """Without patches a convolution's samples are channels and cannot be matched with outputs."""
-    reader = reader_of(Two(nn.Conv2d(6, 5, 3)), 9, conv_gram="channel")
-    inputs = torch.randn(2, 6, 9, 9)
+    reader = reader_of(Two(nn.Conv2d(6, 5, 3)), 8, conv_gram="channel")
+    inputs = torch.randn(2, 6, 8, 8)
     assert reader.patch is None
     assert not reader.fits_outputs
     assert torch.equal(reader.samples(inputs), inputs.permute(0, 2, 3, 1).reshape(-1, 6))
+
+
+@pytest.mark.parametrize(("channels", "count"), [(6, 64), (256, 64), (300, 75)])
+def test_of_large_maps_some_positions_are_samples(channels: int, count: int) -> None:
+    """The same of every image, no position twice, at least 64 and a quarter of the channels; fits look at all."""
+    model = Two(nn.Conv2d(channels, 5, 3), channels)
+    reader = reader_of(model, 20, conv_gram="channel")
+    places = torch.arange(400.0).reshape(1, 1, 20, 20).expand(2, channels, 20, 20)
+    first, second = reader.samples(places).reshape(2, count, channels)
+    assert torch.equal(first, second)
+    assert torch.equal(first[:, :1].expand(-1, channels), first)
+    assert len(first[:, 0].unique()) == count
+    graph = analyse(model.eval(), torch.zeros(2, 3, 20, 20))
+    fitted = readers_of(model, graph, graph.groups, "channel", by_block=True)["layer.weight"]
+    assert len(fitted.samples(places)) == 2 * 400
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (2, 3, 5, 6)])

@@ -9,14 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snp.fit.preparation import Measured, prepare
+from snp.fit.preparation import Measured, prepare, sensitivity_of
 from snp.graph.batches import Batch
 from snp.models.sources.weights import write_tensors
 from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
 from snp.plan.level import kept_at_level, moved
 from snp.plan.problem import Problem, Selection
-from snp.pruning import sensitivity_of
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests.measured import measured_moments

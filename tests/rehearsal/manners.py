@@ -61,11 +61,13 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
-        "run", more=f"{FEW} prune.target_macs=0.7 prune.ordering=auto,zca seed=0", prints="Summary of all runs: "
+        "run",
+        more=f"{FEW} data=digits prune.target_macs=0.7 prune.ordering=auto,zca seed=0",
+        prints="Summary of all runs: ",
     ),
     r"python run\.py experiment=orderings": Manner(
         "run",
-        more=f"{FEW} finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
+        more=f"{FEW} data=digits finetune.epochs=0 prune.ordering=saw,zca prune.target_macs=0.5 seed=0",
         prints="Summary of all runs: ",
     ),
     r"python run\.py model=(opt|huggingface) .*": Manner("run", _OPT, "calibration.samples=16 data.context=12"),
@@ -78,6 +80,10 @@ MANNERS: dict[str, Manner] = {
     r"snp inspect FOLDER": Manner("run", {"FOLDER": "{run}"}, prints="units"),
     r"snp run model=timm .*": Manner("run", {"=photos": "={images}"}, FEW),
     r"snp run -m seed=0,1,2 .*": Manner("run", {"seed=0,1,2": "seed=0"}, FEW, prints="Summary of all runs: "),
+    r"snp compare FOLDER": Manner("run", {"FOLDER": "{run}"}, prints=""),
+    r"snp run experiment=(ratios|orderings) model=cifar_resnet56 .*": Manner(
+        "left", reason="a dozen runs of a minute; the experiments themselves are rehearsed on the digits"
+    ),
     r"snp compare RUN RUN .*|python -m snp\.report .*": Manner(
         "run",
         {"RUN RUN ...": "{run} {run}", "FOLDER": "figures", "report RUN": "report {run}", f"{_SWEEP} ": "{run} "},
@@ -93,12 +99,15 @@ MANNERS: dict[str, Manner] = {
     r"snp run experiment=paper_resnet50 .*": Manner("compose", reason=_IMAGENET),
     r"srun python run\.py .*": Manner("compose", reason="needs Slurm"),
     r"torchrun --nnodes=2 .*": Manner("compose", reason="needs two machines"),
+    r"python run\.py -m hydra/sweeper=optuna .*": Manner(
+        "left", reason="needs the extra snp[optuna] and 20 runs; tests/run/test_sweeps.py runs three"
+    ),
     r"python run\.py -m hydra/launcher=submitit_slurm .*": Manner(
         "left", reason="needs Slurm; tests/run/test_cluster.py composes it and runs the local executor"
     ),
     # ---------------------------------------------------------------------------------------------------- benchmarks
     r"python benchmarks/ordering_cost\.py .*": Manner(
-        "run", {"1024 2048": "32 64", "8192": "64"}, "--iterate 0", prints="|"
+        "run", {"1024 2048": "32 64", "8192": "64", "512 4096": "32 64"}, "--iterate 0", prints="|"
     ),
     r"python benchmarks/opt_perplexity\.py .*": Manner(
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"

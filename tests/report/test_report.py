@@ -22,6 +22,7 @@ from snp.report.intervals import wilson
 from snp.report.page import write_report
 from snp.report.record import read_record
 from snp.report.stages import format_count, format_seconds
+from snp.report.summary import write_summary
 from snp.report.terminal import print_summary
 from snp.report.tradeoff import STAGE_COLOURS, draw_tradeoff
 from snp.report.widths import draw_widths
@@ -189,6 +190,22 @@ def test_layers_that_stay_have_bars(tmp_path: Path) -> None:
     draw_widths(read_record(folder), tmp_path / "bars.png")
     rows = [(row["layer"], row["num_units"], row["is_frozen"]) for row in read_table(tmp_path / "bars.csv")]
     assert rows == [("stem", "4", "1"), ("layer0.conv1", "16", "0"), ("layer1.conv1", "16", "0"), ("fc", "10", "1")]
+
+
+def test_no_figure_is_clipped(tmp_path: Path) -> None:
+    """The outermost pixels of every PNG that a run or a sweep leaves are white: no label reaches beyond."""
+    for seed in (0, 1):
+        folder, plan = write_run(tmp_path / f"{seed}")
+        plan["settings"]["seed"] = seed
+        (folder / "plan.json").write_text(json.dumps(plan))
+        write_report(folder)
+    write_summary(tmp_path)
+    figures = list(tmp_path.rglob("*.png"))
+    assert len(figures) >= 5
+    for path in figures:
+        pixels = matplotlib.image.imread(path)[:, :, :3]
+        edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+        assert all((edge > 0.99).all() for edge in edges), path
 
 
 @pytest.mark.parametrize("num_groups", [1, 60])

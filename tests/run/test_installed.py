@@ -47,6 +47,13 @@ def test_help_answers_at_once(installed: Path, tmp_path: Path) -> None:
         "# share of the dense network's multiply",
     ):
         assert word in said, said
+    for command in ("export", "compare"):
+        code = f"import sys; sys.argv = ['snp', {command!r}, '--help']; import snp.__main__ as main\ntry: main.main()\n"
+        code += "except SystemExit: assert not {'torch', 'matplotlib', 'plotly'} & set(sys.modules)"
+        variables = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, timeout=20, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert f"usage: snp {command}" in ended.stdout
     code = "import sys, runpy; sys.argv = ['run.py', '--help']; runpy.run_path({!r}, run_name='__main__')"
     code = code.format(str(ROOT / "run.py")) + "; assert not {'torch', 'pytorch_lightning', 'hydra'} & set(sys.modules)"
     variables = {**environment(tmp_path), "PYTHONPATH": str(ROOT)}

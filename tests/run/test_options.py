@@ -88,6 +88,8 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("prun.target_macs=0.5", "there is no option prun.target_macs; did you mean prune.target_macs?"),
         ("sed=1", "there is no option sed; did you mean seed?"),
         ("prune.zzz=1", "there is no option prune.zzz"),
+        ("logger=wanb", "there is no logger=wanb; choices are both, csv, none, wandb; did you mean wandb?"),
+        ("logger=csv,zzz", "there is no logger=zzz; choices are both, csv, none, wandb"),
         (
             "data.rot=x",
             "there is no option data.rot; did you mean data.root? (conf/data/*.yaml list those of each data; "
@@ -110,8 +112,10 @@ def test_what_hydra_knows_is_left_to_it() -> None:
     refuse_unknown(
         ["model=resnet50", "data.root=x", "-m", "seed=0,1", "+x=1", "~logger", "hydra.run.dir=y", "prune.ridge=null",
          "--cfg", "job", "run_dir=z", "model.arguments.depth=20",
-         "data.context=64", "trainer.devices=2", "experiment=ratios", "++a.b=1"]
+         "data.context=64", "trainer.devices=2", "logger=null", "data=choice(digits,x)", "model=${x}",
+         "experiment=ratios", "++a.b=1"]
     )  # fmt: skip
+    refuse_unknown(["--config-dir=mine", "model=own"])
 
 
 @named(lambda given: "thing")

@@ -1,11 +1,14 @@
 """Are transformers of Hugging Face analysed, cut, saved and used for generation as they should be?"""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import snp
 from snp.models import build, huggingface
@@ -102,6 +105,50 @@ def test_equal_sizes_are_saved_in_the_stock_form(name: str, tmp_path: Path) -> N
     tokens = token_batches(seed=5)[0]
     torch.testing.assert_close(first(stock, tokens), first(small, tokens))
     assert stock.config.use_cache
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+TOWERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    # Where the field is open, or several fields say it at once.
+    "gpt2": ("AutoModelForCausalLM", {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2}, ("n_inner",)),
+    "bart": (
+        "AutoModelForSeq2SeqLM",
+        {
+            "vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+        },
+        ("encoder_ffn_dim", "decoder_ffn_dim"),
+    ),
+    "clip": (
+        "AutoModel",
+        {
+            "text_config": {"vocab_size": 40, **TINY}, "projection_dim": 10,
+            "vision_config": {"image_size": 16, "patch_size": 8, **TINY},
+        },
+        ("text_config.intermediate_size", "vision_config.intermediate_size"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_sizes_that_several_fields_say(name: str, tmp_path: Path) -> None:
+    """Encoder and decoder, two towers, a field that is a multiple of the width where it is open."""
+    auto, config, fields = TOWERS[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, auto).from_config(transformers.AutoConfig.for_model(name, **config)).eval()
+    batch = {"input_ids": torch.randint(3, 40, (4, 6))}
+    if name == "clip":
+        batch["pixel_values"] = torch.randn(4, 3, 16, 16)
+    if name == "bart":
+        batch["decoder_input_ids"] = batch["input_ids"]
+    small = snp.prune(model, [batch], target_units=0.5, cut="uniform", calibration="joint").model
+    huggingface.save_pretrained(small, tmp_path)
+    stock = type(model).from_pretrained(tmp_path).eval()
+    for field in fields:
+        assert functools.reduce(getattr, field.split("."), stock.config) == (32 if name == "gpt2" else 12)
+    with torch.no_grad():
+        wanted, found = (tree_leaves(dict(network(**batch)))[0] for network in (small, stock))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_different_sizes_are_refused(tmp_path: Path) -> None:

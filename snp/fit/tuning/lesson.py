@@ -10,9 +10,9 @@ from torch import nn
 from snp.fit.tuning.features import FeatureTap, Place
 from snp.fit.tuning.matching import distance
 from snp.fit.tuning.samples import TuningSamples
-from snp.fit.tuning.views import Views
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
+from snp.measure.views import Views
 
 __all__ = ["HALF", "Lesson", "rate_factor"]
 

@@ -19,11 +19,11 @@ from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import HALF, Lesson
 from snp.fit.tuning.matching import distance, learnable
 from snp.fit.tuning.samples import TuningSamples
-from snp.fit.tuning.views import Views, views_of
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
 from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
+from snp.measure.views import Views, views_of
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 

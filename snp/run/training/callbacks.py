@@ -41,6 +41,15 @@ class KeepSignals(Callback):
     on_test_start = on_predict_start = on_train_start
 
 
+# Of scores, for a terminal.
+_WORDS = {
+    "acc1_percent": "top-1 {:.2f} %",
+    "acc5_percent": "top-5 {:.2f} %",
+    "loss": "loss {:.4g}",
+    "perplexity": "perplexity {:.2f}",
+}
+
+
 class EpochLines(Callback):
     """One line per epoch with the time that is left, for terminals and logs without a progress bar.
 
@@ -66,5 +75,6 @@ class EpochLines(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith(f"{self._stage}/val_")
         }
-        text = "".join(f", validation {name} {value:.4g}" for name, value in scores.items())
+        text = "".join(f", {_WORDS.get(name, name + ' {:.4g}').format(value)}" for name, value in scores.items())
+        text = f", validation: {text[2:]}" if text else ""
         self._tell(f"{self._stage}: epoch {done} of {last}{text}, {left:.0f} s left")
