@@ -68,7 +68,7 @@ def test_growth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def test_exponents_of_growth() -> None:
-    """P where a measure grows as the axis to the power of p, from point to point."""
+    """From point to point: the power of the axis by which a measure grows."""
     import growth
 
     assert growth.exponents((2, 4, 16), [1.0, 8.0, 2.0]) == pytest.approx([3.0, -1.0])
