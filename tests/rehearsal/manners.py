@@ -56,6 +56,9 @@ MANNERS: dict[str, Manner] = {
     r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0\.5)": Manner(
         "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
     ),
+    r"python run\.py (prune\.reconstruct=tuned|finetune\.schedule=linear) ?.*": Manner(
+        "run", {"tune_epochs=40": "tune_epochs=2"}, FEW
+    ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
         "run",
