@@ -14,8 +14,10 @@ import torch
 from harness import print_provenance, print_table
 from torch import Tensor
 
+from snp.core.elimination import eliminate
 from snp.core.reconstruct import transfer
 from snp.core.spectrum import low_rank_factor, spectrum
+from snp.core.statistics import ReaderStatistics
 from snp.core.subspace import ldl
 
 
@@ -86,19 +88,35 @@ def iteration_rows(num_units: int) -> list[list[str]]:
     return rows
 
 
+def greedy_row(num_units: int) -> list[str]:
+    """Greedy elimination of all units by what a reader with as many outputs, or a quarter of them, misses."""
+    samples = activations(2 * num_units, num_units)
+    gram, costs = samples.T @ samples, []
+    for num_outputs in (num_units, num_units // 4):
+        weight = torch.randn(num_outputs, num_units, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        reader = ReaderStatistics(gram, weight, 1)
+        costs.append(seconds(lambda reader=reader: eliminate([reader])))
+    return [f"{num_units:,}", *(f"{cost:.2f}" for cost in costs)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="units of the layer")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1024, 2048, 4096], help="units of the layer")
     parser.add_argument("--samples", type=float, nargs="+", default=[4, 0.5, 0.25], help="samples per unit")
     parser.add_argument("--iterate", type=int, default=1024, help="units where Newton-Schulz is tried; 0 for none")
+    parser.add_argument("--greedy", type=int, nargs="*", default=[], help="units of layers ordered by the output")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row_of(size, samples) for size in options.sizes for samples in options.samples]
-    print("CPU seconds of one layer, half of the units kept")
-    header = ["units", "samples per unit", "rank", "Gram", "eigh", "spectrum", "LDL", "fit"]
-    print_table(header, rows)
+    if rows:
+        print("CPU seconds of one layer, half of the units kept")
+        header = ["units", "samples per unit", "rank", "Gram", "eigh", "spectrum", "LDL", "fit"]
+        print_table(header, rows)
+    if options.greedy:
+        print("\nGreedy order by the output, CPU seconds")
+        print_table(["units", "outputs as many", "a quarter"], [greedy_row(size) for size in options.greedy])
     if options.iterate:
         print(f"\nInverse root of a Gram matrix of {options.iterate:,} units, CPU seconds")
         header = ["matrix", "condition", "eigh", "Newton-Schulz", "steps", "difference"]

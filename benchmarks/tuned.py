@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cifar_resnet56 import Subject, subject_at
-from harness import accuracy, arguments_of, existing, print_provenance, print_table
+from harness import Batches, accuracy, arguments_of, existing, print_provenance, print_table
 from torch import nn
 
 import snp
 from snp.fit.tuning import tune
 from snp.graph.batches import Batch
+from snp.plan.plan import PruningPlan
 from snp.settings import PruneSettings
 
 HEADER = ("network", "M MACs", "top-1 %", "from dense, held back", "CPU s")
@@ -29,9 +30,11 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = arguments_of(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
     parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[20], help="of tuning; a row each")
+    parser.add_argument("--epochs", type=int, nargs="*", default=[20], help="of tuning; a row each")
+    parser.add_argument("--keep", type=Path, help="folder for the closed forms, which are found there again")
     parser.add_argument("--rate", type=float, default=PruneSettings().tune_rate, help="of tuning, at its peak")
     parser.add_argument("--views", default="auto", help="how tuning shows images: auto, both, mirror, shift, none")
+    parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True, help="score it, too")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(words)
@@ -41,24 +44,41 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
     """The closed form, and one row for each number of epochs that it is tuned for."""
     batches = subject.calibration(options.samples, options.seed)
     settings = PruneSettings(target_macs=target, seed=options.seed)
-    began = time.process_time()
-    closed = snp.prune(subject.model, batches, settings, progress=False)
-    macs = f"{closed.plan.macs['pruned'] / 1e6:.2f}"
-    yield _row(f"{target:g} of the MACs, closed form", macs, subject, closed.model, "-", time.process_time() - began)
+    closed, plan, spent = closed_form(subject, batches, settings, options.keep)
+    macs = f"{plan.macs['pruned'] / 1e6:.2f}"
+    yield _row(f"{target:g} of the MACs, closed form", macs, subject, closed, "-", spent)
     for epochs in options.epochs:
         asked = replace(
             settings, reconstruct="tuned", tune_epochs=epochs, tune_rate=options.rate, tune_views=options.views
         )
         began = time.process_time()
-        tuned = tune(closed.model, subject.model, [Batch.of(batch) for batch in batches], asked)
+        tuned = tune(closed, subject.model, [Batch.of(batch) for batch in batches], asked)
         spent = time.process_time() - began
         apart = f"{tuned.distances[0]:.4f} -> {tuned.distances[tuned.epoch]:.4f} (epoch {tuned.epoch})"
-        name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}, {tuned.views}"
+        slower = "" if tuned.rate == options.rate else f" (in the end {tuned.rate:g})"
+        name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}{slower}, {tuned.views}"
         yield _row(name, macs, subject, tuned.model, apart, spent)
 
 
-def _row(name: str, macs: str, subject: Subject, model: nn.Module, apart: str, seconds: float) -> tuple[str, ...]:
-    row = (name, macs, f"{accuracy(model, subject.test):.2f}", apart, f"{seconds:.0f}")
+def closed_form(
+    subject: Subject, batches: Batches, settings: PruneSettings, keep: Path | None
+) -> tuple[nn.Module, PruningPlan, float | None]:
+    """The pruned network, its plan and the processor seconds it took; None where it was kept by an earlier call."""
+    place = keep and keep / f"macs_{settings.target_macs:g}_seed_{settings.seed}_samples_{len(batches)}"
+    if place and (place / "pruned.safetensors").is_file():
+        return snp.load(place, subject.model), PruningPlan.load(place / "plan.json"), None
+    began = time.process_time()
+    result = snp.prune(subject.model, batches, settings, progress=False)
+    spent = time.process_time() - began
+    if place:
+        snp.save(result, place)
+    return result.model, result.plan, spent
+
+
+def _row(
+    name: str, macs: str, subject: Subject, model: nn.Module, apart: str, seconds: float | None
+) -> tuple[str, ...]:
+    row = (name, macs, f"{accuracy(model, subject.test):.2f}", apart, "kept" if seconds is None else f"{seconds:.0f}")
     print(" | ".join(row), flush=True)  # the whole table takes minutes
     return row
 
@@ -66,13 +86,13 @@ def _row(name: str, macs: str, subject: Subject, model: nn.Module, apart: str, s
 def main() -> None:
     options = options_of()
     subject = subject_at(existing(options.data, "--data"), options.checkpoint)
-    rows: list[tuple[str, ...]] = [("dense", "-", f"{accuracy(subject.model, subject.test):.2f}", "-", "-")]
+    rows = [_row("dense", "-", subject, subject.model, "-", 0.0)] if options.dense else []
     for target in options.target_macs:
         rows += rows_of(subject, options, target)
     print(f"\nResNet-56, CIFAR-10, {options.samples} calibration images, seed {options.seed}")
     print_table(HEADER, rows)
     print("closed form: no training. tuned: trained on the dense network's outputs for the same images, no labels.")
-    print("from dense: divergence of the logits on calibration images held back, nats per image, before and after.")
+    print("from dense: what tuning makes smaller, on calibration images held back, before and after.")
     print_provenance()
 
 

@@ -101,6 +101,8 @@ def plain_dense(seed: int, planted: bool | None = None, structures: Iterable[str
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            if "weight" in module._buffers:  # what PyTorch leaves where nothing is trained
+                module.weight = nn.Parameter(module._buffers.pop("weight"), requires_grad=False)
     return model
 
 

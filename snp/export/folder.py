@@ -17,7 +17,8 @@ from snp.export.text import Logits, example_tokens, is_language_model
 from snp.graph.input_forms import example_of
 from snp.models.sources.weights import read_weights
 from snp.plan.plan import PruningPlan
-from snp.report.stages import better_stage, read_json
+from snp.report.record import read_json
+from snp.report.stages import better_stage
 from snp.saving import load
 
 __all__ = ["ExportFolder"]

@@ -32,7 +32,7 @@ from snp.surgery.surgery import masked_weights, with_weights
 __all__ = ["Trials"]
 
 _SHARE = 4  # one calibration sample in so many is predicted, the others are fitted on
-_MOST_SAMPLES = 128
+_MOST_SAMPLES = 256
 _MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
 
 

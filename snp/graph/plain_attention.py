@@ -6,6 +6,8 @@ constructor. With layers of their own, queries, keys and values can lose dimensi
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class PlainAttention(nn.Module):
         super().__init__()
         self.num_heads, self.batch_first, self.dropout = stock.num_heads, stock.batch_first, stock.dropout
         self.query_size = self.value_size = stock.head_dim
-        self.scale = stock.head_dim**-0.5
+        self.scale = 1 / math.sqrt(stock.head_dim)  # to the last bit what fused attention scales by
         # Read by nn.TransformerEncoderLayer, which leaves its fused path where there is no bias of all projections.
         self.in_proj_bias, self._qkv_same_embed_dim = None, False
         weights = (

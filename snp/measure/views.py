@@ -41,17 +41,18 @@ class Views:
         words = [word for word, is_used in (("mirrored", self.mirror), ("shifted", self.shift)) if is_used]
         return " and ".join(words) or "as they are"
 
-    def drawn(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def drawn(self, batch: Batch, generator: torch.Generator, mirrored: float = 0.5) -> Batch:
         """Every sample in a view of its own, the same for all of its images.
 
         Args:
             batch: images [N, C, H, W] only, where anything is mirrored or shifted.
             generator: on the CPU.
+            mirrored: share of the samples, where any are.
         """
         if not (self.mirror or self.shift):
             return batch
         size = batch.size
-        flips = torch.rand(size, generator=generator) < (0.5 if self.mirror else 0.0)
+        flips = torch.rand(size, generator=generator) < (mirrored if self.mirror else 0.0)
         moves = 2 * torch.rand(size, 2, generator=generator) - 1 if self.shift else torch.zeros(size, 2)
         return batch.mapped(lambda images: _moved(images, flips, moves))
 
@@ -170,7 +171,9 @@ def _agrees(
             if batch.size < 2:
                 continue
             order = torch.arange(batch.size).roll(1)
-            outputs = [each.call(model) for each in (batch, view.drawn(batch, generator), batch.picked(order))]
+            outputs = [
+                each.call(model) for each in (batch, view.drawn(batch, generator, mirrored=1.0), batch.picked(order))
+            ]
             try:
                 moved += objective.distance(outputs[0], outputs[1], batch.size)
                 apart += objective.distance(outputs[0], outputs[2], batch.size)

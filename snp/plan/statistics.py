@@ -11,7 +11,6 @@ from snp.core.gram import partial_trace, select_columns
 from snp.core.orderings import GroupStatistics, ReaderStatistics
 from snp.core.reconstruct import output_error
 from snp.core.shrinkage import shrunk
-from snp.core.spectrum import low_rank_factor
 from snp.core.subspace import factorize
 from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
@@ -99,10 +98,12 @@ def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
     weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:
+        # By eigenvalues, although a Cholesky factor would cost less: sums of single precision are positive up to their
+        # rounding only, which small pivots would enlarge.
+        values, vectors = torch.linalg.eigh(fisher.to(weight.device))
         # Any root will do, and one with as many rows as the rank: readers are asked for squared lengths only.
-        factor = low_rank_factor(fisher.to(weight.device), len(fisher))
-        assert factor is not None, "a matrix has no rank above its size"
-        root = factor.T
+        is_real = values > values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps
+        root = (vectors[:, is_real] * values[is_real].sqrt()).T
         weight = (root @ weight.reshape(len(weight), -1)).reshape(len(root), *weight.shape[1:])
     return ReaderStatistics(gram, weight.movedim(2, 1).reshape(-1, weight.shape[1]), columns.shape[1])
 

@@ -1,4 +1,4 @@
-"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one run and no file, its own page anew."""
+"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one folder and no file, its own page anew."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ def _written(options: argparse.Namespace) -> Path:
     from snp.report.fronts import draw_fronts
     from snp.report.page import write_report
     from snp.report.runs import read_runs
+    from snp.report.summary import write_summary
 
-    if len(options.runs) == 1 and options.out is None and (options.runs[0] / "metrics.json").is_file():
-        return write_report(options.runs[0]).with_suffix(".html")
+    if len(options.runs) == 1 and options.out is None and options.figures is None:
+        (folder,) = options.runs
+        is_run = any((folder / name).is_file() for name in ("metrics.json", "plan.json"))
+        return write_report(folder).with_suffix(".html") if is_run else write_summary(folder, options.title)[0]
     page = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
     if options.figures is not None:
         draw_fronts(read_runs(options.runs), options.figures / "fronts.png")

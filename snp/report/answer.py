@@ -11,11 +11,24 @@ from snp.report.record import Record
 from snp.report.runs import Runs
 from snp.report.stages import LOWER_IS_BETTER, SMALL, number
 
-__all__ = ["Answer", "Lead", "Points", "answer_of", "is_number", "leads", "leads_table", "rows_of", "value_of"]
+__all__ = [
+    "EVERYWHERE",
+    "Answer",
+    "Lead",
+    "Points",
+    "answer_of",
+    "is_number",
+    "leads",
+    "leads_table",
+    "rows_of",
+    "value_of",
+]
 
 # What follows from a setting, or is chosen with another one, is no question of its own.
 _NOT_ASKED = {"seed", "level", "samples", "target"}
 _ENOUGH = 3  # seeds, before a lead in all of them says something
+
+EVERYWHERE = "all runs"  # where nothing but the axis differs
 
 # Line -> value along the axis -> seed -> score.
 Points = dict[str, dict[str, dict[str, float]]]
@@ -52,7 +65,7 @@ class Lead:
     """At one place, the setting with the best mean and the next one.
 
     Attributes:
-        place: value along the axis, or the line where values along the axis are what is compared.
+        place: value along the axis; `EVERYWHERE` where values along the axis are what is compared.
         best, other: the two.
         lead: mean difference of their scores, seed by seed: what a seed does to both alike is not in it.
         ahead: number of seeds in which the best one is ahead.
@@ -105,7 +118,7 @@ def leads(answer: Answer, stage: str) -> list[Lead]:
     if len(answer.lines) > 1:
         places = {text: {line: points[line][text] for line in points if text in points[line]} for text in answer.order}
     elif answer.along != "seed" and not all(map(is_number, answer.order)):
-        places = {answer.along: next(iter(points.values()))}
+        places = {EVERYWHERE: next(iter(points.values()))}
     else:
         return []
     return [lead for place, rivals in places.items() if (lead := _lead(place, rivals, answer.score))]
@@ -115,7 +128,8 @@ def leads_table(answer: Answer, stage: str) -> Table | None:
     """The leads, each with the number of seeds that say so; None where there is nothing to compare."""
     found = leads(answer, stage)
     unit = "lead" if answer.score in LOWER_IS_BETTER else "lead (points)"
-    header = (answer.along, "best mean", "next", unit, "seeds in which it is ahead", "decided?")
+    first = "at" if any(lead.place == EVERYWHERE for lead in found) else answer.along
+    header = (first, "best mean", "next", unit, "seeds in which it is ahead", "decided?")
     rows = [
         [lead.place, lead.best, lead.other, Cell(f"{lead.lead:.2f}", lead.lead), f"{lead.ahead} of {lead.seeds}",
          "yes" if lead.is_decided else "no"]
@@ -165,7 +179,7 @@ def _points(runs: Runs, asked: Mapping[str, list[str]], along: str, stage: str) 
     for place, record in enumerate(runs.records):
         score = number(record.metrics, f"{stage}/{runs.score}")
         if score is not None:
-            line = ", ".join(f"{name}={asked[name][place]}" for name in others) or "all runs"
+            line = ", ".join(f"{name}={asked[name][place]}" for name in others) or EVERYWHERE
             found.setdefault(line, {}).setdefault(asked[along][place], {})[_seed(record)] = score
     return found
 

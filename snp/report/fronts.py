@@ -5,8 +5,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from snp.report.canvas import CONTEXT, panels, save, write_csv
+from snp.report.cells import Cell
 from snp.report.plots import PALETTE
-from snp.report.runs import COSTS, Cell, Runs
+from snp.report.runs import COSTS, Runs
 from snp.report.stages import SMALL
 from snp.report.tradeoff import AXES
 

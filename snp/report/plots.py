@@ -9,8 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from snp.report.canvas import evenly_spaced, shorten
+from snp.report.cells import Cell
 from snp.report.record import Record
-from snp.report.runs import COSTS, Cell, Runs
+from snp.report.runs import COSTS, Runs
 
 __all__ = ["PALETTE", "curves", "fronts", "heat_map", "legend"]
 

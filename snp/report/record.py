@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from snp.report.stages import number, read_json
+from snp.report.stages import number
 
-__all__ = ["Layer", "Record", "read_record"]
+__all__ = ["Layer", "Record", "read_json", "read_record"]
 
 Curve = list[tuple[int, float]]
 
@@ -160,3 +161,20 @@ def _float(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one where the file is missing.
+
+    Raises:
+        ValueError: The file is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); rerun the stage that writes it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, found a {type(content).__name__}.")
+    return content

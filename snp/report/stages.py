@@ -1,10 +1,8 @@
 """Which stages did a run reach, and how are their numbers written for people?"""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 STAGES = ("dense", "pruned", "tuned", "finetuned")
@@ -189,20 +187,3 @@ def format_seconds(value: float) -> str:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one where the file is missing.
-
-    Raises:
-        ValueError: The file is not a JSON object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); rerun the stage that writes it.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, found a {type(content).__name__}.")
-    return content

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from snp.report.answer import Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
+from snp.report.answer import EVERYWHERE, Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
 from snp.report.canvas import CONTEXT, TEXT, drawing, panels, save, write_csv
 from snp.report.compare import subjects, write_comparison
 from snp.report.document import Figure, Section, Text
@@ -94,12 +94,12 @@ def _sentences(answer: Answer) -> list[str]:
     """For the terminal."""
     if not answer.stages:
         return []
-    stage = list(answer.stages)[-1]
-    return [
-        f"{stage}, {answer.along}={lead.place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, ahead in "
-        f"{lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
-        for lead in leads(answer, stage)
-    ]
+    stage, found = list(answer.stages)[-1], []
+    for lead in leads(answer, stage):
+        place = answer.along if lead.place == EVERYWHERE else f"{answer.along}={lead.place}"
+        seeds = f"ahead in {lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
+        found.append(f"{stage}, {place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, {seeds}")
+    return found
 
 
 def _draw_answer(answer: Answer, subject: str, path: Path) -> None:

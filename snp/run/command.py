@@ -95,11 +95,14 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
 
     with open_dict(config):
         optimised = config.pop("optimise", None)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")
-        sweeps[str(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir))] = question(asked) if asked else ""
+        folder = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)
+        sweeps[str(folder)] = question(asked) if asked else ""
+        # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
+        config.cache_dir = config.cache_dir or str(folder / "shared")
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
     return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
 

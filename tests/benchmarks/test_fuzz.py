@@ -131,3 +131,13 @@ def test_fifty_random_networks_are_pruned_rightly(checks: ModuleType, first: int
     outcomes = {seed: checks.examine(seed) for seed in range(first, first + 10)}
     assert {seed: outcome for seed, outcome in outcomes.items() if outcome.status == "wrong"} == {}
     assert sum(outcome.cut > 0 for outcome in outcomes.values()) >= 5
+
+
+@pytest.mark.parametrize("seed", [4024, 4099, 4123, 4313])
+def test_networks_that_were_wrong_once(checks: ModuleType, seed: int) -> None:
+    """A weight turned round twice, an einsum over one unit that is left, heads whose scale has no short binary form.
+
+    And a weight norm that nobody trains, of which PyTorch leaves a buffer.
+    """
+    outcome = checks.examine(seed)
+    assert outcome.status == "right", outcome

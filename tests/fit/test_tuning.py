@@ -72,6 +72,23 @@ def divergence(dense: nn.Module, other: nn.Module, batch: Batch) -> float:
     return float((wanted.exp() * (wanted - found)).sum() / batch.size)
 
 
+PLACES = {"cnn": "project", "attention": "blocks.1", "language": "down"}
+
+
+def apart(family: str, dense: nn.Module, other: nn.Module, batch: Batch) -> float:
+    """What tuning makes smaller, by the definition: divergence at temperature 2, and relative error of features."""
+    outputs, features = [], []
+    for model in (dense, other):
+        hook = model.get_submodule(PLACES[family]).register_forward_hook(lambda _, args, out: features.append(out))
+        with torch.no_grad():
+            outputs.append((batch.call(model).double() / 2).log_softmax(-1))
+        hook.remove()
+    wanted, found = outputs
+    before, after = (tensor.double() for tensor in features)
+    divergence = (wanted.exp() * (wanted - found)).sum(-1).mean()
+    return float(divergence + (after - before).square().sum() / before.square().sum())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_epochs_it_is_the_closed_form_to_the_bit(family: str) -> None:
     """`reconstruct="tuned"` with no epochs gives what `reconstruct=True` gives."""
@@ -92,8 +109,9 @@ def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: flo
     dense, small, batches = pruned(family)
     tuned = tune(small, dense, batches, settings(tune_rate=rate))
     judged = held_back(batches)
-    start, end = divergence(dense, small, judged), divergence(dense, tuned.model, judged)
+    start, end = (apart(family, dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
+    assert start == pytest.approx(tuned.distances[0], rel=1e-3, abs=1e-6)
     assert tuned.distances[tuned.epoch] == min(tuned.distances)
     assert end == pytest.approx(min(tuned.distances), rel=1e-3, abs=1e-6)
     if tuned.epoch == 0:
@@ -139,10 +157,10 @@ def test_seed_repeats_and_another_one_differs() -> None:
 
 
 def test_batches_given_in_other_sizes_are_the_same_samples() -> None:
-    """Gradients add up over as many samples at once as were given at once; steps are the same."""
+    """Gradients add up over as many samples at once as were given at once; the scale of features is each part's."""
     dense, small, (whole,) = pruned("attention")
     found = [tune(small, dense, batches, settings()).distances for batches in ([whole], whole.split(5))]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert found[0] == pytest.approx(found[1], rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -153,7 +171,8 @@ def test_precision_stays_and_the_rounded_network_is_judged(dtype: torch.dtype) -
     tuned = tune(small, dense, [batch], settings(tune_epochs=8, tune_rate=0.2))
     assert {parameter.dtype for parameter in tuned.model.parameters()} == {dtype}
     judged = held_back([batch])
-    assert divergence(dense, tuned.model, judged) <= divergence(dense, small, judged) * (1 + 1e-3)
+    start, end = (apart("attention", dense, model, judged) for model in (small, tuned.model))
+    assert end <= start * (1 + 1e-3)
 
 
 class Recurrent(nn.Module):

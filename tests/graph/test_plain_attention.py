@@ -132,3 +132,15 @@ def test_depthwise_layers_before_the_product_freeze_it() -> None:
     result = snp.prune(OfPixels(depthwise=True).eval(), [inputs], structures=("ffn", "vo", "qk"), target_units=0.5,
                        cut="uniform", ordering="variance", calibration="joint", streams=True)  # fmt: skip
     assert "head dimension" in result.plan.frozen["query.weight"]
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_scale_is_that_of_the_fused_call(size: int) -> None:
+    """To the last bit, in double precision, for heads of any size: with nothing cut nothing changes."""
+    plain = plain_attention(nn.MultiheadAttention(size, 1))
+    assert plain is not None
+    parts = [
+        torch.randn(1, 1, 3, size, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(3)
+    ]
+    attend = nn.functional.scaled_dot_product_attention
+    assert torch.equal(attend(*parts, scale=plain.scale), attend(*parts))

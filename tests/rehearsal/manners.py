@@ -56,6 +56,9 @@ MANNERS: dict[str, Manner] = {
     r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0\.5)": Manner(
         "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
     ),
+    r"python run\.py (prune\.reconstruct=tuned|finetune\.schedule=linear) ?.*": Manner(
+        "run", {"tune_epochs=40": "tune_epochs=2"}, FEW
+    ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
         "run",
@@ -77,6 +80,10 @@ MANNERS: dict[str, Manner] = {
     r"snp inspect FOLDER": Manner("run", {"FOLDER": "{run}"}, prints="units"),
     r"snp run model=timm .*": Manner("run", {"=photos": "={images}"}, FEW),
     r"snp run -m seed=0,1,2 .*": Manner("run", {"seed=0,1,2": "seed=0"}, FEW, prints="Summary of all runs: "),
+    r"snp compare FOLDER": Manner("run", {"FOLDER": "{run}"}, prints=""),
+    r"snp run experiment=(ratios|orderings) model=cifar_resnet56 .*": Manner(
+        "left", reason="a dozen runs of a minute; the experiments themselves are rehearsed on the digits"
+    ),
     r"snp compare RUN RUN .*|python -m snp\.report .*": Manner(
         "run",
         {"RUN RUN ...": "{run} {run}", "FOLDER": "figures", "report RUN": "report {run}", f"{_SWEEP} ": "{run} "},
@@ -100,7 +107,7 @@ MANNERS: dict[str, Manner] = {
     ),
     # ---------------------------------------------------------------------------------------------------- benchmarks
     r"python benchmarks/ordering_cost\.py .*": Manner(
-        "run", {"1024 2048": "32 64", "8192": "64"}, "--iterate 0", prints="|"
+        "run", {"1024 2048": "32 64", "8192": "64", "512 4096": "32 64"}, "--iterate 0", prints="|"
     ),
     r"python benchmarks/opt_perplexity\.py .*": Manner(
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"

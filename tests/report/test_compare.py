@@ -154,12 +154,14 @@ def test_the_page_holds_what_it_draws(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints the page it wrote: of several runs, or of one; a mistake is one line and status 2."""
-    runs = sweep(tmp_path, seeds=1)
+    runs = sweep(tmp_path / "runs", seeds=1)
     main([str(run) for run in runs] + ["--out", str(tmp_path / "c.html")])
     assert capsys.readouterr().out == f"{tmp_path / 'c.html'}\n"
     assert (tmp_path / "c.html").stat().st_size > 4_000_000  # the plotting library is part of it
     main([str(runs[0])])
     assert capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
+    main([str(tmp_path / "runs")])
+    assert capsys.readouterr().out == f"{tmp_path / 'runs' / 'summary.html'}\n"
     (tmp_path / "none").mkdir()
     with pytest.raises(SystemExit) as ending:
         main([str(tmp_path / "none"), "--out", "x.html"])

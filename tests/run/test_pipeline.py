@@ -255,6 +255,22 @@ def test_variance_of_every_group_is_on_disk(finished_run: tuple[Path, Ended]) ->
         assert shares[-1] == pytest.approx(1, abs=1e-6)
 
 
+def test_runs_of_a_sweep_share_what_is_the_same(tmp_path: Path) -> None:
+    """Without a word of it: one dense network, scored once, one calibration; and the flag may stand anywhere."""
+    quick = ("dense.epochs=1", "finetune.epochs=0", "prune.preset=quick")
+    ended = run_here("prune.target_macs=0.7,0.5", "-m", *quick, folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert ended.stdout.count("dense training: ") == 1
+    shared = sorted(path.name.split("-")[0] for path in (tmp_path / "sweep" / "shared").iterdir())
+    assert shared == ["dense", "moments", "scores"]
+    runs = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("[0-9]*/metrics.json"))]
+    assert [entry["calibration/reused"] for entry in runs] == [False, True]
+    dense = [{name: value for name, value in entry.items() if name.startswith("dense/")} for entry in runs]
+    assert dense[0] == dense[1]
+    assert dense[0].keys() >= {"dense/acc1_percent", "dense/val_acc1_percent", "dense/macs"}
+    assert ended.stdout.rstrip().endswith("summary.html")
+
+
 def test_a_cached_run_repeats_the_first(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """With dense weights and moments taken over, plan, pruned and fine-tuned weights are the same to the last bit."""
     cache = tmp_path / "cache"

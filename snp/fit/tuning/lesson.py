@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snp.fit.tuning.features import FeatureTap, Place
-from snp.fit.tuning.matching import feature_error, output_error
+from snp.fit.tuning.matching import distance
 from snp.fit.tuning.samples import TuningSamples
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
@@ -17,8 +17,12 @@ from snp.measure.views import Views
 __all__ = ["HALF", "Lesson", "rate_factor"]
 
 HALF = (torch.float16, torch.bfloat16)
-_BATCH, _MOMENTUM, _WARM_UP = 64, 0.9, 0.05
-_LARGEST_NORM = 3.0  # of a gradient beside those of the steps before: one bad batch moves no network far
+_MOMENTUM, _WARM_UP = 0.9, 0.05
+_SPIKE = 3.0  # beside the mean of the gradients' lengths; what is longer counts as this
+# Decay of the running mean of the weights: single steps jump about where statistics of norms are at rest.
+_AVERAGE = 0.95
+# Few samples, such as windows of text, still make so many steps in an epoch; no batch is larger, or smaller.
+_STEPS, _LARGEST_BATCH, _SMALLEST_BATCH = 14, 64, 4
 
 
 def rate_factor(step: int, num_steps: int) -> float:
@@ -41,6 +45,7 @@ class Lesson:
 
     Attributes:
         rate: of learning, at its peak.
+        mean: name -> running mean of a parameter over the steps.
     """
 
     def __init__(
@@ -48,17 +53,19 @@ class Lesson:
     ) -> None:
         self._dense, self._student, self._objective = dense, student, objective
         self._place, self._views = place, views
-        self._learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._named = {name: each for name, each in student.named_parameters() if each.requires_grad}
+        self._learned = list(self._named.values())
         self._step = 0
 
     def begin(self, rate: float) -> None:
         """From here on at this rate at its peak, and without the momentum of steps so far."""
         self.rate, self._usual = rate, math.inf
+        self.mean = {name: parameter.detach().clone() for name, parameter in self._named.items()}
         self._optimizer = torch.optim.SGD(self._learned, lr=rate, momentum=_MOMENTUM, nesterov=True)
 
     def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
         """One pass; it ends early where gradients stop being finite."""
-        size = min(_BATCH, samples.num_tuned)
+        size = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, samples.num_tuned // _STEPS))
         num_steps = num_epochs * samples.num_batches(size)
         for batch in samples.shuffled(size, generator):
             for group in self._optimizer.param_groups:
@@ -66,23 +73,25 @@ class Lesson:
             self._step += 1
             self._optimizer.zero_grad(set_to_none=True)
             self._add_gradients(self._views.drawn(batch, generator), samples.largest)
-            norm = float(nn.utils.clip_grad_norm_(self._learned, _LARGEST_NORM * self._usual))
+            # No gradient is longer than the mean of those before: with statistics of norms at rest there is nothing
+            # else that keeps one bad batch from moving a deep network far.
+            norm = float(nn.utils.clip_grad_norm_(self._learned, self._usual))
             if not math.isfinite(norm):
                 return
-            norm = min(norm, _LARGEST_NORM * self._usual)
-            self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * norm
+            # Of what was cut short a part counts, or the mean could only fall.
+            counted = min(norm, _SPIKE * self._usual)
+            self._usual = norm if math.isinf(self._usual) else 0.9 * self._usual + 0.1 * counted
             self._optimizer.step()
+            for name, mean in self.mean.items():
+                mean.lerp_(self._named[name].detach(), 1 - _AVERAGE)
 
     def _add_gradients(self, batch: Batch, largest: int) -> None:
         """Of the mean error; as many samples at once as the network was given at once before."""
         with FeatureTap(self._dense, self._place) as teacher, FeatureTap(self._student, self._place) as student:
             for part in batch.split(largest):
                 with torch.no_grad():
-                    wanted, features_wanted = teacher.run(part)
-                found, features = student.run(self._lifted(part))
-                error = output_error(self._objective, wanted, found, part)
-                if features is not None and features_wanted is not None:
-                    error = error + feature_error(features_wanted, features, part)
+                    wanted = teacher.run(part)
+                error = distance(self._objective, wanted, student.run(self._lifted(part)), part)
                 if not error.requires_grad:
                     raise ValueError(
                         "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "

@@ -13,7 +13,7 @@ from snp.graph.batches import Batch
 from snp.measure.distillation import distillation_loss
 from snp.measure.objective import Objective, Output, floating
 
-__all__ = ["feature_error", "learnable", "output_error"]
+__all__ = ["distance", "feature_error", "learnable", "output_error"]
 
 # Softened predictions also say which wrong classes the dense network holds for likely (Hinton et al. 2015).
 _TEMPERATURE = 2.0
@@ -34,6 +34,23 @@ def learnable(objective: Objective, output: Any) -> Objective:
         found = objective.function(output, varied)
     has_gradient = isinstance(found, Tensor) and found.requires_grad
     return objective if has_gradient else replace(objective, function=None)
+
+
+def distance(
+    objective: Objective, dense: tuple[Any, Tensor | None], small: tuple[Any, Tensor | None], batch: Batch
+) -> Tensor:
+    """Error of the outputs and, where both networks have them, of the features; a scalar.
+
+    Args:
+        objective: from :func:`learnable`.
+        dense: output and features of the dense network.
+        small: of the pruned network.
+        batch: their inputs.
+    """
+    error = output_error(objective, dense[0], small[0], batch)
+    if dense[1] is None or small[1] is None:
+        return error
+    return error + feature_error(dense[1], small[1], batch)
 
 
 def output_error(objective: Objective, dense: Any, small: Any, batch: Batch) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.fit.tuning.features import Place, common_features
+from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import HALF, Lesson
-from snp.fit.tuning.matching import learnable
+from snp.fit.tuning.matching import distance, learnable
 from snp.fit.tuning.samples import TuningSamples
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
@@ -39,8 +39,8 @@ class Tuned:
 
     Attributes:
         model: the tuned network in evaluation mode, with the shapes and precision of the one it began with.
-        distances: to the dense network's outputs on samples held back, in nats per sample (or the objective's own
-            unit): of the start, and after every epoch.
+        distances: to the dense network on samples held back, by what steps make smaller (or the user's objective), mean
+            over samples: of the start, and after every epoch.
         epoch: that is kept, the one with the smallest distance; 0 is the start.
         num_tuned, num_held: samples that it was tuned on, and that were held back.
         views: how images were shown.
@@ -61,7 +61,7 @@ class Tuned:
         before, after = self.distances[0], self.distances[self.epoch]
         return (
             f"Tuned without labels on {self.num_tuned} samples ({self.views}), {len(self.distances) - 1} epochs at "
-            f"{self.rate:g}: {before:.4g} from the dense outputs became {after:.4g} on {self.num_held} samples held "
+            f"{self.rate:g}: {before:.4g} from the dense network became {after:.4g} on {self.num_held} samples held "
             f"back (epoch {self.epoch})."
         )
 
@@ -77,9 +77,10 @@ def tune(
 
     SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
     of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
-    An epoch that ends farther from the dense outputs than the start is undone, and the rate is a quarter from there on.
-    Both networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half
-    precision are tuned in single precision; what is judged and given back is rounded to their own.
+    A running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
+    undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not
+    move, nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is
+    rounded to their own.
 
     Args:
         small: the pruned network in evaluation mode; not changed.
@@ -101,14 +102,14 @@ def tune(
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
     result = copied(small)
-    judge = _Judge(dense, samples.held_back, objective)
+    judge = _Judge(dense, samples.held_back, objective, place)
     distances, kept, best = [judge.distance(result)], _parameters(result), 0
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
-        lesson = Lesson(dense, student, learnable(objective, judge.wanted[0]), place, views)
+        lesson = Lesson(dense, student, learnable(objective, judge.wanted[0][0]), place, views)
         lesson.begin(settings.tune_rate)
         for epoch in range(1, settings.tune_epochs + 1):
             lesson.epoch(samples, settings.tune_epochs, generator)
-            _write_parameters(_parameters(student), result)
+            _write_parameters(lesson.mean, result)
             distances.append(judge.distance(result))
             if distances[-1] < distances[best]:
                 kept, best = _parameters(result), epoch
@@ -135,7 +136,8 @@ def _write_parameters(values: Mapping[str, Tensor], model: nn.Module) -> None:
     """Rounded to the precision of the network."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
+            if name in values:
+                parameter.copy_(values[name])
 
 
 @contextlib.contextmanager
@@ -154,21 +156,23 @@ def _trainable(small: nn.Module) -> Iterator[nn.Module]:
 
 
 class _Judge:
-    """How far a network's outputs are from the dense one's on samples held back."""
+    """How far a network is from the dense one on samples held back: by what steps make smaller, or the user's word."""
 
-    def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective) -> None:
-        self._batches, self._objective = held_back, objective
-        with torch.no_grad():
-            self.wanted = [batch.call(dense) for batch in held_back]
+    def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective, place: Place | None) -> None:
+        self._batches, self._objective, self._place = held_back, objective, place
+        with torch.no_grad(), FeatureTap(dense, place) as tap:
+            self.wanted = [tap.run(batch) for batch in held_back]
 
     def distance(self, model: nn.Module) -> float:
-        """Mean over samples; infinite where outputs are not finite."""
+        """Mean over samples; infinite where it is not finite."""
         total = 0.0
-        with torch.no_grad():
-            for batch, wanted in zip(self._batches, self.wanted, strict=True):
-                found = batch.call(model)
-                leaves = pytree.tree_leaves(found)
-                if any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in leaves):
-                    return math.inf
-                total += self._objective.distance(wanted, found, batch.size)
-        return total / sum(batch.size for batch in self._batches)
+        with torch.no_grad(), FeatureTap(model, self._place) as tap:
+            for batch, (wanted, wanted_features) in zip(self._batches, self.wanted, strict=True):
+                found, features = tap.run(batch)
+                if self._objective.function is not None:
+                    error = float(self._objective.function(wanted, found))
+                else:
+                    error = float(distance(self._objective, (wanted, wanted_features), (found, features), batch))
+                total += error * batch.size
+        mean = total / sum(batch.size for batch in self._batches)
+        return mean if math.isfinite(mean) else math.inf
