@@ -145,7 +145,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level} | _objective(problem) | provenance,
+        settings.to_json() | {"level": selection.level, "mirrored": False} | _objective(problem) | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),

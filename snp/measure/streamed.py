@@ -91,6 +91,11 @@ def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
             "prune.reconstruct=tuned trains a second network beside the dense one, which streamed calibration is there "
             "to avoid; ask for prune.reconstruct=true, or calibrate without streaming"
         )
+    if settings.mirrored is True:
+        raise ValueError(
+            "prune.mirrored=true: streamed calibration measures the inputs as they are; leave it at auto, or calibrate "
+            "without streaming"
+        )
     if settings.target.is_timed:
         raise ValueError(
             "prune.target_latency: streamed calibration holds no second network to time; ask for prune.target_macs or "
