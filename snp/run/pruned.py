@@ -62,7 +62,7 @@ def small_network(
     with plain_arithmetic():
         found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
-    job.lightning.forget_moments()
+    job.streamed.forget()
     small = (found.result.model if found else restacked(cut(subject.model, plan))).to("cpu")
     copy_from_first(small)
     rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors", {"plan": plan.mark})

@@ -14,6 +14,8 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.fit.preparation import mirrors
+from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.models.sources.weights import fingerprint
@@ -22,13 +24,17 @@ from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
+from snp.run.processes import from_first
 from snp.run.refusals import refuse_precision, refuse_processes, refuse_seed, refuse_strangers
+from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["Run"]
+
+_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 @dataclass(eq=False)
@@ -72,6 +78,7 @@ class Run:
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
         self.facts, self.finished = run_facts(self.config), Finished(self.folder)
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
+        self.streamed = StreamedMoments(self.folder.path)
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         precision = str(self.lightning.trainer().precision)
         refuse_precision(precision)
@@ -128,13 +135,27 @@ class Run:
         log(f"{len(subject.groups)} groups with {sum(group.num_units for group in subject.groups)} units can be cut")
         return subject
 
+    def _mirrors(self, subject: Subject) -> bool:
+        """Is the network calibrated on mirrored images, too?  The first process asks it, and all do the same."""
+
+        def ask() -> str:
+            subject.to(self.lightning.device)
+            few = self.lightning.calibration_inputs(min(self.calibration.samples, _FEW), self.seed)
+            found = mirrors(subject, few, self.prune)
+            subject.to("cpu")
+            return "yes" if found else ""
+
+        with plain_arithmetic():
+            return bool(from_first(ask))
+
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
         moments: Mapping[str, Moments]
         if self.calibration.streamed:
-            moments, facts = self.lightning.streamed_moments(subject, self.calibration, self.seed)
+            inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
+            moments, facts = self.streamed.measured(subject, inputs, self.calibration, self.lightning.device)
         else:
-            mirrored = self.lightning.mirrors(subject, self.prune, self.calibration.samples, self.seed)
+            mirrored = self._mirrors(subject)
             moments, facts = self.cache.moments(
                 subject,
                 self.calibration,

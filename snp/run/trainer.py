@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,26 +17,20 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
-from snp.fit.preparation import mirrors
 from snp.graph.batches import Batch
-from snp.measure.exact import plain_arithmetic
-from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
-from snp.run.processes import copy_from_first, from_first
+from snp.run.processes import copy_from_first
 from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
 from snp.run.training.task import task_of
-from snp.settings import PruneSettings
 from snp.speed import network
 from snp.surgery.subject import Subject
 
 __all__ = ["JobTrainer"]
-
-_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 class JobTrainer:
@@ -59,7 +50,6 @@ class JobTrainer:
         self._trainer = trainer
         self._loggers = loggers
         self._folder = folder
-        self._on_disk: TemporaryDirectory[str] | None = None
         self._launchers: list[Any] = []
         # A log file has no use for a bar; whoever asks for one by name gets it.
         asked = getattr(trainer, "keywords", {}).get("enable_progress_bar")
@@ -151,37 +141,6 @@ class JobTrainer:
         for callback in (plain, full):
             self.forward(subject.model, settings.samples, seed, callback, mirrored=mirrored)
         return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
-
-    def mirrors(self, subject: Subject, settings: PruneSettings, samples: int, seed: int) -> bool:
-        """Is the network calibrated on mirrored images, too?  The first process asks it, and all do the same."""
-
-        def ask() -> str:
-            subject.to(self.device)
-            found = mirrors(subject, self.calibration_inputs(min(samples, _FEW), seed), settings)
-            subject.to("cpu")
-            return "yes" if found else ""
-
-        with plain_arithmetic():
-            return bool(from_first(ask))
-
-    def streamed_moments(
-        self, subject: Subject, settings: CalibrationSettings, seed: int
-    ) -> tuple[MomentsOnDisk, dict[str, Any]]:
-        """Moments of the calibration samples, taken block by block and left on disk, and facts about it."""
-        inputs = self.calibration_inputs(settings.samples, seed)
-        subject.to(self.device)
-        self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder.path)
-        started, folder = time.perf_counter(), Path(self._on_disk.name)
-        found = stream_moments(subject.model, inputs, subject.readers, folder, settings.product_dtype)
-        subject.to("cpu")
-        seconds, samples = time.perf_counter() - started, sum(batch.size for batch in inputs)
-        # There is no pass without measuring to compare with.
-        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples, "reused": False}
-
-    def forget_moments(self) -> None:
-        """Remove what lies on disk, once nobody reads it any more."""
-        if self._on_disk is not None:
-            self._on_disk.cleanup()
 
     def calibration_inputs(self, samples: int, seed: int) -> list[Batch]:
         """All calibration inputs on this process's device, in the batches that all processes together calibrate on."""
