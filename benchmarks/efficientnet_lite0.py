@@ -132,6 +132,17 @@ def settings_of(options: argparse.Namespace, fit: str) -> PruneSettings:
     )
 
 
+def variants_of(options: argparse.Namespace) -> dict[str, PruneSettings]:
+    """Name of a row -> how the network is pruned there."""
+    if not options.target_macs:
+        return {FIT_NAMES[fit]: settings_of(options, fit) for fit in options.fits}
+    found = {}
+    for share in options.target_macs:
+        found[f"{share:g} of the MACs, all defaults"] = PruneSettings(target_macs=share)
+        found[f"{share:g} of the MACs, mirrored=false"] = PruneSettings(target_macs=share, mirrored=False)
+    return found
+
+
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
@@ -139,6 +150,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.8, help="share of the expanded channels")
     parser.add_argument("--round-to", type=int, default=1, help="kept channels are a multiple of it")
     parser.add_argument("--ordering", default="zca")
+    parser.add_argument(
+        "--target-macs", type=float, nargs="+", default=[], help="these shares of the MACs by all defaults instead"
+    )
     add_fits(parser)
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
     return parser.parse_args(words)
@@ -147,7 +161,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = options_of()
     data = existing(options.data, "--data")
-    variants = {"dense": None} | {FIT_NAMES[fit]: settings_of(options, fit) for fit in options.fits}
+    variants = {"dense": None} | variants_of(options)
     found: dict[str, list[float]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(options.out or Path(folder) / "efficientnet_lite0.safetensors")
@@ -155,7 +169,8 @@ def main() -> None:
             subject = subject_at(data, checkpoint, seed)
             for name, settings in variants.items():
                 found[name] += accuracies(subject, settings)
-    print(f"\nEfficientNet-Lite0, imagenet_sample: {options.keep:g} of the expanded channels stay, {options.ordering}")
+    asked = "" if options.target_macs else f": {options.keep:g} of the expanded channels stay, {options.ordering}"
+    print(f"\nEfficientNet-Lite0, imagenet_sample{asked}")
     print_table(["network", "top-1 %"], [[name, spread(values)] for name, values in found.items()])
     print("spread: mean (smallest to largest) over halves; one picture per class, so no ImageNet accuracy")
     print_provenance()
