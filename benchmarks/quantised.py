@@ -1,7 +1,7 @@
 """Do cutting units and whole numbers of 8 bits add up?  Accuracy, time and size of dense, pruned, int8, and both.
 
 Open question 3 of the paper. All four networks are ONNX files that ONNX Runtime scores and times on the CPU: dense and
-pruned as exported, and the int8 form of each (`snp.export.quantise`, ranges of activations from calibration images).
+pruned as exported, and the int8 form of each (`snp.export.int8`, ranges of activations from calibration images).
 Nothing is fine-tuned. Times are taken in turns, so that what else the machine does falls on all of them alike.
 """
 

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from snp.export.int8 import quantise
     from snp.export.programs import export_onnx, export_program, require_packages
-    from snp.export.quantise import quantise
 
 __all__ = ["export_onnx", "export_program", "quantise", "require_packages"]
 
@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
     """Fetched when first asked for, so that a command line answers without the seconds that torch takes."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("snp.export.quantise" if name == "quantise" else "snp.export.programs"), name)
+    return getattr(import_module("snp.export.int8" if name == "quantise" else "snp.export.programs"), name)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from snp.data.loading import SampleData
 from snp.export.folder import ExportFolder
+from snp.export.int8 import quantise
 from snp.export.programs import export_onnx, export_program, require_packages, session_of
-from snp.export.quantise import quantise
 from snp.export.scores import accuracies, is_noisy, scores, table, times
 from snp.export.text import Logits, perplexities
 from snp.graph.batches import Batch

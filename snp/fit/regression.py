@@ -100,7 +100,9 @@ def fitted(
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
-    # Samples of several processes do not lie side by side; their moments add up. All processes ask the same.
+    # Samples of several processes do not lie side by side; their moments add up. All processes ask, however few samples
+    # they have: who does not leaves the others waiting.
+    is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
     parts: Parts | None = None
     for rows in batches:
@@ -109,7 +111,7 @@ def fitted(
             parts = parts or Parts(Base.of(weight_OK, waiting[0], sums, affine=affine), torch.float32)
             parts.add(waiting)
             waiting.clear()
-    if parts is None and sums.num_processes == 1:
+    if parts is None and is_alone:
         return _from_samples(Base.of(weight_OK, waiting[0], sums, affine=affine), waiting, ridges, affine)
     if parts is None:
         # Few samples leave directions open that rounding would fill.
