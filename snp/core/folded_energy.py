@@ -84,7 +84,7 @@ class _Weights:
         self._moved, self._used = weight_OC.new_zeros(len(weight_OC), num_columns), 0
 
     def blocks(self) -> Tensor:
-        parts = self._weight.T.reshape(-1, self._width, len(self._weight))
+        parts = self._weight.T.reshape(self._weight.shape[1] // self._width, self._width, len(self._weight))
         return parts @ parts.mT
 
     def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor) -> Tensor:

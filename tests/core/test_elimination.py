@@ -172,6 +172,19 @@ def test_degenerate_statistics_give_a_permutation_and_finite_errors(kind: str) -
     assert bool(torch.isfinite(error).all())
 
 
+@pytest.mark.parametrize("width", [1, 2, 9])
+def test_a_consumer_that_nobody_hears(width: int) -> None:
+    """No output of it moves the network: nothing it loses is an error, and others decide as without it."""
+    samples, weight, _ = consumer(width)
+    order, error = found([(samples, weight[:0], width)])
+    assert sorted(order) == list(range(samples.shape[1] // width))
+    assert not bool(error.any())
+    both, with_other = found([(samples, weight, width), (samples, weight[:0], width)])
+    alone, error = found([(samples, weight, width)])
+    assert both == alone
+    torch.testing.assert_close(with_other, error)
+
+
 def test_statistics_are_left_alone() -> None:
     """The Gram matrix and the weights given are not written to."""
     samples, weight, width = consumer(1)
