@@ -116,8 +116,8 @@ def test_an_agent_runs_a_sweep(name: str, tmp_path: Path) -> None:
         assert server.started == ["run0", "run1"], said
     folders = [next((tmp_path / "outputs").glob(f"*/*-{run_id}")) for run_id in server.started]
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
-    # Other samples, another dense network and other layers are measured anew, and so are kernel patches, which the order
-    # that goes with cut=uniform looks at and the one of cut=variance does not.
+    # Other samples, another dense network and other layers are measured anew, and so are kernel patches: the order that
+    # goes with cut=uniform looks at them, the one of cut=variance does not.
     is_alone = name in ("calibration_size", "cuts", "seeds", "structures")
     assert [entry["calibration/reused"] for entry in metrics] == [False, not is_alone]
     assert (metrics[0]["dense/acc1_percent"] == metrics[1]["dense/acc1_percent"]) or name == "seeds"
