@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.fit.preparation import Measured, measure, mirrors, prepare, problem_of, sensitivity_of, settle
+from snp.fit.preparation import FEW, Measured, measure, mirrors, prepare, problem_of, sensitivity_of, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import tune
 from snp.graph.batch_form import parsed
@@ -30,8 +30,6 @@ from snp.surgery import inspection
 from snp.surgery.subject import subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
-
-_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 def prune(
@@ -71,7 +69,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         others = (batch.mapped(_usable) for batch in parsed(dense, batches))
-        few = _first(others, _FEW)
+        few = _first(others, FEW)
         first = few[0]
         subject = subject_of(dense, first.example(), settings)
         mirrored = mirrors(subject, [batch.beside(dense) for batch in few], settings)

@@ -4,12 +4,10 @@ The digits themselves are too easy to rank anything: a pruned network is right o
 """
 
 import torch
-from torch.utils.data import TensorDataset
-from torchvision.transforms.v2 import functional
 
 from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
-from snp.data.digits import handwritten
-from snp.data.transforms import interpolation_of_tensors, of_small_images
+from snp.data.digits import handwritten, resized
+from snp.data.transforms import of_small_images
 
 __all__ = ["DigitPairs", "write_pairs"]
 
@@ -52,9 +50,7 @@ class DigitPairs(ImageData):
         """Images uint8 (3, image_size, image_size) in memory, labels int64: ten times the left digit plus the right."""
         assert self.format is not None
         images, labels = write_pairs(*handwritten(part), SIZES[part], SEEDS[part])
-        size = [self.format.image_size, self.format.image_size]
-        images = functional.resize(images, size, interpolation_of_tensors(self.format.interpolation), antialias=True)
-        return TensorDataset(images.expand(-1, 3, -1, -1), labels)  # three views of one channel
+        return resized(images, labels, self.format)
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
         """Training images are moved by a pixel of the canvas, and never mirrored."""

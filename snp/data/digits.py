@@ -44,14 +44,19 @@ class Digits(ImageData):
         assert self.format is not None
         digits, labels = handwritten(part)
         images = (digits.unsqueeze(1) * 255).round().to(torch.uint8)
-        size = [self.format.image_size, self.format.image_size]
-        images = functional.resize(images, size, interpolation_of_tensors(self.format.interpolation), antialias=True)
-        return TensorDataset(images.expand(-1, 3, -1, -1), labels)  # three views of one channel
+        return resized(images, labels, self.format)
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
         """Digits are moved a little for training, and never mirrored."""
         shift = max(1, SHIFT * image_format.image_size // 32) if training else 0
         return of_small_images(image_format, shift=shift, flip=False)
+
+
+def resized(images: torch.Tensor, labels: torch.Tensor, image_format: ImageFormat) -> Samples:
+    """Grey images uint8 [N, 1, height, width] as a network wants them, in memory: three views of one channel."""
+    size = [image_format.image_size, image_format.image_size]
+    images = functional.resize(images, size, interpolation_of_tensors(image_format.interpolation), antialias=True)
+    return TensorDataset(images.expand(-1, 3, -1, -1), labels)
 
 
 def handwritten(part: Part) -> tuple[torch.Tensor, torch.Tensor]:

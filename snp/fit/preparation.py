@@ -25,7 +25,7 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["Measured", "measure", "mirrors", "prepare", "problem_of", "sensitivity_of", "settle"]
+__all__ = ["FEW", "Measured", "measure", "mirrors", "prepare", "problem_of", "sensitivity_of", "settle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,9 @@ def sensitivity_of(
     generator = torch.Generator().manual_seed(settings.seed)
     objective = objective_of(subject.model, inputs, settings.objective)
     return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
+
+
+FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) -> bool:

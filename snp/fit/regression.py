@@ -100,8 +100,7 @@ def fitted(
 
     One process with fewer samples than columns keeps the samples; else they become moments.
     """
-    # Samples of several processes do not lie side by side; their moments add up. All processes ask, however few samples
-    # they have: who does not leaves the others waiting.
+    # Moments of several processes add up, samples do not. All ask, however few they have: else others wait for them.
     is_alone = sums.num_processes == 1
     waiting: list[Rows] = []
     parts: Parts | None = None
@@ -154,8 +153,7 @@ def _from_samples(base: Base, batches: Sequence[Rows], ridges: Sequence[float], 
 
 def _from_moments(parts: Parts, ridges: Sequence[float], affine: bool, sums: Sums) -> LeastSquares:
     found, held = parts.summed(sums)
-    count = found.inputs.count + held.inputs.count
-    ridge = ridges[0]
+    count, ridge = found.inputs.count + held.inputs.count, ridges[0]
     if len(ridges) > 1:
         others = held if held.inputs.count else found
         ridge, error = best_of(MomentEquations(None, found, affine=affine).held_back_errors(others, ridges), ridges)

@@ -85,7 +85,9 @@ def fit_in_sequence(
     networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
     samples = networks.limit(memory)
     if mirrored and samples < sum(batch.size for batch in alike):
-        networks = TwoNetworks(model, [without_mirrored(batch) for batch in alike], fitter.visit, sums, exports)
+        # Of the batches as they came: where these are split anew an odd one may part an image from its mirror image.
+        alike = equal_batches([without_mirrored(batch) for batch in batches], max(1, size // 2))
+        networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
         samples = networks.limit(memory)
     elif mirrored:
         samples //= 2

@@ -7,7 +7,6 @@ differ yet they share their values. Values are dropped after their last use.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.graph.batch_form import kind_of
+from snp.graph.batch_form import by_kind
 from snp.graph.batches import Batch
 from snp.graph.exported import footprint, is_inplace
 from snp.graph.exports import Exports
@@ -179,10 +178,7 @@ def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
     several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
     two networks run as a graph of fixed shapes.
     """
-    kinds: dict[object, list[Batch]] = defaultdict(list)
-    for batch in batches:
-        kinds[kind_of(batch)].append(batch)
-    joined = Batch.joined(max(kinds.values(), key=lambda alike: sum(batch.size for batch in alike)))
+    joined = Batch.joined(max(by_kind(batches), key=lambda alike: sum(batch.size for batch in alike)))
     total = joined.size
     size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
     if size * 4 < min(largest, total):

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.graph.decoder_inputs import with_decoder_inputs
 
-__all__ = ["BatchForm", "kind_of", "parsed", "refuse_not_finite"]
+__all__ = ["BatchForm", "by_kind", "kind_of", "parsed", "refuse_not_finite"]
 
 _HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
 
@@ -85,6 +85,14 @@ def parsed(model: nn.Module, raws: Iterable[Any]) -> Iterator[Batch]:
         raise ValueError("batches is empty: give at least one batch of inputs") from None
     form = BatchForm.learnt(model, first)
     return (form.batch(raw, number) for number, raw in enumerate(chain([first], iterator), start=1))
+
+
+def by_kind(batches: Iterable[Batch]) -> list[list[Batch]]:
+    """Batches that can be joined, together; kinds in the order in which they come."""
+    kinds: dict[object, list[Batch]] = {}
+    for batch in batches:
+        kinds.setdefault(kind_of(batch), []).append(batch)
+    return [*kinds.values()]
 
 
 def kind_of(batch: Batch) -> tuple[object, ...]:

@@ -6,7 +6,6 @@ those for the images themselves, left and right mean little to it; on digits the
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,18 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snp.graph.batch_form import kind_of
+from snp.graph.batch_form import by_kind
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 
-__all__ = ["WAYS", "Views", "are_images", "is_mirrored", "views_of", "with_mirrored", "without_mirrored"]
+__all__ = ["Views", "are_images", "is_mirrored", "views_of", "with_mirrored", "without_mirrored"]
 
-WAYS = ("auto", "both", "mirror", "shift", "none")
 # Images move by up to so much of their side, as in the usual training on small images: 4 of 32 pixels.
 _SHIFT = 8
 # A view is used where it moves the outputs by less than this share of what another sample does.
 _AGREES = 0.25
-# To be calibrated on like the images themselves it has to say more nearly the same: 0.015 for a ResNet-56 on CIFAR-10.
+# To be calibrated on like the images themselves it has to say more nearly the same.
 _SAYS_THE_SAME = 0.1
 _MOST_SAMPLES = 256
 
@@ -124,17 +122,11 @@ def is_mirrored(model: nn.Module, batches: Sequence[Batch], objective: Objective
             "prune.mirrored=true calibrates on mirrored images [N, C, H, W], too, and a batch holds other inputs: "
             "leave it at auto, or give false"
         )
-    return wanted is True or (
-        wanted == "auto" and fit and _agrees(model, _alike(batches), objective, _MIRROR, 0, _SAYS_THE_SAME)
-    )
-
-
-def _alike(batches: Sequence[Batch]) -> list[Batch]:
-    """The same samples, all of one shape in one batch: a single one has no other beside it."""
-    kinds: dict[object, list[Batch]] = defaultdict(list)
-    for batch in batches:
-        kinds[kind_of(batch)].append(batch)
-    return [Batch.joined(alike) for alike in kinds.values()]
+    if wanted != "auto" or not fit:
+        return wanted is True
+    # A sample that comes alone has no other beside it.
+    joined = [Batch.joined(alike) for alike in by_kind(batches)]
+    return _agrees(model, joined, objective, _MIRROR, 0, _SAYS_THE_SAME)
 
 
 def with_mirrored(batch: Batch) -> Batch:

@@ -14,7 +14,7 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
-from snp.fit.preparation import mirrors
+from snp.fit.preparation import FEW, mirrors
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
@@ -33,8 +33,6 @@ from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["Run"]
-
-_FEW = 64  # samples that tell whether mirrored images are calibrated on, too
 
 
 @dataclass(eq=False)
@@ -140,7 +138,7 @@ class Run:
 
         def ask() -> str:
             subject.to(self.lightning.device)
-            few = self.lightning.calibration_inputs(min(self.calibration.samples, _FEW), self.seed)
+            few = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed)
             found = mirrors(subject, few, self.prune)
             subject.to("cpu")
             return "yes" if found else ""
