@@ -107,13 +107,21 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print("\n".join(markdown_table(header, rows, words=(0,))))
 
 
+def _version_of(library: str) -> str:
+    """A plain copy of the repository runs without being installed."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def print_provenance() -> None:
     """How the table can be had again: command, versions, machine. Folders are left out of the command."""
     words = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     for number, word in enumerate(words[1:], start=1):
         if Path(word.partition("=")[2] or word).is_absolute():
             words[number] = word.partition("=")[0] + "=PATH" if "=" in word else "PATH"
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+    versions = ", ".join(f"{name} {_version_of(name)}" for name in _LIBRARIES)
     print(f"command:  python {' '.join(words)}")
     print(f"versions: python {platform.python_version()}, {versions}")
     print(

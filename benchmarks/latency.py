@@ -53,7 +53,7 @@ def folded(model: nn.Module) -> nn.Module:
                 setattr(module, first, fuse_conv_bn_eval(conv, norm))
                 setattr(module, second, nn.Identity())
     small = small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64, device=next(model.parameters()).device)
     with torch.no_grad():
         torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-3)
     return small
@@ -62,7 +62,8 @@ def folded(model: nn.Module) -> nn.Module:
 def timed(models: dict[str, nn.Module], images: Tensor, options: argparse.Namespace) -> dict[str, Durations]:
     """Passes of all networks in turns."""
     calls: dict[str, Callable[[], object]] = {name: partial(model, images) for name, model in models.items()}
-    return time_in_turns(calls, num_threads=options.threads, min_rounds=options.rounds, min_seconds=0.0)
+    turns = {"num_threads": options.threads, "min_rounds": options.rounds, "min_seconds": 0.0}
+    return time_in_turns(calls, device=options.device, **turns)
 
 
 def ratio(dense: list[float], small: list[float]) -> str:
@@ -75,8 +76,8 @@ def ratio(dense: list[float], small: list[float]) -> str:
 def rows_of(name: str, options: argparse.Namespace) -> list[list[str]]:
     """Table rows of one network."""
     torch.manual_seed(0)
-    dense = timm.create_model(name, **NETWORKS[name]).eval()
-    images = torch.randn(options.batch_size, 3, 224, 224)
+    dense = timm.create_model(name, **NETWORKS[name]).eval().to(options.device)
+    images = torch.randn(options.batch_size, 3, 224, 224).to(options.device)
     results = {round_to: pruned(name, dense, images, options, round_to) for round_to in options.round_to}
     models = {"dense": dense} | {str(round_to): result.model.eval() for round_to, result in results.items()}
     forms = {"as it is": (models, images)}
@@ -84,13 +85,14 @@ def rows_of(name: str, options: argparse.Namespace) -> list[list[str]]:
         last = images.to(memory_format=torch.channels_last)
         forms["folded"] = ({key: folded(model) for key, model in models.items()}, last)
     rows = []
+    precision = getattr(torch, options.precision)
     for form, (networks, inputs) in forms.items():
-        found = timed(networks, inputs, options)
+        found = timed({key: model.to(precision) for key, model in networks.items()}, inputs.to(precision), options)
         for round_to, result in results.items():
             small, whole = found[str(round_to)], found["dense"]
             macs = result.plan.macs["pruned"] / result.plan.macs["dense"]
             line = [f"{name}, {form}, round_to={round_to}", f"{macs:.3f}"]
-            line += [f"{1e3 * statistics.median(times.wall):.0f}" for times in (whole, small)]
+            line += [f"{1e3 * statistics.median(times.wall):.3g}" for times in (whole, small)]
             rows.append([*line, ratio(whole.wall, small.wall), ratio(whole.own, small.own)])
     return rows
 
@@ -107,6 +109,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--round-to", type=int, nargs="+", default=[8], help="units are multiples of this")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=11, help="passes of each network")
     return parser.parse_args(words)
 
@@ -116,8 +120,10 @@ def main() -> None:
     options = options_of()
     header = ["network", "MACs left", "dense ms", "pruned ms", "speed-up", "speed-up, processor time"]
     print_table(header, [row for name in options.models for row in rows_of(name, options)])
+    machine = torch.cuda.get_device_name() if "cuda" in options.device else f"CPU threads: {options.threads}"
     print(
-        f"batches of {options.batch_size} images of 224 x 224 pixels, CPU threads: {options.threads}; medians and, in "
+        f"batches of {options.batch_size} images of 224 x 224 pixels in {options.precision}, "
+        f"{machine}; medians and, in "
         f"brackets, quartiles of the ratios of neighbouring passes, {options.rounds} each, in turns"
     )
     print_provenance()

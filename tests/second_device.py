@@ -172,6 +172,9 @@ def second_device() -> Iterator[None]:
         # The generator of the second device is that of the CPU.
         patch("torch.cuda.get_rng_state", lambda *_: torch.get_rng_state()),
         patch("torch.cuda.set_rng_state"),
+        patch("torch.cuda.mem_get_info", return_value=(2**40, 2**40)),
+        patch("torch.cuda.memory_reserved", return_value=0),
+        patch("torch.cuda.memory_allocated", return_value=0),
         _Operators(places),
         _Functions(places),
     ):

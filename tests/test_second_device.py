@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import snp
+from snp.core import orderings
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
+from snp.plan import placing, planners
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery.subject import subject_of
@@ -79,6 +81,37 @@ def test_the_library_on_another_device(name: str) -> None:
     assert [group.kept.tolist() for group in found.plan.groups] == [group.kept.tolist() for group in wanted.plan.groups]
     for tensor, want in zip(small.state_dict().values(), wanted.model.state_dict().values(), strict=True):
         assert torch.equal(tensor, want)
+
+
+@pytest.mark.parametrize("way", [*((name, "snp") for name in orderings.names()), *(("", n) for n in planners.names())])
+def test_units_are_chosen_on_another_device(way: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ordering and planner works where the network is, and chooses what it chooses on the CPU."""
+    ordering, planner = way
+    options: dict[str, Any] = {"target_macs": 0.6, "round_to": 1, "planner": planner}
+    if ordering:
+        options |= {"ordering": ordering, "cut": "output" if ordering == "output" else "variance"}
+    places = set()
+
+    def place_of(device: torch.device, sizes: Iterable[int]) -> torch.device:
+        places.add(placing.place_of(device, sizes))
+        return device
+
+    monkeypatch.setattr("snp.plan.statistics.place_of", place_of)
+    model, batches = cnn().eval(), [images(32), images(32)]
+    with second_device():
+        found = snp.prune(copy.deepcopy(model).to(SECOND), batches, **options)
+    if ordering or planner in ("snp", "osscar"):
+        assert places == {SECOND}
+    wanted = snp.prune(model, batches, **options)
+    assert [group.kept.tolist() for group in found.plan.groups] == [group.kept.tolist() for group in wanted.plan.groups]
+
+
+def test_work_on_what_is_too_large_is_done_in_main_memory() -> None:
+    """A device without the room, and devices without double precision."""
+    with second_device():
+        assert placing.place_of(SECOND, [1000]) == SECOND
+        assert placing.place_of(SECOND, [10**6]) == torch.device("cpu")
+    assert placing.place_of(torch.device("mps"), [10]) == torch.device("cpu")
 
 
 @pytest.mark.usefixtures("_second")

@@ -38,6 +38,7 @@ class Eliminator:
     def __init__(self, gram: Tensor, weighted: Tensor, columns_per_unit: int) -> None:
         self._width = columns_per_unit
         self._own = torch.arange(columns_per_unit, device=gram.device)
+        self._eye = torch.eye(columns_per_unit, dtype=torch.float64, device=gram.device)[None]
         mean = gram.diagonal().mean().double()
         self._scale = torch.where(mean > torch.finfo(torch.float64).tiny, mean, 1.0)
         self._inverse = _inverse(gram.double() / self._scale)
@@ -66,21 +67,27 @@ class Eliminator:
     def remove(self, unit: Tensor) -> None:
         """Take one unit, an index of shape [1], out and fold it into the others."""
         own = unit * self._width + self._own
-        lower, _ = torch.linalg.cholesky_ex(self._inverse_blocks.index_select(0, unit)[0])
+        lower = _root(self._inverse_blocks.index_select(0, unit)[0])
         # Rows for columns: the matrix is symmetric.
         column = self._inverse.index_select(0, own)
         gone = self._gone[:, : self._used]
+        own_gone = gone.index_select(0, own)
         if self._used:
-            column = torch.addmm(column, gone.index_select(0, own), gone.T, alpha=-1)
+            column.addmm_(own_gone, gone.T, alpha=-1)
         u = solved(lower, column)
-        h = self._energy.half_step(own, lower, u, gone)
+        h = self._energy.half_step(own, lower, u, gone, own_gone)
         self._gone[:, self._used : self._used + self._width] = u.T
         self._used += self._width
         self._downdate_blocks(u, h)
         # A removed unit is made independent of the others, so that batched inverses stay defined.
-        self._inverse_blocks.index_copy_(0, unit, torch.eye(self._width).to(lower)[None])
+        self._inverse_blocks.index_copy_(0, unit, self._eye)
 
     def _downdate_blocks(self, u: Tensor, h: Tensor) -> None:
+        if self._width == 1:
+            u, h = u[0, :, None, None], h[0, :, None, None]
+            self._inverse_blocks.addcmul_(u, u, value=-1)
+            self._energy_blocks.addcmul_(h, u, value=-2)
+            return
         u, h = (part.T.reshape(-1, self._width, self._width) for part in (u, h))
         self._inverse_blocks.baddbmm_(u, u.mT, alpha=-1)
         self._energy_blocks.baddbmm_(h, u.mT, alpha=-1).baddbmm_(u, h.mT, alpha=-1)
@@ -91,7 +98,7 @@ class Eliminator:
         self._inverse.addmm_(gone, gone.T, alpha=-1)
         self._energy.catch_up(gone)
         self._begin_panel()
-        self._inverse_blocks[is_closed] = torch.eye(self._width).to(self._inverse)
+        self._inverse_blocks[is_closed] = self._eye
 
     def compact(self, units: Tensor) -> None:
         """Forget all units but these, between panels: steps cost as much as the units that are left."""
@@ -101,6 +108,14 @@ class Eliminator:
         self._energy.compact(columns)
         self._gone = self._gone[: len(columns)]
         self._begin_panel()
+
+
+def _root(block: Tensor) -> Tensor:
+    """Cholesky factor of one unit's block, shape [b, b]."""
+    if len(block) == 1:
+        return block.clamp_min(torch.finfo(block.dtype).tiny).sqrt()
+    lower: Tensor = torch.linalg.cholesky_ex(block)[0]
+    return lower
 
 
 def _inverse(gram: Tensor) -> Tensor:

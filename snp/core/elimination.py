@@ -48,7 +48,7 @@ def eliminate(readers: Sequence[ReaderStatistics]) -> tuple[Tensor, Tensor]:
         for eliminator in eliminators:
             eliminator.remove(place)
     error = torch.cat([torch.zeros_like(costs[0]), torch.cat(costs).clamp_min(0.0).cumsum(0)])
-    return torch.cat(removed).flip(0), error.flip(0).cpu()
+    return torch.cat(removed).flip(0), error.flip(0)
 
 
 def _cheapest(eliminators: Sequence[Eliminator], closed: Tensor) -> tuple[Tensor, Tensor]:

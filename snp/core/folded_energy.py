@@ -21,7 +21,7 @@ class FoldedEnergy(Protocol):
     def blocks(self) -> Tensor:
         """Diagonal blocks between panels, shape [U, b, b]."""
 
-    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor) -> Tensor:
+    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor, own_gone: Tensor) -> Tensor:
         """A removal's h, shape [b, U * b], with M' = M - h^T u - u^T h.
 
         Args:
@@ -29,6 +29,7 @@ class FoldedEnergy(Protocol):
             lower: L of its block of the inverse Gram matrix.
             u: L^-1 P_p:, shape [b, U * b].
             gone: the u of the panel's earlier removals as columns, shape [U * b, used].
+            own_gone: its rows at ``own``, shape [b, used].
         """
 
     def catch_up(self, gone: Tensor) -> None:
@@ -58,11 +59,10 @@ class _Matrix:
     def blocks(self) -> Tensor:
         return diagonal_blocks(self._products, self._width)
 
-    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor) -> Tensor:
+    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor, own_gone: Tensor) -> Tensor:
         rows, half = self._products.index_select(0, own), self._half[:, : self._used]
         if self._used:
-            rows = torch.addmm(rows, gone.index_select(0, own), half.T, alpha=-1)
-            rows.addmm_(half.index_select(0, own), gone.T, alpha=-1)
+            rows.addmm_(own_gone, half.T, alpha=-1).addmm_(half.index_select(0, own), gone.T, alpha=-1)
         v = solved(lower, rows)
         h = torch.addmm(v, solved(lower, v.index_select(1, own).T), u, alpha=-0.5)
         self._half[:, self._used : self._used + self._width] = h.T
@@ -87,10 +87,10 @@ class _Weights:
         parts = self._weight.T.reshape(self._weight.shape[1] // self._width, self._width, len(self._weight))
         return parts @ parts.mT
 
-    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor) -> Tensor:
+    def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor, own_gone: Tensor) -> Tensor:
         rows, moved = self._weight.index_select(1, own).T, self._moved[:, : self._used]
         if self._used:
-            rows = torch.addmm(rows, gone.index_select(0, own), moved.T, alpha=-1)
+            rows = torch.addmm(rows, own_gone, moved.T, alpha=-1)
         a = solved(lower, rows)  # [b, O]
         v = a @ self._weight
         if self._used:

@@ -62,9 +62,13 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.second + other.second, self.first + other.first, self.count + other.count)
 
+    def to(self, device: torch.device) -> Moments:
+        """The same moments on a device."""
+        return Moments(self.second.to(device), self.first.to(device), self.count)
+
     def cpu(self) -> Moments:
         """The same moments in main memory."""
-        return Moments(self.second.cpu(), self.first.cpu(), self.count)
+        return self.to(torch.device("cpu"))
 
     def centred(self) -> Tensor:
         """Gram matrix of the samples minus their mean, shape [C, C]; zero when there are no samples."""

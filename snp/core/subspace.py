@@ -79,28 +79,44 @@ def _of_regular(gram_CC: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _of_any_rank(gram_CC: Tensor) -> tuple[Tensor, Tensor]:
-    """Column by column, with a look at every pivot."""
+    """Panel by panel, each with a look at its pivots; one question to the device per panel."""
     work = gram_CC.double().clone()
     size = work.shape[0]
     lower = torch.eye(size, dtype=torch.float64, device=work.device)
     pivots = torch.zeros(size, dtype=torch.float64, device=work.device)
-    smallest = gram_CC.double().diagonal() * _DEPENDENT
+    energy = work.diagonal().clone()  # before anything is explained
     for start in range(0, size, _PANEL):
-        stop = min(start + _PANEL, size)
-        for j in range(start, stop):
-            pivot = work[j, j]
-            if float(pivot) <= float(smallest[j]):
-                continue
-            column = work[j + 1 :, j] / pivot
-            pivots[j] = pivot
-            lower[j + 1 :, j] = column
-            # Only the panel's own columns are brought up to date here; the rest wait for one matrix product.
-            work[j + 1 :, j + 1 : stop] -= torch.outer(column, work[j, j + 1 : stop])
-        if not bool(pivots[start:stop].any()):
+        panel, rest = slice(start, min(start + _PANEL, size)), slice(start + _PANEL, size)
+        left = work[panel, panel].diagonal()
+        if bool((left <= energy[panel] * _DEPENDENT).all()):
             continue  # all of the panel depends on what came before
-        panel = lower[stop:, start:stop]
-        work[stop:, stop:] -= (panel * pivots[start:stop]) @ panel.T
+        lower[panel, panel], pivots[panel] = _of_panel(work[panel, panel], energy[panel])
+        # Rows below hold L D of the panel once its L is divided out; columns without a pivot explain nothing.
+        scaled = torch.linalg.solve_triangular(
+            lower[panel, panel].T, work[rest, panel], upper=True, left=False, unitriangular=True
+        )
+        found = torch.where(pivots[panel] > 0, scaled / pivots[panel], 0.0)
+        lower[rest, panel] = found
+        work[rest, rest].addmm_(found * pivots[panel], found.T, alpha=-1)
     return lower, pivots
+
+
+def _of_panel(work: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+    """L and D of a panel's own square, of any rank, shape [P, P]."""
+    factor, info = torch.linalg.cholesky_ex(work)
+    roots = factor.diagonal()
+    if bool((roots.square() > _CLEAR * energy).all() & (info == 0)):
+        return factor / roots, roots.square()
+    device, work = work.device, work.cpu().clone()  # small steps, which another device would only wait for
+    lower, smallest = torch.eye(len(work), dtype=work.dtype), energy.cpu() * _DEPENDENT
+    pivots = torch.zeros(len(work), dtype=work.dtype)
+    for j in range(len(work)):
+        if float(work[j, j]) <= float(smallest[j]):
+            continue
+        pivots[j] = work[j, j]
+        lower[j + 1 :, j] = work[j + 1 :, j] / pivots[j]
+        work[j + 1 :, j + 1 :].addr_(lower[j + 1 :, j], work[j, j + 1 :], alpha=-1)
+    return lower.to(device), pivots.to(device)
 
 
 def factorize(gram_CC: Tensor, order: Tensor, columns_per_unit: int = 1) -> Subspace:

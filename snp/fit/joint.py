@@ -11,6 +11,7 @@ from snp.core.gram import Moments
 from snp.core.reconstruct import reconstructed
 from snp.core.shrinkage import shrunk
 from snp.measure.readers import Reader
+from snp.plan.placing import place_of
 from snp.plan.plan import GroupPlan
 from snp.plan.problem import Problem
 
@@ -31,6 +32,9 @@ def folded_weights(
         decisions: which units stay.
         ridge: relative ridge of the fit; None for the usual 1e-4, and shrunk moments where samples are few.
         names: weights to fold; all readers when None.
+
+    Returns:
+        Name -> weight, in main memory.
     """
     weights: dict[str, Tensor] = {}
     for name in problem.readers if names is None else names:
@@ -38,10 +42,12 @@ def folded_weights(
         kept = kept_columns(reader, decisions)
         if len(kept) == reader.num_columns:
             continue
-        ridge_used, moments = USUAL_RIDGE if ridge is None else ridge, problem.moments[name]
+        place = place_of(problem.device, (reader.num_columns,))
+        ridge_used, moments = USUAL_RIDGE if ridge is None else ridge, problem.moments[name].to(place)
         if ridge is None:
             moments = without_chance(reader, moments)
-        weights[name] = _folded(problem.weights[name], reader, moments.second, kept, ridge_used)
+        weight = problem.weights[name].to(place)
+        weights[name] = _folded(weight, reader, moments.second, kept.to(place), ridge_used).cpu()
     return weights
 
 

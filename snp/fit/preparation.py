@@ -158,7 +158,8 @@ def problem_of(
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {})
+    device = next(subject.model.parameters()).device
+    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
 
 
 def settle(

@@ -24,6 +24,7 @@ from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
+from snp.plan.placing import place_of
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
 from snp.surgery.subject import Subject
@@ -71,10 +72,8 @@ class Trials:
             self._replay = None if exported.outputs is None else Replay(exported, self._probes)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             self._dense = [batch.call(subject.model) for batch in self._probes]
-        others = {name: _without(problem.moments[name], part.cpu()) for name, part in collector.moments.items()}
-        self._problem = replace(
-            problem, moments={name: without_chance(problem.readers[name], part) for name, part in others.items()}
-        )
+        others = {name: _others(problem, name, part).cpu() for name, part in collector.moments.items()}
+        self._problem = replace(problem, moments=others)
 
     def __call__(self, number: int, kept: Tensor) -> float:
         """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
@@ -115,8 +114,11 @@ def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
     return found
 
 
-def _without(moments: Moments, part: Moments) -> Moments:
-    """Moments of the samples that are not in a part; of all where there are no others."""
-    if moments.count <= part.count:
-        return moments
-    return Moments(moments.second - part.second, moments.first - part.first, moments.count - part.count)
+def _others(problem: Problem, name: str, part: Moments) -> Moments:
+    """Moments of a reader's samples that are not in a part, without chance; of all where there are no others."""
+    reader = problem.readers[name]
+    place = place_of(problem.device, (reader.num_columns,))
+    moments, part = problem.moments[name].to(place), part.to(place)
+    if moments.count > part.count:
+        moments = Moments(moments.second - part.second, moments.first - part.first, moments.count - part.count)
+    return without_chance(reader, moments)

@@ -18,6 +18,9 @@ from snp.plan.progress import Progress
 __all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
 
 
+_MAIN_MEMORY = torch.device("cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class LogitStatistics:
     """What the dimensions of queries and keys of one attention layer hold.
@@ -45,6 +48,8 @@ class Problem:
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
             group is cut, in nats per sample; None where that cannot be tried.
+        device: the network's. Moments and weights lie in main memory; where a group's are worked on,
+            :func:`snp.plan.placing.place_of` says.
         objective: in words, what damages and trials measure; empty where nothing looks at outputs.
         progress: what planners tell of themselves.
     """
@@ -57,6 +62,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Callable[[int, Tensor], float] | None = None
+    device: torch.device = _MAIN_MEMORY
     objective: str = ""
     progress: Progress = field(default_factory=Progress)
 

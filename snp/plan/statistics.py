@@ -14,22 +14,24 @@ from snp.core.shrinkage import shrunk
 from snp.core.subspace import factorize
 from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
+from snp.plan.placing import place_of
 from snp.plan.problem import LogitStatistics, Problem
 
 __all__ = ["damage_of", "flat_weight", "group_statistics", "shrunk_statistics"]
 
 
 def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
-    """Statistics of a group over all its readers.
+    """Statistics of a group over all its readers, where :func:`snp.plan.placing.place_of` puts them.
 
     Each reader's Gram matrix is divided by its trace, so that their sum is the Gram matrix of the readers'
     activations side by side, each reader with the same total energy. Kernel elements and unequal numbers of columns
     count as samples there; the readers one by one keep their columns.
     """
-    readers = tuple(_reader_statistics(problem, member) for member in group.consumers)
+    place = place_of(problem.device, (problem.readers[member.tensor].num_columns for member in group.consumers))
+    readers = tuple(_reader_statistics(problem, member, place) for member in group.consumers)
     logits = problem.logits.get(group.name)
     if logits is not None:
-        readers = (*readers, _product_statistics(logits))
+        readers = (*readers, _product_statistics(logits, place))
     widths = {reader.columns_per_unit for reader in readers}
     has_patches = any(_patch_size(problem, member) > 1 for member in group.consumers)
     by_unit = len(widths) > 1 or has_patches
@@ -41,7 +43,7 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
     outgoing = torch.cat(
         [_outgoing(problem, member, width) for member in group.consumers]
         + ([logits.energy.sqrt().diag()] if logits is not None else [])
-    )
+    ).to(place)
     return GroupStatistics(gram, outgoing, width, generator, readers)
 
 
@@ -53,9 +55,9 @@ def shrunk_statistics(problem: Problem, group: UnitGroup, statistics: GroupStati
     return replace(statistics, readers=(*measured, *statistics.readers[len(counts) :]))
 
 
-def _product_statistics(logits: LogitStatistics) -> ReaderStatistics:
+def _product_statistics(logits: LogitStatistics, place: torch.device) -> ReaderStatistics:
     """Products of queries and keys as a reader: each unit adds a term of its own to the logits."""
-    return ReaderStatistics(logits.energy.diag(), logits.weight.sqrt().diag(), 1)
+    return ReaderStatistics(logits.energy.diag().to(place), logits.weight.sqrt().diag().to(place), 1)
 
 
 def _normalised(gram: Tensor) -> Tensor:
@@ -90,12 +92,12 @@ def _outgoing(problem: Problem, member: Slice, width: int) -> Tensor:
     return weight if width > 1 or columns.shape[1] == 1 else weight.reshape(len(weight), len(columns), -1).abs().sum(2)
 
 
-def _reader_statistics(problem: Problem, member: Slice) -> ReaderStatistics:
+def _reader_statistics(problem: Problem, member: Slice, place: torch.device) -> ReaderStatistics:
     reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
     columns = reader.columns(member)
-    gram = select_columns(moments.second, columns.reshape(-1)) / max(moments.count, 1)
+    gram = select_columns(moments.second.to(place), columns.reshape(-1).to(place)) / max(moments.count, 1)
     weight = _whole_weight(problem, member)
-    weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)]
+    weight = weight.reshape(len(weight), reader.num_columns, -1)[:, columns.reshape(-1)].to(place)
     fisher = problem.sensitivity.get(member.tensor)
     if fisher is not None:
         # By eigenvalues, although a Cholesky factor would cost less: sums of single precision are positive up to their

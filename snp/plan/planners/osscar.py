@@ -43,7 +43,7 @@ def _order(problem: Problem, group: UnitGroup, num_kept: int) -> Tensor:
     readers = group_statistics(problem, group, torch.Generator()).readers
     order = eliminate(readers)[0]
     if group.num_partitions > 1:
-        return interleaved(order, group.num_partitions)
+        return interleaved(order, group.num_partitions).cpu()
     chosen, _ = local_search(readers, num_kept, order[:num_kept])
     is_kept = torch.isin(order, chosen)
-    return torch.cat([order[is_kept], order[~is_kept]])
+    return torch.cat([order[is_kept], order[~is_kept]]).cpu()

@@ -45,12 +45,13 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         statistics = copies.left_out_of(statistics)
         if settings.needs_sensitivity:
             statistics = shrunk_statistics(problem, group, statistics)
-        order, curve = _ordered(statistics, settings, group.num_partitions)
-        orders.append(orderings.interleaved(copies.with_last(order), group.num_partitions))
-        variances.append(factorize(whole, orders[-1], width).kept_variance())
+        few, curve = _ordered(statistics, settings, group.num_partitions)
+        order = orderings.interleaved(copies.with_last(few), group.num_partitions)
+        orders.append(order.cpu())
+        variances.append(factorize(whole, order, width).kept_variance().cpu())
         if settings.cut_name == "output":
-            nats = copies.damage(orders[-1], curve) / 2  # see snp.measure.sensitivity
-            damages.append(nats)
+            nats = copies.damage(order, curve) / 2  # see snp.measure.sensitivity
+            damages.append(nats.cpu())
         problem.progress.step()
     tried: list[dict[int, float]] = [{} for _ in orders]
     if damages and problem.trial is not None and settings.target.is_budget:
