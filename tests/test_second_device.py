@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,24 @@ def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_pat
     assert there["finetuned/acc1_percent"] is not None
     plans = [json.loads((at / "plan.json").read_text())["groups"] for at in (finished_run[0], tmp_path / "run")]
     assert plans[0] == plans[1]
+
+
+def test_a_device_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators that are missing there, or wrong, are found before a group is given to it."""
+    place, factorize = placing.place_of, placing.factorize
+
+    def missing(*_: Any) -> Any:
+        raise NotImplementedError("no such operator on this device")
+
+    def wrong(gram: Tensor, *rest: Any) -> Any:
+        found = factorize(gram, *rest)
+        return replace(found, residual=found.residual * 1.01) if gram.device == SECOND else found
+
+    with second_device():
+        for broken in (missing, wrong):
+            placing.computes.cache_clear()
+            monkeypatch.setattr(placing, "factorize", broken)
+            assert place(SECOND, [10]) == torch.device("cpu")
+        monkeypatch.undo()
+        placing.computes.cache_clear()
+        assert place(SECOND, [10]) == SECOND
