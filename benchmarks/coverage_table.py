@@ -29,10 +29,10 @@ forward and backward in training mode, and comes back from disk to the last bit.
 why it cannot; anything else is *wrong*.
 
 MACs: share inside groups that may be cut, without and with residual streams, `prune.structures` as it comes (no
-dimensions or heads of attention), and with `prune.structures=[ffn,vo,qk,heads]` and streams; the groups which that adds
-pass the same audit and a trial cut. Groups: found by default (residual streams among them); all were audited, *idle* are
-those whose units do not move the output of this random network, so that their audit proves nothing. Torch-Pruning
-1.6.1: the same networks, see below.
+dimensions or heads of attention), and with `prune.structures=[ffn,vo,qk,heads]` and streams; the groups which that
+adds pass the same audit and a trial cut. Groups: found by default (residual streams among them); all were audited,
+*idle* are those whose units do not move the output of this random network, so that their audit proves nothing.
+Torch-Pruning 1.6.1: the same networks, see below.
 """
 OUTSIDE = """The ten reasons that keep most multiply-accumulates in layers of which no group has a part (neither what
 they compute nor what they read is cut), as a mean over all networks that were analysed, each counted alike."""
@@ -64,8 +64,8 @@ def _reach(results: Iterable[Mapping[str, Any]]) -> str:
     reached = sum(result["status"] == "passed" and result.get("left", 1.0) < 0.701 for result in found)
     share, with_attention = _share(median(shares)), _share(median(whole))
     return (
-        f"{reached} of {len(found)} were cut to 70 %; median share of the MACs inside groups {share} as structures come, "
-        f"{with_attention} with those of attention."
+        f"{reached} of {len(found)} were cut to 70 %; median share of the MACs inside groups {share} as structures "
+        f"come, {with_attention} with those of attention."
     )
 
 

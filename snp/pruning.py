@@ -118,19 +118,14 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
 
 def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tuple[Subject, Problem]:
     """The same without some groups, which are frozen."""
-    numbers = [number for number, group in enumerate(problem.groups) if group.name not in refused]
-    groups, trial = tuple(problem.groups[number] for number in numbers), problem.trial
+    groups = tuple(group for group in problem.groups if group.name not in refused)
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise ValueError(f"nothing in {type(subject.model).__name__} can be cut: {reasons}")
+    costs = CostModel(subject.model, subject.graph, groups, problem.costs.table)
     return (
         replace(subject, groups=groups, frozen=subject.frozen | refused),
-        replace(
-            problem,
-            groups=groups,
-            costs=CostModel(subject.model, subject.graph, groups, problem.costs.table),
-            trial=None if trial is None else lambda number, kept: trial(numbers[number], kept),
-        ),
+        replace(problem, groups=groups, costs=costs),
     )
 
 

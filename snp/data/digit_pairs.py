@@ -5,8 +5,8 @@ The digits themselves are too easy to rank anything: a pruned network is right o
 
 import torch
 
-from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
-from snp.data.digits import handwritten, resized
+from snp.data.base import ImageFormat, Part, Samples, Transform
+from snp.data.digits import OfDigits, handwritten, resized
 from snp.data.transforms import of_small_images
 
 __all__ = ["DigitPairs", "write_pairs"]
@@ -18,28 +18,13 @@ LEFTS, APART = 3, (4, 5)  # places of the first digit, and columns from there to
 NOISE = 0.25  # standard deviation, of the range from black to white
 
 
-class DigitPairs(ImageData):
+class DigitPairs(OfDigits):
     """A hundred classes of 16 x 16 grey images: two of scikit-learn's digits, at random heights, overlapping, in noise.
 
     Always the same images. Those of the test part are made of handwriting that no training image shows.
-
-    Args:
-        batch_size: images per batch and process.
-        num_workers: processes that load images; 0 is fastest, the images are in memory.
-        image_size: height and width in pixels, None for the network's own.
-        val_fraction: see `SampleData`.
     """
 
-    def __init__(
-        self, batch_size: int = 64, num_workers: int = 0, image_size: int | None = 32, val_fraction: float = 0.1
-    ) -> None:
-        super().__init__(
-            name="digit_pairs",
-            batch_size=batch_size,
-            num_workers=num_workers,
-            image_size=image_size,
-            val_fraction=val_fraction,
-        )
+    title = "digit_pairs"
 
     @property
     def num_classes(self) -> int:

@@ -1,5 +1,7 @@
 """What are the 1,797 handwritten digits that come with scikit-learn, ready within a second and without a download?"""
 
+from typing import ClassVar
+
 import torch
 from torch.utils.data import TensorDataset
 from torchvision.transforms.v2 import functional
@@ -13,8 +15,8 @@ SPLIT_SEED = 0
 SHIFT = 2
 
 
-class Digits(ImageData):
-    """Ten classes of 8 x 8 grey images, resized once to the network's size; 80 % for training, always the same ones.
+class OfDigits(ImageData):
+    """Images that are made of scikit-learn's digits.
 
     Args:
         batch_size: images per batch and process.
@@ -23,16 +25,24 @@ class Digits(ImageData):
         val_fraction: see `SampleData`.
     """
 
+    title: ClassVar[str]
+
     def __init__(
         self, batch_size: int = 64, num_workers: int = 0, image_size: int | None = 32, val_fraction: float = 0.1
     ) -> None:
         super().__init__(
-            name="digits",
+            name=self.title,
             batch_size=batch_size,
             num_workers=num_workers,
             image_size=image_size,
             val_fraction=val_fraction,
         )
+
+
+class Digits(OfDigits):
+    """Ten classes of 8 x 8 grey images, resized once to the network's size; 80 % for training, always the same ones."""
+
+    title = "digits"
 
     @property
     def num_classes(self) -> int:

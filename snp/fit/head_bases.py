@@ -43,6 +43,16 @@ class InBases:
     logits: dict[str, LogitStatistics]
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A layer of attention, and what was measured around it, by weight name."""
+
+    model: nn.Module
+    layer: AttentionLayer
+    moments: Mapping[str, Moments]
+    sensitivity: Mapping[str, Tensor]
+
+
 @dataclass(eq=False)
 class _Change:
     """New weights of one layer, and what maps its output projection's inputs, by weight name."""
@@ -73,14 +83,15 @@ def in_head_bases(
         rotate = {group.name for group in subject.groups if rotate}
     logits: dict[str, LogitStatistics] = {}
     for layer in subject.graph.attention:
-        change = _change(model, layer, subject.groups, found, sensitivity, rotate)
+        seen = _Seen(model, layer, found, sensitivity)
+        change = _change(seen, subject.groups, rotate)
         if change.weights:
             rotated = with_weights(model, change.weights)
             try:
                 self_check(model, rotated, subject.example, tolerance=_TOLERANCE)
             except SelfCheckError:
                 # Something between the projections does not commute with a rotation, a nonlinearity for one.
-                change = _change(model, layer, subject.groups, found, sensitivity, ())
+                change = _change(seen, subject.groups, ())
             else:
                 model = rotated
         logits |= change.logits
@@ -90,41 +101,26 @@ def in_head_bases(
     return InBases(replace(subject, model=model), found, logits)
 
 
-def _change(
-    model: nn.Module,
-    layer: AttentionLayer,
-    groups: tuple[UnitGroup, ...],
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    rotate: Collection[str],
-) -> _Change:
-    change = _Change({}, {}, {})
+def _change(seen: _Seen, groups: tuple[UnitGroup, ...], rotate: Collection[str]) -> _Change:
+    change, layer = _Change({}, {}, {}), seen.layer
     for group in groups:
         if group.kind in ("qk", "dims") and layer.query.is_in(group.producers):
-            _queries_and_keys(change, model, layer, group, moments, sensitivity, group.name in rotate)
+            _queries_and_keys(change, seen, group, rotate=group.name in rotate)
         if group.kind in ("vo", "dims") and layer.value.is_in(group.producers) and group.name in rotate:
-            _values(change, model, layer, group, moments, sensitivity)
+            _values(change, seen, group)
     return change
 
 
-def _queries_and_keys(
-    change: _Change,
-    model: nn.Module,
-    layer: AttentionLayer,
-    group: UnitGroup,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-    rotate: bool,
-) -> None:
+def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate: bool) -> None:
     """Bases of queries and keys. A constant added to all keys leaves every softmax as it is, so keys are centred.
 
     Not so where rotary embeddings turn them by their positions. Dimensions then go in pairs, whose product at a random
     angle has half the product of both energies as its mean square, and other bases would not turn alike.
     """
+    energies, weights, layer = [], [], seen.layer
     rotate = rotate and not layer.is_rotary
-    energies, weights = [], []
-    query, key = (Projection(model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
-    of_query, of_key = moments[layer.query.tensor], moments[layer.key.tensor]
+    query, key = (Projection(seen.model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
+    of_query, of_key = seen.moments[layer.query.tensor], seen.moments[layer.key.tensor]
     second, mean = of_query.second / max(of_query.count, 1), of_query.mean()
     centred = of_key.centred() / max(of_key.count, 1)
     for keys in layer.key.index.unique(dim=0):
@@ -145,31 +141,24 @@ def _queries_and_keys(
                 query.rotate(rows, basis.first)
             key.rotate(keys, basis.second)
         # What an error of a logit does: the gradient of a query is the logits' gradients times the keys.
-        fisher = sensitivity.get(layer.query.tensor)
+        fisher = seen.sensitivity.get(layer.query.tensor)
         moved = sum(float(fisher.diagonal()[rows].sum()) for rows in heads) if fisher is not None else 1.0
         spread = float(second_moment.trace()) if fisher is not None else 1.0
         weights.append(torch.full((len(of_unit),), moved / spread if spread > 0 else 0.0, dtype=torch.float64))
     change.logits[group.name] = LogitStatistics(torch.cat(energies), torch.cat(weights))
 
 
-def _values(
-    change: _Change,
-    model: nn.Module,
-    layer: AttentionLayer,
-    group: UnitGroup,
-    moments: Mapping[str, Moments],
-    sensitivity: Mapping[str, Tensor],
-) -> None:
+def _values(change: _Change, seen: _Seen, group: UnitGroup) -> None:
     """Bases of values and of the columns that read them, by what moves the output projection's output."""
     if len(group.consumers) != 1:
         return
-    (member,) = group.consumers
+    (member,), model, layer = group.consumers, seen.model, seen.layer
     if model.get_parameter(member.tensor)[0, 0].numel() > 1:
         return  # a kernel that sees several positions is not turned with one of them
     value, out = (Projection(model, name, change.weights) for name in (layer.value.tensor, member.tensor))
-    of_out = moments[member.tensor]
+    of_out = seen.moments[member.tensor]
     gram = of_out.centred() / max(of_out.count, 1)
-    weight, fisher = out.weight(), sensitivity.get(member.tensor)
+    weight, fisher = out.weight(), seen.sensitivity.get(member.tensor)
     weighed = weight if fisher is None else fisher.to(weight) @ weight
     matrix = torch.eye(len(gram), dtype=torch.float64)
     size = group.units_per_partition

@@ -21,6 +21,7 @@ from snp.fit.replay import Replay
 from snp.fit.two_networks import equal_batches
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
+from snp.graph.units import UnitGroup
 from snp.measure.moments import MomentCollector
 from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
@@ -38,7 +39,7 @@ _MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
 
 
 class Trials:
-    """Trial cuts of single groups.
+    """Trial cuts of single groups, a :class:`snp.plan.problem.Trial`.
 
     Args:
         subject: the dense network.
@@ -75,16 +76,16 @@ class Trials:
         others = {name: _others(problem, name, part).cpu() for name, part in collector.moments.items()}
         self._problem = replace(problem, moments=others)
 
-    def __call__(self, number: int, kept: Tensor) -> float:
+    def distance(self, group: UnitGroup, kept: Tensor) -> float:
         """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
 
         Args:
-            number: of the group among the problem's.
+            group: of the dense network.
             kept: its units that stay, shape [K].
         """
-        decision = GroupPlan(self._problem.groups[number], kept.sort().values)
+        decision = GroupPlan(group, kept.sort().values)
         weights = masked_weights(self._model, PruningPlan((decision,)))
-        names = {member.tensor for member in decision.group.consumers}
+        names = {member.tensor for member in group.consumers}
         folded = folded_weights(self._problem, [decision], USUAL_RIDGE, sorted(names & self._problem.readers.keys()))
         weights |= {name: weight.to(weights[name].device) for name, weight in folded.items()}
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
@@ -73,14 +74,37 @@ def linear(
     return rows.reshape(shape).expand(result.shape)
 
 
-@rule("conv1d", "conv2d", "conv3d")
-def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+@dataclass(frozen=True)
+class _Kernel:
+    """What a convolution is given: activations of so many values, labels of their channels [C], weight and bias."""
+
+    num_inputs: int
+    channels: Tensor
+    weight: Parameter
+    bias: Any
+    groups: int
+
+
+def _kernel(tracer: Tracer, node: fx.Node, args: list[Any]) -> _Kernel | None:
+    """None where labels or a parameter are missing, or samples have no dimension of their own."""
     shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
     groups: Any = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
-    result = node.meta["val"]
-    if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
+    if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != node.meta["val"].ndim:
+        return None
+    return _Kernel(shadow.numel(), tracer.per_index(shadow, 1), weight, bias, groups)
+
+
+def _at_all_positions(channels: Tensor, result: Tensor) -> Tensor:
+    """Labels of channels [C] as those of activations [N, C, ...]."""
+    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    kernel, result = _kernel(tracer, node, args), node.meta["val"]
+    if kernel is None:
         return unknown(tracer, node, args)
-    channels = tracer.per_index(shadow, 1)
+    weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
     tracer.read(weight, node, result.numel() // weight.shape[0], is_convolution=True)
     if groups == len(channels) > 1:
         # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
@@ -92,7 +116,7 @@ def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.blocks[(weight.name, 1)] = groups
             tracer.even += [(channels, groups, weight.name), (rows, groups, weight.name)]
         tracer.labels.tie(channels, tracer.along(weight, 1, groups))
-    return rows.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+    return _at_all_positions(rows, result)
 
 
 def _passed_on(tracer: Tracer, weight: Parameter, bias: Any, multiplier: int = 1) -> Tensor:
@@ -107,13 +131,11 @@ def _passed_on(tracer: Tracer, weight: Parameter, bias: Any, multiplier: int = 1
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """A kernel of shape [inputs, outputs / groups, ...]: outputs of group g lie in the columns of its rows."""
-    shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
-    groups: Any = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
-    result = node.meta["val"]
-    if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != result.ndim:
+    kernel, result = _kernel(tracer, node, args), node.meta["val"]
+    if kernel is None:
         return unknown(tracer, node, args)
-    channels = tracer.per_index(shadow, 1)
-    positions, more = shadow.numel() // weight.shape[0], tuple(args[5]) if len(args) > 5 else ()
+    weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
+    positions, more = kernel.num_inputs // weight.shape[0], tuple(args[5]) if len(args) > 5 else ()
     more = more * (result.ndim - 2) if len(more) == 1 else more
     tracer.read(weight, node, positions, input_dim=0, is_convolution=True, output_padding=more)
     tracer.labels.tie(channels, tracer.along(weight, 0))
@@ -124,7 +146,7 @@ def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> A
         if groups > 1:
             tracer.blocks[(weight.name, 1)] = groups
             tracer.even += [(channels, groups, weight.name), (rows, groups, weight.name)]
-    return rows.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+    return _at_all_positions(rows, result)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training")
@@ -138,7 +160,7 @@ def _batch_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(channels, tracer.along(parameter, 0))
         elif isinstance(parameter, Tensor):
             return unknown(tracer, node, args)
-    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+    return _at_all_positions(channels, result)
 
 
 @rule("layer_norm", "rms_norm")
@@ -169,7 +191,7 @@ def _group_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(channels, tracer.along(parameter, 0))
     for group in channels.reshape(num_groups, -1):
         tracer.labels.tie_all(group)
-    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
+    return _at_all_positions(channels, result)
 
 
 @rule("embedding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -88,12 +89,10 @@ def _watched(model: nn.Module, batch: Batch, made: set[tuple[int, int]]) -> Any:
 
     kept: list[Tensor] = []
     layers = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
-    handles = [module.register_forward_hook(note) for module in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(note))
         return batch.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _class_dim(

@@ -150,13 +150,11 @@ def _at_first_block(model: nn.Module, name: str, batch: Batch) -> tuple[tuple[An
         caught.append((args, kwargs))
         raise _ReachedError
 
-    handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        batch.call(model)
+        with model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True):
+            batch.call(model)
     except _ReachedError:
         return caught[0]
-    finally:
-        handle.remove()
     raise ValueError(f"{name} is not called when the network runs: its blocks cannot be calibrated one by one")
 
 

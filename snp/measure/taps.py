@@ -7,12 +7,11 @@ the middle of a module), the operator that gets the weight is looked at, because
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from snp.measure.readers import Reader
 
@@ -24,7 +23,7 @@ _READING = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "einsum", "ad
 _READING |= {f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)}
 
 
-class Taps:
+class Taps(ExitStack):
     """Calls back at every reader while the network runs inside the ``with`` block.
 
     Args:
@@ -37,11 +36,11 @@ class Taps:
     def __init__(
         self, model: nn.Module, readers: Mapping[str, Reader], before: Before | None = None, after: After | None = None
     ) -> None:
+        super().__init__()
         self._model, self._readers, self._before, self._after = model, readers, before, after
-        self._handles: list[RemovableHandle] = []
         self._modes: list[_Operators] = []
 
-    def __enter__(self) -> Taps:
+    def __enter__(self) -> Self:
         modules: dict[str, dict[int, str]] = {}
         for name, reader in self._readers.items():
             if reader.by_operator:
@@ -52,13 +51,6 @@ class Taps:
             self._watch(self._model.get_submodule(module), names)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
     def _hook(self, name: str, module: nn.Module) -> None:
         before, after = self._before, self._after
         if before is not None:
@@ -66,9 +58,9 @@ class Taps:
             def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 before(name, args[0] if args else kwargs["input"])
 
-            self._handles.append(module.register_forward_pre_hook(look, with_kwargs=True))
+            self.enter_context(module.register_forward_pre_hook(look, with_kwargs=True))
         if after is not None:
-            self._handles.append(module.register_forward_hook(lambda _, args, output: after(name, output)))
+            self.enter_context(module.register_forward_hook(lambda _, args, output: after(name, output)))
 
     def _watch(self, module: nn.Module, names: dict[int, str]) -> None:
         """Look at operators while the code of a module runs."""
@@ -80,8 +72,8 @@ class Taps:
         def end(*_: Any) -> None:
             self._modes.pop().__exit__(None, None, None)
 
-        self._handles.append(module.register_forward_pre_hook(begin))
-        self._handles.append(module.register_forward_hook(end, always_call=True))
+        self.enter_context(module.register_forward_pre_hook(begin))
+        self.enter_context(module.register_forward_hook(end, always_call=True))
 
 
 class _Operators(TorchFunctionMode):

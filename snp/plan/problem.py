@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
 from snp.plan.progress import Progress
 
-__all__ = ["Choice", "LogitStatistics", "Problem", "Selection"]
+__all__ = ["Choice", "LogitStatistics", "Problem", "Selection", "Trial"]
 
 
 _MAIN_MEMORY = torch.device("cpu")
@@ -34,6 +35,19 @@ class LogitStatistics:
     weight: Tensor
 
 
+class Trial(Protocol):
+    """Cuts one group at a time, to see what that really does; see :class:`snp.fit.trials.Trials`."""
+
+    def distance(self, group: UnitGroup, kept: Tensor) -> float:
+        """How far the network's prediction moves when only this group is cut, in nats per sample.
+
+        Args:
+            group: any that can be cut; others stay whole.
+            kept: its units that stay, shape [K].
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What a planner may look at.
@@ -46,8 +60,7 @@ class Problem:
         costs: the cost of any choice.
         sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
         logits: group name -> what its units do to attention logits, for units of queries and keys.
-        trial: number of a group and the units that stay [K] -> how far the network's prediction moves when only this
-            group is cut, in nats per sample; None where that cannot be tried.
+        trial: cuts single groups to see what that does; None where that cannot be tried.
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
             :func:`snp.plan.placing.place_of` says.
         objective: in words, what damages and trials measure; empty where nothing looks at outputs.
@@ -61,7 +74,7 @@ class Problem:
     costs: CostModel
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
-    trial: Callable[[int, Tensor], float] | None = None
+    trial: Trial | None = None
     device: torch.device = _MAIN_MEMORY
     objective: str = ""
     progress: Progress = field(default_factory=Progress)

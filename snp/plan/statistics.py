@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from snp.core.gram import partial_trace, select_columns
+from snp.core.gram import Moments, partial_trace, select_columns
 from snp.core.orderings import GroupStatistics, ReaderStatistics
 from snp.core.reconstruct import output_error
 from snp.core.shrinkage import shrunk
@@ -17,7 +18,7 @@ from snp.graph.units import Slice, UnitGroup
 from snp.plan.placing import place_of
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "flat_weight", "group_statistics", "shrunk_statistics"]
+__all__ = ["damage_of", "group_statistics", "shrunk_statistics", "summed_scores"]
 
 
 def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
@@ -79,16 +80,31 @@ def _whole_weight(problem: Problem, member: Slice) -> Tensor:
     return expanded(reader.rows(problem.weights[member.tensor].detach().double()), reader.num_blocks)
 
 
-def flat_weight(problem: Problem, member: Slice) -> Tensor:
+def _flat_weight(problem: Problem, member: Slice) -> Tensor:
     """Weight over Gram columns with everything behind them as further outputs, shape [O * p, num_columns]."""
     weight, reader = _whole_weight(problem, member), problem.readers[member.tensor]
     return weight.reshape(len(weight), reader.num_columns, -1).movedim(2, 1).reshape(-1, reader.num_columns)
 
 
+def summed_scores(problem: Problem, group: UnitGroup, score: Callable[[Tensor, Moments], Tensor]) -> Tensor:
+    """Scores of columns, summed over a unit's columns and all readers, shape [U], float64, in main memory.
+
+    Args:
+        problem: weights and moments.
+        group: whose units are scored.
+        score: weight [O, C] and moments of a reader's C inputs -> a score of each column, shape [C].
+    """
+    total = torch.zeros(group.num_units, dtype=torch.float64)
+    for member in group.consumers:
+        found = score(_flat_weight(problem, member), problem.moments[member.tensor])
+        total += found[problem.readers[member.tensor].columns(member)].sum(dim=1).cpu()
+    return total
+
+
 def _outgoing(problem: Problem, member: Slice, width: int) -> Tensor:
     """Weights that read a group's units, absolute values summed where a unit's columns count as one, [O, U * b]."""
     columns = problem.readers[member.tensor].columns(member)
-    weight = flat_weight(problem, member)[:, columns.reshape(-1)]
+    weight = _flat_weight(problem, member)[:, columns.reshape(-1)]
     return weight if width > 1 or columns.shape[1] == 1 else weight.reshape(len(weight), len(columns), -1).abs().sum(2)
 
 

@@ -32,11 +32,10 @@ _UNITS = {
 
 def headline(record: Record) -> Text | None:
     """The outcome in one sentence, as far as it was measured: of the better network, first in the unit asked for."""
-    metrics = record.metrics
-    stages = {stage.name: stage for stage in read_stages(metrics)}
-    dense, best = stages.get("dense"), stages.get(better_stage(metrics) or "")
-    if not dense or not best:
+    metrics, stages = record.metrics, _compared(record)
+    if stages is None:
         return None
+    dense, best = stages["dense"], stages[better_stage(metrics) or ""]
     parts = [text for text in (_asked(record), *_shares(stages, best, is_noisy(metrics))) if text]
     kept = f"The {best.name} network needs {', '.join(parts)} of the dense one" if parts else ""
     score = score_of(metrics)
@@ -47,6 +46,12 @@ def headline(record: Record) -> Text | None:
     if score == "perplexity":
         change = f"a perplexity of {after:.2f} instead of {before:.2f} ({after / before:.3f} times)"
     return Text(f"{kept}, with {change}." if kept else f"The {best.name} network has {change}.")
+
+
+def _compared(record: Record) -> dict[str, Stage] | None:
+    """The stages by name, where the dense network and a pruned one are among them."""
+    stages = {stage.name: stage for stage in read_stages(record.metrics)}
+    return stages if {"dense", better_stage(record.metrics)} <= stages.keys() else None
 
 
 def _asked(record: Record) -> str:
@@ -72,11 +77,10 @@ def _shares(stages: dict[str, Stage], best: Stage, has_noise: bool) -> list[str]
 
 def tiles(record: Record) -> Tiles | None:
     """The headline's numbers, each with how sure it is."""
-    metrics = record.metrics
-    stages = {stage.name: stage for stage in read_stages(metrics)}
-    dense, best = stages.get("dense"), stages.get(better_stage(metrics) or "")
-    if not dense or not best:
+    metrics, stages = record.metrics, _compared(record)
+    if stages is None:
         return None
+    dense, best = stages["dense"], stages[better_stage(metrics) or ""]
     found = [_score_tile(record, dense, best)]
     reached, target = number(metrics, "prune/reached"), record.target
     if reached is not None and target is not None and _asked(record):

@@ -143,10 +143,9 @@ class RunFolder:
     def write_variance(self, groups: Sequence[UnitGroup], selection: Selection) -> None:
         """Write ``variance.csv``: the cumulative variance along the order of every group that has one."""
         rows = [
-            (group.name, rank, group.num_units, f"{share:.10g}")
-            for group, choice in zip(groups, selection.choices, strict=True)
-            if choice.kept_variance is not None
-            for rank, share in enumerate(choice.kept_variance.tolist(), start=1)
+            (name, num_kept + 1, num_units, f"{share:.10g}")
+            for name, num_units, curve in _curves(groups, selection, "kept_variance")
+            for num_kept, share in enumerate(curve)
         ]
         self._table("variance.csv", ("group", "rank", "num_units", "cumulative_variance"), rows)
 
@@ -154,10 +153,9 @@ class RunFolder:
     def write_damage(self, groups: Sequence[UnitGroup], selection: Selection) -> None:
         """Write ``damage.csv``: what the plan expects at the output with the first k units kept, where it decided."""
         rows = [
-            (group.name, num_kept, group.num_units, f"{damage:.8g}")
-            for group, choice in zip(groups, selection.choices, strict=True)
-            if choice.damage is not None
-            for num_kept, damage in enumerate(choice.damage.tolist())
+            (name, num_kept, num_units, f"{damage:.8g}")
+            for name, num_units, curve in _curves(groups, selection, "damage")
+            for num_kept, damage in enumerate(curve)
         ]
         self._table("damage.csv", ("group", "num_kept", "num_units", "damage"), rows)
 
@@ -184,3 +182,11 @@ class RunFolder:
         partial = self.path / f"{name}.partial"
         partial.write_text(text, encoding="utf-8", newline="")
         partial.replace(self.path / name)
+
+
+def _curves(groups: Sequence[UnitGroup], selection: Selection, curve: str) -> Iterator[tuple[str, int, list[float]]]:
+    """Name, number of units and values of a choice's curve, of every group that has one."""
+    for group, choice in zip(groups, selection.choices, strict=True):
+        found = getattr(choice, curve)
+        if found is not None:
+            yield group.name, group.num_units, found.tolist()

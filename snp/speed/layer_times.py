@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -128,19 +129,16 @@ def _half(group: UnitGroup) -> GroupPlan:
 def _called(model: nn.Module, inputs: Batch, weights: Any) -> dict[str, _Layer]:
     """The layers that own the weights, with the inputs that they get; others than convolutions and linear ones rest."""
     seen: dict[str, list[Tensor]] = {}
-    hooks = []
-    for name in weights:
-        module = model.get_submodule(module_of(name))
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and name.endswith(".weight"):
+    with torch.inference_mode(), ExitStack() as hooks:
+        for name in weights:
+            module = model.get_submodule(module_of(name))
+            if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and name.endswith(".weight"):
 
-            def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                seen.setdefault(name, []).append(args[0])
+                def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                    seen.setdefault(name, []).append(args[0])
 
-            hooks.append(module.register_forward_pre_hook(note))
-    with torch.inference_mode():
+                hooks.enter_context(module.register_forward_pre_hook(note))
         inputs.call(model)
-    for hook in hooks:
-        hook.remove()
     return {name: _Layer(model.get_submodule(module_of(name)), found[0], len(found)) for name, found in seen.items()}
 
 

@@ -1,7 +1,7 @@
 """Does a trial cut measure what it says, on samples that nothing was fitted on, and is it heeded?"""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from snp.fit.preparation import problem_of
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
+from snp.graph.units import UnitGroup
 from snp.library import prune
 from snp.measure.moments import MomentCollector
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -45,14 +46,14 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
     probes = last[:15] if len(last) >= 15 else torch.cat([last, inputs.split(sizes)[-2][: 15 - len(last)]])
     others = torch.cat([row[None] for row in inputs if not any(torch.equal(row, probe) for probe in probes)])
     _, fitted = measured(dense, [others])
-    for number, group in enumerate(problem.groups):
+    for group in problem.groups:
         kept = torch.arange(0, group.num_units, 2)
         plan = PruningPlan((GroupPlan(group, kept),), attention=subject.graph.attention)
         small = realise(subject, fitted, plan, JOINT).model
         with torch.no_grad():
             wanted, found = dense(probes).log_softmax(-1), small(probes).log_softmax(-1)
         expected = float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / 15
-        assert trials(number, kept) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+        assert trials.distance(group, kept) == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 class Overwriting(nn.Module):
@@ -76,9 +77,9 @@ def test_trials_from_held_values_find_what_whole_passes_find(make: Callable[[], 
     inputs = networks.tokens(60) if make is networks.attention else networks.images(60)
     subject, problem = measured(make().eval(), list(inputs.split(20)))
     whole, replayed = (Trials(subject, problem, Batch.all(inputs.split(20)), replays=way) for way in (False, True))
-    for number in [*range(len(problem.groups)), *reversed(range(len(problem.groups)))]:
-        kept = torch.arange(0, problem.groups[number].num_units, 2)
-        assert replayed(number, kept) == pytest.approx(whole(number, kept), rel=1e-4, abs=1e-8)
+    for group in [*problem.groups, *reversed(problem.groups)]:
+        kept = torch.arange(0, group.num_units, 2)
+        assert replayed.distance(group, kept) == pytest.approx(whole.distance(group, kept), rel=1e-4, abs=1e-8)
 
 
 def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +100,8 @@ def test_keeping_all_moves_nothing() -> None:
     """No unit cut, no divergence."""
     subject, problem = measured(networks.cnn(), [networks.images(24)])
     trials = Trials(subject, problem, [Batch.of(networks.images(24))])
-    for number, group in enumerate(problem.groups):
-        assert trials(number, torch.arange(group.num_units)) == pytest.approx(0, abs=1e-9)
+    for group in problem.groups:
+        assert trials.distance(group, torch.arange(group.num_units)) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_dense_network_is_left_alone() -> None:
@@ -108,8 +109,18 @@ def test_the_dense_network_is_left_alone() -> None:
     model = networks.cnn()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     subject, problem = measured(model, [networks.images(24)])
-    Trials(subject, problem, [Batch.of(networks.images(24))])(0, torch.tensor([0, 1]))
+    Trials(subject, problem, [Batch.of(networks.images(24))]).distance(problem.groups[0], torch.tensor([0, 1]))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@dataclass(frozen=True)
+class Dear:
+    """Finds one group dear to cut."""
+
+    name: str
+
+    def distance(self, group: UnitGroup, kept: Tensor) -> float:
+        return (1.0 if group.name == self.name else 1e-3) * (1 - len(kept) / group.num_units)
 
 
 def test_a_group_that_trials_find_dear_keeps_more() -> None:
@@ -118,12 +129,7 @@ def test_a_group_that_trials_find_dear_keeps_more() -> None:
     settings = PruneSettings(target_macs=0.5, round_to=1)
 
     def kept(dear: int) -> list[int]:
-        sizes = [group.num_units for group in problem.groups]
-
-        def trial(number: int, units: Tensor) -> float:
-            return (1.0 if number == dear else 1e-3) * (1 - len(units) / sizes[number])
-
-        choices = choose(replace(problem, trial=trial), settings).choices
+        choices = choose(replace(problem, trial=Dear(problem.groups[dear].name)), settings).choices
         alive[:] = [int((choice.damage > 0).sum()) for choice in choices if choice.damage is not None]
         return [choice.num_kept for choice in choices]
 
@@ -181,7 +187,7 @@ def test_trials_leave_a_module_with_two_names_as_it_was() -> None:
     subject, problem = measured(model, [inputs])
     before = dict(model.named_parameters(remove_duplicate=False))
     trials = Trials(subject, problem, [Batch.of(inputs)])
-    assert all(trials(number, torch.arange(2)) > 0 for number in range(len(problem.groups)))
+    assert all(trials.distance(group, torch.arange(2)) > 0 for group in problem.groups)
     after = dict(model.named_parameters(remove_duplicate=False))
     assert all(after[name] is parameter for name, parameter in before.items())
     small = prune(model, [inputs], target_macs=0.6, round_to=1).model

@@ -68,7 +68,7 @@ def test_trials_are_kept_beside_what_they_corrected(problem: Problem) -> None:
     for number, choice in enumerate(found.choices):
         for count, divergence in choice.tried.items():
             assert problem.trial is not None
-            assert divergence == problem.trial(number, choice.order[:count])
+            assert divergence == problem.trial.distance(problem.groups[number], choice.order[:count])
     untried = chosen(replace(problem, trial=None), "snp")
     assert not any(choice.tried for choice in untried.choices)
     assert not are_equal(found.tensors(), untried.tensors())

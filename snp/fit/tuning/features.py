@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,21 +60,17 @@ def _shapes(model: nn.Module, batch: Batch) -> dict[Place, tuple[int, ...]]:
         if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
             found[place] = tuple(output.shape)
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_hook(lambda _, args, output, name=name: leave(name, output)))
-        if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
-            handles.append(module.register_forward_pre_hook(enter))
-    try:
-        with torch.no_grad():
-            batch.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            left = module.register_forward_hook(lambda _, args, output, name=name: leave(name, output))
+            hooks.enter_context(left)
+            if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
+                hooks.enter_context(module.register_forward_pre_hook(enter))
+        batch.call(model)
     return dict(list(found.items())[:before_last])
 
 
-class FeatureTap:
+class FeatureTap(ExitStack):
     """Keeps the output at a place while a network runs inside the ``with`` block.
 
     Args:
@@ -83,23 +79,16 @@ class FeatureTap:
     """
 
     def __init__(self, model: nn.Module, place: Place | None) -> None:
+        super().__init__()
         self._model, self._place = model, place
-        self._handles: list[Any] = []
         self._calls = 0
         self._kept: Tensor | None = None
 
-    def __enter__(self) -> FeatureTap:
+    def __enter__(self) -> Self:
         if self._place is not None:
             module = self._model.get_submodule(self._place.module)
-            self._handles.append(module.register_forward_hook(self._note))
+            self.enter_context(module.register_forward_hook(self._note))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     def run(self, batch: Batch) -> tuple[Any, Tensor | None]:
         """The network's output, and its features at the place."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import PooledScores
 from snp.plan.level import by_falling_score
 from snp.plan.problem import Problem, Selection
-from snp.plan.statistics import flat_weight
+from snp.plan.statistics import summed_scores
 from snp.settings import PruneSettings
 
 __all__ = ["choose", "scores"]
@@ -22,13 +23,12 @@ __all__ = ["choose", "scores"]
 
 def scores(problem: Problem, group: UnitGroup) -> Tensor:
     """Var(x_j) ||W_:j||^2 summed over a unit's columns and readers, shape [U], float64."""
-    total = torch.zeros(group.num_units, dtype=torch.float64)
-    for member in group.consumers:
-        reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
-        size = flat_weight(problem, member).square().sum(dim=0)
-        variance = moments.centred().diagonal().clamp_min(0) / max(moments.count, 1)
-        total += (size * variance)[reader.columns(member)].sum(dim=1).cpu()
-    return total
+    return summed_scores(problem, group, _fluctuation)
+
+
+def _fluctuation(weight: Tensor, moments: Moments) -> Tensor:
+    variance = moments.centred().diagonal().clamp_min(0) / max(moments.count, 1)
+    return weight.square().sum(dim=0) * variance
 
 
 def _standardised(values: Tensor) -> Tensor:

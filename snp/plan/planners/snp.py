@@ -102,7 +102,7 @@ def _tried(
         with problem.progress.stage("try cuts", len(kept)):
             for number, count in enumerate(kept):
                 if count < len(orders[number]) and count not in tried[number]:
-                    tried[number][count] = problem.trial(number, orders[number][:count])
+                    tried[number][count] = problem.trial.distance(problem.groups[number], orders[number][:count])
                 problem.progress.step()
         found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
     return found

@@ -7,14 +7,14 @@ with it, sums that over everything that reads a unit. The same share stays in ev
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import equal_shares
 from snp.plan.level import by_falling_score
 from snp.plan.problem import Problem, Selection
-from snp.plan.statistics import flat_weight
+from snp.plan.statistics import summed_scores
 from snp.settings import PruneSettings
 
 __all__ = ["choose", "scores"]
@@ -22,13 +22,12 @@ __all__ = ["choose", "scores"]
 
 def scores(problem: Problem, group: UnitGroup) -> Tensor:
     """Sum of |W_oj| times the root mean square of column j over a unit's columns and readers, shape [U], float64."""
-    total = torch.zeros(group.num_units, dtype=torch.float64)
-    for member in group.consumers:
-        reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
-        size = flat_weight(problem, member).abs().sum(dim=0)
-        energy = (moments.second.diagonal().clamp_min(0) / max(moments.count, 1)).sqrt()
-        total += (size * energy)[reader.columns(member)].sum(dim=1).cpu()
-    return total
+    return summed_scores(problem, group, _weighed)
+
+
+def _weighed(weight: Tensor, moments: Moments) -> Tensor:
+    energy = (moments.second.diagonal().clamp_min(0) / max(moments.count, 1)).sqrt()
+    return weight.abs().sum(dim=0) * energy
 
 
 def choose(problem: Problem, settings: PruneSettings) -> Selection:

@@ -1,8 +1,4 @@
-"""What may be asked of a prune?  One validated set of options, the same for the library and the command line.
-
-Options, their defaults, limits and meaning are written here and nowhere else: docstrings are made of them, and
-``conf/config.yaml``, which ``--help`` shows, is held to them by a test.
-"""
+"""Which units go, what takes over what they did, and what follows from that: all options of a prune in one value."""
 
 from __future__ import annotations
 
@@ -13,63 +9,23 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from snp.core import cuts, orderings
-from snp.core.budget import Target
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
+from snp.settings.fit import FitSettings
+from snp.settings.target import TARGETS, TargetSettings
 
-__all__ = ["PLANNERS", "FitSettings", "PruneSettings"]
+__all__ = ["PLANNERS", "PruneSettings"]
 
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
-_TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
 _OBJECTIVES = ("auto", "kl", "squared")
 _STRUCTURES = ("ffn", "vo", "qk", "heads")
 
 
 @named(lambda given: "prune")
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class FitSettings:
-    """How weights are fitted; what is marked (sequential) belongs to ``calibration="sequential"``."""
-
-    conv_gram: Literal["patch", "channel"] = option(
-        "patch", "fit every kernel element of a convolution; channel: one transfer per kernel"
-    )
-    intercept: bool = option(True, "fit biases, too (sequential)")
-    repair: bool = option(True, "layers that add to a residual stream make up for its error so far (sequential)")
-    rectify: bool = option(True, "fit what a ReLU behind a layer lets through, not the layer's outputs (sequential)")
-    refit_all: bool = option(True, "also layers that lose no inputs, once their inputs have moved (sequential)")
-    batch_norm: Literal["keep", "reestimate"] = option(
-        "keep", "or reestimate the statistics on the calibration samples (sequential)"
-    )
-    ridge: float | None = option(
-        None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0
-    )
-    largest_token: float | None = option(
-        4.0,
-        "energy that a token may have in moments and fits, beside the median of its sample's tokens; null: any",
-        gt=0,
-    )
-    memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
-
-
-@named(lambda given: "prune")
-@dataclass(frozen=True, config=STRICT, kw_only=True)
-class PruneSettings(FitSettings):
+class PruneSettings(TargetSettings, FitSettings):
     """Options of one prune; at most one target may be given, none means half of the MACs."""
 
-    target_var: float | None = option(None, "cumulative variance that every group keeps, with cut=variance", gt=0, le=1)
-    target_units: float | None = option(None, "share of units that every group keeps, with cut=uniform", gt=0, le=1)
-    target_macs: float | None = option(
-        None, "share of the dense network's multiply-accumulates that is left", gt=0, le=1
-    )
-    target_params: float | None = option(None, "share of the dense network's parameters that is left", gt=0, le=1)
-    target_latency: float | None = option(
-        None, "share of the dense forward pass's time that is left, by layer times measured here", gt=0, le=1
-    )
-    latency_batch: int = option(8, "samples per pass, where passes are timed for a plan or against each other", ge=1)
-    latency_threads: int = option(1, "CPU threads of these passes", ge=1)
-    count_embeddings: bool = option(
-        False, "target_params counts embeddings and heads tied to them, too (language models)"
-    )
     preset: Literal["best", "quick", "paper"] = option(
         "best",
         "fills options left at their defaults; quick: at most five forward passes beyond calibration, no trials, "
@@ -145,7 +101,7 @@ class PruneSettings(FitSettings):
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""
-        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"prune.{' and prune.'.join(given)} exclude each other: give one of them")
         target = self.target
@@ -170,14 +126,6 @@ class PruneSettings(FitSettings):
             raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
         if self.attention == "equal" and len({"vo", "qk"} & set(self.structures)) == 1:
             raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
-
-    @property
-    def target(self) -> Target:
-        """The target given, else half of the multiply-accumulates."""
-        given = ((name, getattr(self, name)) for name in _TARGETS)
-        return next(
-            (Target(name.removeprefix("target_"), share) for name, share in given if share), Target("macs", 0.5)
-        )
 
     @property
     def fit(self) -> FitSettings:
@@ -241,6 +189,6 @@ class PruneSettings(FitSettings):
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if callable(self.objective):
             plain["objective"] = getattr(self.objective, "__name__", type(self.objective).__name__)
-        others = {name: value for name, value in plain.items() if name not in _TARGETS}
+        others = {name: value for name, value in plain.items() if name not in TARGETS}
         decided = {"cut": self.cut_name, "ordering": self.ordering_name}
         return others | decided | {"target": {self.target.kind: self.target.share}}

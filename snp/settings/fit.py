@@ -1,0 +1,37 @@
+"""How are weights fitted?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from snp.core.options import STRICT, named, option
+
+__all__ = ["FitSettings"]
+
+
+@named(lambda given: "prune")
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class FitSettings:
+    """How weights are fitted; what is marked (sequential) belongs to ``calibration="sequential"``."""
+
+    conv_gram: Literal["patch", "channel"] = option(
+        "patch", "fit every kernel element of a convolution; channel: one transfer per kernel"
+    )
+    intercept: bool = option(True, "fit biases, too (sequential)")
+    repair: bool = option(True, "layers that add to a residual stream make up for its error so far (sequential)")
+    rectify: bool = option(True, "fit what a ReLU behind a layer lets through, not the layer's outputs (sequential)")
+    refit_all: bool = option(True, "also layers that lose no inputs, once their inputs have moved (sequential)")
+    batch_norm: Literal["keep", "reestimate"] = option(
+        "keep", "or reestimate the statistics on the calibration samples (sequential)"
+    )
+    ridge: float | None = option(
+        None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0
+    )
+    largest_token: float | None = option(
+        4.0,
+        "energy that a token may have in moments and fits, beside the median of its sample's tokens; null: any",
+        gt=0,
+    )
+    memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)

@@ -1,0 +1,42 @@
+"""How much of the network is to be left, and of what?"""
+
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+
+from snp.core.budget import Target
+from snp.core.options import STRICT, named, option
+
+__all__ = ["TARGETS", "TargetSettings"]
+
+
+TARGETS = ("target_var", "target_units", "target_macs", "target_params", "target_latency")
+
+
+@named(lambda given: "prune")
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TargetSettings:
+    """What is asked for; at most one target is given, none means half of the MACs."""
+
+    target_var: float | None = option(None, "cumulative variance that every group keeps, with cut=variance", gt=0, le=1)
+    target_units: float | None = option(None, "share of units that every group keeps, with cut=uniform", gt=0, le=1)
+    target_macs: float | None = option(
+        None, "share of the dense network's multiply-accumulates that is left", gt=0, le=1
+    )
+    target_params: float | None = option(None, "share of the dense network's parameters that is left", gt=0, le=1)
+    target_latency: float | None = option(
+        None, "share of the dense forward pass's time that is left, by layer times measured here", gt=0, le=1
+    )
+    latency_batch: int = option(8, "samples per pass, where passes are timed for a plan or against each other", ge=1)
+    latency_threads: int = option(1, "CPU threads of these passes", ge=1)
+    count_embeddings: bool = option(
+        False, "target_params counts embeddings and heads tied to them, too (language models)"
+    )
+
+    @property
+    def target(self) -> Target:
+        """The target given, else half of the multiply-accumulates."""
+        given = ((name, getattr(self, name)) for name in TARGETS)
+        return next(
+            (Target(name.removeprefix("target_"), share) for name, share in given if share), Target("macs", 0.5)
+        )
