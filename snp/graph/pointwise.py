@@ -50,9 +50,20 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         if rotary is not None:
             return rotary
     result = tied(tracer, without_broadcast_over_units(tracer, operands, shape), shape)
-    if tracer.streams.is_residual(_terms(node)):
+    if tracer.streams.is_residual(_terms(node)) and not _are_multiples(tracer, _terms(node), result):
         tracer.labels.mark_stream(result)
     return result
+
+
+def _are_multiples(tracer: Tracer, terms: list[list[fx.Node]], result: Tensor) -> bool:
+    """Is every term of a sum a multiple of one value of the same units, or zero?"""
+    if any(tracer.streams.common([term]) is None for term in terms):
+        return True
+    units = set(tracer.labels.roots(result).unique().tolist())
+    factors = [tracer.streams.labels.get(node) for node in tracer.streams.common(terms) or ()]
+    return any(
+        isinstance(labels, Tensor) and units == set(tracer.labels.roots(labels).unique().tolist()) for labels in factors
+    )
 
 
 def tied(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor:
