@@ -66,7 +66,7 @@ def measure_sensitivity(
         ):
             for batch in batches:
                 with torch.enable_grad():
-                    objective.score(batch.call(model), batch.size, generator).backward()
+                    objective.score(batch.call(model), batch, generator).backward()
                 samples += batch.size
     finally:
         for parameter in trainable:
