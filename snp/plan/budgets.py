@@ -55,7 +55,7 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
         target.share,
         settings.round_from,
     )
-    kept = [choice.num_kept for choice in selection.choices]
+    kept = selection.kept
     if all(choice.damage is not None for choice in selection.choices):
         kept = filler.filled(kept, settings.round_to, least=_NO_DAMAGE)
     for round_to in (settings.round_to, 1):

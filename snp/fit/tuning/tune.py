@@ -2,6 +2,13 @@
 
 What is learned from is what the dense network says of calibration samples, its outputs and its last hidden features;
 samples held back decide which epoch is kept, be it none. It is training all the same, and reported apart.
+
+SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence of
+logits (or the squared error that the objective holds other outputs to) plus the relative error of the features. A
+running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
+undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not move,
+nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is rounded
+to their own.
 """
 
 from __future__ import annotations
@@ -75,13 +82,6 @@ def tune(
 ) -> Tuned:
     """Move a pruned network's outputs and last hidden features towards the dense one's.
 
-    SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
-    of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
-    A running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
-    undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not
-    move, nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is
-    rounded to their own.
-
     Args:
         small: the pruned network in evaluation mode; not changed.
         dense: the network it comes from, likewise.
@@ -101,25 +101,18 @@ def tune(
     samples = TuningSamples(inputs, max(1, _MOST_OUTPUTS // _outputs_per_sample(dense, inputs[0])), generator)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
-    result = copied(small)
-    judge = _Judge(dense, samples.held_back, objective, place)
-    distances, kept, best = [judge.distance(result)], _parameters(result), 0
+    nearest = _Nearest(copied(small), _Judge(dense, samples.held_back, objective, place))
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
-        lesson = Lesson(dense, student, learnable(objective, judge.wanted[0][0]), place, views)
+        lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(settings.tune_rate)
-        for epoch in range(1, settings.tune_epochs + 1):
+        for _ in range(settings.tune_epochs):
             lesson.epoch(samples, settings.tune_epochs, generator)
-            _write_parameters(lesson.mean, result)
-            distances.append(judge.distance(result))
-            if distances[-1] < distances[best]:
-                kept, best = _parameters(result), epoch
-            elif not distances[-1] <= distances[0]:  # farther than the start: steps are too large for this network
-                _write_parameters(kept, student)
+            if not nearest.heeds(lesson.mean):  # steps are too large for this network
+                _write_parameters(nearest.kept, student)
                 lesson.begin(_SLOWER * lesson.rate)
             progress.step()
-    _write_parameters(kept, result)
     counts = samples.num_tuned, samples.num_held
-    return Tuned(result, tuple(distances), best, *counts, views, place, lesson.rate)
+    return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
 
 
 def _outputs_per_sample(model: nn.Module, batch: Batch) -> int:
@@ -176,3 +169,34 @@ class _Judge:
                 total += error * batch.size
         mean = total / sum(batch.size for batch in self._batches)
         return mean if math.isfinite(mean) else math.inf
+
+
+class _Nearest:
+    """The parameters of a network that came nearest to the dense one so far.
+
+    Args:
+        start: where tuning begins; parameters that are judged are written into it.
+        judge: of the distance.
+
+    Attributes:
+        distances: of the start, and of all that was judged.
+        kept: name -> parameter at the smallest distance.
+        epoch: which one that is; 0 is the start.
+    """
+
+    def __init__(self, start: nn.Module, judge: _Judge) -> None:
+        self._model, self.judge = start, judge
+        self.distances, self.kept, self.epoch = [judge.distance(start)], _parameters(start), 0
+
+    def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
+        """Judge further parameters, and keep the nearest; False where they are farther away than the start."""
+        _write_parameters(parameters, self._model)
+        self.distances.append(self.judge.distance(self._model))
+        if self.distances[-1] < self.distances[self.epoch]:
+            self.kept, self.epoch = _parameters(self._model), len(self.distances) - 1
+        return self.distances[-1] <= self.distances[0]
+
+    def network(self) -> nn.Module:
+        """The network with the parameters kept; nothing is judged any more."""
+        _write_parameters(self.kept, self._model)
+        return self._model
