@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.fit.joint import folded_weights, kept_columns
+from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
-from snp.measure.readers import limited, other_readers, readers_of
+from snp.measure.readers import readers_to_fit
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.settings import PruneSettings
@@ -69,7 +69,7 @@ def realise(
     elif settings.is_sequential:
         fits = _in_sequence(subject, problem, plan, settings, inputs, sums)
     else:
-        fits = _jointly(subject, problem, plan, settings.ridge)
+        fits = Fits(fitted_jointly(subject.model, problem, plan, settings.ridge))
     with problem.progress.stage("cut and check"):
         masked = with_weights(subject.model, fits.tensors, share=share)
         small = cut(masked, plan, share=share)
@@ -77,17 +77,6 @@ def realise(
         check_counts(subject.model, small, subject.example, plan)
         small = restacked(small)
     return Realised(small, difference, fits.samples)
-
-
-def _jointly(subject: Subject, problem: Problem, plan: PruningPlan, ridge: float | None) -> Fits:
-    weights: dict[str, Tensor] = masked_weights(subject.model, plan)
-    with problem.progress.stage("fit weights", len(problem.readers)):
-        for name in list(problem.readers):  # one at a time, each in the place of the other
-            weights |= folded_weights(problem, plan.groups, ridge, [name])
-            problem.progress.step()
-    for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
-        weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
-    return Fits(weights)
 
 
 def _in_sequence(
@@ -98,10 +87,7 @@ def _in_sequence(
     inputs: Sequence[Batch],
     sums: Sums,
 ) -> Fits:
-    readers = readers_of(subject.model, subject.graph, subject.groups, settings.conv_gram, by_block=True)
-    if settings.refit_all:
-        readers |= other_readers(subject.model, subject.graph, readers, settings.conv_gram)
-    readers = limited(readers, settings.largest_token)
+    readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings.fit)
     kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
     def start(name: str) -> Tensor:

@@ -15,7 +15,7 @@ from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.units import UnitGroup
-from snp.measure.readers import Reader, head_readers, limited, readers_of
+from snp.measure.readers import Reader, readers_to_measure
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
@@ -134,7 +134,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
-    readers |= head_readers(model, found.graph, found.groups)
-    readers = limited(readers, settings.largest_token)
+    readers = readers_to_measure(model, found.graph, found.groups, settings)
     return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))

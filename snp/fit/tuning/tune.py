@@ -97,8 +97,8 @@ def tune(
     """
     progress = progress or Progress()
     objective = objective_of(dense, inputs, settings.objective)
-    generator = torch.Generator().manual_seed(settings.seed)
-    samples = TuningSamples(inputs, max(1, _MOST_OUTPUTS // _outputs_per_sample(dense, inputs[0])), generator)
+    generator, most_held = torch.Generator().manual_seed(settings.seed), _most_held(dense, inputs[0])
+    samples = TuningSamples(inputs, most_held, generator)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
     nearest = _Nearest(copied(small), _Judge(dense, samples.held_back, objective, place))
@@ -115,10 +115,12 @@ def tune(
     return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
 
 
-def _outputs_per_sample(model: nn.Module, batch: Batch) -> int:
+def _most_held(model: nn.Module, batch: Batch) -> int:
+    """Samples whose outputs may be remembered at once."""
     with torch.no_grad():
         leaves = pytree.tree_leaves(batch.first(1).call(model))
-    return max(1, sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
+    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+    return max(1, _MOST_OUTPUTS // max(1, per_sample))
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
