@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
-from snp.graph.batch_form import refuse_not_finite
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
+from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader, readers_to_measure
 from snp.plan.twins import twins_left

@@ -14,21 +14,20 @@ to their own.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.fit.tuning.features import FeatureTap, Place, common_features
+from snp.fit.tuning.features import Place, common_features
 from snp.fit.tuning.lesson import HALF, Lesson
-from snp.fit.tuning.matching import distance, learnable
+from snp.fit.tuning.matching import learnable
+from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
-from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
 from snp.measure.views import Views, views_of
 from snp.plan.progress import Progress
@@ -101,14 +100,14 @@ def tune(
     samples = TuningSamples(inputs, most_held, generator)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
-    nearest = _Nearest(copied(small), _Judge(dense, samples.held_back, objective, place))
+    nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(settings.tune_rate)
         for _ in range(settings.tune_epochs):
             lesson.epoch(samples, settings.tune_epochs, generator)
             if not nearest.heeds(lesson.mean):  # steps are too large for this network
-                _write_parameters(nearest.kept, student)
+                write_parameters(nearest.kept, student)
                 lesson.begin(_SLOWER * lesson.rate)
             progress.step()
     counts = samples.num_tuned, samples.num_held
@@ -121,18 +120,6 @@ def _most_held(model: nn.Module, batch: Batch) -> int:
         leaves = pytree.tree_leaves(batch.first(1).call(model))
     per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
     return max(1, _MOST_OUTPUTS // max(1, per_sample))
-
-
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def _write_parameters(values: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Rounded to the precision of the network."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in values:
-                parameter.copy_(values[name])
 
 
 @contextlib.contextmanager
@@ -148,57 +135,3 @@ def _trainable(small: nn.Module) -> Iterator[nn.Module]:
     recurs = any(isinstance(module, nn.RNNBase) for module in student.modules())
     with torch.backends.cudnn.flags(enabled=False) if recurs else contextlib.nullcontext():
         yield student
-
-
-class _Judge:
-    """How far a network is from the dense one on samples held back: by what steps make smaller, or the user's word."""
-
-    def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective, place: Place | None) -> None:
-        self._batches, self._objective, self._place = held_back, objective, place
-        with torch.no_grad(), FeatureTap(dense, place) as tap:
-            self.wanted = [tap.run(batch) for batch in held_back]
-
-    def distance(self, model: nn.Module) -> float:
-        """Mean over samples; infinite where it is not finite."""
-        total = 0.0
-        with torch.no_grad(), FeatureTap(model, self._place) as tap:
-            for batch, (wanted, wanted_features) in zip(self._batches, self.wanted, strict=True):
-                found, features = tap.run(batch)
-                if self._objective.function is not None:
-                    error = float(self._objective.function(wanted, found))
-                else:
-                    error = float(distance(self._objective, (wanted, wanted_features), (found, features), batch))
-                total += error * batch.size
-        mean = total / sum(batch.size for batch in self._batches)
-        return mean if math.isfinite(mean) else math.inf
-
-
-class _Nearest:
-    """The parameters of a network that came nearest to the dense one so far.
-
-    Args:
-        start: where tuning begins; parameters that are judged are written into it.
-        judge: of the distance.
-
-    Attributes:
-        distances: of the start, and of all that was judged.
-        kept: name -> parameter at the smallest distance.
-        epoch: which one that is; 0 is the start.
-    """
-
-    def __init__(self, start: nn.Module, judge: _Judge) -> None:
-        self._model, self.judge = start, judge
-        self.distances, self.kept, self.epoch = [judge.distance(start)], _parameters(start), 0
-
-    def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
-        """Judge further parameters, and keep the nearest; False where they are farther away than the start."""
-        _write_parameters(parameters, self._model)
-        self.distances.append(self.judge.distance(self._model))
-        if self.distances[-1] < self.distances[self.epoch]:
-            self.kept, self.epoch = _parameters(self._model), len(self.distances) - 1
-        return self.distances[-1] <= self.distances[0]
-
-    def network(self) -> nn.Module:
-        """The network with the parameters kept; nothing is judged any more."""
-        _write_parameters(self.kept, self._model)
-        return self._model
