@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from coverage_attention import EVERYTHING, moved
 from coverage_networks import Network, smallest_input
 from coverage_suites import SUITES, builders
 from torch import Tensor, nn
@@ -121,6 +122,8 @@ def _checks(model: nn.Module, batch: Batch, found: dict[str, Any], must_reach: b
         _audit(subject, batch.first(2), found)
     with _timed(found, "prune"):
         _prune(subject, batch, found)
+    with _timed(found, "attention"):
+        _attention(model, batch.first(2), found, subject.graph.fixed_macs > 0)
 
 
 def _prunable(subject: Subject) -> float:
@@ -151,6 +154,25 @@ def _audit(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     found |= {"audited": len(subject.groups), "without_effect": still, "audit_failed": failed}
     if failed:
         raise WrongError(f"audit: the output moves with {', '.join(failed[:3])}")
+
+
+def _attention(model: nn.Module, batch: Batch, found: dict[str, Any], has_products: bool) -> None:
+    """The share inside groups with every structure asked for, and an audit of what that adds.
+
+    Networks without products of activations have no attention, and so nothing to add.
+    """
+    found["prunable_with_attention"] = found["prunable_with_streams"]
+    if not has_products:
+        return
+    subject = subject_of(model, batch, replace(SETTINGS, structures=EVERYTHING))
+    groups = [group for group in subject.groups if group.kind not in ("conv", "ffn")]
+    movements = [moved(subject, group, batch, seed=number) for number, group in enumerate(groups)]
+    failed = [group.name for group, (still, _) in zip(groups, movements, strict=True) if not still < LARGEST_MOVEMENT]
+    if failed:
+        raise WrongError(f"audit: the output moves with {', '.join(failed[:3])}")
+    found["prunable_with_attention"] = _prunable(subject)
+    found |= {"attention_groups": len(groups), "attention_idle": sum(not m > SMALLEST_CONTROL for _, m in movements)}
+    found["outside_with_attention"] = _outside(subject)
 
 
 def _prune(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:

@@ -28,10 +28,11 @@ nine tenths of what can, and the small one computes what the masked dense one co
 forward and backward in training mode, and comes back from disk to the last bit. It is *refused* when the library says
 why it cannot; anything else is *wrong*.
 
-MACs: share inside groups that may be cut, without and with residual streams (`prune.structures` is the default, so no
-dimensions or heads of attention). Groups: found (residual streams among them); all were audited, *idle* are those whose
-units do not move the output of this random network, so that their audit proves nothing. Torch-Pruning 1.6.1: the same
-networks, see below.
+MACs: share inside groups that may be cut, without and with residual streams, `prune.structures` as it comes (no
+dimensions or heads of attention), and with `prune.structures=[ffn,vo,qk,heads]` and streams; the groups which that
+adds pass the same audit and a trial cut. Groups: found by default (residual streams among them); all were audited,
+*idle* are those whose units do not move the output of this random network, so that their audit proves nothing.
+Torch-Pruning 1.6.1: the same networks, see below.
 """
 OUTSIDE = """The ten reasons that keep most multiply-accumulates in layers of which no group has a part (neither what
 they compute nor what they read is cut), as a mean over all networks that were analysed, each counted alike."""
@@ -59,9 +60,12 @@ def _reach(results: Iterable[Mapping[str, Any]]) -> str:
     """How many reached 70 %, and the median share inside groups; refused networks have none."""
     found = list(results)
     shares = [result.get("prunable_with_streams", 0.0) for result in found]
+    whole = [result.get("prunable_with_attention", result.get("prunable_with_streams", 0.0)) for result in found]
     reached = sum(result["status"] == "passed" and result.get("left", 1.0) < 0.701 for result in found)
+    share, with_attention = _share(median(shares)), _share(median(whole))
     return (
-        f"{reached} of {len(found)} were cut to 70 %; median share of the MACs inside groups {_share(median(shares))}."
+        f"{reached} of {len(found)} were cut to 70 %; median share of the MACs inside groups {share} as structures "
+        f"come, {with_attention} with those of attention."
     )
 
 
@@ -72,9 +76,9 @@ def _reason(text: str) -> str:
     return re.sub(r"[A-Za-z_0-9.]+\.(weight|bias|[a-z_]*proj)\b", "a weight", text)
 
 
-def _outside(results: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What keeps most MACs outside all groups, as a table."""
-    found = [result for result in results if "outside" in result]
+def _outside(results: Iterable[Mapping[str, Any]], key: str = "outside") -> list[str]:
+    """What keeps most MACs outside all groups, as a table; what was not found again with attention is as without."""
+    found = [{**result, "outside": result.get(key, result["outside"])} for result in results if "outside" in result]
     total: dict[str, list[float]] = defaultdict(list)
     for result in found:
         shares: dict[str, float] = defaultdict(float)
@@ -95,11 +99,12 @@ def _row(result: Mapping[str, Any], peer: Mapping[str, Any] | None) -> list[str]
     groups = f"{result['groups']} ({result['streams']})" if "groups" in result else ""
     proven = f"{result['audited'] - result['without_effect']} of {result['audited']}" if "audited" in result else ""
     left = _share(result.get("left")) + (" with streams" if result.get("used_streams") and "left" in result else "")
-    shares = f"{_share(result.get('prunable'))} / {_share(result.get('prunable_with_streams'))}"
+    kinds = ("prunable", "prunable_with_streams", "prunable_with_attention")
+    shares = " / ".join(_share(result[kind]) for kind in kinds if kind in result)
     reason = result["reason"] or _first_frozen(result)
     return [
         result["family"], result.get("variant", ""), str(result.get("size", "")), groups,
-        shares if "prunable" in result else "", proven, left, result["status"], reason[:220],
+        shares, proven, left, result["status"], reason[:220],
         "" if peer is None else f"{peer['status']} {peer['reason'][:80]}",
     ]  # fmt: skip
 
@@ -136,7 +141,9 @@ def write_table(results: Mapping[tuple[str, str, str], Mapping[str, Any]], path:
         rows = (_row(found, results.get(("peer", library, key[2]))) for key, found in sorted(ours.items()))
         lines += [*markdown_table(columns, rows, is_padded=False), ""]
     lines += ["## What stays outside all groups", "", OUTSIDE, ""]
-    lines += [*_outside(value for key, value in results.items() if key[0] == "snp"), ""]
+    ours = [value for key, value in results.items() if key[0] == "snp"]
+    lines += [*_outside(ours), "", "The same with `prune.structures=[ffn,vo,qk,heads]`:", ""]
+    lines += [*_outside(ours, "outside_with_attention"), ""]
     peers = [value for key, value in results.items() if key[0] == "peer"]
     if peers:
         passed, refused, wrong, total = _counts(peers)

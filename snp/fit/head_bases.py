@@ -112,8 +112,13 @@ def _change(seen: _Seen, groups: tuple[UnitGroup, ...], rotate: Collection[str])
 
 
 def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate: bool) -> None:
-    """Bases of queries and keys. A constant added to all keys leaves every softmax as it is, so keys are centred."""
+    """Bases of queries and keys. A constant added to all keys leaves every softmax as it is, so keys are centred.
+
+    Not so where rotary embeddings turn them by their positions. Dimensions then go in pairs, whose product at a random
+    angle has half the product of both energies as its mean square, and other bases would not turn alike.
+    """
     energies, weights, layer = [], [], seen.layer
+    rotate = rotate and not layer.is_rotary
     query, key = (Projection(seen.model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
     of_query, of_key = seen.moments[layer.query.tensor], seen.moments[layer.key.tensor]
     second, mean = of_query.second / max(of_query.count, 1), of_query.mean()
@@ -122,10 +127,15 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
         heads = layer.query.index[(layer.key.index == keys).all(dim=1)]  # [heads that share these keys, D]
         first = sum(affine_second_moment(*query.rows(rows), second, mean) for rows in heads)
         assert isinstance(first, Tensor)
-        key_weight = key.rows(keys)[0]
-        second_moment = key_weight @ centred @ key_weight.T
+        if layer.is_rotary:
+            second_moment = affine_second_moment(*key.rows(keys), of_key.second / max(of_key.count, 1), of_key.mean())
+        else:
+            key_weight = key.rows(keys)[0]
+            second_moment = key_weight @ centred @ key_weight.T
         basis = paired_basis(first, second_moment) if rotate else None
-        energies.append(first.diagonal() * second_moment.diagonal() if basis is None else basis.energy)
+        of_unit = layer.places_of_units(group, keys)
+        plain = first.diagonal()[of_unit].sum(1) * second_moment.diagonal()[of_unit].sum(1) / of_unit.shape[1]
+        energies.append(plain if basis is None else basis.energy)
         if basis is not None:
             for rows in heads:
                 query.rotate(rows, basis.first)
@@ -134,7 +144,7 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
         fisher = seen.sensitivity.get(layer.query.tensor)
         moved = sum(float(fisher.diagonal()[rows].sum()) for rows in heads) if fisher is not None else 1.0
         spread = float(second_moment.trace()) if fisher is not None else 1.0
-        weights.append(torch.full((len(keys),), moved / spread if spread > 0 else 0.0, dtype=torch.float64))
+        weights.append(torch.full((len(of_unit),), moved / spread if spread > 0 else 0.0, dtype=torch.float64))
     change.logits[group.name] = LogitStatistics(torch.cat(energies), torch.cat(weights))
 
 

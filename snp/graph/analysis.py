@@ -101,8 +101,18 @@ def _exported(model: nn.Module, example: Batch) -> torch.export.ExportedProgram:
         raise ValueError(
             f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
-            "Make torch.export.export(model, example) pass first."
+            f"{_remedy(error)}"
         ) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to try where a model cannot be exported."""
+    if "datadependent" in type(error).__name__.lower():
+        return (
+            "Its code asks for values, not for shapes alone, as a detector's selection of boxes does: prune a module "
+            "that holds the layers before that (a detector's backbone and head), and put them back in their places."
+        )
+    return "Make torch.export.export(model, example) pass first."
 
 
 def _whole_heads(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
+from snp.graph.rotary import SHARED
 from snp.graph.traced import HEAD_DIMENSION, Call
 from snp.graph.tracer import Tracer
 from snp.graph.units import Slice, UnitGroup
@@ -33,7 +34,17 @@ class HeadUnits:
 
 
 def freeze_unwanted(tracer: Tracer) -> None:
-    """Freeze the dimensions of heads that are not asked for, and calls of which only half was understood."""
+    """Freeze the dimensions of heads that are not asked for, and calls of which only half was understood.
+
+    What meets tables of rotary embeddings stays whole, but for the queries and keys of calls that were understood.
+    """
+    understood = [call for call in tracer.calls if _layer(tracer, call) is not None]
+    parts = [labels.reshape(-1) for call in understood for labels in (call.query, call.key)]
+    for turned in tracer.turned:
+        roots = tracer.labels.roots(turned)
+        tracer.labels.freeze(
+            roots[~torch.isin(roots, tracer.labels.roots(torch.cat(parts)))] if parts else roots, SHARED
+        )
     for call in tracer.calls:
         if call.value is None or _layer(tracer, call) is None:
             for labels in (call.query, call.key, *(() if call.value is None else (call.value,))):
@@ -104,8 +115,8 @@ def head_units(tracer: Tracer) -> list[HeadUnits]:
 
 def _units(tracer: Tracer, kind: str, labels: Tensor, num_partitions: int | None) -> HeadUnits:
     roots = tracer.labels.roots(labels)
-    roots = roots[_first_of_each(roots)]
-    return HeadUnits(kind, tuple(roots.reshape(-1).tolist()), num_partitions or len(roots))
+    rows = [list(dict.fromkeys(row)) for row in roots[_first_of_each(roots)].tolist()]  # rotary pairs are one unit
+    return HeadUnits(kind, tuple(root for row in rows for root in row), num_partitions or len(rows))
 
 
 def _first_of_each(rows: Tensor) -> Tensor:
@@ -123,7 +134,9 @@ def _layer(tracer: Tracer, call: Call) -> AttentionLayer | None:
     parts = [_rows(tracer, labels[first]) for labels in (call.query, call.key, call.value)]
     if parts[0] is None or parts[1] is None or parts[2] is None:
         return None
-    return AttentionLayer(call.module, parts[0], parts[1], parts[2], call.implicit_scale)
+    turned = tracer.labels.roots(torch.cat(tracer.turned)) if tracer.turned else torch.empty(0, dtype=torch.int64)
+    is_rotary = bool(torch.isin(tracer.labels.roots(call.key), turned).any())
+    return AttentionLayer(call.module, parts[0], parts[1], parts[2], call.implicit_scale, is_rotary)
 
 
 def _rows(tracer: Tracer, labels: Tensor) -> Slice | None:

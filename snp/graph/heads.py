@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snp.graph.units import Slice
+from snp.graph.units import Slice, UnitGroup
 
-__all__ = ["AttentionLayer", "HeadSizes"]
+__all__ = ["AttentionLayer", "HeadSizes", "Removed"]
 
 Removed = Mapping[tuple[str, int], Tensor]  # (tensor, dim) -> indices that go
 
@@ -36,6 +36,8 @@ class AttentionLayer:
         key: rows of the keys that each query head meets, [H, D]; heads that share keys (GQA) name the same rows.
         value: the same for values, [H, V].
         implicit_scale: the fused product is called without a scale, and takes that of the size it gets.
+        is_rotary: queries and keys are turned by tables that have an entry for every dimension of a head, so that a
+            head of fewer dimensions has to pick its own.
     """
 
     module: str
@@ -43,6 +45,7 @@ class AttentionLayer:
     key: Slice
     value: Slice
     implicit_scale: bool = False
+    is_rotary: bool = False
 
     def sizes(self, removed: Removed | None = None) -> HeadSizes:
         """Sizes once some rows are gone.
@@ -59,6 +62,24 @@ class AttentionLayer:
         num_shared = len(self.key.index[stays].unique(dim=0))
         return HeadSizes(int(stays.sum()), num_shared, sizes[0].pop(), sizes[2].pop())
 
+    def places_of_units(self, group: UnitGroup, keys: Tensor) -> Tensor:
+        """At which places in a head its units lie, shape [units, dimensions of each].
+
+        Args:
+            group: of dimensions of queries and keys.
+            keys: rows of the head's keys, shape [D].
+        """
+        index = next(member.index for member in group.producers if member.tensor == self.key.tensor)
+        own, order = index[torch.isin(index, keys).any(dim=1)], keys.argsort()
+        return order[torch.searchsorted(keys[order], own[torch.isin(own, keys)])].reshape(len(own), -1)
+
+    def places(self, removed: Removed) -> tuple[Tensor, Tensor]:
+        """Which heads of keys stay, shape [H'], and at which places in a head their kept rows are, shape [H', D']."""
+        keys = self.key.index.unique(dim=0)
+        is_kept = ~torch.isin(keys, removed.get((self.key.tensor, self.key.dim), torch.empty(0, dtype=torch.int64)))
+        heads = is_kept.any(dim=1).nonzero().flatten()
+        return heads, torch.stack([is_kept[head].nonzero().flatten() for head in heads])
+
     def to_json(self) -> dict[str, Any]:
         """Readable form."""
         parts = {role: getattr(self, role).to_json() for role in ("query", "key", "value")}
@@ -66,6 +87,7 @@ class AttentionLayer:
             "module": self.module,
             "num_heads": len(self.query.index),
             "implicit_scale": self.implicit_scale,
+            **({"is_rotary": True} if self.is_rotary else {}),
             **parts,
         }
 
@@ -74,7 +96,9 @@ class AttentionLayer:
         """Inverse of :meth:`to_json`."""
         num_heads = plain["num_heads"]
         query, key, value = (Slice.from_json(plain[role], num_heads) for role in ("query", "key", "value"))
-        return AttentionLayer(plain["module"], query, key, value, plain["implicit_scale"])
+        return AttentionLayer(
+            plain["module"], query, key, value, plain["implicit_scale"], plain.get("is_rotary", False)
+        )
 
 
 def _left(rows: Slice, removed: Removed) -> Tensor:

@@ -59,7 +59,7 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: boo
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     labels = _labels(tracer, node, values)
-    tracer.streams.follow(node, node.all_input_nodes)
+    tracer.streams.follow(node, node.all_input_nodes, labels)
     return labels
 
 

@@ -46,6 +46,10 @@ class LabelSpace:
         """Which labels are blank, same shape, bool."""
         return torch.zeros_like(labels, dtype=torch.bool) if self._blank is None else labels == self._blank
 
+    def are_constant(self, labels: Tensor) -> bool:
+        """Does none of these labels stand for a unit, or for an element of a parameter?"""
+        return all(label in self._constants for label in labels.unique().tolist())
+
     def merged(self, first: Tensor, second: Tensor) -> Tensor:
         """The first labels, the second ones where those are blank (same shapes)."""
         return torch.where(self.is_blank(first), second, first)

@@ -8,12 +8,12 @@ from torch import Tensor, fx
 
 from snp.graph.aten import ALIKE
 from snp.graph.operators import constant_along, rule, unknown
+from snp.graph.rotary import SHARED, table_of, turned_by_table
 from snp.graph.traced import Parameter
 from snp.graph.tracer import Tracer
 
 __all__ = ["elementwise", "tied", "without_broadcast_over_units"]
 
-_SHARED = "shares values with units of another head or group, as with rotary embeddings"
 _SUMS = ("add", "sub", "lerp", "rsub", "addcmul", "addcdiv")
 
 
@@ -46,10 +46,24 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         return _scalar(tracer, node, args)
     if _writes_over_blanks(tracer, node, operands):
         return unknown(tracer, node, args)
+    for rotary in (table_of(tracer, node, operands), turned_by_table(tracer, node, operands, shape)):
+        if rotary is not None:
+            return rotary
     result = tied(tracer, without_broadcast_over_units(tracer, operands, shape), shape)
-    if tracer.streams.is_residual(_terms(node)):
+    if tracer.streams.is_residual(_terms(node)) and not _are_multiples(tracer, _terms(node), result):
         tracer.labels.mark_stream(result)
     return result
+
+
+def _are_multiples(tracer: Tracer, terms: list[list[fx.Node]], result: Tensor) -> bool:
+    """Is every term of a sum a multiple of one value of the same units, or zero?"""
+    if any(tracer.streams.common([term]) is None for term in terms):
+        return True
+    units = set(tracer.labels.roots(result).unique().tolist())
+    factors = [tracer.streams.labels.get(node) for node in tracer.streams.common(terms) or ()]
+    return any(
+        isinstance(labels, Tensor) and units == set(tracer.labels.roots(labels).unique().tolist()) for labels in factors
+    )
 
 
 def tied(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -143,4 +157,4 @@ def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: 
     for other in others:
         for dim, size in enumerate(padded.shape):
             if size > 1 and not constant_along(tracer, other.expand(shape), dim):
-                tracer.labels.freeze(other, _SHARED)
+                tracer.labels.freeze(other, SHARED)

@@ -2,13 +2,15 @@
 
 A stream is a sum of activations that different layers computed, of which one part also has another reader: what is
 added goes by it. Two layers that meet inside a block are none, nor are sums with parameters or buffers (biases,
-position tables, affine maps of frozen norms), nor a value added to a function of itself alone.
+position tables, affine maps of frozen norms), nor a value added to a function of itself alone, nor multiples of one
+value (`x * gate + x`, states of Mamba and `x * D` beside them): where that is zero, so is their sum.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -16,6 +18,10 @@ from torch.utils import _pytree as pytree
 __all__ = ["Streams"]
 
 _PARTS = ("split", "chunk", "unbind", "select", "slice", "narrow", "cat", "stack", "index")
+_SAME = ("to", "_to_copy", "type_as", "alias", "clone", "contiguous", "unsqueeze", "squeeze", "transpose", "permute",
+         "view", "reshape", "expand", "select", "slice")  # fmt: skip
+_PRODUCTS = ("mul", "matmul", "bmm", "einsum")
+_ZEROS = ("zeros", "new_zeros", "zeros_like")
 _NONE: frozenset[fx.Node] = frozenset()
 
 
@@ -25,9 +31,13 @@ class Streams:
     Attributes:
         origins: node -> the layers, or inputs of the network; empty for parameters and constants.
         whole: nodes that hold a part of another one's values, but of each of its units.
+        factors: node -> nodes that it is a multiple of, itself among them; None for zeros, a multiple of everything.
+        labels: node -> labels of its values.
     """
 
     def __init__(self) -> None:
+        self.factors: dict[fx.Node, frozenset[fx.Node] | None] = {}
+        self.labels: dict[fx.Node, Any] = {}
         self.origins: dict[fx.Node, frozenset[fx.Node]] = {}
         self.whole: set[fx.Node] = set()
 
@@ -35,9 +45,41 @@ class Streams:
         """A layer, or an input of the network, makes units of its own."""
         self.origins[node] = frozenset({node})
 
-    def follow(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
+    def follow(self, node: fx.Node, sources: Sequence[fx.Node], labels: Any = None) -> None:
         """A node holds the units of others, unless it began units of its own."""
         self.origins.setdefault(node, _NONE.union(*(self.origins.get(source, _NONE) for source in sources)))
+        self.labels[node] = labels
+        self.factors[node] = self._factors(node, sources)
+
+    def _factors(self, node: fx.Node, sources: Sequence[fx.Node]) -> frozenset[fx.Node] | None:
+        name = "" if node.target is operator.getitem else f"{node.target}.".split(".")[1].rstrip("_")
+        own = frozenset({node}) if self.origins[node] else _NONE
+        if name in _ZEROS:
+            return None
+        if name in _PRODUCTS and node not in self.origins[node]:
+            return self._product(sources, own)
+        if name == "stack" or (name in ("add", "sub") and len(sources) == 2):
+            return self.common([[source] for source in sources], own)
+        if name in _SAME and sources and (not _is_part(node) or node in self.whole):
+            return self._product(sources[:1], own)
+        return own
+
+    def _product(self, nodes: Sequence[fx.Node], own: frozenset[fx.Node] = _NONE) -> frozenset[fx.Node] | None:
+        found = own
+        for node in nodes:
+            factors = self.factors.get(node, self.origins.get(node) and frozenset({node}))
+            if node in self.factors and factors is None:
+                return None
+            found |= factors or _NONE
+        return found
+
+    def common(self, terms: Sequence[Sequence[fx.Node]], own: frozenset[fx.Node] = _NONE) -> frozenset[fx.Node] | None:
+        """What every term, a product of nodes, is a multiple of; None where each of them is zero."""
+        found: frozenset[fx.Node] | None = None
+        for term in terms:
+            factors = self._product(term)
+            found = factors if found is None else found if factors is None else found & factors
+        return None if found is None else found | own
 
     def is_residual(self, terms: Sequence[Sequence[fx.Node]]) -> bool:
         """Is a sum of these terms, each a product of some nodes, a residual stream?"""

@@ -16,7 +16,6 @@ from snp.graph.units import Reading
 
 __all__ = ["Rule", "Tracer"]
 
-
 _READ_TWICE = "its weight is read in several ways"
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
 
@@ -51,6 +50,7 @@ class Tracer:
         whole_heads: heads are the units, not their dimensions.
         calls: attention calls in execution order.
         scores: labels of attention scores -> the call that they belong to.
+        tables, turned: labels of rotary embeddings' sines and cosines, and of what is multiplied with them.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Tracer:
         self.sizes: list[tuple[str, str, Tensor]] = []
         self.calls: list[Call] = []
         self.scores: dict[int, Call] = {}
+        self.tables, self.turned = set[int](), list[Tensor]()
         self.streams = Streams()
         self.products: list[tuple[int, Tensor]] = []
         self.fixed_macs = 0

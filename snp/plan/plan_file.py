@@ -54,6 +54,7 @@ class _Attention(_Strict):
     module: str
     num_heads: PositiveInt
     implicit_scale: bool
+    is_rotary: bool = False
     query: _Slice
     key: _Slice
     value: _Slice

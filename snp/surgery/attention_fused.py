@@ -11,11 +11,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snp.graph.heads import AttentionLayer, HeadSizes
+from snp.graph.heads import AttentionLayer, HeadSizes, Removed
 from snp.graph.plain_attention import PlainAttention
 from snp.surgery.attention_separate import SeparateAttention, projections_of
 
-__all__ = ["SplitAttention", "resize"]
+__all__ = ["SplitAttention", "pick_places", "resize"]
 
 _FUSED = {"qkv", "attn_drop", "proj"}
 _ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
@@ -93,7 +93,7 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
     if isinstance(module, SplitAttention | SeparateAttention | PlainAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
-    if sizes.query_size != sizes.value_size:
+    if sizes.query_size != sizes.value_size or (layer.is_rotary and sizes.query_size != dense.query_size):
         return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
     whole = dense.num_heads * dense.query_size
@@ -103,6 +103,19 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
     if follows and abs(float(module.scale) - dense.query_size**-0.5) < 1e-9:
         module.scale = sizes.query_size**-0.5
     return module, follows
+
+
+def pick_places(module: nn.Module, layer: AttentionLayer, removed: Removed) -> None:
+    """Tell the module of an attention layer which entries of rotary tables belong to the dimensions that are left.
+
+    Raises:
+        ValueError: there are such tables, and the module knows no way to pick from them.
+    """
+    if isinstance(module, SeparateAttention):
+        if layer.is_rotary or module.places is not None:
+            module.pick_places(*layer.places(removed))
+    elif layer.is_rotary and layer.sizes(removed).query_size != layer.sizes().query_size:
+        raise ValueError(f"{type(module).__name__} turns queries and keys by the same tables in every head")
 
 
 def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> nn.Module:

@@ -49,6 +49,7 @@ class SeparateAttention(nn.Module):
     """
 
     scaling: float
+    places: Tensor | None  # of each head of keys: which entries of rotary tables its dimensions meet, shape [H, D]
 
     def __init__(self, stock: nn.Module, projections: tuple[str, str, str], sizes: HeadSizes) -> None:
         super().__init__()
@@ -62,6 +63,12 @@ class SeparateAttention(nn.Module):
             raise ValueError(f"{self.stock.__name__} has one size for queries and values")
         self.output = others[0] if others else ""
         self.query_size, self.value_size = sizes.query_size, sizes.value_size
+        self.register_buffer("places", None, persistent=False)  # the plan says it
+
+    def pick_places(self, heads: Tensor, places: Tensor) -> None:
+        """Keep some heads of keys, shape [H'], and of each some of the dimensions that it has now, shape [H', D']."""
+        places = places if self.places is None else self.places.cpu()[heads].gather(1, places)
+        self.places = places.to(next(self.parameters()).device)
 
     def _file(self) -> Any:
         """The module of Python in which the stock attention is written."""
@@ -88,7 +95,7 @@ class SeparateAttention(nn.Module):
         query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         if position_embeddings is not None:
-            query, key = self._file().apply_rotary_pos_emb(query, key, *position_embeddings)
+            query, key = self._turned(query, key, *position_embeddings)
         kept = cache if cache is not None else past_key_values
         if kept is not None:
             key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
@@ -102,6 +109,23 @@ class SeparateAttention(nn.Module):
         layer: Any = getattr(self, name, None)
         normalised: Tensor = heads if layer is None else layer(heads)
         return normalised
+
+    def _turned(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys [B, H, N, D] turned by angles per position [B or 1, N, D of the dense heads]."""
+        turn = self._file().apply_rotary_pos_emb
+        if self.places is None:
+            turned: tuple[Tensor, Tensor] = turn(query, key, cos, sin)
+            return turned
+        found = []
+        for heads in (query, key):
+            places = self.places.repeat_interleave(heads.shape[1] // len(self.places), dim=0)
+            # Each head is a sample of its own, with the entries of its own dimensions.
+            own = [
+                table[..., places].transpose(1, 2).expand(len(heads), -1, -1, -1).flatten(0, 1) for table in (cos, sin)
+            ]
+            alone = heads.flatten(0, 1)[:, None]
+            found.append(turn(alone, alone[:, :0], *own)[0][:, 0].unflatten(0, heads.shape[:2]))
+        return found[0], found[1]
 
     def _attend(self) -> Any:
         """The function that the configuration asks for, as the stock module finds it."""

@@ -13,7 +13,7 @@ from snp.graph.grouped_kernels import contracted, expanded, without_columns
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import Slice, module_of
 from snp.plan.plan import PruningPlan
-from snp.surgery.attention_fused import resize
+from snp.surgery.attention_fused import pick_places, resize
 from snp.surgery.module_sizes import recount, refresh
 
 __all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
@@ -140,6 +140,7 @@ def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) ->
     if sizes == dense:
         return
     module, follows = resize(small.get_submodule(layer.module), layer, dense, sizes)
+    pick_places(module, layer, removed)
     if module is not small.get_submodule(layer.module):
         parent = small.get_submodule(module_of(layer.module))
         setattr(parent, layer.module.rpartition(".")[2], module)

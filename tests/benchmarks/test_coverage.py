@@ -1,6 +1,7 @@
 """Does the coverage run tell right from wrong, and does its table say what was found?"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from snp.settings import PruneSettings
+from tests.attention_networks import build, pictures
 from tests.command_line import BENCHMARKS
 from tests.networks import cnn
 
@@ -77,7 +80,18 @@ def test_cost_that_is_not_true_is_wrong(checks: ModuleType, monkeypatch: pytest.
 
 def test_table_counts_and_names(table: ModuleType, tmp_path: Path) -> None:
     """One line per family, and the counts of the last line."""
-    facts = {"groups": 5, "streams": 2, "audited": 5, "without_effect": 1, "prunable": 0.8, "left": 0.69}
+    facts = {
+        "groups": 5,
+        "streams": 2,
+        "audited": 5,
+        "without_effect": 1,
+        "prunable": 0.8,
+        "prunable_with_streams": 0.81,
+        "prunable_with_attention": 0.93,
+        "outside": {"its output": 0.2},
+        "outside_with_attention": {"its output": 0.1},
+        "left": 0.69,
+    }
     results = {
         ("snp", "timm", "resnet"): {"family": "resnet", "status": "passed", "reason": ""} | facts,
         ("snp", "timm", "odd"): {"family": "odd", "status": "refused", "reason": "no | units"},
@@ -89,9 +103,27 @@ def test_table_counts_and_names(table: ModuleType, tmp_path: Path) -> None:
     text = (tmp_path / "coverage.md").read_text()
     assert "## timm: passed 1 refused 1 wrong 0 of 2" in text
     assert "| 4 of 5 |" in text
+    assert "| 80 % / 81 % / 93 % |" in text
+    assert "inside groups 40 % as structures come, 46 % with those of attention" in text
+    assert "| its output | 20.0 % | 1 |" in text
+    assert "| its output | 10.0 % | 1 |" in text
     assert "no \\| units" in text
     assert "Passed 0, refused 1, wrong 1 of 2: 1 were looked at in time, the graph builds for 1, 1 run" in text
     assert "2 of 9 groups, in 1 networks, fail the audit, 1 could not be cut in part." in text
+
+
+def test_attention_is_audited_where_it_is_asked_for(checks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, keys, values and heads add to the share; a group that forgets its readers does not pass."""
+    model, _ = build("vit")
+    found = examined(checks, monkeypatch, model, 16)
+    assert found["status"] == "passed", found
+    assert found["attention_groups"] == 6
+    assert found["attention_idle"] == 0
+    assert found["prunable_with_attention"] > found["prunable_with_streams"] + 0.2
+    subject = checks.subject_of(model, pictures(), PruneSettings(structures=("ffn", "vo", "qk")))
+    values = next(group for group in subject.groups if group.kind == "vo")
+    kept = replace(values, consumers=(), others=())
+    assert checks.moved(subject, kept, pictures())[0] > checks.LARGEST_MOVEMENT
 
 
 @pytest.mark.slow

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import snp
+from snp.graph import analyse
+from snp.models import huggingface
+from tests.audit import audit, randomise
 from tests.graphs import IMAGES, Net, analysed, conv
+from tests.transformer_models import token_batches
 
 Sum = Callable[[Any, Tensor], Tensor]
 
@@ -48,6 +52,16 @@ def modulated(m: Any, x: Tensor) -> Tensor:
     return m.body(x) * (1 + scale) + shift
 
 
+def scanned(m: Any, x: Tensor) -> Tensor:
+    """A state per channel and row that fades and takes in multiples of what comes, read out beside it."""
+    step = F.softplus(m.step(x))
+    state, states = torch.zeros_like(x[..., 0]), []
+    for column in range(x.shape[-1]):
+        state = torch.exp(-step[..., column]) * state + (step * x)[..., column]
+        states.append(state)
+    return torch.stack(states, dim=-1) + x * m.plain.bias
+
+
 NO_STREAMS: dict[str, tuple[Sum, dict[str, Callable[[], nn.Module]]]] = {
     "learned bias": (lambda m, x: x + m.plain.bias, {"plain": Plain}),
     "position table": (lambda m, x: x + m.plain.place, {"plain": Plain}),
@@ -58,6 +72,8 @@ NO_STREAMS: dict[str, tuple[Sum, dict[str, Callable[[], nn.Module]]]] = {
     "modulation": (modulated, {"body": lambda: conv(8, 8), "embed": lambda: nn.Linear(8, 16)}),
     "its own mean": (lambda m, x: x - x.mean((2, 3), keepdim=True), {}),
     "beside its depthwise layer": (lambda m, x: x + m.depth(x), {"depth": lambda: conv(8, 8, groups=8)}),
+    "gate of another layer": (lambda m, x: x * torch.sigmoid(m.gate(x)) + x, {"gate": lambda: conv(8, 8)}),
+    "states that take it in": (scanned, {"step": lambda: conv(8, 8), "plain": Plain}),
     "written-out activation": (lambda m, x: x * torch.sigmoid(x * m.plain.bias) + 0.5 * x, {"plain": Plain}),
 }
 
@@ -95,6 +111,10 @@ STREAMS: dict[str, tuple[Sum, dict[str, Callable[[], nn.Module]]]] = {
     "pooled identity": (lambda m, x: F.avg_pool2d(x, 2) + m.body(x), {"body": lambda: conv(8, 8, stride=2)}),
     "cropped identity": (padded_and_cropped, {"body": lambda: conv(8, 8)}),
     "gated, then added": (lambda m, x: x * torch.sigmoid(f := m.body(x)) + f, {"body": lambda: conv(8, 8)}),
+    "one gate for both": (
+        lambda m, x: (y := x * (g := torch.sigmoid(m.gate(x.mean((2, 3))))[..., None, None])) + m.body(y) * g,
+        {"gate": lambda: nn.Linear(8, 1), "body": lambda: conv(8, 8)},
+    ),
     "interpolated": (lambda m, x: torch.lerp(x, m.body(x), 0.3), {"body": lambda: conv(8, 8)}),
     "layer scale": (
         lambda m, x: torch.addcmul(x, m.plain.bias, m.body(x)),
@@ -111,6 +131,18 @@ def test_sums_that_values_go_around_are_streams(name: str) -> None:
     (stream,) = (group for group in groups if group.is_stream)
     assert {"last.weight"} <= {member.tensor for member in stream.consumers}
     assert {"first.weight", "body.weight"} == {member.tensor for member in stream.producers}
+
+
+def test_mamba_is_cut_by_default() -> None:
+    """Its inner channels are read out of states that are multiples of them: no stream, and 40 % of the MACs can go."""
+    torch.manual_seed(0)
+    config = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "model_type": "mamba"}
+    model, batches = randomise(huggingface.build(config=config, auto_class=huggingface.CAUSAL)), token_batches()
+    inner = next(group for group in analyse(model, batches[0][:2]).groups if group.name.endswith("in_proj"))
+    assert not inner.is_stream
+    assert audit(model, [inner], batches[0]) < 1e-5
+    result = snp.prune(model, batches, target_macs=0.6, calibration="joint")
+    assert result.plan.macs["pruned"] < 0.6 * result.plan.macs["dense"]
 
 
 def test_frozen_norms_let_units_be_cut_by_default() -> None:

@@ -64,15 +64,16 @@ def test_every_structure_is_found(name: str, implementation: str) -> None:
     groups = subject_of(model, tokens(), PruneSettings(structures=ALL)).groups
     found = {kind: [group for group in groups if group.kind == kind] for kind in ALL}
     is_rotary = name in ROTARY
-    assert [len(found[kind]) for kind in ("vo", "qk", "heads")] == [2, 0 if is_rotary else 2, 2]
+    assert [len(found[kind]) for kind in ("vo", "qk", "heads")] == [2, 2, 2]
     for group in found["vo"] + found["qk"]:
-        assert (group.num_partitions, group.units_per_partition) == (2 if is_rotary else 4, 4)
+        # Dimensions that rotary embeddings turn go in pairs.
+        in_pairs = is_rotary and group.kind == "qk"
+        assert (group.num_partitions, group.units_per_partition) == (2 if is_rotary else 4, 2 if in_pairs else 4)
     for group in found["heads"]:
         assert group.num_units == (2 if is_rotary else 4)
         query = next(member for member in group.producers if "q" in member.tensor.split(".")[-2])
         assert query.width == (8 if is_rotary else 4)
-    if is_rotary:
-        assert "rotary embeddings" in graph.frozen["model.layers.0.self_attn.q_proj.weight"]
+    assert {layer.is_rotary for layer in graph.attention} == {is_rotary}
 
 
 @pytest.mark.parametrize(("name", "implementation"), WAYS + MORE_WAYS)
@@ -94,7 +95,7 @@ def test_groups_pass_the_audit(name: str, implementation: str) -> None:
                 assert audit(model, [replace(group, producers=changed, consumers=silent, others=())], tokens()) < 1e-5
                 assert control(model, [replace(group, producers=changed, others=())], tokens()) > 1e-6
             audited.add(group.kind)
-    assert audited == ({"vo", "heads"} if name in ROTARY else {"vo", "qk", "heads"})
+    assert audited == {"vo", "qk", "heads"}
 
 
 CUTS = [(structures, equal) for structures in STRUCTURES for equal in (False, True)]
