@@ -20,6 +20,7 @@ from snp.graph.batches import Batch
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
+from snp.measure.repeats import Repeats
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.measure.views import with_mirrored, without_mirrored
 from snp.plan.progress import Progress
@@ -68,8 +69,8 @@ def prune(
 
 def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
     with stages.stage("analyse"):
-        dense = evaluated_copy(model)
-        others = (batch.mapped(_usable) for batch in parsed(dense, batches))
+        dense, repeats = evaluated_copy(model), Repeats()
+        others = repeats.left_out_of(batch.mapped(_usable) for batch in parsed(dense, batches))
         few = _first(others, FEW)
         first = few[0]
         subject = subject_of(dense, first.example(), settings)
@@ -88,7 +89,8 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(facts, settings, inputs, table, stages)
-        decision = decide(subject, problem, settings, samples=samples, mirrored=mirrored)
+        seen = {"samples": samples, "mirrored": mirrored, "repeats": repeats.num_repeats}
+        decision = decide(subject, problem, settings, **seen)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs)
     images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
@@ -134,17 +136,18 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    stages = Progress(shows=progress)
+    stages, repeats = Progress(shows=progress), Repeats()
     with evaluated(model) as dense:
         with stages.stage("analyse"):
-            inputs = [batch.beside(dense) for batch in parsed(dense, batches)]
+            inputs = [batch.beside(dense) for batch in repeats.left_out_of(parsed(dense, batches))]
             subject = subject_of(dense, inputs[0].example(), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
                 moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
-                decision = decide(subject, problem, settings, samples=sum(batch.size for batch in inputs))
+                seen = {"samples": sum(batch.size for batch in inputs), "repeats": repeats.num_repeats}
+                decision = decide(subject, problem, settings, **seen)
             result = realise(subject, problem, decision.plan, settings, share=True)
     plan = decision.plan.with_inputs(forms_of(inputs[0]))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)

@@ -59,16 +59,19 @@ class PruneResult:
     @property
     def warning(self) -> str:
         """What calibration was too small for; empty where it was not."""
-        samples = self.plan.settings.get("samples", FEWEST_SAMPLES)
+        samples, repeats = self.plan.settings.get("samples", FEWEST_SAMPLES), self.plan.settings.get("repeats", 0)
+        again = f"Repeats: {repeats} more samples were equal to one of the others, and left out.\n" if repeats else ""
         if samples < FEWEST_SAMPLES:
-            return f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+            return f"{again}Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if again:
+            return again
         if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
             return "Tuning came no nearer: the least-squares weights stay. Try a smaller tune_rate, or more samples.\n"
         return ""
 
     def __str__(self) -> str:
         """The plan as a table, how exactly the small network computes what it should, and where the time went."""
-        check = f"Self-check: the outputs differ by {self.check:.1e} of the largest.\n"
+        check = f"Self-check: the outputs differ by {self.check:.1e} of their spread.\n"
         tuned = f"{self.tuned}\n" if self.tuned else ""
         parts = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
         whole = sum(time.seconds for time in self.times.values())

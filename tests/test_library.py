@@ -128,7 +128,8 @@ def test_batches_of_named_inputs() -> None:
     """Mappings are keyword arguments; labels in them are left out."""
     torch.manual_seed(0)
     batch = {"left": torch.randn(40, 6), "right": torch.randn(40, 6), "labels": torch.zeros(40)}
-    result = snp.prune(Named(), [batch, batch], target_units=0.5, cut="uniform")
+    other = {name: value + 1 for name, value in batch.items()}
+    result = snp.prune(Named(), [batch, other], target_units=0.5, cut="uniform")
     assert {name: len(units) for name, units in kept(result).items()} == {"left": 6, "right": 6}
     assert result.plan.settings["samples"] == 80
 

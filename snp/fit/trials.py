@@ -91,7 +91,7 @@ class Trials:
         with torch.no_grad():
             outputs = self._outputs(weights)
             moved = (
-                self._objective.distance(dense, found, batch.size)
+                self._objective.distance(dense, found, batch)
                 for batch, dense, found in zip(self._probes, self._dense, outputs, strict=True)
             )
             return sum(moved) / sum(batch.size for batch in self._probes)

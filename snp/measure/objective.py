@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Objective", "Output", "floating", "named_outputs"]
+from snp.graph.batches import Batch
+
+__all__ = ["Objective", "Output", "floating", "named_outputs", "without_padding"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,24 +44,25 @@ class Output:
             return f"divergence of {self.name} over dimension {self.class_dim}"
         return f"squared error of {self.name} beside its spread"
 
-    def distance(self, dense: Tensor, other: Tensor, num_samples: int) -> Tensor:
-        """In nats, summed over samples; a scalar."""
-        dense, other = dense.detach().float(), other.float()
+    def distance(self, dense: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """In nats, summed over samples of the batch that both come from, without its padding; a scalar."""
+        dense, other = (without_padding(values, batch).float() for values in (dense.detach(), other))
         if self.class_dim is not None:
             found, wanted = other.log_softmax(self.class_dim), dense.log_softmax(self.class_dim)
             return F.kl_div(found, wanted, reduction="sum", log_target=True)
         error = (other - dense).square() / self._along(dense)
-        return error.sum() * num_samples / (2 * max(dense.numel(), 1))
+        return error.sum() * batch.size / (2 * max(dense.numel(), 1))
 
-    def score(self, output: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    def score(self, output: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         """Log-likelihood of a draw from the network's own prediction, whose gradients make the Fisher matrix."""
+        output = without_padding(output, batch)
         if self.class_dim is not None:
             flat = output.movedim(self.class_dim, -1)
             flat = flat.reshape(-1, flat.shape[-1]).float()
             labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
             return F.cross_entropy(flat, labels.to(flat.device), reduction="sum")
         noise = torch.randn(output.shape, generator=generator).to(output.device)
-        per_sample = max(output.numel() / num_samples, 1.0)
+        per_sample = max(output.numel() / batch.size, 1.0)
         return (output.float() * noise / (self._along(output) * per_sample).sqrt()).sum()
 
     def _along(self, values: Tensor) -> Tensor:
@@ -90,14 +93,14 @@ class Objective:
             return getattr(self.function, "__name__", type(self.function).__name__)
         return "; ".join(map(str, self.outputs))
 
-    def distance(self, dense: Any, other: Any, num_samples: int) -> float:
-        """How far an output is from the dense network's, in nats, summed over samples.
+    def distance(self, dense: Any, other: Any, batch: Batch) -> float:
+        """How far an output is from the dense network's, in nats, summed over samples of the batch they come from.
 
         Raises:
             ValueError: the outputs have other shapes, or the distance is not finite.
         """
         if self.function is not None:
-            found = float(self.function(dense, other)) * num_samples
+            found = float(self.function(dense, other)) * batch.size
         else:
             wanted, given = floating(dense), floating(other)
             for output in self.outputs:
@@ -108,20 +111,20 @@ class Objective:
                         "with units cut. Prune the network without what selects among its outputs, or give prune a "
                         "function of both outputs (objective=...)"
                     )
-            parts = (o.distance(wanted[o.place], given[o.place], num_samples) for o in self.outputs)
+            parts = (o.distance(wanted[o.place], given[o.place], batch) for o in self.outputs)
             found = sum(float(part) for part in parts)
         if not found < float("inf"):
             raise ValueError(f"the objective ({self}) is not finite: {found}")
         return found
 
-    def score(self, output: Any, num_samples: int, generator: torch.Generator) -> Tensor:
+    def score(self, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
         """A scalar whose gradients make the Fisher matrix.
 
         Raises:
             ValueError: gradients do not reach any output.
         """
         leaves = floating(output)
-        scores = [o.score(leaves[o.place], num_samples, generator) for o in self.outputs if o.place < len(leaves)]
+        scores = [o.score(leaves[o.place], batch, generator) for o in self.outputs if o.place < len(leaves)]
         reached = [score for score in scores if score.requires_grad]
         if not reached:
             raise ValueError(
@@ -130,6 +133,15 @@ class Objective:
                 "an order and a cut that need none (prune.ordering=zca prune.cut=variance)"
             )
         return torch.stack(reached).sum()
+
+
+def without_padding(values: Tensor, batch: Batch) -> Tensor:
+    """Outputs of tokens that are no padding, [N, T, ...] -> [1, M, ...]; all others as they are.
+
+    What a network gives out for padding, nobody asks for.
+    """
+    counted = batch.counted(values.shape[:2]) if values.ndim > 2 else None
+    return values if counted is None else values.flatten(0, 1)[counted.to(values.device)][None]
 
 
 def named_outputs(output: Any) -> list[tuple[str, Tensor]]:

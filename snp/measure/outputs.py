@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
-from snp.measure.objective import Objective, Output, floating, named_outputs
+from snp.measure.objective import Objective, Output, floating, named_outputs, without_padding
 
 __all__ = ["first_tensor", "objective_of"]
 
@@ -52,15 +52,16 @@ def objective_of(
             raise ValueError(f"the model's output holds no floating tensor: it is a {type(first).__name__}")
         chosen = [_class_dim(model, name, leaf, wanted, len(named), few[0], made) for _, name, leaf in named]
         outputs = [first] + [batch.call(model) for batch in few[1:] if None in chosen]
-    leaves = [floating(output) for output in outputs]
+    leaves = [[without_padding(leaf, batch) for leaf in floating(o)] for o, batch in zip(outputs, few, strict=False)]
     found = []
     for (place, name, leaf), class_dim in zip(named, chosen, strict=True):
         # Vectors of tokens are compared as vectors (by their angle, mostly): their features share one spread. Channels
         # of other outputs may be of different kinds, boxes beside scores, and each has its own.
         is_vector = leaf.ndim == 3 and _reads_tokens(few[0])
         channel_dim = None if leaf.ndim < 2 or is_vector else leaf.ndim - 1 if leaf.ndim == 3 else 1
-        seen = [each[place] for each in leaves if place < len(each)] if class_dim is None else [leaf]
-        found.append(Output(name, place, class_dim, channel_dim, _variance(seen, channel_dim)))
+        seen = [each[place] for each in leaves if place < len(each)]
+        spread = _variance(seen if class_dim is None else seen[:1], channel_dim)
+        found.append(Output(name, place, class_dim, channel_dim, spread))
     return Objective(tuple(found), wanted if callable(wanted) else None)
 
 

@@ -58,7 +58,7 @@ def measure_sensitivity(
     with _weights_at_rest(model), taps, _backward_through_recurrent(model):
         for batch in batches:
             with torch.enable_grad():
-                objective.score(batch.call(model), batch.size, generator).backward()
+                objective.score(batch.call(model), batch, generator).backward()
     _refuse_not_finite(sums, readers)
     count = over.number(sum(batch.size for batch in batches))
     return {name: over.of(total) / count for name, total in sums.items()}

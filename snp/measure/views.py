@@ -167,8 +167,8 @@ def _agrees(
                 each.call(model) for each in (batch, view.drawn(batch, generator, mirrored=1.0), batch.picked(order))
             ]
             try:
-                moved += objective.distance(outputs[0], outputs[1], batch.size)
-                apart += objective.distance(outputs[0], outputs[2], batch.size)
+                moved += objective.distance(outputs[0], outputs[1], batch)
+                apart += objective.distance(outputs[0], outputs[2], batch)
             except ValueError:  # its output has another shape in another view: it does not see the same
                 return False
             count += batch.size

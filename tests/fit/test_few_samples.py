@@ -42,6 +42,22 @@ def test_few_samples(count: int, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["sequence", "joint"])
+@pytest.mark.parametrize("count", [4, 16])
+def test_repeated_samples_count_once(count: int, options: dict[str, Any]) -> None:
+    """Sixteen times the same: what is held back would else be what was fitted."""
+    rows = torch.randn(count, 20, generator=torch.Generator().manual_seed(0))
+    again = rows[torch.randperm(16 * count, generator=torch.Generator().manual_seed(1)) % count]
+    settings: dict[str, Any] = {"target_units": 0.5, "ordering": "zca"} | options
+    result = snp.prune(network(0), list(again.split(32)), **settings)
+    assert result.plan.settings["samples"] == count
+    assert result.plan.settings["repeats"] == 15 * count
+    assert f"{15 * count} more samples were equal" in str(result)
+    test = torch.randn(256, 20, generator=torch.Generator().manual_seed(9))
+    fitted, deleted = errors(network(0), again, test, options)
+    assert fitted <= deleted * 1.001
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["sequence", "joint"])
 def test_a_large_mean_is_no_rounding(options: dict[str, Any]) -> None:
     """10,000 times the spread: what the layers lose is made up for, or left as deletion leaves it."""
     for seed in range(2):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import snp
+from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.measure.outputs import objective_of
 from snp.measure.readers import readers_of
@@ -76,11 +77,51 @@ def test_distances_are_the_formulas() -> None:
     model = net(lambda y: y)
     kl = objective_of(model, [Batch.of(rows) for rows in ROWS], "kl")
     wanted = F.kl_div(z.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True)
-    assert kl.distance(y, z, 64) == pytest.approx(float(wanted), rel=1e-5)
+    assert kl.distance(y, z, Batch.of(y)) == pytest.approx(float(wanted), rel=1e-5)
     squared = objective_of(model, [Batch.of(rows) for rows in ROWS], "squared")
     with torch.no_grad():
         variance = model(torch.cat(ROWS)).var(dim=0, correction=0)
-    assert squared.distance(y, z, 64) == pytest.approx(float(((y - z).square() / variance).mean(1).sum() / 2), rel=1e-5)
+    assert squared.distance(y, z, Batch.of(y)) == pytest.approx(
+        float(((y - z).square() / variance).mean(1).sum() / 2), rel=1e-5
+    )
+
+
+class Tokens(nn.Module):
+    """Every token alone: what stands in padding is seen by nothing but what is asked of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.last = nn.Embedding(9, 6), nn.Linear(6, 12), nn.Linear(12, 9)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found: Tensor = self.last(F.relu(self.first(self.table(input_ids))))
+        return found
+
+
+@pytest.mark.parametrize("wanted", ["kl", "squared"])
+def test_padding_is_asked_for_nothing(wanted: str) -> None:
+    """More padding, of whatever tokens, changes no distance, no spread and no sensitivity."""
+    torch.manual_seed(0)
+    model, other = Tokens().eval(), Tokens().eval()
+    words, lengths = torch.randint(9, (6, 5)), torch.tensor([5, 2, 4, 5, 1, 3])
+    found = []
+    for length in (5, 11):
+        padded = torch.randint(9, (6, length))
+        padded[:, :5] = words
+        mask = (torch.arange(length) < lengths[:, None]).long()
+        batch = Batch((), {"input_ids": padded, "attention_mask": mask})
+        objective = objective_of(model, [batch], wanted)
+        with torch.no_grad():
+            distance = objective.distance(batch.call(model), batch.call(other), batch)
+        graph = analyse(model, batch)
+        readers = readers_of(model, graph, graph.groups)
+        fisher = measure_sensitivity(model, [batch], readers, torch.Generator().manual_seed(0), objective=objective)
+        found.append((distance, objective.outputs[0].variance, fisher["last.weight"]))
+    (near, spread, fisher), (far, spread_far, fisher_far) = found
+    assert far == pytest.approx(near, rel=1e-5)
+    if wanted == "squared":
+        assert torch.allclose(spread, spread_far)
+    assert torch.allclose(fisher, fisher_far, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
@@ -91,7 +132,7 @@ def test_no_outputs_unit_and_offset_count(scale: float) -> None:
     batches = [Batch.of(rows) for rows in ROWS]
     y, z = torch.randn(8, 4), torch.randn(8, 4)
     found = [
-        objective_of(model, batches, "squared").distance((y * f,), (z * f,), 8)
+        objective_of(model, batches, "squared").distance((y * f,), (z * f,), Batch.of(y))
         for model, f in ((plain, 1.0), (scaled, factor))
     ]
     assert found[1] == pytest.approx(found[0], rel=1e-3)
@@ -103,8 +144,6 @@ def test_sensitivity_predicts_what_small_errors_do(wanted: str) -> None:
     torch.manual_seed(0)
     model = net(lambda y: (y, torch.tanh(y[:, :3])))
     batches = [Batch.of(torch.randn(512, 8))] * 8
-    from snp.graph import analyse
-
     graph = analyse(model, batches[0])
     readers = readers_of(model, graph, graph.groups)
     objective = objective_of(model, batches, wanted)
@@ -113,7 +152,7 @@ def test_sensitivity_predicts_what_small_errors_do(wanted: str) -> None:
     with torch.no_grad():
         dense = batches[0].call(model)
         model.last.bias += error
-        moved = objective.distance(dense, batches[0].call(model), 512) / 512
+        moved = objective.distance(dense, batches[0].call(model), batches[0]) / 512
     predicted = float(error.double() @ fisher["last.weight"] @ error.double()) / 2
     assert predicted == pytest.approx(moved, rel=0.15)
 
@@ -182,9 +221,9 @@ def test_outputs_whose_shapes_depend_on_values_are_refused_by_name() -> None:
     """The number of detections is no distance."""
     found = objective_of(net(lambda y: y), [Batch.of(ROWS[0])])
     with pytest.raises(ValueError, match=r"shape of the output depends on its values: \(3, 4\).*\(2, 4\)"):
-        found.distance(torch.zeros(3, 4), torch.zeros(2, 4), 3)
+        found.distance(torch.zeros(3, 4), torch.zeros(2, 4), Batch.of(ROWS[0]))
     with pytest.raises(ValueError, match="not finite"):
-        found.distance(torch.zeros(2, 4), torch.full((2, 4), float("nan")), 2)
+        found.distance(torch.zeros(2, 4), torch.full((2, 4), float("nan")), Batch.of(ROWS[0]))
 
 
 @pytest.mark.parametrize("wrong", ["mse", "", None, 3])

@@ -75,7 +75,7 @@ def output_error(objective: Objective, dense: Any, small: Any, batch: Batch) -> 
 
 def _of(output: Output, dense: Tensor, small: Tensor, batch: Batch) -> Tensor:
     if output.class_dim is None:
-        return output.distance(dense, small, batch.size) / batch.size
+        return output.distance(dense, small, batch) / batch.size
     found, wanted = (_rows(logits.movedim(output.class_dim, -1), batch).float() for logits in (small, dense))
     # As it is, beside the error of the features: no labels are there whose gradient it had to be as large as.
     return distillation_loss(found, wanted.detach(), _TEMPERATURE) / _TEMPERATURE**2

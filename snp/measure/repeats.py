@@ -1,0 +1,60 @@
+"""Which calibration samples repeat one that was there before?  They say nothing new, and are left out.
+
+Samples held back from a fit tell chance from what is real; with a copy among the fitted ones they tell nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from snp.graph.batches import Batch
+
+__all__ = ["Repeats"]
+
+# Values of a sample that are compared one by one, evenly spread over it, beside the sum of all.
+_MOST_VALUES = 4096
+
+
+class Repeats:
+    """Batches without the samples that they, or earlier ones, held before.
+
+    Attributes:
+        num_samples: seen so far, repeats included.
+        num_repeats: left out so far.
+    """
+
+    def __init__(self) -> None:
+        self.num_samples = self.num_repeats = 0
+        self._seen: set[bytes] = set()
+
+    def left_out_of(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches one by one, as they are asked for; those of repeats alone are not among them."""
+        for batch in batches:
+            new = [number for number, mark in enumerate(_marks(batch)) if self._is_new(mark)]
+            self.num_samples += batch.size
+            self.num_repeats += batch.size - len(new)
+            if len(new) == batch.size:
+                yield batch
+            elif new:
+                yield batch.picked(torch.tensor(new))
+
+    def _is_new(self, mark: bytes) -> bool:
+        is_new = mark not in self._seen
+        self._seen.add(mark)
+        return is_new
+
+
+def _marks(batch: Batch) -> list[bytes]:
+    """Of every sample; equal samples have equal ones."""
+    parts = []
+    for place, value in sorted(batch.places, key=lambda pair: pair[0]):
+        if isinstance(value, Tensor) and value.ndim > 0 and place not in batch.shared:
+            values = torch.view_as_real(value) if value.is_complex() else value
+            rows = values.detach().reshape(len(value), -1)
+            few = rows[:, :: max(1, rows.shape[1] // _MOST_VALUES)].double()
+            parts.append(torch.cat([few, rows.sum(dim=1, keepdim=True, dtype=torch.float64)], dim=1).cpu())
+    return [hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in torch.cat(parts, dim=1)]
