@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
-from snp.fit.preparation import Measured, prepare, sensitivity_of
+from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
@@ -85,7 +86,7 @@ class Bench:
         self.batches, self.structures = Batch.all(batches), tuple(structures)
         self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
         self._moments: dict[float | None, dict[str, Moments]] = {}
-        self._sensitivity: dict[str, Tensor] = {}
+        self._sensitivity = Sensitivity()
 
     def _prepared(self, settings: PruneSettings) -> tuple[Subject, Problem]:
         """Heads lie in the bases that suit a cut where the method refits what stays."""
@@ -93,9 +94,9 @@ class Bench:
         subject = replace(self.subject, readers=limited(self.subject.readers, largest))
         if largest not in self._moments:
             self._moments[largest] = measured(subject, self.batches)
-        if settings.needs_sensitivity and not self._sensitivity:
+        if settings.needs_sensitivity and not self._sensitivity.fisher:
             self._sensitivity = sensitivity_of(subject, self.batches, settings)
-        sensitivity = self._sensitivity if settings.needs_sensitivity else {}
+        sensitivity = self._sensitivity if settings.needs_sensitivity else Sensitivity()
         return prepare(Measured(subject, self._moments[largest], sensitivity), settings, self.batches)
 
     def pruned(self, method: str, **target: float) -> nn.Module:

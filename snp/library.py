@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.fit.preparation import FEW, Measured, measure, mirrors, prepare, problem_of, sensitivity_of, settle
+from snp.fit.calibration import FEW, Measured, Sensitivity, measure, mirrors, sensitivity_of
+from snp.fit.preparation import prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import tune
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
 from snp.graph.input_forms import forms_of
-from snp.graph.wrappers import alike, evaluated_copy, unwrapped
+from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
 from snp.measure.repeats import Repeats
 from snp.measure.streamed import refuse_streaming, stream_moments
@@ -79,7 +80,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         moments, samples, inputs = measure(subject, shown, settings.needs_inputs, stages)
         samples //= 1 + mirrored
     with stages.stage("measure sensitivity"):
-        sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+        sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else Sensitivity()
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
     table = None
     if settings.target.is_timed:
@@ -87,11 +88,11 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
             table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
     facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(facts, settings, inputs, table)
+        subject, problem = prepare(facts, settings, inputs, table, stages)
         seen = {"samples": samples, "mirrored": mirrored, "repeats": repeats.num_repeats}
-        decision = decide(subject, replace(problem, progress=stages), settings, **seen)
+        decision = decide(subject, problem, settings, **seen)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))
-    result = realise(subject, problem, decision.plan, settings, inputs, progress=stages)
+    result = realise(subject, problem, decision.plan, settings, inputs)
     images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
     tuned = tune(result.model, subject.model, images, settings, stages) if settings.is_tuned else None
     small, plan = tuned.model if tuned else result.model, decision.plan
@@ -135,13 +136,11 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    stages = Progress(shows=progress)
-    model, modes = unwrapped(model), [(module, module.training) for module in unwrapped(model).modules()]
-    try:
+    stages, repeats = Progress(shows=progress), Repeats()
+    with evaluated(model) as dense:
         with stages.stage("analyse"):
-            repeats = Repeats()
-            inputs = [batch.beside(model) for batch in repeats.left_out_of(parsed(model.eval(), batches))]
-            subject = subject_of(model.eval(), inputs[0].example(), settings)
+            inputs = [batch.beside(dense) for batch in repeats.left_out_of(parsed(dense, batches))]
+            subject = subject_of(dense, inputs[0].example(), settings)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
                 moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
@@ -149,10 +148,7 @@ def prune_streamed(
                 problem = replace(problem_of(subject, moments), progress=stages)
                 seen = {"samples": sum(batch.size for batch in inputs), "repeats": repeats.num_repeats}
                 decision = decide(subject, problem, settings, **seen)
-            result = realise(subject, problem, decision.plan, settings, share=True, progress=stages)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+            result = realise(subject, problem, decision.plan, settings, share=True)
     plan = decision.plan.with_inputs(forms_of(inputs[0]))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 

@@ -15,7 +15,8 @@ from harness import Batches
 from torch import nn
 
 from ladder.results import Results
-from snp.fit.preparation import Measured, prepare, sensitivity_of
+from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
@@ -41,7 +42,7 @@ def seconds_of(model: nn.Module, batches: Batches, **options: Any) -> float:
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in inputs:
             batch.call(subject.model)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else {}
+    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else Sensitivity()
     subject, problem = prepare(Measured(subject, collector.moments, sensitivity), settings, inputs)
     realise(subject, problem, decide(subject, problem, settings).plan, settings, inputs)
     return time.perf_counter() - started

@@ -18,7 +18,8 @@ from peers.mean_folding import fold_means
 from torch import Tensor, nn
 
 from ladder.rungs import Rung
-from snp.fit.preparation import problem_of, sensitivity_of
+from snp.fit.calibration import sensitivity_of
+from snp.fit.preparation import problem_of
 from snp.fit.realise import realise
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
@@ -74,7 +75,7 @@ class Calibrated:
         if not settings.needs_sensitivity:
             return subject, problem
         if settings.streams not in self._sensitivity:
-            self._sensitivity[settings.streams] = sensitivity_of(subject, self.inputs, settings)
+            self._sensitivity[settings.streams] = dict(sensitivity_of(subject, self.inputs, settings).fisher)
         problem = replace(problem, sensitivity=self._sensitivity[settings.streams])
         if not settings.needs_trials:
             return subject, problem

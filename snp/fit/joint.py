@@ -5,21 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.core.reconstruct import reconstructed
 from snp.core.shrinkage import shrunk
 from snp.measure.readers import Reader
 from snp.plan.placing import place_of
-from snp.plan.plan import GroupPlan
+from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
+from snp.surgery.surgery import masked_weights, silent_rows
 
-__all__ = ["USUAL_RIDGE", "folded_weights", "kept_columns", "without_chance"]
+__all__ = ["USUAL_RIDGE", "fitted_jointly", "folded_weights", "kept_columns", "without_chance"]
 
 USUAL_RIDGE = 1e-4
 # Samples per column below which chance explains columns by others.
 _FEW = 2
+
+
+def fitted_jointly(model: nn.Module, problem: Problem, plan: PruningPlan, ridge: float | None) -> dict[str, Tensor]:
+    """Name -> weight of everything that a plan changes, in dense shape: what was cut is zero, readers are folded.
+
+    Args:
+        model: the dense network.
+        problem: groups, weights and moments; its progress is told of every reader.
+        plan: the units that stay.
+        ridge: as of :func:`folded_weights`.
+    """
+    weights = masked_weights(model, plan)
+    with problem.progress.stage("fit weights", len(problem.readers)):
+        for name in list(problem.readers):  # one at a time, each in the place of the other
+            weights |= folded_weights(problem, plan.groups, ridge, [name])
+            problem.progress.step()
+    for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
+        weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
+    return weights
 
 
 def folded_weights(

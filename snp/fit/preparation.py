@@ -1,22 +1,18 @@
-"""What is measured, and how do attention heads lie before units are chosen and before the plan is carried out?"""
+"""How do attention heads lie before units are chosen, and before the plan is carried out?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
-from snp.core.sums import ALONE, Sums
+from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
-from snp.measure.moments import MomentCollector
-from snp.measure.outputs import objective_of
-from snp.measure.sensitivity import measure_sensitivity
-from snp.measure.views import is_mirrored
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -25,78 +21,7 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["FEW", "Measured", "measure", "mirrors", "prepare", "problem_of", "sensitivity_of", "settle"]
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What samples said of a network.
-
-    Attributes:
-        subject: the dense network.
-        moments: of its readers' inputs, by weight name.
-        sensitivity: from :func:`sensitivity_of`; may be empty.
-    """
-
-    subject: Subject
-    moments: Mapping[str, Moments]
-    sensitivity: Mapping[str, Tensor]
-
-    def in_memory(self) -> tuple[dict[str, Moments], dict[str, Tensor]]:
-        """Moments and sensitivity in main memory."""
-        return (
-            {name: entry.cpu() for name, entry in self.moments.items()},
-            {name: matrix.cpu() for name, matrix in self.sensitivity.items()},
-        )
-
-
-def measure(
-    subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
-) -> tuple[dict[str, Moments], int, list[Batch]]:
-    """Moments, number of samples, and the inputs themselves where they are needed again."""
-    samples, inputs = 0, list[Batch]()
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in batches:
-            on_device = batch.beside(subject.model)
-            collector.measure(on_device)
-            progress.step()
-            samples += batch.size
-            if keeps_inputs:
-                inputs.append(on_device)
-    return collector.moments, samples, inputs
-
-
-def sensitivity_of(
-    subject: Subject,
-    inputs: Sequence[Batch],
-    settings: PruneSettings,
-    sums: Sums = ALONE,
-) -> dict[str, Tensor]:
-    """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
-    few = inputs[: max(1, (len(inputs) + 1) // 2)]
-    generator = torch.Generator().manual_seed(settings.seed)
-    objective = objective_of(subject.model, inputs, settings.objective)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective)
-
-
-FEW = 64  # samples that tell whether mirrored images are calibrated on, too
-
-
-def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) -> bool:
-    """Is the network calibrated on mirrored images, too?
-
-    Args:
-        subject: the dense network.
-        inputs: the first calibration inputs, on its device.
-        settings: ``mirrored``; auto is for what looks at samples one by one.
-
-    Raises:
-        ValueError: mirrored images are asked for and inputs are no images.
-    """
-    wanted = settings.mirrored
-    if wanted is False or (wanted == "auto" and not settings.needs_inputs):
-        return False
-    return is_mirrored(subject.model, inputs, objective_of(subject.model, inputs, settings.objective), wanted)
+__all__ = ["prepare", "problem_of", "settle"]
 
 
 def prepare(
@@ -104,6 +29,7 @@ def prepare(
     settings: PruneSettings,
     inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
@@ -114,22 +40,21 @@ def prepare(
         settings: of the prune.
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
+        progress: is told of the stages from here on.
     """
-    objective, subject = None, measured.subject
-    if settings.needs_sensitivity and inputs:
-        objective = objective_of(subject.model, inputs, settings.objective)
-    said = "" if objective is None else str(objective)
+    progress = progress or Progress()
+    subject, sensitivity = measured.subject, measured.sensitivity
+    said = "" if sensitivity.objective is None else str(sensitivity.objective)
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        return subject, replace(
-            problem_of(subject, measured.moments, measured.sensitivity, table=table), objective=said
-        )
+        problem = problem_of(subject, measured.moments, sensitivity.fisher, table=table)
+        return subject, replace(problem, objective=said, progress=progress)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
-    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, table)
+    problem = problem_of(turned.subject, turned.moments, sensitivity.fisher, turned.logits, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
-        trials = Trials(turned.subject, problem, inputs, objective, replays=settings.is_sequential)
+        trials = Trials(turned.subject, problem, inputs, sensitivity.objective, replays=settings.is_sequential)
         problem = replace(problem, trial=trials)
-    return turned.subject, replace(problem, objective=said)
+    return turned.subject, replace(problem, objective=said, progress=progress)
 
 
 def problem_of(
@@ -181,6 +106,6 @@ def settle(
     if not settings.reconstruct or len(lose) == len(of_heads):
         return prepared
     turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
-    return turned.subject, problem_of(
-        turned.subject, turned.moments, measured.sensitivity, turned.logits, prepared[1].costs.table
-    )
+    table, fisher = prepared[1].costs.table, measured.sensitivity.fisher
+    problem = problem_of(turned.subject, turned.moments, fisher, turned.logits, table)
+    return turned.subject, replace(problem, progress=prepared[1].progress)

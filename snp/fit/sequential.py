@@ -9,9 +9,9 @@ off need not be right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from snp.core.sums import ALONE, Sums
 from snp.fit.batch_norm import reestimate
@@ -21,92 +21,94 @@ from snp.fit.reads import Read, reads_of
 from snp.fit.rows import HOLD_BACK_ONE_IN
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
-from snp.graph.exports import Exports
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
 from snp.settings import FitSettings
+from snp.surgery.subject import Subject
 
-__all__ = ["Fits", "fit_in_sequence"]
+__all__ = ["Fits", "ToFit", "fit_in_sequence"]
 
 _LARGEST_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """Name -> dense-shaped tensor of everything that changed, and the number of samples that there was memory for.
+    """What a fit found.
 
-    Of images mirrored ones do not count.
+    Attributes:
+        tensors: name -> dense-shaped tensor of everything that changed: weights with zeros in cut columns, biases,
+            statistics.
+        samples: that there was memory for; of images mirrored ones do not count. 0 without a fit in sequence.
     """
 
     tensors: dict[str, Tensor]
-    samples: int
+    samples: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ToFit:
+    """What is fitted.
+
+    Attributes:
+        readers: weight name -> how its inputs are read.
+        kept: weight name -> Gram columns that stay, for every reader.
+        start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
+            layer gets that cannot be fitted here, because its weight is read twice.
+        silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
+    """
+
+    readers: Mapping[str, Reader]
+    kept: Mapping[str, Tensor]
+    start: Callable[[str], Tensor]
+    silent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def fit_in_sequence(
-    model: nn.Module,
+    subject: Subject,
     batches: Sequence[Batch],
-    readers: Mapping[str, Reader],
-    kept: Mapping[str, Tensor],
-    start: Callable[[str], Tensor],
+    wanted: ToFit,
     settings: FitSettings,
     sums: Sums = ALONE,
-    silent: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
-    exports: Exports | None = None,
     *,
     mirrored: bool = False,
 ) -> Fits:
     """Fit every reader whose inputs have changed or lose columns, one after the other.
 
     Args:
-        model: the dense network in evaluation mode.
-        batches: inputs on the model's device.
-        readers: weight name -> how its inputs are read.
-        kept: weight name -> Gram columns that stay, for every reader.
-        start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
-            layer gets that cannot be fitted here, because its weight is read twice.
-        settings: see :class:`snp.settings.FitSettings`.
+        subject: the dense network.
+        batches: inputs on its device.
+        wanted: what is fitted.
+        settings: how.
         sums: over all processes.
-        silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
         progress: is told of every reader.
-        exports: programs of the network that are known.
         mirrored: inputs are images, each with its mirrored one behind it (:func:`snp.measure.views.with_mirrored`);
             where there is no memory for all of them the images are fitted on alone.
-
-    Returns:
-        Weights with zeros in cut columns, biases, statistics.
     """
-    fitter = _Fitter(readers, kept, start, settings, progress or Progress())
+    fitter = _Fitter(wanted, settings, progress or Progress())
     total = sum(batch.size for batch in batches)
     # At least four batches, so that one in four can be held back.
     size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
     alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
-    networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
+    networks = TwoNetworks(subject.model, alike, fitter.visit, sums, subject.exports)
     samples = networks.limit(memory)
     if mirrored and samples < sum(batch.size for batch in alike):
         # Of the batches as they came: where these are split anew an odd one may part an image from its mirror image.
         alike = equal_batches([without_mirrored(batch) for batch in batches], max(1, size // 2))
-        networks = TwoNetworks(model, alike, fitter.visit, sums, exports)
+        networks = TwoNetworks(subject.model, alike, fitter.visit, sums, subject.exports)
         samples = networks.limit(memory)
     elif mirrored:
         samples //= 2
-    networks.zero_rows(silent or {})
+    networks.zero_rows(wanted.silent)
     fitter.count_reads(networks)
     networks.run()
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples)
 
 
 class _Fitter:
-    def __init__(
-        self,
-        readers: Mapping[str, Reader],
-        kept: Mapping[str, Tensor],
-        start: Callable[[str], Tensor],
-        settings: FitSettings,
-        progress: Progress,
-    ) -> None:
-        self._readers, self._kept, self._start, self._progress = readers, kept, start, progress
+    def __init__(self, wanted: ToFit, settings: FitSettings, progress: Progress) -> None:
+        self._readers, self._kept, self._start, self._progress = wanted.readers, wanted.kept, wanted.start, progress
         self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
 

@@ -68,14 +68,7 @@ def analyse(
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
     example = Batch.of(batch).beside(model)
-    try:
-        program = program_of(model, example)
-    except Exception as error:
-        raise ValueError(
-            f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
-            f"{_remedy(error)}"
-        ) from error
+    program = _exported(model, example)
     wanted, names = frozenset(structures), _first_names(model)
     tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
     tracer.aliases = _first_modules(model)
@@ -84,9 +77,7 @@ def analyse(
     groups = with_counts(model, tracer, groups)
     layers = attention_layers(tracer)
     if "heads" in wanted:
-        of_heads = Tracer(example.size, whole_heads=True)
-        of_heads.aliases = tracer.aliases
-        whole = _whole_heads(program, of_heads, names)
+        whole = _whole_heads(program, example.size, tracer.aliases, names)
         groups, layers = groups + whole[0], layers or whole[1]
     groups = tuple(replace(group, twins=_twins(model, group)) for group in groups)
     fixed, products = products_of(tracer, groups)
@@ -103,6 +94,17 @@ def analyse(
     )
 
 
+def _exported(model: nn.Module, example: Batch) -> torch.export.ExportedProgram:
+    try:
+        return program_of(model, example)
+    except Exception as error:
+        raise ValueError(
+            f"model {type(model).__name__} cannot be exported, so its coupled units are unknown: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
+            f"{_remedy(error)}"
+        ) from error
+
+
 def _remedy(error: Exception) -> str:
     """What to try where a model cannot be exported."""
     if "datadependent" in type(error).__name__.lower():
@@ -114,10 +116,11 @@ def _remedy(error: Exception) -> str:
 
 
 def _whole_heads(
-    program: torch.export.ExportedProgram, tracer: Tracer, names: Mapping[str, str]
+    program: torch.export.ExportedProgram, num_samples: int, aliases: dict[str, str], names: Mapping[str, str]
 ) -> tuple[tuple[UnitGroup, ...], tuple[AttentionLayer, ...]]:
     """Groups of whole heads. The first run ties what belongs to a head, the second freezes what mixes heads."""
-    tracer.labels.ties_only = True
+    tracer = Tracer(num_samples, whole_heads=True)
+    tracer.aliases, tracer.labels.ties_only = aliases, True
     propagate(program, tracer, names)
     tracer.labels.ties_only = False
     tracer.again()

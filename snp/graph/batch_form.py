@@ -1,23 +1,20 @@
-"""Which values of a batch are the model's inputs, and which belong to all samples?  Learnt from the first batch."""
+"""Which values of a batch are the model's inputs?  Learnt from the first batch."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.graph.decoder_inputs import with_decoder_inputs
+from snp.graph.shared_inputs import HOW, shared_places
 
-__all__ = ["BatchForm", "by_kind", "kind_of", "parsed", "refuse_not_finite"]
-
-_HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
+__all__ = ["BatchForm", "by_kind", "kind_of", "parsed"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class BatchForm:
         num_inputs = _num_inputs(model, raw)
         batch = _inputs(raw, num_inputs)
         _refuse_empty(batch, 1)
-        shared = _shared(model, batch)
+        shared = shared_places(model, batch)
         return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
 
     def batch(self, raw: Any, number: int) -> Batch:
@@ -131,7 +128,7 @@ def _num_inputs(model: nn.Module, raw: Any) -> int:
     required = [parameter for parameter in wanted if parameter.default is parameter.empty]
     if len(required) > len(raw):
         names = ", ".join(parameter.name for parameter in required)
-        raise ValueError(f"the model takes {names}, a batch holds {len(raw)} tensors: {_HOW}")
+        raise ValueError(f"the model takes {names}, a batch holds {len(raw)} tensors: {HOW}")
     has_second = len(raw) > 1 and len(required) < 2 <= len(wanted)
     if has_second and raw[1].is_floating_point() and raw[1].shape == raw[0].shape:
         raise ValueError(
@@ -140,65 +137,3 @@ def _num_inputs(model: nn.Module, raw: Any) -> int:
             "(inputs,) for the other"
         )
     return max(1, len(required))
-
-
-def refuse_not_finite(model: nn.Module, batch: Batch) -> None:
-    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not.
-
-    Raises:
-        ValueError: a parameter or an input is not finite, and neither are the outputs.
-    """
-    held = [*model.named_parameters(), *((f"the first batch at {place}", value) for place, value in batch.places)]
-    wrong = [name for name, value in held if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
-    if wrong and not all(bool(torch.isfinite(leaf).all()) for leaf in _outputs(model, batch)):
-        raise ValueError(f"{wrong[0]} holds NaN or infinite values, and so do the model's outputs: mend it first")
-
-
-def _shared(model: nn.Module, batch: Batch) -> frozenset[str]:
-    """Places of tensors that belong to all samples: some samples alone then give the outputs that they gave before."""
-    tensors = {place: value for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0}
-    whole = _outputs(model, batch)  # also says what is wrong before any work is done
-    if len(tensors) < 2:
-        return frozenset()
-    sizes = {len(leaf) for leaf in whole if leaf.ndim > 0}
-    likely = frozenset(place for place, value in tensors.items() if len(value) not in sizes)
-    others = (frozenset(some) for count in range(len(tensors)) for some in combinations(tensors, count))
-    for shared in [likely, *others]:
-        if len(shared) < len(tensors) and _is_told(model, replace(batch, shared=shared), whole):
-            return shared
-    return likely if len(likely) < len(tensors) else frozenset()
-
-
-def _is_told(model: nn.Module, batch: Batch, whole: Sequence[Tensor]) -> bool:
-    """Do the first samples alone give the first rows of all outputs?"""
-    sizes = {len(value) for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0
-             and place not in batch.shared}  # fmt: skip
-    if len(sizes) != 1 or batch.size < 2:
-        return len(sizes) == 1
-    count = (batch.size + 1) // 2
-    try:
-        part = _outputs(model, batch.first(count))
-    except ValueError:
-        return False
-    if len(part) != len(whole):
-        return False
-    pairs = [(mine, all_[: len(mine)]) for mine, all_ in zip(part, whole, strict=True) if mine.ndim > 0]
-    return all(
-        len(mine) == count and mine.shape == of_all.shape and torch.allclose(mine, of_all, rtol=1e-3, atol=1e-4)
-        for mine, of_all in pairs
-    )
-
-
-def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
-    try:
-        with torch.no_grad():
-            found = batch.beside(model).call(model)
-    except Exception as error:  # whatever the model's own code says to inputs that it does not take
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        shapes = {place: f"{tuple(v.shape)} {v.dtype}" for place, v in batch.places if isinstance(v, Tensor)}
-        told = ", ".join(f"{place} {shape}" for place, shape in shapes.items())
-        raise ValueError(
-            f"the model does not take the first batch ({told}): {type(error).__name__}: {first}. Batches must {_HOW}"
-        ) from error
-    leaves = pytree.tree_leaves(found)
-    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from snp.graph import channelwise, layers, products, recurrent
+from snp.graph import channelwise, convolutions, layers, products, recurrent
 from snp.graph.operators import RULES, TURNED, unknown
 from snp.graph.pointwise import elementwise
 from snp.graph.traced import Parameter, Turned
@@ -17,7 +17,7 @@ from snp.graph.tracer import Rule, Tracer
 
 __all__ = ["propagate"]
 
-assert all((channelwise, layers, products, recurrent)), "their rules are entered as they are imported"
+assert all((channelwise, convolutions, layers, products, recurrent)), "their rules are entered as they are imported"
 _NO_EFFECT = ("_assert", "sym_constrain", "_guards")
 
 

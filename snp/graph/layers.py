@@ -1,9 +1,8 @@
-"""What do layers with parameters do to units?  Rules for convolutions, linear layers, normalisation, embeddings."""
+"""What do layers with parameters do to units?  Rules for linear layers, normalisation and embeddings."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
@@ -12,10 +11,10 @@ from snp.graph.operators import rule, unknown
 from snp.graph.traced import Parameter, Turned
 from snp.graph.tracer import Tracer
 
-__all__ = ["linear", "matrix"]
+__all__ = ["at_all_positions", "emit", "linear", "matrix"]
 
 
-def _emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any, num_blocks: int = 1) -> Tensor:
+def emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any, num_blocks: int = 1) -> Tensor:
     """Labels of the units that a weight computes, along one of its dimensions, the bias tied to them, shape [O]."""
     tracer.streams.begin(node)
     rows = tracer.along(weight, dim, num_blocks)
@@ -24,6 +23,11 @@ def _emit(tracer: Tracer, node: fx.Node, weight: Parameter, dim: int, bias: Any,
     elif isinstance(bias, Tensor):
         tracer.labels.tie(rows, tracer.per_index(bias, -1))
     return rows
+
+
+def at_all_positions(channels: Tensor, result: Tensor) -> Tensor:
+    """Labels of channels [C] as those of activations [N, C, ...]."""
+    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
 
 
 def matrix(value: Any) -> tuple[Parameter, bool] | None:
@@ -69,84 +73,9 @@ def linear(
     tracer.labels.tie(tracer.per_index(shadow, channel_dim), tracer.along(weight, input_dim))
     positions = result.numel() // weight.shape[1 - input_dim]
     tracer.read(weight, node, positions, input_dim=input_dim, channel_dims=(channel_dim, output_channel_dim))
-    rows = _emit(tracer, node, weight, 1 - input_dim, bias)
+    rows = emit(tracer, node, weight, 1 - input_dim, bias)
     shape = [-1 if dim == output_channel_dim % result.ndim else 1 for dim in range(result.ndim)]
     return rows.reshape(shape).expand(result.shape)
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """What a convolution is given: activations of so many values, labels of their channels [C], weight and bias."""
-
-    num_inputs: int
-    channels: Tensor
-    weight: Parameter
-    bias: Any
-    groups: int
-
-
-def _kernel(tracer: Tracer, node: fx.Node, args: list[Any]) -> _Kernel | None:
-    """None where labels or a parameter are missing, or samples have no dimension of their own."""
-    shadow, weight, bias = tracer.shadow(args[0]), args[1], args[2] if len(args) > 2 else None
-    groups: Any = args[6] if len(args) > 6 else node.kwargs.get("groups", 1)
-    if shadow is None or not isinstance(weight, Parameter) or shadow.ndim != node.meta["val"].ndim:
-        return None
-    return _Kernel(shadow.numel(), tracer.per_index(shadow, 1), weight, bias, groups)
-
-
-def _at_all_positions(channels: Tensor, result: Tensor) -> Tensor:
-    """Labels of channels [C] as those of activations [N, C, ...]."""
-    return channels.reshape(1, -1, *[1] * (result.ndim - 2)).expand(result.shape)
-
-
-@rule("conv1d", "conv2d", "conv3d")
-def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    kernel, result = _kernel(tracer, node, args), node.meta["val"]
-    if kernel is None:
-        return unknown(tracer, node, args)
-    weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
-    tracer.read(weight, node, result.numel() // weight.shape[0], is_convolution=True)
-    if groups == len(channels) > 1:
-        # Depthwise: output channel j reads input channel j // multiplier only, so they are one unit.
-        rows = _passed_on(tracer, weight, bias)
-        tracer.labels.tie(channels.repeat_interleave(len(rows) // groups), rows)
-    else:
-        rows = _emit(tracer, node, weight, 0, bias)
-        if groups > 1:
-            tracer.blocks[(weight.name, 1)] = groups
-            tracer.even += [(channels, groups, weight.name), (rows, groups, weight.name)]
-        tracer.labels.tie(channels, tracer.along(weight, 1, groups))
-    return _at_all_positions(rows, result)
-
-
-def _passed_on(tracer: Tracer, weight: Parameter, bias: Any, multiplier: int = 1) -> Tensor:
-    """Labels of a depthwise kernel's outputs: rows of it, of which each makes so many."""
-    tracer.depthwise.add(weight.name)
-    rows = tracer.along(weight, 0).repeat_interleave(multiplier)
-    if isinstance(bias, Parameter):
-        tracer.labels.tie(rows, tracer.along(bias, 0))
-    return rows
-
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
-    """A kernel of shape [inputs, outputs / groups, ...]: outputs of group g lie in the columns of its rows."""
-    kernel, result = _kernel(tracer, node, args), node.meta["val"]
-    if kernel is None:
-        return unknown(tracer, node, args)
-    weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
-    positions, more = kernel.num_inputs // weight.shape[0], tuple(args[5]) if len(args) > 5 else ()
-    more = more * (result.ndim - 2) if len(more) == 1 else more
-    tracer.read(weight, node, positions, input_dim=0, is_convolution=True, output_padding=more)
-    tracer.labels.tie(channels, tracer.along(weight, 0))
-    if groups == len(channels) > 1:
-        rows = _passed_on(tracer, weight, bias, weight.shape[1])
-    else:
-        rows = _emit(tracer, node, weight, 1, bias, groups)
-        if groups > 1:
-            tracer.blocks[(weight.name, 1)] = groups
-            tracer.even += [(channels, groups, weight.name), (rows, groups, weight.name)]
-    return _at_all_positions(rows, result)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training")
@@ -160,7 +89,7 @@ def _batch_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(channels, tracer.along(parameter, 0))
         elif isinstance(parameter, Tensor):
             return unknown(tracer, node, args)
-    return _at_all_positions(channels, result)
+    return at_all_positions(channels, result)
 
 
 @rule("layer_norm", "rms_norm")
@@ -191,7 +120,7 @@ def _group_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
             tracer.labels.tie(channels, tracer.along(parameter, 0))
     for group in channels.reshape(num_groups, -1):
         tracer.labels.tie_all(group)
-    return _at_all_positions(channels, result)
+    return at_all_positions(channels, result)
 
 
 @rule("embedding")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 from snp.graph.copies import copied
 
-__all__ = ["alike", "evaluated_copy", "unwrapped"]
+__all__ = ["alike", "evaluated", "evaluated_copy", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -35,6 +38,18 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
             f"{name} is scripted or traced (torch.jit): give the network it was made from, and script the small one"
         )
     return copied(inner).eval()
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[nn.Module]:
+    """The network itself in evaluation mode, and in the modes that its modules were in behind the ``with`` block."""
+    inner = unwrapped(model)
+    modes = [(module, module.training) for module in inner.modules()]
+    try:
+        yield inner.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def alike(small: nn.Module, dense: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -42,13 +43,7 @@ def objective_of(
     Raises:
         ValueError: the output holds no floating tensor.
     """
-    few, count = [], 0
-    for batch in batches:
-        few.append(batch)
-        count += batch.size
-        if count >= _MOST_SAMPLES:
-            break
-    made: set[tuple[int, int]] = set()
+    few, made = _first(batches), set[tuple[int, int]]()
     with torch.no_grad():
         first = _watched(model, few[0], made)
         numbered = [(place, *each) for place, each in enumerate(named_outputs(first))]
@@ -68,6 +63,12 @@ def objective_of(
         spread = _variance(seen if class_dim is None else seen[:1], channel_dim)
         found.append(Output(name, place, class_dim, channel_dim, spread))
     return Objective(tuple(found), wanted if callable(wanted) else None)
+
+
+def _first(batches: Sequence[Batch]) -> list[Batch]:
+    """As many batches as hold the samples that are looked at, or all."""
+    before = accumulate((batch.size for batch in batches), initial=0)
+    return [batch for batch, count in zip(batches, before, strict=False) if count < _MOST_SAMPLES]
 
 
 def _results(outputs: Sequence[tuple[int, str, Tensor]]) -> list[tuple[int, str, Tensor]]:

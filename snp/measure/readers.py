@@ -14,8 +14,50 @@ from snp.graph.plain_experts import experts_around
 from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, num_sampled, patch_of
 from snp.measure.reader import Block, Reader
+from snp.settings import FitSettings, PruneSettings
 
-__all__ = ["Block", "Reader", "head_readers", "limited", "other_readers", "reader_of", "readers_of"]
+__all__ = [
+    "Block",
+    "Reader",
+    "limited",
+    "other_readers",
+    "reader_of",
+    "readers_of",
+    "readers_to_fit",
+    "readers_to_measure",
+]
+
+
+def readers_to_measure(
+    model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup], settings: PruneSettings
+) -> dict[str, Reader]:
+    """What moments are made of: inputs of all consumers of the groups, and of what makes queries and keys.
+
+    Args:
+        model: owns the weights.
+        graph: knows how each weight is read.
+        groups: the groups that take part.
+        settings: of the prune.
+    """
+    readers = readers_of(model, graph, groups, settings.moment_gram, settings.largest_patch)
+    return limited(readers | _head_readers(model, graph, groups), settings.largest_token)
+
+
+def readers_to_fit(
+    model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup], settings: FitSettings
+) -> dict[str, Reader]:
+    """What is fitted in sequence: all consumers of the groups, and on request whatever else can be.
+
+    Args:
+        model: owns the weights.
+        graph: knows how each weight is read.
+        groups: the groups that take part.
+        settings: of the fit.
+    """
+    readers = readers_of(model, graph, groups, settings.conv_gram, by_block=True)
+    if settings.refit_all:
+        readers |= other_readers(model, graph, readers, settings.conv_gram)
+    return limited(readers, settings.largest_token)
 
 
 def readers_of(
@@ -54,7 +96,7 @@ def limited(readers: Mapping[str, Reader], largest_token: float | None) -> dict[
     return {name: replace(reader, largest_token=largest_token) for name, reader in readers.items()}
 
 
-def head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:
+def _head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitGroup]) -> dict[str, Reader]:
     """Readers of the projections that make queries and keys of which some dimensions may be cut."""
     multiplied = [group for group in groups if group.is_multiplied]
     found: dict[str, Reader] = {}

@@ -8,8 +8,8 @@ e at one position causes. One backward pass over a few batches serves all layers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -53,26 +53,14 @@ def measure_sensitivity(
     if not followed:
         return {}
     sums: dict[str, Tensor] = {}
-    samples = 0
     objective = objective or objective_of(model, batches)
-    # Gradients of weights, which nobody asks for, would cost half of the backward pass.
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with (
-            Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums)),
-            _backward_through_recurrent(model),
-        ):
-            for batch in batches:
-                with torch.enable_grad():
-                    objective.score(batch.call(model), batch, generator).backward()
-                samples += batch.size
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums))
+    with _weights_at_rest(model), taps, _backward_through_recurrent(model):
+        for batch in batches:
+            with torch.enable_grad():
+                objective.score(batch.call(model), batch, generator).backward()
     _refuse_not_finite(sums, readers)
-    count = over.number(samples)
+    count = over.number(sum(batch.size for batch in batches))
     return {name: over.of(total) / count for name, total in sums.items()}
 
 
@@ -84,6 +72,19 @@ def _refuse_not_finite(sums: Mapping[str, Tensor], readers: Mapping[str, Reader]
             f"gradients at the outputs of layer {readers[broken].module} hold NaN or infinite values: units can be "
             "chosen without them by prune.ordering='zca' with prune.cut='variance'"
         )
+
+
+@contextmanager
+def _weights_at_rest(model: nn.Module) -> Iterator[None]:
+    """Gradients of weights, which nobody asks for, would cost half of the backward pass."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None]:

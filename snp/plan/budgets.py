@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
@@ -55,7 +55,7 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
         target.share,
         settings.round_from,
     )
-    kept = [choice.num_kept for choice in selection.choices]
+    kept = selection.kept
     if all(choice.damage is not None for choice in selection.choices):
         kept = filler.filled(kept, settings.round_to, least=_NO_DAMAGE)
     for round_to in (settings.round_to, 1):
@@ -65,8 +65,7 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
         kept = filler.exchanged(kept)
     if not filler.is_met(kept):
         raise ValueError(_refusal(target, filler.share(kept)))
-    choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
-    return replace(selection, choices=tuple(choices))
+    return selection.with_kept(kept)
 
 
 def _refusal(target: Target, share: float) -> str:

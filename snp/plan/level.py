@@ -83,8 +83,7 @@ def moved(problem: Problem, settings: PruneSettings, selection: Selection) -> Se
     assert selection.allocation is not None, "only a selection by level can be moved"
     level = level_for(problem, settings, selection.allocation)
     kept = kept_at_level(problem, settings, selection.allocation, level)
-    choices = (replace(choice, num_kept=count) for choice, count in zip(selection.choices, kept, strict=True))
-    return replace(selection, choices=tuple(choices), level=level)
+    return replace(selection.with_kept(kept), level=level)
 
 
 def selected(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -64,7 +64,7 @@ class Problem:
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
             :func:`snp.plan.placing.place_of` says.
         objective: in words, what damages and trials measure; empty where nothing looks at outputs.
-        progress: what planners tell of themselves.
+        progress: is told of the stages from here to the small network.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -115,6 +115,16 @@ class Selection:
     choices: tuple[Choice, ...]
     level: float
     allocation: Allocation | None = None
+
+    @property
+    def kept(self) -> list[int]:
+        """How many units stay, per group."""
+        return [choice.num_kept for choice in self.choices]
+
+    def with_kept(self, kept: Sequence[int]) -> Selection:
+        """The same orders with other numbers of units, one per group."""
+        choices = (replace(choice, num_kept=count) for choice, count in zip(self.choices, kept, strict=True))
+        return replace(self, choices=tuple(choices))
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name: equal selections have equal tensors, and ``safetensors`` can store them."""

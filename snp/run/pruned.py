@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import nn
 
 from snp.core.gram import Moments
-from snp.fit.preparation import Measured, prepare, sensitivity_of, settle
+from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
@@ -104,14 +105,14 @@ def _is_mirrored(job: Run) -> bool:
     return bool(job.folder.metrics.get("calibration/mirrored"))
 
 
-def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> dict[str, Tensor]:
+def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> Sensitivity:
     """How much the output moves with an error at each layer, where the choice of units asks for it."""
     if not job.prune.needs_sensitivity:
-        return {}
+        return Sensitivity()
     started = time.perf_counter()
     found = sensitivity_of(subject, inputs, job.prune)
     job.folder.record({"time/sensitivity_s": time.perf_counter() - started})
-    return {name: matrix.cpu() for name, matrix in found.items()}
+    return found
 
 
 def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:

@@ -14,7 +14,7 @@ from torch import nn
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
-from snp.fit.preparation import FEW, mirrors
+from snp.fit.calibration import FEW, mirrors
 from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec

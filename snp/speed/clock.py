@@ -1,6 +1,11 @@
 """Does the network that was chosen take the time that the table of layer times says?  If not, the table learns.
 
 Layers timed alone say too little of a whole network, whose layers share caches and whose other operations shrink less.
+So the chosen network is cut (weights are not fitted yet, time does not depend on them) and timed in turns with the
+dense one. Where that differs from the budget by more than one percent of the dense time, the table learns what was
+measured, and the level of the cut is sought again, at most six times. Time does not fall evenly with the units (kernels
+like some widths better than others), so each measurement narrows the search between those before. While all are too
+slow, less is aimed at, and of all networks that were timed the slowest one within the budget is taken.
 """
 
 from __future__ import annotations
@@ -28,10 +33,9 @@ _LOWER = 0.05  # of the budget, for each network beyond the first one that was t
 
 @dataclass(frozen=True)
 class _Timed:
-    """A selection, its units per group, and the share of the dense network's time that the clock said."""
+    """A selection, and the share of the dense network's time that the clock said."""
 
     selection: Selection
-    kept: tuple[int, ...]
     measured: float
 
 
@@ -43,12 +47,6 @@ def checked_by_clock(
     share_of: Callable[[nn.Module], float] | None = None,
 ) -> tuple[Problem, Selection]:
     """The selection whose measured time is next below the budget, and predictions that rest on what was measured.
-
-    The chosen network is cut (weights are not fitted yet, time does not depend on them) and timed in turns with the
-    dense one. Where that differs from the budget by more than one percent of the dense time, the table learns what was
-    measured, and the level of the cut is sought again, at most six times. Time does not fall evenly with the units
-    (kernels like some widths better than others), so each measurement narrows the search between those before. While
-    all are too slow, less is aimed at, and of all networks that were timed the slowest one within the budget is taken.
 
     Args:
         subject: the dense network.
@@ -66,12 +64,11 @@ def checked_by_clock(
     share_of, share = share_of or _clock(subject, settings), settings.target.share
     timed: list[_Timed] = []
     for _ in range(_MOST_ROUNDS):
-        kept = tuple(choice.num_kept for choice in selection.choices)
-        is_dense = kept == tuple(problem.costs.dense)
-        if selection.allocation is None or is_dense or kept in {found.kept for found in timed}:
+        known = [list(problem.costs.dense), *(found.selection.kept for found in timed)]
+        if selection.allocation is None or selection.kept in known:
             break
-        timed.append(_Timed(selection, kept, share_of(_cut(subject, selection))))
-        problem = replace(problem, costs=problem.costs.corrected(kept, timed[-1].measured))
+        timed.append(_Timed(selection, share_of(_cut(subject, selection))))
+        problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
         try:
@@ -102,7 +99,7 @@ def _best(problem: Problem, settings: PruneSettings, timed: Sequence[_Timed]) ->
             "(prune.target_macs)."
         )
     best = max(met, key=lambda found: found.measured)
-    return replace(problem, costs=problem.costs.corrected(best.kept, best.measured)), best.selection
+    return replace(problem, costs=problem.costs.corrected(best.selection.kept, best.measured)), best.selection
 
 
 def _clock(subject: Subject, settings: PruneSettings) -> Callable[[nn.Module], float]:

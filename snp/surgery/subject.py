@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from snp.graph import CouplingGraph, analyse
-from snp.graph.batch_form import refuse_not_finite
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
+from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
-from snp.measure.readers import Reader, head_readers, limited, readers_of
+from snp.measure.readers import Reader, readers_to_measure
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
@@ -134,7 +134,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    readers = readers_of(model, found.graph, found.groups, settings.moment_gram, settings.largest_patch)
-    readers |= head_readers(model, found.graph, found.groups)
-    readers = limited(readers, settings.largest_token)
+    readers = readers_to_measure(model, found.graph, found.groups, settings)
     return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.sequential import fit_in_sequence
+from snp.fit.sequential import ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
 from snp.settings import PruneSettings
@@ -92,7 +92,8 @@ def test_a_fit_in_sequence_decays_to_its_start() -> None:
     for number, (name, kept_columns) in enumerate(half.items()):
         start = torch.randn(WIDTH, HIDDEN, generator=torch.Generator().manual_seed(number))
         starts[name] = torch.zeros_like(start).index_copy(1, kept_columns, start[:, kept_columns])
-    found = fit_in_sequence(model, batches, subject.readers, half, starts.__getitem__, settings.fit).tensors
+    wanted = ToFit(subject.readers, half, starts.__getitem__)
+    found = fit_in_sequence(subject, batches, wanted, settings.fit).tensors
     assert found.keys() == starts.keys()
     for name, start in starts.items():
         torch.testing.assert_close(found[name], start, rtol=1e-4, atol=1e-4)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.preparation import mirrors
-from snp.fit.sequential import fit_in_sequence
+from snp.fit.calibration import mirrors
+from snp.fit.sequential import ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.measure.views import with_mirrored, without_mirrored
 from snp.settings import FitSettings, PruneSettings
@@ -106,16 +106,12 @@ def test_mirrored_images_take_no_image_s_place(gib: float) -> None:
     model, subject_settings = Sides(looks_left=False).eval(), SETTINGS
     plain = [Batch.of(batch) for batch in pictures(64).split(8)]
     subject = subject_of(model, plain[0].example(), subject_settings)
-    readers, kept = (
-        subject.readers,
-        {name: torch.arange(reader.num_columns - 2) for name, reader in subject.readers.items()},
-    )
+    kept = {name: torch.arange(reader.num_columns - 2) for name, reader in subject.readers.items()}
+    wanted = ToFit(subject.readers, kept, lambda name: model.state_dict()[name])
 
     def fitted(batches: list[Batch], *, mirrored: bool) -> tuple[int, dict[str, Tensor]]:
         settings = FitSettings(memory_gib=gib)
-        found = fit_in_sequence(
-            model, batches, readers, kept, lambda name: model.state_dict()[name], settings, mirrored=mirrored
-        )
+        found = fit_in_sequence(subject, batches, wanted, settings, mirrored=mirrored)
         return found.samples, found.tensors
 
     samples, tensors = fitted([with_mirrored(batch) for batch in plain], mirrored=True)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snp.fit.preparation import Measured, prepare, sensitivity_of
+from snp.fit.calibration import Measured, sensitivity_of
+from snp.fit.preparation import prepare
 from snp.graph.batches import Batch
 from snp.models.sources.weights import write_tensors
 from snp.plan import planners

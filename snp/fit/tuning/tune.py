@@ -2,26 +2,32 @@
 
 What is learned from is what the dense network says of calibration samples, its outputs and its last hidden features;
 samples held back decide which epoch is kept, be it none. It is training all the same, and reported apart.
+
+SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence of
+logits (or the squared error that the objective holds other outputs to) plus the relative error of the features. A
+running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
+undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not move,
+nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is rounded
+to their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snp.fit.tuning.features import FeatureTap, Place, common_features
+from snp.fit.tuning.features import Place, common_features
 from snp.fit.tuning.lesson import HALF, Lesson
-from snp.fit.tuning.matching import distance, learnable
+from snp.fit.tuning.matching import learnable
+from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
-from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
 from snp.measure.views import Views, views_of
 from snp.plan.progress import Progress
@@ -75,13 +81,6 @@ def tune(
 ) -> Tuned:
     """Move a pruned network's outputs and last hidden features towards the dense one's.
 
-    SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence
-    of logits (or the squared error that the objective holds other outputs to) plus the relative error of the features.
-    A running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
-    undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not
-    move, nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is
-    rounded to their own.
-
     Args:
         small: the pruned network in evaluation mode; not changed.
         dense: the network it comes from, likewise.
@@ -97,47 +96,30 @@ def tune(
     """
     progress = progress or Progress()
     objective = objective_of(dense, inputs, settings.objective)
-    generator = torch.Generator().manual_seed(settings.seed)
-    samples = TuningSamples(inputs, max(1, _MOST_OUTPUTS // _outputs_per_sample(dense, inputs[0])), generator)
+    generator, most_held = torch.Generator().manual_seed(settings.seed), _most_held(dense, inputs[0])
+    samples = TuningSamples(inputs, most_held, generator)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
-    result = copied(small)
-    judge = _Judge(dense, samples.held_back, objective, place)
-    distances, kept, best = [judge.distance(result)], _parameters(result), 0
+    nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
-        lesson = Lesson(dense, student, learnable(objective, judge.wanted[0][0]), place, views)
+        lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(settings.tune_rate)
-        for epoch in range(1, settings.tune_epochs + 1):
+        for _ in range(settings.tune_epochs):
             lesson.epoch(samples, settings.tune_epochs, generator)
-            _write_parameters(lesson.mean, result)
-            distances.append(judge.distance(result))
-            if distances[-1] < distances[best]:
-                kept, best = _parameters(result), epoch
-            elif not distances[-1] <= distances[0]:  # farther than the start: steps are too large for this network
-                _write_parameters(kept, student)
+            if not nearest.heeds(lesson.mean):  # steps are too large for this network
+                write_parameters(nearest.kept, student)
                 lesson.begin(_SLOWER * lesson.rate)
             progress.step()
-    _write_parameters(kept, result)
     counts = samples.num_tuned, samples.num_held
-    return Tuned(result, tuple(distances), best, *counts, views, place, lesson.rate)
+    return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
 
 
-def _outputs_per_sample(model: nn.Module, batch: Batch) -> int:
+def _most_held(model: nn.Module, batch: Batch) -> int:
+    """Samples whose outputs may be remembered at once."""
     with torch.no_grad():
         leaves = pytree.tree_leaves(batch.first(1).call(model))
-    return max(1, sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
-
-
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def _write_parameters(values: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Rounded to the precision of the network."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in values:
-                parameter.copy_(values[name])
+    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+    return max(1, _MOST_OUTPUTS // max(1, per_sample))
 
 
 @contextlib.contextmanager
@@ -153,26 +135,3 @@ def _trainable(small: nn.Module) -> Iterator[nn.Module]:
     recurs = any(isinstance(module, nn.RNNBase) for module in student.modules())
     with torch.backends.cudnn.flags(enabled=False) if recurs else contextlib.nullcontext():
         yield student
-
-
-class _Judge:
-    """How far a network is from the dense one on samples held back: by what steps make smaller, or the user's word."""
-
-    def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective, place: Place | None) -> None:
-        self._batches, self._objective, self._place = held_back, objective, place
-        with torch.no_grad(), FeatureTap(dense, place) as tap:
-            self.wanted = [tap.run(batch) for batch in held_back]
-
-    def distance(self, model: nn.Module) -> float:
-        """Mean over samples; infinite where it is not finite."""
-        total = 0.0
-        with torch.no_grad(), FeatureTap(model, self._place) as tap:
-            for batch, (wanted, wanted_features) in zip(self._batches, self.wanted, strict=True):
-                found, features = tap.run(batch)
-                if self._objective.function is not None:
-                    error = float(self._objective.function(wanted, found))
-                else:
-                    error = float(distance(self._objective, (wanted, wanted_features), (found, features), batch))
-                total += error * batch.size
-        mean = total / sum(batch.size for batch in self._batches)
-        return mean if math.isfinite(mean) else math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,9 +17,10 @@ from snp.core.gram import partial_trace
 from snp.core.orderings import GroupStatistics
 from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
+from snp.graph.units import UnitGroup
 from snp.plan.allocation import Curves
 from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.problem import Choice, Problem, Selection, Trial
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
@@ -31,37 +32,34 @@ _ROUNDS = 1  # of trials at the allocation that earlier trials lead to
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by ``settings.ordering``, as many as ``settings.cut`` keeps at the level that meets the target."""
     generator = torch.Generator().manual_seed(settings.seed)
-    orders: list[Tensor] = []
-    variances: list[Tensor] = []
-    damages: list[Tensor] = []
+    choices = []
     for group in problem.groups:
-        # Wide layers' matrices are not in memory twice, nor shrunk where nobody looks at them.
-        statistics = None
-        statistics = group_statistics(problem, group, generator)
-        whole, width = statistics.gram, statistics.columns_per_unit
-        copies = find_copies(partial_trace(whole, width), group.num_partitions)
-        if settings.ordering_name in orderings.BLIND:
-            copies = copies.none()
-        statistics = copies.left_out_of(statistics)
-        if settings.needs_sensitivity:
-            statistics = shrunk_statistics(problem, group, statistics)
-        few, curve = _ordered(statistics, settings, group.num_partitions)
-        order = orderings.interleaved(copies.with_last(few), group.num_partitions)
-        orders.append(order.cpu())
-        variances.append(factorize(whole, order, width).kept_variance().cpu())
-        if settings.cut_name == "output":
-            nats = copies.damage(order, curve) / 2  # see snp.measure.sensitivity
-            damages.append(nats.cpu())
+        choices.append(_uncut(problem, settings, group, generator))
         problem.progress.step()
-    tried: list[dict[int, float]] = [{} for _ in orders]
-    if damages and problem.trial is not None and settings.target.is_budget:
-        damages = _tried(problem, settings, orders, variances, damages, tried)
-    allocation = _allocation(problem, settings, variances, damages)
+    if settings.cut_name == "output" and problem.trial is not None and settings.target.is_budget:
+        choices = _tried(problem, problem.trial, settings, choices)
+    allocation = _allocation(problem, settings, choices)
     level = level_for(problem, settings, allocation)
     kept = kept_at_level(problem, settings, allocation, level)
-    measured: list[Tensor | None] = [*damages] if damages else [None] * len(orders)
-    choices = (Choice(*parts) for parts in zip(orders, kept, variances, measured, tried, strict=True))
-    return Selection(tuple(choices), level, allocation)
+    return Selection(tuple(choices), level, allocation).with_kept(kept)
+
+
+def _uncut(problem: Problem, settings: PruneSettings, group: UnitGroup, generator: torch.Generator) -> Choice:
+    """The units of a group in order, all of them kept, and what each says of those behind it."""
+    statistics = group_statistics(problem, group, generator)
+    whole, width = statistics.gram, statistics.columns_per_unit
+    copies = find_copies(partial_trace(whole, width), group.num_partitions)
+    if settings.ordering_name in orderings.BLIND:
+        copies = copies.none()
+    statistics = copies.left_out_of(statistics)
+    if settings.needs_sensitivity:
+        statistics = shrunk_statistics(problem, group, statistics)
+    few, curve = _ordered(statistics, settings, group.num_partitions)
+    order = orderings.interleaved(copies.with_last(few), group.num_partitions)
+    variance, damage = factorize(whole, order, width).kept_variance(), None
+    if settings.cut_name == "output":
+        damage = (copies.damage(order, curve) / 2).cpu()  # nats, see snp.measure.sensitivity
+    return Choice(order.cpu(), group.num_units, variance.cpu(), damage)
 
 
 def _ordered(
@@ -77,39 +75,37 @@ def _ordered(
     return orderings.load(settings.ordering_name)(statistics), partial(damage_of, statistics)
 
 
-def _allocation(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> Curves:
-    return Curves(settings.cut_name, tuple(_curves(problem, settings, variances, damages)))
+def _allocation(problem: Problem, settings: PruneSettings, choices: Sequence[Choice]) -> Curves:
+    return Curves(settings.cut_name, tuple(_curves(problem, settings, choices)))
 
 
-def _tried(
-    problem: Problem,
-    settings: PruneSettings,
-    orders: list[Tensor],
-    variances: list[Tensor],
-    damages: list[Tensor],
-    tried: list[dict[int, float]],
-) -> list[Tensor]:
-    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut.
-
-    What trials find, in nats per sample, is noted in ``tried``.
-    """
-    assert problem.trial is not None
-    found = damages
+def _tried(problem: Problem, trial: Trial, settings: PruneSettings, choices: Sequence[Choice]) -> list[Choice]:
+    """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
+    found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        allocation = _allocation(problem, replace(settings, cut=cut_name), variances, found)
+        allocation = _allocation(problem, replace(settings, cut=cut_name), found)
         level = level_for(problem, settings, allocation)
         kept = kept_at_level(problem, settings, allocation, level)
         with problem.progress.stage("try cuts", len(kept)):
             for number, count in enumerate(kept):
-                if count < len(orders[number]) and count not in tried[number]:
-                    tried[number][count] = problem.trial.distance(problem.groups[number], orders[number][:count])
+                order, tried = found[number].order, found[number].tried
+                if count < len(order) and count not in tried:
+                    distance = trial.distance(problem.groups[number], order[:count])
+                    found[number] = replace(found[number], tried={**tried, count: distance})
                 problem.progress.step()
-        found = [corrected(*pair) for pair in zip(damages, tried, strict=True)]
+        found = [_corrected(predicted, each.tried) for predicted, each in zip(choices, found, strict=True)]
     return found
 
 
-def _curves(problem: Problem, settings: PruneSettings, variances: list[Tensor], damages: list[Tensor]) -> list[Curve]:
+def _corrected(predicted: Choice, tried: Mapping[int, float]) -> Choice:
+    assert predicted.damage is not None, "trials correct damages"
+    return replace(predicted, damage=corrected(predicted.damage, tried), tried=tried)
+
+
+def _curves(problem: Problem, settings: PruneSettings, choices: Sequence[Choice]) -> list[Curve]:
     """Curves with damage and cost as shares of the whole network's."""
+    variances = [choice.kept_variance for choice in choices if choice.kept_variance is not None]
+    damages = [choice.damage for choice in choices if choice.damage is not None]
     if not damages:
         return [Curve(variance) for variance in variances]
     cost = problem.costs.of_target(settings.target, settings.count_embeddings)
