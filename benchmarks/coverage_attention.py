@@ -35,8 +35,10 @@ def _each_silent(group: UnitGroup, layers: tuple[AttentionLayer, ...]) -> Iterat
     """The group with its queries in the place of readers, and with its keys."""
     layer = next(layer for layer in layers if layer.query.is_in(group.producers))
     queries, keys = (_of_rows(group, rows) for rows in (layer.query, layer.key))
+    # A norm behind a projection would make something of its zeros; whose norm it is the group does not say.
+    norms = tuple(m for m in group.others if m.tensor not in {part.tensor for part in queries + keys})
     for silent, changed in ((queries, keys), (keys, queries)):
-        yield replace(group, producers=changed, consumers=silent, others=())
+        yield replace(group, producers=changed, consumers=silent + norms, others=())
 
 
 def _of_rows(group: UnitGroup, rows: Slice) -> tuple[Slice, ...]:

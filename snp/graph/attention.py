@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from snp.graph.labels import compact, distinct
+from snp.graph.operators import constant_along
 from snp.graph.traced import Call, module_running
 from snp.graph.tracer import Tracer
 
@@ -39,9 +41,9 @@ def multiply(tracer: Tracer, node: fx.Node, left: Any, right: Any) -> Tensor | N
     """Labels of a product that is half of an attention layer, or None where it is not."""
     if not all(isinstance(part, Tensor) and part.ndim >= 3 for part in (left, right)):
         return None
-    if set(left.unique().tolist()) <= tracer.scores.keys():
+    if set(distinct(left)) <= tracer.scores.keys():
         return _weighed(tracer, left, right)
-    if set(right.unique().tolist()) <= tracer.scores.keys():
+    if set(distinct(right)) <= tracer.scores.keys():
         # Values as columns, as convolutions of one pixel give them: turned round, it is the same product.
         weighed = _weighed(tracer, right.mT, left.mT)
         return None if weighed is None else weighed.mT
@@ -57,10 +59,8 @@ def attention_macs(args: list[Any]) -> int:
 def _of_heads(tracer: Tracer, shadow: Tensor, lead: torch.Size) -> Tensor | None:
     """Labels [L, D] of an activation [..., tokens, D] whose units do not lie along its tokens, else None."""
     first = shadow[..., :1, :]
-    if not bool((shadow == first).all()):
-        roots = tracer.labels.roots(shadow)
-        if not bool((roots == roots[..., :1, :]).all()):
-            return None
+    if not constant_along(tracer, shadow, shadow.ndim - 2):
+        return None
     return first[..., 0, :].expand(*lead, shadow.shape[-1]).reshape(-1, shadow.shape[-1])
 
 
@@ -91,14 +91,15 @@ def _scores(tracer: Tracer, node: fx.Node, query: Tensor, key: Tensor) -> Tensor
 
 def _weighed(tracer: Tracer, scores: Tensor, value: Tensor) -> Tensor | None:
     """Labels of scores times value: the values' own."""
-    calls = {id(tracer.scores[label]): tracer.scores[label] for label in scores.unique().tolist()}
+    calls = {id(tracer.scores[label]): tracer.scores[label] for label in distinct(scores)}
     lead = torch.broadcast_shapes(scores.shape[:-2], value.shape[:-2])
     values = _of_heads(tracer, value, lead)
     call = next(iter(calls.values()))
     if len(calls) > 1 or values is None or len(values) != len(call.query) or call.value is not None:
         return None
     per_head = scores[..., 0, 0].expand(lead).reshape(-1)
-    if not bool((scores == scores[..., :1, :1]).all()):
+    (distinct_scores,) = compact(scores)
+    if not bool((distinct_scores == distinct_scores[..., :1, :1]).all()):
         return None
     if tracer.whole_heads:
         for label, head in zip(per_head, values, strict=True):

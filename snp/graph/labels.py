@@ -9,7 +9,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["LabelSpace"]
+__all__ = ["LabelSpace", "compact", "distinct", "shared"]
+
+
+def compact(*labels: Tensor) -> tuple[Tensor, ...]:
+    """Labels of one shape with a single index along the dimensions along which none of them changes in memory.
+
+    Activations carry the same labels at every sample and position: a language model's would be thousands of copies.
+    """
+    for dim in range(labels[0].ndim):
+        if labels[0].shape[dim] > 1 and all(part.stride(dim) == 0 for part in labels):
+            labels = tuple(part.narrow(dim, 0, 1) for part in labels)
+    return labels
+
+
+def shared(labels: Tensor) -> Tensor:
+    """The same labels, with one index in memory along the dimensions along which none of them changes.
+
+    What was put together of parts lies in memory entry by entry.
+    """
+    if labels.numel() < 2 or 0 in labels.stride():
+        return labels
+    small = labels
+    for dim in range(labels.ndim):
+        first = small.narrow(dim, 0, min(1, small.shape[dim]))
+        if small.shape[dim] > 1 and bool((small == first).all()):
+            small = first
+    return small.expand(labels.shape)
+
+
+def distinct(labels: Tensor) -> list[int]:
+    """All labels of a tensor, once each, ascending."""
+    found: list[int] = compact(labels)[0].unique().tolist()
+    return found
 
 
 class LabelSpace:
@@ -34,25 +66,28 @@ class LabelSpace:
         """A tensor of one label that freezes whatever is tied to it (it never joins a component)."""
         label = int(self.new(1))
         self._constants[label] = reason
-        return torch.full(shape, label, dtype=torch.int64)
+        return torch.tensor(label).expand(shape)
 
     def blank(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor of the one label of values that are the same at every index, which binds nothing that it meets."""
         if self._blank is None:
             self._blank = int(self.new(1))
-        return torch.full(shape, self._blank, dtype=torch.int64)
+        return torch.tensor(self._blank).expand(shape)
 
     def is_blank(self, labels: Tensor) -> Tensor:
         """Which labels are blank, same shape, bool."""
-        return torch.zeros_like(labels, dtype=torch.bool) if self._blank is None else labels == self._blank
+        (small,) = compact(labels)
+        found = torch.zeros_like(small, dtype=torch.bool) if self._blank is None else small == self._blank
+        return found.expand(labels.shape)
 
     def are_constant(self, labels: Tensor) -> bool:
         """Does none of these labels stand for a unit, or for an element of a parameter?"""
-        return all(label in self._constants for label in labels.unique().tolist())
+        return all(label in self._constants for label in distinct(labels))
 
     def merged(self, first: Tensor, second: Tensor) -> Tensor:
         """The first labels, the second ones where those are blank (same shapes)."""
-        return torch.where(self.is_blank(first), second, first)
+        one, other = compact(first, second)
+        return torch.where(self.is_blank(one), other, one).expand(first.shape)
 
     def find(self, label: int) -> int:
         """Representative of a label's component."""
@@ -65,11 +100,13 @@ class LabelSpace:
 
     def roots(self, labels: Tensor) -> Tensor:
         """Representatives of all labels, same shape."""
-        unique, inverse = labels.unique(return_inverse=True)
-        return torch.tensor([self.find(label) for label in unique.tolist()], dtype=torch.int64)[inverse]
+        unique, inverse = compact(labels)[0].unique(return_inverse=True)
+        roots = torch.tensor([self.find(label) for label in unique.tolist()], dtype=torch.int64)
+        return roots[inverse].expand(labels.shape)
 
     def tie(self, first: Tensor, second: Tensor) -> None:
         """Join the components of labels at equal positions (same shapes)."""
+        first, second = compact(first, second)
         differs = (first != second) & ~self.is_blank(first) & ~self.is_blank(second)
         if not bool(differs.any()):
             return
@@ -96,12 +133,11 @@ class LabelSpace:
 
     def are_alone(self, labels: Tensor) -> bool:
         """Was none of these labels tied or frozen so far?"""
-        found = labels.unique().tolist()
-        return not any(label in self._joined or self.frozen_reason(label) for label in found)
+        return not any(label in self._joined or self.frozen_reason(label) for label in distinct(labels))
 
     def tie_all(self, labels: Tensor) -> None:
         """Join all labels of a tensor into one component."""
-        flat = labels.reshape(-1).unique()
+        flat = torch.tensor(distinct(labels), dtype=torch.int64)
         flat = flat[~self.is_blank(flat)]
         self.tie(flat[:-1], flat[1:])
 
@@ -109,7 +145,7 @@ class LabelSpace:
         """Keep the components of these labels from being cut; the first reason given stays."""
         if self.ties_only:
             return
-        for label in labels.unique().tolist():
+        for label in distinct(labels):
             if label not in self._constants and label != self._blank:
                 self._frozen.setdefault(self.find(label), reason)
 
@@ -121,7 +157,7 @@ class LabelSpace:
 
     def mark_stream(self, labels: Tensor) -> None:
         """Note that these labels' components are residual streams."""
-        self._streams.update(self.find(label) for label in labels.unique().tolist() if label != self._blank)
+        self._streams.update(self.find(label) for label in distinct(labels) if label != self._blank)
 
     def is_stream(self, label: int) -> bool:
         """Is the label's component a residual stream?"""

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from snp.graph.aten import FILLED, SHAPE
 from snp.graph.counting import macs_of_operator
+from snp.graph.labels import compact, shared
 from snp.graph.shuffles import tie_shuffled
 from snp.graph.splits import along
 from snp.graph.traced import Parameter, Split, Turned, module_running, turned
@@ -64,6 +65,7 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         # Labels need not lie in memory as the activations do.
         return shadows[0].reshape(shadows[1])
     labels = node.target(*shadows, **{k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)})
+    labels = shared(labels) if isinstance(labels, Tensor) else labels
     if "channel_shuffle" in str(node.target):
         # The same places of every group go: what is left is then shuffled to the right places again.
         first, *others = shadows[0].chunk(args[1], dim=1)
@@ -109,6 +111,9 @@ def _pad(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 
 def constant_along(tracer: Tracer, shadow: Tensor, dim: int) -> bool:
     """Does each line of labels along a dimension hold one unit only?"""
+    if shadow.shape[dim] == 1 or shadow.stride(dim) == 0:
+        return True
+    (shadow,) = compact(shadow)
     first = shadow.narrow(dim, 0, 1)
     if bool((shadow == first).all()):
         return True

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from snp.graph.aten import ALIKE
+from snp.graph.labels import distinct
 from snp.graph.operators import constant_along, rule, unknown
 from snp.graph.rotary import SHARED, table_of, turned_by_table
 from snp.graph.traced import Parameter
@@ -59,11 +60,9 @@ def _are_multiples(tracer: Tracer, terms: list[list[fx.Node]], result: Tensor) -
     """Is every term of a sum a multiple of one value of the same units, or zero?"""
     if any(tracer.streams.common([term]) is None for term in terms):
         return True
-    units = set(tracer.labels.roots(result).unique().tolist())
+    units = set(distinct(tracer.labels.roots(result)))
     factors = [tracer.streams.labels.get(node) for node in tracer.streams.common(terms) or ()]
-    return any(
-        isinstance(labels, Tensor) and units == set(tracer.labels.roots(labels).unique().tolist()) for labels in factors
-    )
+    return any(isinstance(labels, Tensor) and units == set(distinct(tracer.labels.roots(labels))) for labels in factors)
 
 
 def tied(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -125,8 +124,8 @@ def without_broadcast_over_units(tracer: Tracer, operands: list[Tensor], shape: 
 
 def _is_untied_parameter(tracer: Tracer, labels: Tensor) -> bool:
     """Are these elements of a parameter that met nothing so far?"""
-    first = labels.reshape(-1)[0]
-    owned = any(0 <= first - own.reshape(-1)[0] < own.numel() for own in tracer.elements.values())
+    first = labels[(0,) * labels.ndim]
+    owned = any(0 <= first - own[(0,) * own.ndim] < own.numel() for own in tracer.elements.values())
     return owned and tracer.labels.are_alone(labels)
 
 
@@ -149,7 +148,7 @@ def _meets_many(tracer: Tracer, operand: Tensor, others: list[Tensor], shape: tu
 
 def _num_open(tracer: Tracer, operand: Tensor) -> int:
     """Units that may still be cut."""
-    return sum(tracer.labels.frozen_reason(root) is None for root in tracer.labels.roots(operand).unique().tolist())
+    return sum(tracer.labels.frozen_reason(root) is None for root in distinct(tracer.labels.roots(operand)))
 
 
 def _freeze_shared(tracer: Tracer, padded: Tensor, others: list[Tensor], shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from snp.graph.labels import distinct
 from snp.graph.tracer import Tracer
 
 __all__ = ["SHARED", "table_of", "turned_by_table"]
@@ -25,7 +26,7 @@ def table_of(tracer: Tracer, node: fx.Node, operands: list[Tensor]) -> Tensor | 
     """
     if not _looks_for_tables(tracer) or _operator(node) not in ("sin", "cos") or len(operands) != 1:
         return None
-    if not all(_is_fixed(tracer, label) for label in operands[0].unique()):
+    if not all(_is_fixed(tracer, label) for label in distinct(operands[0])):
         return None
     tracer.labels.freeze(operands[0], SHARED)
     labels = tracer.labels.constant(tuple(operands[0].shape), SHARED)
@@ -37,11 +38,11 @@ def _looks_for_tables(tracer: Tracer) -> bool:
     return "qk" in tracer.structures and not tracer.equal_sizes
 
 
-def _is_fixed(tracer: Tracer, label: Tensor) -> bool:
-    if tracer.labels.frozen_reason(int(label)) is not None:
+def _is_fixed(tracer: Tracer, label: int) -> bool:
+    if tracer.labels.frozen_reason(label) is not None:
         return True
     entries = (own.reshape(-1) for own in tracer.elements.values())
-    return any(bool(own[0] <= label <= own[-1]) for own in entries) and tracer.labels.are_alone(label)
+    return any(bool(own[0] <= label <= own[-1]) for own in entries) and tracer.labels.are_alone(torch.tensor(label))
 
 
 def turned_by_table(tracer: Tracer, node: fx.Node, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
@@ -52,9 +53,9 @@ def turned_by_table(tracer: Tracer, node: fx.Node, operands: list[Tensor], shape
     if not _looks_for_tables(tracer) or _operator(node) != "mul" or len(operands) != 2:
         return None
     for units, table in (operands, operands[::-1]):
-        if set(table.unique().tolist()) <= tracer.tables and tuple(units.shape) == shape:
+        if set(distinct(table)) <= tracer.tables and tuple(units.shape) == shape:
             if not tracer.labels.are_constant(units):
-                tracer.turned.append(units.unique())
+                tracer.turned.append(torch.tensor(distinct(units)))
             return units
     return None
 

@@ -30,8 +30,9 @@ def _step(shadow: Tensor, dim: int) -> int:
     """How far the first two labels along a dimension lie apart, 0 where there is one only."""
     if shadow.shape[dim] < 2:
         return 0
-    first, second = shadow.narrow(dim, 0, 2).unbind(dim)
-    return int((second - first).reshape(-1)[0])
+    first = [0] * shadow.ndim
+    second = [int(number == dim) for number in range(shadow.ndim)]
+    return int(shadow[tuple(second)] - shadow[tuple(first)])
 
 
 def _joined(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from snp.graph.labels import LabelSpace
+from snp.graph.labels import LabelSpace, compact
 from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, Turned, module_running
 from snp.graph.units import Reading
@@ -117,7 +117,9 @@ class Tracer:
 
     def per_index(self, shadow: Tensor, dim: int) -> Tensor:
         """Labels along one dimension after tying all positions of the others, shape [size of dim]."""
-        rows = shadow.movedim(dim, 0).reshape(shadow.shape[dim], -1)
+        (small,) = compact(shadow)
+        small = small.expand([size if d == dim % small.ndim else -1 for d, size in enumerate(shadow.shape)])
+        rows = small.movedim(dim, 0).reshape(shadow.shape[dim], -1)
         first = rows.gather(1, self.labels.is_blank(rows).int().argmin(dim=1, keepdim=True))
         self.labels.tie(first.expand_as(rows), rows)
         return first[:, 0]

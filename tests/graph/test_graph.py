@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from snp.graph import analyse
 from snp.graph.batches import Batch
+from snp.graph.labels import LabelSpace, compact
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.surgery.trial_cuts import confirm
 from tests.audit import audit, randomise
 from tests.graphs import IMAGES, ROWS, Net, analysed, assert_cut_is_right, conv, owned, summary
+from tests.transformer_models import transformer
 
 
 def test_chain_of_convolution_norm_and_linear() -> None:
@@ -454,3 +456,24 @@ def test_what_passes_the_trial_has_passed_together() -> None:
     assert len(passed) == len(refused) == 1
     for group in groups:
         assert confirm(model, [group], Batch.of(ROWS))[0] == (group,)
+
+
+def test_long_texts_cost_no_more_than_short_ones() -> None:
+    """Labels are the same at every token, so they lie in memory once: 64 times the tokens, hardly more labels seen."""
+    seen: list[int] = []
+    original = LabelSpace.roots
+
+    def counted(self: LabelSpace, labels: Tensor) -> Tensor:
+        seen[-1] += compact(labels)[0].numel()
+        return original(self, labels)
+
+    model = transformer("llama")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LabelSpace, "roots", counted)
+        groups = []
+        for length in (8, 512):
+            seen.append(0)
+            graph = analyse(model, torch.randint(3, 32, (2, length)), ("ffn", "vo", "qk", "heads"))
+            groups.append([(group.name, group.num_units) for group in graph.groups])
+    assert groups[0] == groups[1]
+    assert seen[1] < 1.5 * seen[0]
