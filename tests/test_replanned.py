@@ -149,7 +149,7 @@ class Asked:
 
     def distance(self, group: UnitGroup, kept: Tensor) -> float:
         self.names.append(group.name)
-        return (1 - len(kept) / group.num_units) / (1 + int(group.name))
+        return (1 - len(kept) / group.num_units) / (9 - int(group.name))
 
 
 def test_trials_are_of_the_groups_that_are_left() -> None:
