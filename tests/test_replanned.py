@@ -1,6 +1,7 @@
 """What a network's own code does not bear is found by trying, and left alone with the reason."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import snp
+from snp.fit.preparation import problem_of
 from snp.graph import analyse
 from snp.graph.batches import Batch
+from snp.graph.units import UnitGroup
+from snp.measure.moments import MomentCollector
 from snp.plan import planners
-from snp.pruning import PruneResult
+from snp.pruning import PruneResult, decide
+from snp.settings import PruneSettings
+from snp.surgery.subject import subject_of
 from snp.surgery.trial_cuts import confirm
 from tests.graph.test_graph import Net, conv
 
@@ -133,3 +139,34 @@ def test_networks_that_want_labels_in_training_are_cut_all_the_same() -> None:
     model = Net(forward, stem=conv(3, 12), head=nn.Linear(12, 5)).eval()
     groups = analyse(model, IMAGES[0]).groups
     assert confirm(model, groups, Batch.of(IMAGES[0])) == (groups, {})
+
+
+class Asked:
+    """Finds a distance that tells the group and the number of units it was asked about, and notes the name."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def distance(self, group: UnitGroup, kept: Tensor) -> float:
+        self.names.append(group.name)
+        return (1 - len(kept) / group.num_units) / (9 - int(group.name))
+
+
+def test_trials_are_of_the_groups_that_are_left() -> None:
+    """Where the first of three groups is left alone, what is tried of the others is theirs."""
+    torch.manual_seed(0)
+    layers = [conv(3, 16), nn.ReLU(), Particular(lambda n: n not in (6, 10, 16)), conv(16, 24), nn.ReLU(), conv(24, 16)]
+    model = nn.Sequential(*layers, nn.ReLU(), conv(16, 4)).eval()
+    settings = PruneSettings(target_macs=0.6, round_to=1)
+    subject = subject_of(model, IMAGES[0][:2], settings)
+    with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
+        for batch in IMAGES:
+            model(batch)
+    asked = Asked()
+    found = decide(subject, replace(problem_of(subject, collector.moments), trial=asked), settings)
+    assert [decision.group.name for decision in found.plan.groups] == ["3", "5"]
+    assert set(asked.names) == {"0", "3", "5"}
+    for decision, choice in zip(found.plan.groups, found.selection.choices, strict=True):
+        assert choice.tried
+        for count, distance in choice.tried.items():
+            assert distance == asked.distance(decision.group, choice.order[:count])

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from snp.graph.batches import Batch
+from snp.graph.wrappers import at_rest
 
 __all__ = ["macs_of_batch", "macs_of_operator"]
 
@@ -40,23 +41,10 @@ def macs_of_operator(node: fx.Node) -> int:
 def macs_of_batch(model: nn.Module, batch: Batch) -> int:
     """Multiply-accumulates per sample of a network in evaluation mode, counted while it runs on a batch."""
     assert not model.training, "a network is counted as it is evaluated"
-    with _fixed(model), _counted() as counter:
+    # Without gradients: the counter's hooks fail on views that some networks hand to their layers.
+    with at_rest(model), torch.no_grad(), _counted() as counter:
         batch.call(model)
     return int(counter.get_total_flops()) // (2 * batch.size)
-
-
-@contextmanager
-def _fixed(model: nn.Module) -> Iterator[None]:
-    """Without gradients: the counter's hooks fail on views that some networks hand to their layers."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

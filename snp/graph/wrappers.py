@@ -10,7 +10,7 @@ from torch import nn
 
 from snp.graph.copies import copied
 
-__all__ = ["alike", "evaluated", "evaluated_copy", "unwrapped"]
+__all__ = ["alike", "at_rest", "evaluated", "evaluated_copy", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -50,6 +50,19 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside the ``with`` block; those that did ask for one again behind it."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def alike(small: nn.Module, dense: nn.Module) -> nn.Module:

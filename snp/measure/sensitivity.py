@@ -8,14 +8,15 @@ e at one position causes. One backward pass over a few batches serves all layers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
+from snp.graph.wrappers import at_rest
 from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
 from snp.measure.readers import Reader
@@ -55,7 +56,8 @@ def measure_sensitivity(
     sums: dict[str, Tensor] = {}
     objective = objective or objective_of(model, batches)
     taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums))
-    with _weights_at_rest(model), taps, _backward_through_recurrent(model):
+    # Gradients of weights, which nobody asks for, would cost half of the backward pass.
+    with at_rest(model), taps, _backward_through_recurrent(model):
         for batch in batches:
             with torch.enable_grad():
                 objective.score(batch.call(model), batch, generator).backward()
@@ -72,19 +74,6 @@ def _refuse_not_finite(sums: Mapping[str, Tensor], readers: Mapping[str, Reader]
             f"gradients at the outputs of layer {readers[broken].module} hold NaN or infinite values: units can be "
             "chosen without them by prune.ordering='zca' with prune.cut='variance'"
         )
-
-
-@contextmanager
-def _weights_at_rest(model: nn.Module) -> Iterator[None]:
-    """Gradients of weights, which nobody asks for, would cost half of the backward pass."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None]:
