@@ -64,7 +64,7 @@ def _shape(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if "view.default" in str(node.target):
         # Labels need not lie in memory as the activations do.
         return shadows[0].reshape(shadows[1])
-    labels = node.target(*shadows, **{k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)})
+    labels: Any = node.target(*shadows, **{k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)})
     labels = shared(labels) if isinstance(labels, Tensor) else labels
     if "channel_shuffle" in str(node.target):
         # The same places of every group go: what is left is then shuffled to the right places again.

@@ -31,8 +31,7 @@ class Tracer:
         positions: multiply-accumulates per weight element of the whole batch, for every weight read.
         aliases: every name of a module -> the first one.
         readings: how each of them is read.
-        buffers: those of them that are buffers.
-        depthwise: those of them that pass units on.
+        buffers, depthwise: those of them that are buffers, and those that pass units on.
         spatial: those of them that see more than one position at once.
         readers: names of the weights that read activations, in execution order.
         embeddings: names of the weights that are looked up.
@@ -118,8 +117,7 @@ class Tracer:
     def per_index(self, shadow: Tensor, dim: int) -> Tensor:
         """Labels along one dimension after tying all positions of the others, shape [size of dim]."""
         (small,) = compact(shadow)
-        small = small.expand([size if d == dim % small.ndim else -1 for d, size in enumerate(shadow.shape)])
-        rows = small.movedim(dim, 0).reshape(shadow.shape[dim], -1)
+        rows = small.movedim(dim, 0).reshape(small.shape[dim], -1).expand(shadow.shape[dim], -1)
         first = rows.gather(1, self.labels.is_blank(rows).int().argmin(dim=1, keepdim=True))
         self.labels.tie(first.expand_as(rows), rows)
         return first[:, 0]
