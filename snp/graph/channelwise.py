@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from snp.graph.aten import ALONG, PER_CHANNEL, REDUCING
+from snp.graph.branches import go_together_along
 from snp.graph.operators import constant_along, rule, unknown
 from snp.graph.traced import Parameter, module_running
 from snp.graph.tracer import Tracer
@@ -46,7 +47,7 @@ def _reduce(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     # What was filled with one value is another sum where units are gone.
     if shadow is None or over is None or bool(tracer.labels.is_blank(shadow).any()):
         return unknown(tracer, node, args)
-    if not all(constant_along(tracer, shadow, dim) for dim in over):
+    if not go_together_along(tracer, node, shadow, over):
         reason = f"{node.target} makes one value of many units, as a norm written out in operators does"
         tracer.freeze_inputs(args, reason)
         return tracer.constant_like(node, reason)
@@ -64,7 +65,7 @@ def _mix_along(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if shadow is None or bool(tracer.labels.is_blank(shadow).any()):
         return unknown(tracer, node, args)
     over = _dims(node, args, position, shadow.ndim)
-    if over is None or not all(constant_along(tracer, shadow, dim) for dim in over):
+    if over is None or not go_together_along(tracer, node, shadow, over):
         return unknown(tracer, node, args)
     for dim in over:
         shadow = shadow.narrow(dim, 0, 1)

@@ -99,6 +99,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     groups: list[UnitGroup] = []
     heads = head_units(tracer)
     of_heads = {root for units in heads for root in units.roots}
+    multiplied = {root for units in heads if units.kind in ("qk", "dims") for root in units.roots}
     order = {name: position for position, name in enumerate(tracer.readers)}
     evenness = Evenness(tracer)
     for signature, found in by_signature.items():
@@ -107,6 +108,8 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
         try:
             if not of_heads.isdisjoint(found):
                 units = group_of(heads, found)
+                if units is None and not multiplied.isdisjoint(found):
+                    raise ValueError(HEAD_DIMENSION)  # with some of the queries and keys only no mask would be right
             roots, num_partitions = _cuttable(tracer, evenness, keys, found, units)
         except ValueError as error:
             tracer.labels.freeze(torch.tensor(found), str(error))

@@ -22,7 +22,7 @@ from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.surgery import cut
 from snp.surgery.trial_cuts import confirm
-from tests.audit import randomise
+from tests.audit import audit, randomise
 from tests.graphs import ROWS, Net, analysed, conv, cut_anyhow, owned
 
 
@@ -270,3 +270,77 @@ def test_split_at_sizes_in_the_code_is_refused_with_a_reason() -> None:
     passed, refused = confirm(model, analyse(model, ROWS).groups, Batch.of(ROWS))
     assert passed == ()
     assert all("trial cut failed: the pruned network does not run" in reason for reason in refused.values())
+
+
+def selective(m: Any, x: Tensor) -> Tensor:
+    """Two branches, weighed against each other channel by channel, by weights made of their sum."""
+    branches = torch.stack([m.one(x), m.two(x)], dim=1)
+    weights = m.weigh(F.relu(m.squeeze(branches.sum(1).mean((2, 3)))))
+    weights = weights.view(len(x), 2, branches.shape[2], 1, 1).softmax(dim=1)
+    return (branches * weights).sum(dim=1)
+
+
+def test_branches_weighed_against_each_other_go_together() -> None:
+    """A channel of a selective kernel is one row of each branch, and two of what weighs them."""
+    model = Net(
+        lambda m, x: m.head(F.relu(selective(m, x)).mean((2, 3))),
+        one=conv(3, 8), two=conv(3, 8, 5), squeeze=nn.Linear(8, 6), weigh=nn.Linear(6, 16), head=nn.Linear(8, 4),
+    )  # fmt: skip
+    graph = cut_anyhow(model)
+    channels = next(group for group in graph.groups if group.num_units == 8)
+    assert not channels.is_stream
+    assert {m.tensor: m.width for m in channels.producers} == {"one.weight": 1, "two.weight": 1, "weigh.weight": 2}
+    assert {m.tensor for m in channels.consumers} == {"squeeze.weight", "head.weight"}
+    assert {group.num_units for group in graph.groups} == {8, 6}
+
+
+@pytest.mark.parametrize("reduce", [torch.amax, torch.mean, torch.sum])
+def test_stacked_identity_is_a_stream(reduce: Callable[..., Tensor]) -> None:
+    """Written as a reduction over a stack, what goes by a layer still goes by it."""
+    model = Net(
+        lambda m, x: m.head(F.relu(m.last(reduce(torch.stack([y := m.one(x), m.two(F.relu(y))]), dim=0))).mean((2, 3))),
+        one=conv(3, 8), two=conv(8, 8), last=conv(8, 6), head=nn.Linear(6, 4),
+    )  # fmt: skip
+    graph = cut_anyhow(model)
+    assert {group.num_units: group.is_stream for group in graph.groups} == {8: True, 6: False}
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: x - torch.stack([x, 2 * x], dim=1).sum((1, 2), keepdim=True)[:, 0],
+        lambda x: torch.stack([x, x.tanh()], dim=-1).softmax(1).sum(-1),
+        lambda x: x.reshape(len(x), 2, 4).mean(2).repeat_interleave(4, dim=1),
+    ],
+    ids=["all branches and units", "units of stacked branches", "neighbours"],
+)
+def test_norms_over_stacked_branches_freeze(mix: Callable[[Tensor], Tensor]) -> None:
+    """Whatever else is stacked: where units are mixed, none can go."""
+    model = Net(lambda m, x: m.head(mix(m.first(x))), first=nn.Linear(6, 8), head=nn.Linear(8, 4))
+    assert analysed(model, ROWS).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("read", "is_cut"),
+    [(lambda query: query.mean((1, 2)), True), (lambda query: query[:, 0].mean(1), False)],
+    ids=["all heads alike", "one head"],
+)
+def test_queries_that_another_layer_reads(read: Callable[[Tensor], Tensor], is_cut: bool) -> None:
+    """Their readers are cut with them; where that is so of some heads only, no mask of the group would be right."""
+
+    def attend(m: Any, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (m.query, m.key, m.value))
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=0.4).transpose(1, 2).flatten(2)
+        return m.head(F.relu(m.out(mixed).mean(1) + m.gate(read(query))))
+
+    layers = {"out": nn.Linear(8, 5), "gate": nn.Linear(4, 5), "head": nn.Linear(5, 3)}
+    model = randomise(Net(attend, **{name: nn.Linear(6, 8) for name in ("query", "key", "value")}, **layers))
+    batch = torch.randn(2, 7, 6)
+    graph = analyse(model, batch, ("ffn", "vo", "qk"))
+    found = [group for group in graph.groups if "query.weight" in {member.tensor for member in group.producers}]
+    assert [group.kind for group in found] == (["qk"] if is_cut else [])
+    assert all({member.tensor for member in group.consumers} == {"gate.weight"} for group in found)
+    assert "query.weight" in graph.frozen or is_cut
+    for group in graph.groups:
+        assert group.is_multiplied or audit(model, [group], batch) < 1e-5, group.name
+    assert confirm(model, graph.groups, Batch.of(batch), graph.attention)[1] == {}

@@ -176,7 +176,7 @@ class Turning(nn.Module):
             value = self.turned(value)
         mixed = self.out(F.scaled_dot_product_attention(query, key, value, scale=0.4).transpose(1, 2).flatten(2))
         if self.use == "queries twice":
-            mixed = mixed + self.gate(query.mean(1))
+            mixed = mixed + self.gate(query[:, 0])
         if self.use == "hidden units":
             mixed = mixed + self.further(self.turned(self.hidden(x)))
         return self.head(x + mixed)
