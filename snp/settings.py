@@ -1,4 +1,9 @@
-"""Which units go, what takes over what they did, and what follows from that: all options of a prune in one value."""
+"""What may be asked of a prune?  One validated set of options, the same for the library and the command line.
+
+Options, their defaults, limits and meaning are written here, in :mod:`snp.core.fit_settings` and in
+:mod:`snp.core.target_settings`, and nowhere else: docstrings are made of them, and ``conf/config.yaml``, which
+``--help`` shows, is held to them by a test.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,12 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from snp.core import cuts, orderings
+from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.settings.fit import FitSettings
-from snp.settings.target import TARGETS, TargetSettings
+from snp.core.target_settings import TARGETS, TargetSettings
 
-__all__ = ["PLANNERS", "PruneSettings"]
+__all__ = ["PLANNERS", "FitSettings", "PruneSettings", "TargetSettings"]
 
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
 _OBJECTIVES = ("auto", "kl", "squared")
