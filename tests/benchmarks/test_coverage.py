@@ -144,3 +144,13 @@ def test_peer_is_asked_the_same(checks: ModuleType) -> None:
     peer = __import__("coverage_peer")
     assert peer.examine_peer(checks.Network("timm", "resnet", "resnet10t"))["status"] == "passed"
     assert torch.is_grad_enabled()
+
+
+def test_sizes_that_are_published_need_no_memory(checks: ModuleType) -> None:
+    """DistilBERT by hand: of each block's 12 w^2 products 8 w^2 are hidden units', and attention's come on top."""
+    sizes = __import__("coverage_sizes")
+    assert set(sizes.LEFT_OUT) < set(sizes.suite.BUILDERS)
+    assert all(parameter.is_meta for parameter in sizes.network_of("distilbert").parameters())
+    width, tokens = 768, sizes.TOKENS
+    wanted = 8 * width**2 * (1 - 1 / 3072) / (12 * width**2 + 2 * tokens * width)
+    assert sizes.share_of("distilbert") == pytest.approx((wanted, wanted), rel=1e-6)
