@@ -5,7 +5,8 @@ So the chosen network is cut (weights are not fitted yet, time does not depend o
 dense one. Where that differs from the budget by more than one percent of the dense time, the table learns what was
 measured, and the level of the cut is sought again, at most six times. Time does not fall evenly with the units (kernels
 like some widths better than others), so each measurement narrows the search between those before. While all are too
-slow, less is aimed at, and of all networks that were timed the slowest one within the budget is taken.
+slow, less is aimed at, for six further times if need be and in larger steps, and of all networks that were timed the
+slowest one within the budget is taken.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["checked_by_clock"]
 
 _MOST_ROUNDS = 6
 _LOWER = 0.05  # of the budget, for each network beyond the first one that was too slow
+_FAR_LOWER = 0.2  # and for each beyond those that are timed in any case
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,30 @@ def checked_by_clock(
     """
     share_of, share = share_of or _clock(subject, settings), settings.target.share
     timed: list[_Timed] = []
-    for _ in range(_MOST_ROUNDS):
-        known = [list(problem.costs.dense), *(found.selection.kept for found in timed)]
-        if selection.allocation is None or selection.kept in known:
+    for number in range(2 * _MOST_ROUNDS):
+        is_known = selection.kept in [list(problem.costs.dense), *(found.selection.kept for found in timed)]
+        is_over = is_known or number >= _MOST_ROUNDS
+        if selection.allocation is None or (is_over and (_within(timed, share) or not timed)):
             break
-        timed.append(_Timed(selection, share_of(_cut(subject, selection))))
-        problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
+        if not is_known:
+            timed.append(_Timed(selection, share_of(_cut(subject, selection))))
+            problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
+        aimed = settings if number == 0 or _within(timed, share) else _aimed_lower(settings, number)
         try:
-            aimed = settings if _within(timed, share) else _aimed_lower(settings, len(timed) - 1)
             selection = use_up(problem, aimed, moved(problem, aimed, selection))
         except ValueError:
-            if not _within(timed, share):
+            if aimed is settings and not _within(timed, share):
                 raise
-            break
+            break  # what is out of reach is the lower aim
     return _best(problem, settings, timed) if timed else (problem, selection)
 
 
 def _aimed_lower(settings: PruneSettings, num_missed: int) -> PruneSettings:
-    return replace(settings, target_latency=settings.target.share * (1 - _LOWER) ** num_missed)
+    far = max(0, num_missed - _MOST_ROUNDS + 1)
+    factor: float = (1 - _LOWER) ** (num_missed - far) * (1 - _FAR_LOWER) ** far
+    return replace(settings, target_latency=settings.target.share * factor)
 
 
 def _within(timed: Sequence[_Timed], share: float) -> list[_Timed]:
