@@ -30,7 +30,7 @@ def draw_fronts(runs: Runs, path: str | Path) -> Path:
     figure, axes = panels(1, len(COSTS), width=3.6, height=3.2)
     for axis, cost in zip(axes, COSTS, strict=True):
         _draw(axis, runs, cost)
-        axis.set_xlabel(f"{COSTS[cost]} left (%)", fontsize=8.5)
+        axis.set_xlabel(COSTS[cost], fontsize=8.5)
     axes[0].set_ylabel(AXES[runs.score], fontsize=8.5)
     # Below the panels, where it covers no point.
     handles, labels = axes[0].get_legend_handles_labels()

@@ -67,7 +67,7 @@ def _front(runs: Runs, cost: str) -> go.Figure | None:
     if dense:
         figure.add_trace(_dense(dense))
     figure.update_layout(**_layout(340), showlegend=False)
-    figure.update_xaxes(title=f"{COSTS[cost]} left (%)", **_GRID)
+    figure.update_xaxes(title=COSTS[cost], **_GRID)
     figure.update_yaxes(title=_AXES[runs.score], **_GRID)
     return figure
 

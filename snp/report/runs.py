@@ -17,8 +17,8 @@ from snp.report.stages import read_stages, score_of
 
 __all__ = ["COSTS", "Runs", "read_runs"]
 
-# Name of a share of the dense network's cost, and its title.
-COSTS = {"macs": "MACs", "params": "parameters", "latency": "time of a pass, in turns"}
+# Name of a cost, and the title of what is left of it, as a share of the dense network's.
+COSTS = {"macs": "MACs left (%)", "params": "parameters left (%)", "latency": "time of a pass left, in turns (%)"}
 # Named by the line's own words, by the point on it, or not chosen by anyone.
 _NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "level", "samples", "dry_run"}
 _LONG = 26  # of a name beside a figure, letters
