@@ -53,8 +53,7 @@ class Moments:
         total = Moments.zeros(samples_NC.shape[1], samples_NC.device)
         for chunk in samples_NC.split(_CHUNK_ROWS):
             rows = chunk.to(product_dtype)
-            second, first = (rows.T @ rows).double(), rows.sum(dim=0).double()
-            total = total + Moments(second, first, len(rows))
+            total = total + Moments((rows.T @ rows).double(), rows.sum(dim=0).double(), len(rows))
         if not bool(torch.isfinite(total.second.diagonal()).all()):
             raise ValueError(NOT_FINITE)
         return total
@@ -114,9 +113,8 @@ class CrossMoments:
 
     def zeros_like(self) -> CrossMoments:
         """Moments of no samples of the same inputs and targets."""
-        inputs = Moments.zeros(self.cross.shape[1], self.cross.device)
-        cross, target, energy = (torch.zeros_like(part) for part in (self.cross, self.target, self.energy))
-        return CrossMoments(inputs, cross, target, energy)
+        parts = (torch.zeros_like(part) for part in (self.cross, self.target, self.energy))
+        return CrossMoments(Moments.zeros(self.cross.shape[1], self.cross.device), *parts)
 
     def __add__(self, other: CrossMoments) -> CrossMoments:
         return CrossMoments(

