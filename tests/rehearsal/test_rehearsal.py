@@ -45,6 +45,23 @@ def test_every_documented_command_is_rehearsed() -> None:
         assert bool(manner.reason) == (manner.how != "run"), manner
 
 
+def test_no_name_of_the_page_is_left_in_a_command_that_runs() -> None:
+    """FOLDER, PATH and FILE stand for what a reader has: a rehearsal puts its material there."""
+    left = []
+    for one in asked("run"):
+        manner = manner_of(one.text)
+        assert manner is not None
+        if re.search(r"\b(FOLDER|PATH|FILE|RUN|RUN_DIR|NAME)\b", _replaced(one.text, manner)):
+            left.append(str(one))
+    assert left == []
+
+
+def _replaced(command: str, manner: Manner) -> str:
+    for name, value in manner.words.items():
+        command = command.replace(name, value)
+    return command
+
+
 class Workplace:
     """A copy of the repository, and what commands work on."""
 
@@ -55,9 +72,7 @@ class Workplace:
 
     def words(self, command: str, manner: Manner) -> list[str]:
         """The command as it is started: this Python, and small data in place of the page's names."""
-        for name, value in manner.words.items():
-            command = command.replace(name, value.format(**self.material))
-        words = shlex.split(f"{command} {manner.more}")
+        words = shlex.split(f"{_replaced(command, manner)} {manner.more}".format(**self.material))
         if words[0] == "python":
             return [sys.executable, *words[1:]]
         if words[0] == "torchrun":
