@@ -106,11 +106,13 @@ def _hook(seen: dict[str, list[Tensor]], name: str, channels: Tensor | None) -> 
         weight: Any = module.weight
         rows = values.movedim(1 if weight.ndim > 2 and values.ndim == weight.ndim else -1, -1)
         rows = rows.reshape(-1, rows.shape[-1])
-        most = max(16, _MOST_VALUES // max(rows.shape[1], 1))
+        chosen = channels if channels is not None and rows.shape[1] > len(channels) else None
+        # By the channels that are looked at: the dense network and the small one are looked at in the same positions.
+        most = max(16, _MOST_VALUES // max(rows.shape[1] if chosen is None else len(chosen), 1))
         if len(rows) > most:
             rows = rows[torch.linspace(0, len(rows) - 1, most).long().to(rows.device)]
-        if channels is not None and rows.shape[1] > len(channels):
-            rows = rows.index_select(1, channels.to(rows.device))
+        if chosen is not None:
+            rows = rows.index_select(1, chosen.to(rows.device))
         seen.setdefault(name, []).append(rows.clone())
 
     return hook

@@ -70,6 +70,13 @@ def test_a_wrong_cut_is_seen_behind_every_scale(name: str) -> None:
     assert result.check < 1e-9
 
 
+def test_large_maps_are_looked_at_in_the_same_positions() -> None:
+    """More values than are kept of a layer's input: what is right is cut there, too, and what is wrong is seen."""
+    result = snp.inspect(with_mean(0.0), images(1, 370))
+    refused = {group.name for group in result.groups if group.frozen}
+    assert refused == {"a"}
+
+
 def test_a_wrong_permutation_of_one_layers_input_is_seen_where_nothing_reads_it_on() -> None:
     """Zero weights behind a wrong cut: outputs are equal, what the layer gets is not."""
     torch.manual_seed(0)
