@@ -57,7 +57,7 @@ class PruneSettings(TargetSettings, FitSettings):
         "calibration samples, without labels",
     )
     tune_epochs: int = option(20, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
-    tune_rate: float = option(0.005, "learning rate of reconstruct=tuned at its peak", gt=0)
+    tune_rate: float = option(0.01, "learning rate of reconstruct=tuned at its peak", gt=0)
     tune_views: Literal["auto", "both", "mirror", "shift", "none"] = option(
         "auto",
         "how reconstruct=tuned shows images anew: mirrored, shifted; auto: as the dense network sees the same in them",

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from snp.core.sums import ALONE, Sums
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
+from snp.fit.tuning.samples import held_back, without
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.readers import readers_to_fit
+from snp.measure.views import without_mirrored
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.settings import PruneSettings
@@ -56,7 +58,8 @@ def realise(
         problem: its moments; its progress is told of the stages.
         plan: the units that stay.
         settings: how weights are fitted.
-        inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
+        inputs: calibration inputs on the model's device, for ``calibration="sequential"``; those that tuning is judged
+            by are left out where the network will be tuned.
         sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
@@ -95,5 +98,8 @@ def _in_sequence(
 
     wanted = ToFit(readers, kept, start, silent_rows(plan))
     mirrored = plan.settings.get("mirrored") is True
+    if settings.is_tuned and settings.tune_epochs:
+        images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
+        inputs = without(inputs, held_back(subject.model, images, settings.seed))
     with problem.progress.stage("fit weights", len(readers)):
         return fit_in_sequence(subject, inputs, wanted, settings.fit, sums, problem.progress, mirrored=mirrored)
