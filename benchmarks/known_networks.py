@@ -3,7 +3,9 @@
 ``deit_tiny``: DeiT-tiny on the CIFAR-10 copies (``--deit``, weights for images of 32 pixels in patches of 4), accuracy.
 ``dinov2``: DINOv2 ViT-S/14 (``--dino``, from ``real_weights/dinov2.py``) on the same copies at 98 pixels; how well the
 nearest training images by its features name the class of a test image, and the cosine of features to the dense ones.
-A share of the feed-forward layers' parameters goes; with ``--structures ffn,vo,qk`` so many, from attention, too.
+Of these a share of the feed-forward layers' parameters goes; with ``--structures ffn,vo,qk`` so many, from attention,
+too. ``hed``: edges by the features of VGG-16 (``--hed``, from ``real_weights/hed.py``) on pictures of the ImageNet
+sample, a share of the MACs, the error of the map.
 """
 
 from __future__ import annotations
@@ -15,55 +17,65 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from against_dense import MapError, Neighbours
 from harness import Batches, accuracy, arguments_of, existing, in_memory, print_provenance, print_table
-from opt_perplexity import MEANS_FOLDED, METHODS, Bench
+from opt_perplexity import MEANS_FOLDED, Bench
+from opt_perplexity import METHODS as OF_LANGUAGE
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 import snp
 from snp import models
+from snp.data.base import ImageData
 from snp.data.cifar10 import Cifar10
+from snp.data.image_folder import ImageFolder
 from snp.graph.batches import Batch
 from snp.measure.outputs import objective_of
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-# The protocol of DINO: nearest neighbours by the cosine of features, weighed by exp(cosine / temperature).
-NUM_NEIGHBOURS, TEMPERATURE = 20, 0.07
-DINO_SIZE = 98
+METHODS = {**OF_LANGUAGE, "SNP, the paper's form": {"preset": "paper"}}
+DINO_SIZE, HED_SIZE = 98, 128
 
 
 def rows_of(
-    model: nn.Module, batches: list[Tensor], options: argparse.Namespace, cell: Callable[[nn.Module], str]
+    model: nn.Module,
+    batches: list[Tensor],
+    options: argparse.Namespace,
+    target: Callable[[float], dict[str, float]],
+    cell: Callable[[nn.Module], str],
 ) -> list[list[str]]:
-    """A row per set of structures and method, a column per share of the feed-forward layers' parameters removed.
+    """A row per set of structures and method, a column per share removed.
 
     Args:
         model: dense.
         batches: calibration samples.
         options: structures, methods and shares.
+        target: of a share that is removed, as an option of :func:`snp.prune`.
         cell: what stands in the table of a pruned network.
     """
     rows = []
-    of_all = feed_forward_share(model)
     for structures in options.structures:
         bench = Bench(model, batches, structures.split(","))
         for method in options.methods:
             row = [method if len(options.structures) == 1 else f"{method}: {structures.replace(',', ', ')}"]
             for removed in options.removed:
                 started = time.process_time()
-                target = 1 - removed * of_all
                 if method in MEANS_FOLDED:
-                    small = bench.pruned(method, target_params=target)
+                    small = bench.pruned(method, **target(removed))
                 else:  # as anybody calls it, with all that the library does on its own
-                    options_of_method = {"structures": bench.structures, "seed": options.seed, **METHODS[method]}
-                    small = snp.prune(model, batches, target_params=target, **options_of_method).model
+                    chosen = {"structures": bench.structures, "seed": options.seed, **METHODS[method]}
+                    small = snp.prune(model, batches, **chosen, **target(removed)).model
                 seconds = time.process_time() - started
                 row.append(cell(small))
                 print(f"{removed:.0%} {row[0]}: {row[-1]}, pruned in {seconds:.0f} s", file=sys.stderr, flush=True)
             rows.append(row)
     return rows
+
+
+def of_feed_forward(model: nn.Module) -> Callable[[float], dict[str, float]]:
+    """The target that removes a share of the parameters of a vision transformer's feed-forward layers."""
+    return lambda removed: {"target_params": 1 - removed * feed_forward_share(model)}
 
 
 def feed_forward_share(model: nn.Module) -> float:
@@ -72,11 +84,16 @@ def feed_forward_share(model: nn.Module) -> float:
     return hidden / sum(parameter.numel() for parameter in model.parameters())
 
 
-def spread_over(images: Cifar10, part: str, count: int) -> Batches:
+def spread_over(images: ImageData, part: str, count: int) -> Batches:
     """About so many samples of a part, evenly spread: folders lie one class after the other."""
     samples = images.seen(part, training=False)
     chosen = Subset(samples, range(0, len(samples), max(1, len(samples) // count)))
     return in_memory(DataLoader(chosen, batch_size=128))
+
+
+def num_of(batches: Batches) -> int:
+    """Samples."""
+    return sum(len(labels) for _, labels in batches)
 
 
 def cifar10(options: argparse.Namespace, size: int) -> tuple[Cifar10, list[Tensor]]:
@@ -100,9 +117,9 @@ def of_deit_tiny(options: argparse.Namespace) -> None:
         found = accuracy(network, test)
         return f"{found:.2f} ({found / dense:.3f})"
 
-    rows = rows_of(model, batches, options, cell)
+    rows = rows_of(model, batches, options, of_feed_forward(model), cell)
     print(f"\nDeiT-tiny on the CIFAR-10 copies: accuracy in percent (share of dense {dense:.2f})")
-    print_rows(rows, model, options, sum(len(labels) for _, labels in test))
+    print_rows(rows, model, options, num_of(test))
 
 
 def print_rows(rows: list[list[str]], model: nn.Module, options: argparse.Namespace, num_test: int) -> None:
@@ -111,55 +128,6 @@ def print_rows(rows: list[list[str]], model: nn.Module, options: argparse.Namesp
     print(f"with a share of the feed-forward layers' parameters removed, which are {of_all:.0%} of all;")
     print(f"{options.samples} calibration images, {num_test} test images")
     print_table(["method", *(f"{removed:.0%}" for removed in options.removed)], rows)
-
-
-class Neighbours:
-    """Do the nearest images of a bank name the class of a test image, by the features of one network?
-
-    Args:
-        bank: images whose classes are known.
-        test: images whose classes are asked for.
-        dense: the network that features are compared with.
-    """
-
-    def __init__(self, bank: Batches, test: Batches, dense: nn.Module) -> None:
-        self._bank, self._test = bank, test
-        self._wanted = features(dense, test)
-        self.dense = self._percent(features(dense, bank), self._wanted)
-
-    def of(self, network: nn.Module) -> tuple[float, float]:
-        """Accuracy in percent, and mean cosine of the test images' features to the dense network's."""
-        found = features(network, self._test)
-        cosine = float(F.cosine_similarity(found, self._wanted).mean())
-        return self._percent(features(network, self._bank), found), cosine
-
-    def _percent(self, bank: Tensor, test: Tensor) -> float:
-        held, asked = (torch.cat([labels for _, labels in batches]) for batches in (self._bank, self._test))
-        return 100 * float((nearest_class(bank, held, test) == asked).double().mean())
-
-
-def nearest_class(bank: Tensor, labels: Tensor, test: Tensor) -> Tensor:
-    """The class of every test row that the nearest rows of the bank vote for, as DINO (arXiv 2104.14294) does it.
-
-    Args:
-        bank: features [B, width], at least 20 rows.
-        labels: their classes, int64 [B].
-        test: features [T, width].
-
-    Returns:
-        Classes, int64 [T].
-    """
-    cosines, places = (F.normalize(test) @ F.normalize(bank).T).topk(NUM_NEIGHBOURS)
-    votes = torch.zeros(len(test), int(labels.max()) + 1)
-    return votes.scatter_add_(1, labels[places], (cosines / TEMPERATURE).exp()).argmax(dim=1)
-
-
-def features(network: nn.Module, batches: Batches) -> Tensor:
-    """What a network gives out for images, [N, width]."""
-    with torch.inference_mode():
-        return torch.cat(
-            [network(pixels[start : start + 16]) for pixels, _ in batches for start in range(0, len(pixels), 16)]
-        )
 
 
 def of_dinov2(options: argparse.Namespace) -> None:
@@ -176,17 +144,38 @@ def of_dinov2(options: argparse.Namespace) -> None:
         percent, cosine = neighbours.of(network)
         return f"{percent:.1f} ({percent / neighbours.dense:.3f}), {cosine:.3f}"
 
-    rows = rows_of(model, batches, options, cell)
+    rows = rows_of(model, batches, options, of_feed_forward(model), cell)
     print(
         "\nDINOv2 ViT-S/14, tuned for saliency, on the CIFAR-10 copies at 98 pixels: accuracy in percent of 20 nearest"
     )
     print(
         f"neighbours among {options.bank} training images (share of dense {neighbours.dense:.1f}), cosine of features"
     )
-    print_rows(rows, model, options, sum(len(labels) for _, labels in test))
+    print_rows(rows, model, options, num_of(test))
 
 
-NETWORKS = {"deit_tiny": of_deit_tiny, "dinov2": of_dinov2}
+def of_hed(options: argparse.Namespace) -> None:
+    """Squared error of the map of edges."""
+    from real_weights import hed
+
+    root = existing(options.data, "--data") / "imagenet_sample"
+    images = ImageFolder(str(root), num_workers=0, test_fraction=0.5, val_fraction=0.0)
+    images.configure(HED_SIZE, hed.MEAN, hed.STD, "bilinear", 1.0)
+    batches = [pixels for pixels, _ in images.calibration_dataloader(options.samples, options.seed)]
+    model = hed.network(existing(options.hed, "--hed"))
+    test = spread_over(images, "test", options.images)
+    error = MapError(test, model)
+    print(f"objective: {objective_of(model, Batch.all(batches))}", file=sys.stderr)
+    rows = rows_of(
+        model, batches, options, lambda removed: {"target_macs": 1 - removed}, lambda small: f"{error.of(small):.3f}"
+    )
+    print(f"\nHED, on VGG-16, pictures of ImageNet at {HED_SIZE} pixels: squared error of the map of edges beside its")
+    print("variance, with a share of the MACs removed;")
+    print(f"{options.samples} calibration pictures, {num_of(test)} test pictures")
+    print_table(["method", *(f"{removed:.0%}" for removed in options.removed)], rows)
+
+
+NETWORKS = {"deit_tiny": of_deit_tiny, "dinov2": of_dinov2, "hed": of_hed}
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -200,6 +189,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bank", type=int, default=2000, help="training images that are neighbours of dinov2")
     parser.add_argument("--deit", type=Path, help="weights of DeiT-tiny, safetensors")
     parser.add_argument("--dino", type=Path, help="weights of DINOv2 ViT-S/14, safetensors")
+    parser.add_argument("--hed", type=Path, help="weights of HED, safetensors")
     parser.add_argument("--structures", nargs="+", default=["ffn"], help="sets of structures to cut, with commas")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration samples")
     return parser.parse_args(words)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
-from snp.fit.reads import Read
-from snp.fit.regression import fitted, fitted_behind_rectifier, ridges_of
+from snp.fit.reads import Read, mean_behind, own_name
+from snp.fit.rectified import fitted_behind_rectifier
+from snp.fit.regression import LeastSquares, fitted, ridges_of
 from snp.fit.rows import Rows
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
@@ -53,22 +53,28 @@ class LayerFit:
             return self.networks.tensors[name]
         return None if self.read.bias is None else self.networks.current[self.read.bias][batch]
 
-    def outputs(self, tail: Tail | None, settings: FitSettings) -> None:
-        """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them."""
+    def outputs(self, tail: Tail | None, settings: FitSettings) -> bool:
+        """Fit the dense network's outputs, with what a residual stream behind the layer is missing added to them.
+
+        Returns whether the samples are too few to determine the fit beyond doubt.
+        """
         networks, dense = self.networks, self._rows
-        bias_name, mean_name = _own(networks, self.read.bias), _own(networks, _mean_behind(self.node))
+        bias_name, mean_name = own_name(networks, self.read.bias), own_name(networks, mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
-        folded, shifts = [], []
+        folded, shifts, is_scarce = [], [], False
         for number, (rows, block) in enumerate(self._blocks()):
-            weight, shift = self._fitted(rows[:, block.kept], tail, number, block, settings, affine)
+            problem = self._problem(rows[:, block.kept], tail, number, block, settings, affine)
+            weight, shift = self._solution(problem, tail, number, block)
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
+            is_scarce |= problem.is_scarce
         shift = torch.cat(shifts)
         self._change(torch.cat(folded).reshape(dense.shape))
         if affine and bias_name is not None:
             networks.change(bias_name, networks.tensors[bias_name] + shift.to(dense))
         elif affine and mean_name is not None:
             networks.change(mean_name, networks.tensors[mean_name] - shift.to(dense))
+        return is_scarce
 
     @property
     def _rows(self) -> Tensor:
@@ -94,7 +100,7 @@ class LayerFit:
         """The channels of one block."""
         return values.chunk(self.reader.num_blocks, dim)[number]
 
-    def _fitted(
+    def _problem(
         self,
         weight: Tensor,
         tail: Tail | None,
@@ -102,10 +108,13 @@ class LayerFit:
         block: Block,
         settings: FitSettings,
         affine: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Weight [O / B, K] and offset of one block."""
+    ) -> LeastSquares:
+        """Of one block, from its weight [O / B, K]."""
         ridges = ridges_of(settings.ridge, of_tokens=self.reads_tokens)
-        problem = fitted(weight, self._output_rows(tail, number, block), ridges, affine, self.networks.sums)
+        return fitted(weight, self._output_rows(tail, number, block), ridges, affine, self.networks.sums)
+
+    def _solution(self, problem: LeastSquares, tail: Tail | None, number: int, block: Block) -> tuple[Tensor, Tensor]:
+        """Weight [O / B, K] and offset of one block."""
         if tail is None or not tail.rectifies:
             return problem.solution()
         scale = tail.scale.chunk(self.reader.num_blocks)[number]
@@ -144,15 +153,18 @@ class LayerFit:
         scale = self.reader.token_scale(dense, self._counted(inputs, batch))
         return None if scale is None else scale.reshape(-1)
 
-    def inputs(self, settings: FitSettings) -> None:
-        """Rebuild the layer's inputs instead of its outputs: one transfer for all positions of a kernel."""
-        dense, folded, ridges = self._rows, [], ridges_of(settings.ridge, of_tokens=False)
+    def inputs(self, settings: FitSettings) -> bool:
+        """Rebuild the layer's inputs instead, one transfer for all positions of a kernel; as :meth:`outputs`."""
+        dense, folded, ridges, is_scarce = self._rows, [], ridges_of(settings.ridge, of_tokens=False), False
         for number, (rows, block) in enumerate(self._blocks()):
             selector = torch.eye(block.reader.num_columns, dtype=torch.float64, device=self.kept.device)
             rows_of = self._input_rows(number, block)
-            transfer, _ = fitted(selector[:, block.kept], rows_of, ridges, False, self.networks.sums).solution()
+            problem = fitted(selector[:, block.kept], rows_of, ridges, False, self.networks.sums)
+            transfer, _ = problem.solution()
+            is_scarce |= problem.is_scarce
             folded.append(fold(rows, transfer, block.kept))
         self._change(torch.cat(folded).reshape(dense.shape))
+        return is_scarce
 
     def _input_rows(self, number: int, block: Block) -> Iterable[Rows]:
         current, dense = self.networks.current[self.read.source], self.networks.dense[self.read.source]
@@ -178,17 +190,3 @@ class LayerFit:
 
 def _along(bias: Tensor, values: Tensor, dim: int) -> Tensor:
     return bias.reshape([-1 if index == dim % values.ndim else 1 for index in range(values.ndim)])
-
-
-def _own(networks: TwoNetworks, node: Any) -> str | None:
-    """Name of the tensor a node stands for, unless others read it, too: they do not want it changed."""
-    name = networks.name_of(node)
-    return name if name is not None and networks.num_reads(name) == 1 else None
-
-
-def _mean_behind(node: fx.Node) -> Any:
-    """Running mean of the normalisation that alone reads a layer's output: subtracting from it adds to the output."""
-    users = list(node.users)
-    if len(users) == 1 and "batch_norm" in str(users[0].target) and users[0].args[0] is node:
-        return users[0].args[3]
-    return None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.at_outputs import Candidates, Outputs, Tensors, is_few
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.fit.tuning.samples import held_back, without
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
+from snp.measure.moments import MomentCollector
+from snp.measure.outputs import objective_of
 from snp.measure.readers import readers_to_fit
 from snp.measure.views import without_mirrored
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
+from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
@@ -70,7 +75,7 @@ def realise(
     if not settings.reconstruct:
         fits = Fits(masked_weights(subject.model, plan))
     elif settings.is_sequential:
-        fits = _in_sequence(subject, problem, plan, settings, inputs, sums)
+        fits = _Fitting(subject, problem, plan, settings, sums).best(inputs)
     else:
         fits = Fits(fitted_jointly(subject.model, problem, plan, settings.ridge))
     with problem.progress.stage("cut and check"):
@@ -82,24 +87,71 @@ def realise(
     return Realised(small, difference, fits.samples)
 
 
-def _in_sequence(
-    subject: Subject,
-    problem: Problem,
-    plan: PruningPlan,
-    settings: PruneSettings,
-    inputs: Sequence[Batch],
-    sums: Sums,
-) -> Fits:
-    readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings.fit)
-    kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """How the readers of a plan are fitted, on whatever samples."""
 
-    def start(name: str) -> Tensor:
-        return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
+    subject: Subject
+    problem: Problem
+    plan: PruningPlan
+    settings: PruneSettings
+    sums: Sums
 
-    wanted = ToFit(readers, kept, start, silent_rows(plan))
-    mirrored = plan.settings.get("mirrored") is True
-    if settings.is_tuned and settings.tune_epochs:
-        images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
-        inputs = without(inputs, held_back(subject.model, images, settings.seed))
-    with problem.progress.stage("fit weights", len(readers)):
-        return fit_in_sequence(subject, inputs, wanted, settings.fit, sums, problem.progress, mirrored=mirrored)
+    def best(self, inputs: Sequence[Batch]) -> Fits:
+        """The fit in sequence, if nothing else serves the outputs better."""
+        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings.fit)
+        inputs = self._not_judged_by(inputs)
+        with self.problem.progress.stage("fit weights", len(readers)):
+            found = self._in_sequence(self.problem, inputs)
+            if self.settings.ridge is not None or not found.tensors:
+                return found
+            return replace(found, tensors=dict(self._best(found, inputs)))
+
+    def _not_judged_by(self, inputs: Sequence[Batch]) -> Sequence[Batch]:
+        """Without the samples that tuning will be judged by."""
+        if not (self.settings.is_tuned and self.settings.tune_epochs):
+            return inputs
+        images = [without_mirrored(batch) for batch in inputs] if self.is_mirrored else inputs
+        return without(inputs, held_back(self.subject.model, images, self.settings.seed))
+
+    def _best(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
+        """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
+        model, group = self.subject.model, 1 + self.is_mirrored
+        outputs = Outputs(model, objective_of(model, inputs, self.settings.objective), self.sums, group)
+        deleted = masked_weights(model, self.plan)
+        num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
+        if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
+            if outputs.serves(Candidates(deleted, (found.tensors,)), inputs):
+                return found.tensors
+            return outputs.best(Candidates(deleted, (found.tensors, self._jointly(self.problem))), inputs)
+        candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
+        return outputs.best_of_few(candidates, inputs, lambda some: self._candidates(deleted, some))
+
+    def _candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
+        """The fits, of some samples alone."""
+        with torch.no_grad(), MomentCollector(self.subject.model, self.subject.readers) as collector:
+            for batch in some:
+                collector.measure(batch)
+        problem = replace(self.problem, moments=collector.moments, progress=Progress())
+        return Candidates(deleted, (self._in_sequence(problem, some).tensors, self._jointly(problem)))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Is every second sample the mirrored image of the one before?"""
+        return self.plan.settings.get("mirrored") is True
+
+    def _jointly(self, problem: Problem) -> Tensors:
+        silent = replace(problem, progress=Progress())
+        return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
+
+    def _in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
+        subject, plan, settings = self.subject, self.plan, self.settings
+        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings.fit)
+        kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
+
+        def start(name: str) -> Tensor:
+            return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
+
+        wanted = ToFit(readers, kept, start, silent_rows(plan))
+        mirrored = self.is_mirrored
+        return fit_in_sequence(subject, inputs, wanted, settings.fit, self.sums, problem.progress, mirrored=mirrored)

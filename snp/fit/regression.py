@@ -1,8 +1,8 @@
-"""Which weights fit the samples of all batches of all processes, and how far behind a rectifier?"""
+"""Which weights fit the samples of all batches of all processes?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +10,14 @@ from torch import Tensor
 
 from snp.core.dual_least_squares import SampleEquations
 from snp.core.least_squares import MomentEquations, best_of
-from snp.core.rectified import rectified_target
 from snp.core.sums import Sums
 from snp.fit.rows import Base, Parts, Rows, is_held_back
 
-__all__ = ["LeastSquares", "fitted", "fitted_behind_rectifier", "ridges_of"]
+__all__ = ["LeastSquares", "Movement", "fitted", "ridges_of"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 # What chance adds to a fit of tokens in one block is the next one's target: held-back ones may ask for next to nothing.
 _RIDGES_OF_TOKENS = (*_RIDGES, 1.0, 10.0)
-# Of least squares on targets that take the rectifier into account; more gain next to nothing.
-_ROUNDS = 4
 # Samples per column that determine a fit beyond doubt.
 _MANY = 8
 
@@ -49,6 +46,11 @@ class LeastSquares:
     base: Base
     count: int
     starts: dict[int, int] | None = None
+
+    @property
+    def is_scarce(self) -> bool:
+        """Are the samples too few beside the columns to determine the fit beyond doubt?"""
+        return _is_scarce(self.count, self.base.weight)
 
     def solution(self) -> tuple[Tensor, Tensor]:
         """Weights [O, K] and offset [O]."""
@@ -119,12 +121,16 @@ def fitted(
     return _from_moments(parts, ridges, affine, sums)
 
 
+def _is_scarce(count: int, columns: Tensor) -> bool:
+    return count < _MANY * columns.shape[-1]
+
+
 def _serves(error: Tensor, unfitted: Tensor, num_held: int, columns: Tensor, count: int) -> bool:
     """Is a fit beyond doubt, or does it serve held-back samples better than its start, not just by chance?
 
-    Samples are beyond doubt where there are many beside the columns; chance is one in the number held back.
+    Chance is one in the number held back.
     """
-    if count >= _MANY * columns.shape[-1]:
+    if not _is_scarce(count, columns):
         return True
     return num_held > 0 and bool(error < unfitted * (1 - 1 / max(num_held, 2)))
 
@@ -163,38 +169,3 @@ def _from_moments(parts: Parts, ridges: Sequence[float], affine: bool, sums: Sum
     equations = MomentEquations(None, found + held, affine=affine)
     equations.factor(ridge)
     return LeastSquares(equations, parts.base, count)
-
-
-def fitted_behind_rectifier(
-    problem: LeastSquares,
-    batches: Callable[[int, int], Iterable[Rows]],
-    scale_O: Tensor,
-    bounds: tuple[float, float],
-    sums: Sums,
-) -> tuple[Tensor, Tensor]:
-    """Weights [O, K] and offset [O] whose outputs are right behind a rectifier.
-
-    Every round looks at another part of the batches: how far targets move is a mean over many samples, and all rounds
-    together cost one more pass.
-
-    Args:
-        problem: its solution is the start.
-        batches: (number of a part, number of parts) -> the rows of that part once more; all rows where there are
-            fewer batches than parts.
-        scale_O: of the affine map in front of the rectifier, shape [O].
-        bounds: of the rectifier.
-        sums: over all processes.
-    """
-    weight, shift = problem.solution()
-    for part in range(_ROUNDS):
-        rows_of_part = batches(part, _ROUNDS)
-        movements = (Movement(rows, _movement(rows, weight, shift, scale_O, bounds)) for rows in rows_of_part)
-        weight, shift = problem.moved(movements, sums)
-    return weight, shift
-
-
-def _movement(rows: Rows, weight: Tensor, shift: Tensor, scale_O: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """How far the targets of rows move when the rectifier behind them is heeded, shape [N, O]."""
-    assert rows.dense is not None
-    predicted = rows.inputs @ weight.T.to(rows.inputs) + shift.to(rows.inputs)
-    return rectified_target(rows.target, predicted, rows.dense, scale_O, *bounds) - rows.target

@@ -40,10 +40,12 @@ class Fits:
         tensors: name -> dense-shaped tensor of everything that changed: weights with zeros in cut columns, biases,
             statistics.
         samples: that there was memory for; of images mirrored ones do not count. 0 without a fit in sequence.
+        is_scarce: some layer had too few samples to determine its fit beyond doubt.
     """
 
     tensors: dict[str, Tensor]
     samples: int = 0
+    is_scarce: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,7 @@ def fit_in_sequence(
     networks.zero_rows(wanted.silent)
     fitter.count_reads(networks)
     networks.run()
-    return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples)
+    return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples, fitter.is_scarce)
 
 
 class _Fitter:
@@ -111,6 +113,7 @@ class _Fitter:
         self._readers, self._kept, self._start, self._progress = wanted.readers, wanted.kept, wanted.start, progress
         self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
+        self.is_scarce = False
 
     def count_reads(self, networks: TwoNetworks) -> None:
         """Note how often each weight is read: one read twice has no single set of inputs.
@@ -144,11 +147,11 @@ class _Fitter:
             return
         fit = LayerFit(networks, node, read, reader, self._kept[name], self._start if loses else None)
         if not reader.fits_outputs:
-            fit.inputs(self._settings)
+            self.is_scarce |= fit.inputs(self._settings)
             return
         # Statistics that are estimated anew later on would move what is aimed at here.
         rectify = self._settings.rectify and not self._reestimates
         tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
-        fit.outputs(tail, self._settings)
+        self.is_scarce |= fit.outputs(tail, self._settings)

@@ -40,10 +40,10 @@ class Tracer:
         convolutions, embeddings: names of the weights of convolutions, and of those that are looked up.
         streams: which sums are residual streams.
         products: multiply-accumulates of the whole example batch in products of units, and labels of their results.
-        fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
+        fixed_macs: those in products that no cut changes.
         given, is_given: nodes that depend on the network's inputs; is the one that runs one of them?
         alone, alone_macs: the parts of ``positions`` and ``fixed_macs`` of nodes that depend on no input.
-        structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
+        structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``.
         equal_sizes, whole_heads: queries, keys and values keep the same dimensions; heads are the units.
         calls: attention calls in execution order.
         scores: labels of attention scores -> their call.
@@ -74,14 +74,13 @@ class Tracer:
         self.sizes: list[tuple[str, str, Tensor]] = []
         self.calls, self.scores = list[Call](), dict[int, Call]()
         self.tables, self.turned = set[int](), list[Tensor]()
-        self.streams = Streams()
-        self.products, self.fixed_macs = list[tuple[int, Tensor]](), 0
+        self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor]](), 0
         self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 
     def again(self) -> None:
         """Forget what was counted, not what was tied: the graph is about to be run once more."""
-        counted = (self.positions, self.alone, self.scores, self.readers, self.calls, self.even, self.chunks)
-        for found in (*counted, self.splits, self.sizes, self.products, self.given):
+        parts = (self.even, self.chunks, self.splits, self.sizes, self.products)
+        for found in (*parts, self.positions, self.alone, self.scores, self.readers, self.calls, self.given):
             found.clear()
         self.fixed_macs = self.alone_macs = 0
 
@@ -92,8 +91,7 @@ class Tracer:
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
         """Labels of the indices of one dimension, shape [size * blocks], the same at every request."""
-        key = (parameter.name, dim)
-        if key not in self.dims:
+        if (key := (parameter.name, dim)) not in self.dims:
             self.dims[key] = self.labels.new(parameter.shape[dim] * num_blocks)
         return self.dims[key]
 

@@ -16,7 +16,7 @@ from snp.plan.plan import PruningPlan
 from snp.surgery.attention_fused import pick_places, resize
 from snp.surgery.module_sizes import recount, refresh
 
-__all__ = ["cut", "masked_weights", "silent_rows", "with_weights"]
+__all__ = ["cut", "masked_weights", "named_tensors", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -26,14 +26,14 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
     and thrown away, or a network that is too large to be there twice.
     """
     if share:
-        tensors = _named_tensors(model)
+        tensors = named_tensors(model)
         memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors.values()}
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
             memo[id(tensors[name])] = _in_place_of(tensors[name], value)
         return copy.deepcopy(model, memo)
     changed = copy.deepcopy(model)
-    tensors = _named_tensors(changed)
+    tensors = named_tensors(changed)
     with torch.no_grad():
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
@@ -41,7 +41,7 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
     return changed
 
 
-def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under all their names."""
     return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
 
@@ -103,13 +103,13 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
             f"the plan was made for a model of {plan.params['dense']:,} parameters, this one has {size:,}: give the "
             "dense model that the plan was made for"
         )
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in _named_tensors(model).values()} if share else {}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in named_tensors(model).values()} if share else {}
     small = copy.deepcopy(model, memo)
     keep: dict[str, dict[int, Tensor]] = {}
     for (name, dim), indices in plan.removed().items():
         if len(indices):
             keep.setdefault(name, {})[dim] = indices
-    tensors = _named_tensors(small)
+    tensors = named_tensors(small)
     replaced: dict[int, Tensor] = {}
     blocks = plan.blocks()
     for name, dims in keep.items():
@@ -164,7 +164,7 @@ def _scale_queries(
 
 def _tensors_of_layer(model: nn.Module, weight: str) -> list[Tensor]:
     """A weight and the bias beside it, if there is one."""
-    tensors = _named_tensors(model)
+    tensors = named_tensors(model)
     bias = f"{weight.removesuffix('weight')}bias"
     return [tensors[name] for name in (weight, bias) if name in tensors]
 

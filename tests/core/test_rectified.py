@@ -9,7 +9,8 @@ from torch import Tensor
 
 from snp.core.rectified import rectified_target
 from snp.core.sums import ALONE
-from snp.fit.regression import fitted, fitted_behind_rectifier, ridges_of
+from snp.fit.rectified import fitted_behind_rectifier
+from snp.fit.regression import fitted, ridges_of
 from snp.fit.rows import Rows
 from tests.sums import DOUBLED
 

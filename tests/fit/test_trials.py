@@ -92,7 +92,7 @@ def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
     original = torch.export.export
     monkeypatch.setattr(torch.export, "export", noted)
-    prune(networks.cnn(), list(networks.images(64).split(16)), target_macs=0.5, progress=False)
+    prune(networks.cnn(), list(networks.images(128).split(32)), target_macs=0.5, progress=False)
     assert len(exported) == 2
 
 

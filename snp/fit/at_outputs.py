@@ -1,0 +1,183 @@
+"""Do fitted weights bring the network's outputs nearer to the dense one's than plain deletion does?
+
+Every layer's fit is chosen by what that layer sees; what counts is the output, and of few samples chance is a large
+part of what each layer finds. So fits, and steps between each and deletion, are compared at the outputs: on the
+calibration samples always, and where these are few by cross-validation, too (Stone 1974; in doubt for deletion by
+standard errors, as Breiman et al. 1984 choose the smaller tree).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from snp.core.sums import ALONE, Sums
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+from snp.surgery.surgery import named_tensors, with_weights
+
+__all__ = ["Candidates", "Outputs", "is_few"]
+
+# Samples from which on what layers hold back says enough.
+_MANY = 128
+_FOLDS = 4
+# Parts of a fold whose differences say how much of them is chance.
+_PIECES = 4
+# Steps from deletion to a fit.
+_SHARES = (1.0, 0.75, 0.5, 0.25)
+# Share of deletion's mean distance that says nothing: where deletion does no harm to a sample, ratios have no end.
+_NOTHING = 0.01
+# Distances may differ by so much and be equal.
+_ROUNDING = 1e-6
+
+Tensors = Mapping[str, Tensor]
+
+
+def is_few(num_samples: float) -> bool:
+    """Are there so few samples that the outputs are asked for samples held back, too?"""
+    return num_samples < _MANY
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Weights that the pruned network may get: of every fit, steps from it to deletion, and at last deletion itself.
+
+    Attributes:
+        deleted: name -> tensor of plain deletion; what is not named is the dense network's.
+        fits: the same of every fit.
+    """
+
+    deleted: Tensors
+    fits: tuple[Tensors, ...]
+
+    def __len__(self) -> int:
+        return len(self.fits) * len(_SHARES) + 1
+
+    def tensors(self, number: int, model: nn.Module) -> Tensors:
+        """Name -> tensor of everything that differs from the dense network, or does so in another candidate."""
+        dense = named_tensors(model)
+        names = self.deleted.keys() | {name for fit in self.fits for name in fit}
+        deleted = {name: self.deleted.get(name, dense[name]).detach() for name in sorted(names)}
+        if number == len(self) - 1:
+            return deleted
+        fit, share = self.fits[number // len(_SHARES)], _SHARES[number % len(_SHARES)]
+        if share == 1:
+            return {**deleted, **fit}
+        return {name: start + share * (fit.get(name, start).to(start) - start) for name, start in deleted.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What candidates are judged by.
+
+    Attributes:
+        model: the dense network.
+        objective: how far outputs are apart.
+        sums: over all processes.
+        group: so many neighbouring samples say the same (2: an image and its mirrored one) and are held back together.
+    """
+
+    model: nn.Module
+    objective: Objective
+    sums: Sums = ALONE
+    group: int = 1
+
+    def distances(self, candidates: Candidates, inputs: Sequence[Batch], numbers: Sequence[int] = ()) -> Tensor:
+        """Of candidates, by default all, from the dense network: mean over samples, float64."""
+        asked = numbers or range(len(candidates))
+        found = torch.zeros(len(asked), dtype=torch.float64)
+        with torch.no_grad():
+            first = {name: value.clone() for name, value in candidates.tensors(asked[0], self.model).items()}
+            other = with_weights(self.model, first, share=True)  # one network, which gets one candidate after the other
+            slots = named_tensors(other)
+            for batch in inputs:
+                dense = batch.call(self.model)
+                for place, number in enumerate(asked):
+                    for name, value in candidates.tensors(number, self.model).items():
+                        slots[name].copy_(value)
+                    found[place] += self._distance(other, dense, batch)
+        return self.sums.of(found) / self.sums.number(sum(batch.size for batch in inputs))
+
+    def _distance(self, other: nn.Module, dense: object, batch: Batch) -> float:
+        try:
+            return self.objective.distance(dense, batch.call(other), batch)
+        except ValueError:  # of another shape, or not finite: nothing can be farther
+            return torch.inf
+
+    def serves(self, candidates: Candidates, inputs: Sequence[Batch]) -> bool:
+        """Is the first fit, as it is, no farther from the dense network than deletion?"""
+        fitted, deleted = self.distances(candidates, inputs, (0, len(candidates) - 1))
+        return bool(fitted <= deleted * (1 + _ROUNDING))
+
+    def best(self, candidates: Candidates, inputs: Sequence[Batch]) -> Tensors:
+        """The nearest one."""
+        return candidates.tensors(int(self.distances(candidates, inputs).argmin()), self.model)
+
+    def best_of_few(
+        self, candidates: Candidates, inputs: Sequence[Batch], fit: Callable[[Sequence[Batch]], Candidates]
+    ) -> Tensors:
+        """Of those that are no farther than deletion the one that serves samples best that it was not fitted on.
+
+        Args:
+            candidates: of all samples.
+            inputs: these, all on one process.
+            fit: gives the same candidates of some samples.
+        """
+        seen = self.distances(candidates, inputs)
+        if not bool(seen[-1].isfinite()):  # what deletion does cannot be told
+            return candidates.tensors(0, self.model)
+        unseen = self._unseen(len(candidates), inputs, fit)
+        unseen[seen > seen[-1] * (1 + _ROUNDING)] = torch.inf
+        return candidates.tensors(int(unseen.argmin()), self.model)
+
+    def _unseen(
+        self, num_candidates: int, inputs: Sequence[Batch], fit: Callable[[Sequence[Batch]], Candidates]
+    ) -> Tensor:
+        """How much farther than deletion candidates are on samples that they were not fitted on, with chance added."""
+        parts, sizes = list[Tensor](), list[int]()
+        everywhere = set(product(range(_FOLDS), range(_PIECES)))
+        for fold in range(_FOLDS):
+            pieces = [self._some(inputs, {(fold, piece)}) for piece in range(_PIECES)]
+            others = self._some(inputs, everywhere - set(product([fold], range(_PIECES))))
+            if not pieces[0] or not others:
+                continue
+            candidates = fit(others)
+            for piece in filter(None, pieces):
+                parts.append(self.distances(candidates, piece))
+                sizes.append(sum(batch.size for batch in piece))
+        if len(parts) < 2:  # nothing is known but what deletion does
+            return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
+        return _with_chance(torch.stack(parts), torch.tensor(sizes, dtype=torch.float64))
+
+    def _some(self, inputs: Sequence[Batch], places: Set[tuple[int, int]]) -> list[Batch]:
+        """The samples of some pieces of folds; groups are dealt out in turn, through all batches."""
+        found, before = list[Batch](), 0
+        for batch in inputs:
+            groups = [(before + sample) // self.group for sample in range(batch.size)]
+            index = [n for n, g in enumerate(groups) if (g % _FOLDS, g // _FOLDS % _PIECES) in places]
+            if index:
+                found.append(batch.picked(torch.tensor(index)))
+            before += batch.size
+        return found
+
+
+def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
+    """Mean logarithm of distances beside deletion's (the last), and standard errors; infinite where all are larger.
+
+    A ratio counts alike in parts with large errors and with small ones: so a few of them already tell chance. On the
+    whole, which few samples with large errors may decide, nothing may be farther than deletion either.
+
+    Args:
+        distances_PC: of every candidate in every part, mean over its samples.
+        sizes_P: of the parts.
+    """
+    whole = (sizes_P[:, None] * distances_PC).sum(dim=0) / sizes_P.sum()
+    apart = distances_PC.clamp(min=0) + _NOTHING * whole[-1] + torch.finfo(whole.dtype).tiny
+    ratios = (apart / apart[:, -1:]).log()
+    caution = (_FOLDS * _PIECES / len(sizes_P)) ** 2  # the fewer parts, the less they know of their own spread
+    found = ratios.mean(dim=0) + caution * ratios.std(dim=0) / len(sizes_P) ** 0.5
+    return torch.where(whole <= whole[-1], found, torch.inf).nan_to_num(nan=torch.inf)
