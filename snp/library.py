@@ -20,6 +20,7 @@ from snp.graph.batches import Batch
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
+from snp.measure.near_copies import without_near_copies
 from snp.measure.repeats import Repeats
 from snp.measure.streamed import refuse_streaming, stream_moments
 from snp.measure.views import with_mirrored, without_mirrored
@@ -78,7 +79,10 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
         shown = (with_mirrored(batch) if mirrored else batch for batch in chain(few, others))
         moments, samples, inputs = measure(subject, shown, settings.needs_inputs, stages)
-        samples //= 1 + mirrored
+        distinct = without_near_copies(inputs, 1 + mirrored)
+        if num_near := samples - sum(batch.size for batch in distinct) if inputs else 0:
+            moments, samples, inputs = measure(subject, distinct, True, stages)
+        samples, num_repeats = samples // (1 + mirrored), repeats.num_repeats + num_near // (1 + mirrored)
     with stages.stage("measure sensitivity"):
         sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else Sensitivity()
     example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
@@ -89,7 +93,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(facts, settings, inputs, table, stages)
-        seen = {"samples": samples, "mirrored": mirrored, "repeats": repeats.num_repeats}
+        seen = {"samples": samples, "mirrored": mirrored, "repeats": num_repeats}
         decision = decide(subject, problem, settings, **seen)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, inputs)

@@ -60,7 +60,11 @@ class PruneResult:
     def warning(self) -> str:
         """What calibration was too small for; empty where it was not."""
         samples, repeats = self.plan.settings.get("samples", FEWEST_SAMPLES), self.plan.settings.get("repeats", 0)
-        again = f"Repeats: {repeats} more samples were equal to one of the others, and left out.\n" if repeats else ""
+        again = (
+            f"Repeats: {repeats} more samples were equal to one of the others, or nearly, and left out.\n"
+            if repeats
+            else ""
+        )
         if samples < FEWEST_SAMPLES:
             return f"{again}Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
         if again:

@@ -2,8 +2,7 @@
 
 A few training samples are set apart for validation, unless the data have a part of their own for it; what chooses
 between runs or epochs looks there, never at the test part. The calibration samples are a fixed choice from the rest of
-the training part, seen as in evaluation, in a fixed order. When there are several processes,
-evaluation and calibration show every sample to exactly one of them.
+the training part, as in evaluation, in a fixed order. Of several processes exactly one evaluates or calibrates on each.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from snp.data.sampling import EpochShuffle, ExactlyOnceSampler
+from snp.data.distinct import distinct
+from snp.data.sampling import EpochShuffle, ExactlyOnceSampler, num_processes
 from snp.data.splits import set_apart, subset
 
 __all__ = ["Batches", "Part", "SampleData", "Samples", "require_at_least"]
@@ -67,6 +66,7 @@ class SampleData(LightningDataModule):
         self.val_fraction = val_fraction
         self.train_set: Any = None
         self.test_set: Any = None
+        self._distinct: dict[object, list[int]] = {}
 
     @property
     @abstractmethod
@@ -118,7 +118,7 @@ class SampleData(LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Training samples, shuffled by seed and epoch; a small last batch is left out if there is another."""
         self.setup("fit")
-        drop_last = len(self.train_set) // _num_processes() > self.batch_size
+        drop_last = len(self.train_set) // num_processes() > self.batch_size
         # Set where a run is seeded; a run that goes on begins with the epoch that was interrupted.
         loop = getattr(self.trainer, "fit_loop", None)
         epoch = 0 if loop is None else loop.epoch_progress.current.processed
@@ -144,34 +144,41 @@ class SampleData(LightningDataModule):
     def calibration_dataloader(self, num_samples: int, seed: int, *, whole: bool = False) -> Batches:
         """A fixed choice of training samples as in evaluation, in fixed order; none of those set apart for validation.
 
-        Which samples share a batch does not depend on the number of processes, up to eight of them: each sees whole
-        batches, and activations are the same to the last bit however many there are.
+        Those equal to an earlier one, or nearly, are left out. Who shares a batch does not depend on the number of
+        processes, up to eight: each sees whole batches, and activations are the same to the last bit.
 
         Args:
-            num_samples: how many, over all processes.
+            num_samples: how many are drawn, over all processes.
             seed: same seed, same samples in the same order.
             whole: all of them on this process, instead of its share.
 
         Raises:
             ValueError: the training part has fewer samples.
         """
+        chosen = self._chosen(num_samples, seed)
+        size = min(self.batch_size, max(1, len(chosen) // max(_CALIBRATION_BATCHES, num_processes())))
+        sampler = ExactlyOnceSampler(chosen, size) if num_processes() > 1 and not whole else None
+        return self._loader(chosen, batch_size=size, sampler=sampler)
+
+    def num_repeats(self, num_samples: int, seed: int) -> int:
+        """How many of the calibration samples drawn are left out."""
+        return num_samples - len(self._chosen(num_samples, seed))
+
+    def _chosen(self, num_samples: int, seed: int) -> Any:
         train_set: Any = self._training(as_seen_in_training=False)
-        chosen = Subset(train_set, subset(len(train_set), num_samples, seed))
-        size = min(self.batch_size, max(1, num_samples // max(_CALIBRATION_BATCHES, _num_processes())))
-        is_shared = _num_processes() > 1 and not whole
-        return self._loader(chosen, batch_size=size, sampler=ExactlyOnceSampler(chosen, size) if is_shared else None)
+        drawn, key = subset(len(train_set), num_samples, seed), (num_samples, seed, repr(self.format))
+        if key not in self._distinct:
+            self._distinct[key] = distinct(self._loader(Subset(train_set, drawn), persistent_workers=False))
+        return Subset(train_set, [drawn[number] for number in self._distinct[key]])
 
     def _exactly_once_loader(self, dataset: Samples) -> Batches:
-        return self._loader(dataset, sampler=ExactlyOnceSampler(dataset) if _num_processes() > 1 else None)
+        return self._loader(dataset, sampler=ExactlyOnceSampler(dataset) if num_processes() > 1 else None)
 
     def _loader(self, dataset: Samples, **arguments: Any) -> Batches:
-        common: dict[str, Any] = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-        common["batch_size"] = self.batch_size
-        return DataLoader(dataset, num_workers=self.num_workers, **{**common, **arguments})
-
-
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        common = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
+        return DataLoader(
+            dataset, num_workers=self.num_workers, **{"batch_size": self.batch_size, **common, **arguments}
+        )
 
 
 def require_at_least(**numbers: tuple[int | None, int]) -> None:

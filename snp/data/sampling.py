@@ -9,6 +9,11 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 
+def num_processes() -> int:
+    """Of the default process group; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 class ExactlyOnceSampler(DistributedSampler[Any]):
     """Gives rank r the blocks r, r + world, r + 2 world, ...: nothing repeated, nothing left out, nothing shuffled.
 
@@ -53,8 +58,7 @@ class EpochShuffle(DistributedSampler[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], seed: int, epoch: int = 0) -> None:
-        is_several = dist.is_available() and dist.is_initialized()
-        replicas, rank = (dist.get_world_size(), dist.get_rank()) if is_several else (1, 0)
+        replicas, rank = num_processes(), dist.get_rank() if num_processes() > 1 else 0
         super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
         self.generator = torch.Generator()
         self.set_epoch(epoch)

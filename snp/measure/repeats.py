@@ -25,16 +25,19 @@ class Repeats:
     Attributes:
         num_samples: seen so far, repeats included.
         num_repeats: left out so far.
+        kept: numbers of the others among those seen.
     """
 
     def __init__(self) -> None:
         self.num_samples = self.num_repeats = 0
+        self.kept: list[int] = []
         self._seen: set[bytes] = set()
 
     def left_out_of(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches one by one, as they are asked for; those of repeats alone are not among them."""
         for batch in batches:
             new = [number for number, mark in enumerate(_marks(batch)) if self._is_new(mark)]
+            self.kept += [self.num_samples + number for number in new]
             self.num_samples += batch.size
             self.num_repeats += batch.size - len(new)
             if len(new) == batch.size:

@@ -66,6 +66,8 @@ def _calibration(record: Record) -> str | None:
     words = f"{samples:,.0f} of the training part"
     train = (record.facts.get("data") or {}).get("train")
     words += f" ({train - samples:,.0f} left out)" if train is not None else ""
+    if repeats := number(record.metrics, "calibration/repeats"):
+        words += f", {repeats:,.0f} more drawn that repeat one of them"
     if record.metrics.get("calibration/mirrored"):
         words += ", each mirrored, too"
     if fitted:

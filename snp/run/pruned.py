@@ -121,7 +121,8 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
         job.folder.keep_results()
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
-    facts = {"samples": job.folder.metrics["calibration/samples"], "mirrored": _is_mirrored(job)}
+    samples, repeats = (job.folder.metrics[f"calibration/{name}"] for name in ("samples", "repeats"))
+    facts = {"samples": samples, "mirrored": _is_mirrored(job), "repeats": repeats}
     decision = decide(subject, problem, job.prune, **facts)
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["refuse_precision", "refuse_processes", "refuse_seed", "refuse_strangers"]
+__all__ = ["refuse_few", "refuse_precision", "refuse_processes", "refuse_seed", "refuse_strangers"]
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 _LARGEST_SEED = 2**32 - 1  # of numpy
@@ -54,6 +54,19 @@ def refuse_processes(num_processes: int, num_samples: int, is_multirun: bool) ->
     if num_samples < num_processes:
         raise ValueError(
             f"calibration.samples={num_samples}: each of the {num_processes} processes of the trainer needs a sample"
+        )
+
+
+def refuse_few(num_processes: int, num_samples: int, num_repeats: int) -> None:
+    """Every process has a sample to calibrate on once repeats are left out.
+
+    Raises:
+        ValueError: there are fewer than processes.
+    """
+    if num_samples - num_repeats < num_processes:
+        raise ValueError(
+            f"calibration.samples={num_samples}: only {num_samples - num_repeats} of them differ, and each of the "
+            f"{num_processes} processes of the trainer needs a sample; ask for more samples, or start fewer processes"
         )
 
 

@@ -25,7 +25,7 @@ from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.processes import from_first
-from snp.run.refusals import refuse_precision, refuse_processes, refuse_seed, refuse_strangers
+from snp.run.refusals import refuse_few, refuse_precision, refuse_processes, refuse_seed, refuse_strangers
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -97,7 +97,10 @@ class Run:
         log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
-        self.data.calibration_dataloader(self.calibration.samples, self.seed)  # refuses too many before hours pass
+        # Refuses too many, and what several processes cannot share, before hours pass.
+        if repeats := self.data.num_repeats(self.calibration.samples, self.seed):
+            refuse_few(self.lightning.trainer().world_size, self.calibration.samples, repeats)
+            log(f"{repeats} of {self.calibration.samples} calibration samples repeat another, or nearly: left out")
         return prepared
 
     def score_dense(self, prepared: Prepared) -> None:
@@ -168,6 +171,7 @@ class Run:
                 "time/calibrate_s": float(facts["calibrate_s"]),
                 "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
+                "calibration/repeats": self.data.num_repeats(self.calibration.samples, self.seed),
                 "calibration/reused": facts["reused"],
                 "cache/moments": facts.get("entry"),
             }

@@ -294,6 +294,29 @@ def test_dropped_batch(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ sampling and splits
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_under_several_names_is_calibrated_on_once(num_workers: int, tmp_path: Path) -> None:
+    """Also where it was written in another format, or as a JPEG; training sees every file."""
+    first = files_of(("train/a", "train/b"), 6, 40)
+    with Image.open(io.BytesIO(first["train/a/0.png"])) as image:
+        # A photograph, so that JPEG keeps it: noise would not stay what it is.
+        smooth = image.resize((4, 4)).resize((40, 40), Image.Resampling.BICUBIC)
+    again: dict[str, bytes] = {f"train/b/again{number}.png": first[f"train/a/{number}.png"] for number in range(3)}
+    for name, options in (("c/0.png", {}), ("c/1.bmp", {}), ("c/2.jpg", {"quality": 90})):
+        buffer = io.BytesIO()
+        smooth.save(buffer, {"png": "PNG", "bmp": "BMP", "jpg": "JPEG"}[name[-3:]], **options)
+        again[f"train/{name}"] = buffer.getvalue()
+    write_folder(tmp_path, first | again | files_of(("test/a", "test/b", "test/c"), 1, 40))
+    data = ImageFolder(str(tmp_path), batch_size=4, num_workers=num_workers, image_size=40, val_fraction=0.0)
+    data.configure(40, HALF, HALF, "bilinear", 1.0)
+    images, _ = all_of(data.calibration_dataloader(18, seed=0))
+    assert len(images) == len(keys_of(images)) == 13
+    assert data.num_repeats(18, seed=0) == 5
+    assert sum(len(batch) for batch, _ in data.train_dataloader()) >= 16
+    before = all_of(data.calibration_dataloader(18, seed=0, whole=True))[0]
+    assert torch.equal(images, before)
+
+
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 103])
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 8])
 @pytest.mark.parametrize("block", [1, 4])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import snp
+from snp.surgery.surgery import masked_weights, with_weights
 
 OPTIONS: list[dict[str, Any]] = [{}, {"calibration": "joint"}]
 
@@ -55,6 +56,23 @@ def test_repeated_samples_count_once(count: int, options: dict[str, Any]) -> Non
     test = torch.randn(256, 20, generator=torch.Generator().manual_seed(9))
     fitted, deleted = errors(network(0), again, test, options)
     assert fitted <= deleted * 1.001
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-2])
+def test_near_copies_count_once(noise: float) -> None:
+    """Sixteen samples sixteen times with a little noise are sixteen, and do no harm on samples drawn anew."""
+    for seed in range(3):
+        model, generator = network(seed), torch.Generator().manual_seed(1000 + seed)
+        rows, test = (torch.randn(number, 20, generator=generator) for number in (16, 1024))
+        again = rows.repeat(16, 1)[torch.randperm(256, generator=generator)]
+        again = again + noise * torch.randn(256, 20, generator=generator)
+        result = snp.prune(model, list(again.split(64)), target_macs=0.5, progress=False)
+        assert (result.plan.settings["samples"], result.plan.settings["repeats"]) == (16, 240)
+        assert "240 more samples were equal to one of the others, or nearly" in str(result)
+        deleted = with_weights(model, masked_weights(model, result.plan))
+        with torch.no_grad():
+            fitted, cut = (float((other(test) - model(test)).norm()) for other in (result.model.eval(), deleted))
+        assert fitted <= 1.03 * cut
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["sequence", "joint"])

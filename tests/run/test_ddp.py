@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.command_line import ROOT, Ended, environment, run
@@ -96,6 +98,52 @@ def test_a_whole_run_on_several_processes(num_processes: int, finished_run: tupl
     numbers = json.loads((tmp_path / "both" / "metrics.json").read_text())
     assert numbers["finetuned/acc1_percent"] > numbers["pruned/acc1_percent"]  # learned from the dense network
     assert not list(tmp_path.glob("outputs"))
+
+
+def folder_with_copies(root: Path) -> str:
+    """Thirty training images, twenty of them under three names in two classes, and six to test on."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 6)):
+        for number in range(count):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            for again in range(3 if part == "train" and number < 20 else 1):
+                path = root / part / "ab"[(number + again) % 2] / f"{number}-{again}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return str(root)
+
+
+@pytest.mark.slow
+def test_images_under_several_names_on_two_processes(tmp_path: Path) -> None:
+    """All training files are asked for: each image counts once, whatever the number of processes, and that is told."""
+    (tmp_path / "cache").mkdir()
+    data = ("data=image_folder", f"data.root={folder_with_copies(tmp_path / 'data')}", "data.num_workers=0")
+    options = (*data, "data.val_fraction=0", "model=cifar_resnet20", "calibration.samples=70", "finetune.epochs=0")
+    for name, more in (("one", ()), ("two", ("trainer=ddp_cpu",))):
+        ended = run(*options, *more, "cache_dir=cache", f"hydra.run.dir={name}", cwd=tmp_path)
+        assert ended.status == 0, ended.stderr
+        assert "40 of 70 calibration samples repeat another, or nearly: left out" in ended.stdout
+        plan = json.loads((tmp_path / name / "plan.json").read_text())
+        assert (plan["settings"]["samples"], plan["settings"]["repeats"]) == (30, 40)
+        assert "40 more drawn that repeat one of them" in (tmp_path / name / "report.md").read_text()
+        for path in (tmp_path / "cache").glob("moments-*"):
+            path.unlink()  # the next run measures for itself
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_too_few_that_differ_for_two_processes(tmp_path: Path) -> None:
+    """One image under many names cannot be shared out."""
+    root = tmp_path / "data"
+    for part in ("train", "test"):
+        for number in range(6):
+            path = root / part / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (9, 8, 7)).save(path)
+    options = ("data=image_folder", f"data.root={root}", "data.num_workers=0", "data.val_fraction=0", "logger=none")
+    ended = run(*options, "model=cifar_resnet20", "calibration.samples=6", "trainer=ddp_cpu", cwd=tmp_path)
+    assert ended.status == 2
+    assert "calibration.samples=6: only 1 of them differ" in ended.stderr
 
 
 @pytest.mark.slow
