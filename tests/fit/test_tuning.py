@@ -409,6 +409,7 @@ def test_weights_are_not_fitted_on_samples_held_back() -> None:
         "tune_epochs": 1,
         "mirrored": False,
         "ordering": "random",
+        "ridge": 1e-3,
     }
     clean, other = (snp.prune(dense, given, **options) for given in ([batch.args[0] for batch in batches], spoiled))
     assert_same(state(clean.model), state(other.model))
