@@ -315,6 +315,7 @@ def test_images_are_mirrored_where_the_dense_network_does_not_mind() -> None:
         model = Halves(is_blind).eval()
         found = views_of(model, [batch], objective_of(model, [batch]), "auto", 0)
         assert found.mirror == is_blind
+        assert found.mix
 
 
 def test_views_are_moved_and_mirrored_images() -> None:
@@ -331,7 +332,22 @@ def test_views_are_moved_and_mirrored_images() -> None:
     assert torch.equal(Views().drawn(batch, torch.Generator()).args[0], batch.args[0])
 
 
-@pytest.mark.parametrize("views", ["both", "mirror", "shift"])
+def test_half_of_the_batches_are_mixed_sample_by_sample() -> None:
+    """Each image between itself and one other, the weights anywhere between none and all; the rest as they are."""
+    batch, generator = Batch.of(torch.eye(8)[:, :, None, None].expand(8, 8, 2, 2)), torch.Generator().manual_seed(0)
+    drawn = [Views(mix=True).drawn(batch, generator).args[0][..., 0, 0] for _ in range(200)]
+    mixed = [each for each in drawn if not torch.equal(each, torch.eye(8))]
+    assert 80 < len(mixed) < 120
+    for each in mixed:
+        assert torch.allclose(each.sum(1), torch.ones(8))
+        assert (each >= 0).all()
+        assert ((each > 0).sum(1) <= 2).all()
+    own = torch.cat([each.diagonal() for each in mixed])
+    assert 0.1 < own.quantile(0.1) < 0.3
+    assert 0.4 < own.median() < 0.75
+
+
+@pytest.mark.parametrize("views", ["both", "mirror", "shift", "mix"])
 def test_views_of_what_is_no_image_are_refused(views: str) -> None:
     """By the name of the option; `auto` shows them as they are."""
     dense, small, batches = pruned("attention")
