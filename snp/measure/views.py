@@ -110,7 +110,8 @@ def views_of(model: nn.Module, batches: Sequence[Batch], objective: Objective, w
             "at auto, or give none"
         )
     if wanted == "auto":
-        return Views(*(fit and _agrees(model, batches, objective, view, seed) for view in (_MIRROR, _SHIFTED)), mix=fit)
+        mirror, shift = (fit and _agrees(model, batches, objective, view, seed) for view in (_MIRROR, _SHIFTED))
+        return Views(mirror, shift, mix=fit)
     return Views(wanted in ("both", "mirror"), wanted in ("both", "shift"), wanted == "mix")
 
 
