@@ -57,10 +57,11 @@ class PruneSettings(TargetSettings, FitSettings):
         "calibration samples, without labels",
     )
     tune_epochs: int = option(20, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
-    tune_rate: float = option(0.005, "learning rate of reconstruct=tuned at its peak", gt=0)
-    tune_views: Literal["auto", "both", "mirror", "shift", "none"] = option(
+    tune_rate: float = option(0.01, "learning rate of reconstruct=tuned at its peak", gt=0)
+    tune_views: Literal["auto", "both", "mirror", "shift", "mix", "none"] = option(
         "auto",
-        "how reconstruct=tuned shows images anew: mirrored, shifted; auto: as the dense network sees the same in them",
+        "how reconstruct=tuned shows images: mirrored, shifted (both), mixed; auto: mixed, and what the dense network "
+        "sees the same in",
     )
     calibration: Literal["sequential", "joint"] = option(
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"

@@ -12,11 +12,13 @@ from snp.core.sums import ALONE, Sums
 from snp.fit.at_outputs import Candidates, Outputs, Tensors, is_few
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
+from snp.fit.tuning.samples import held_back, without
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import objective_of
 from snp.measure.readers import readers_to_fit
+from snp.measure.views import without_mirrored
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
@@ -61,7 +63,8 @@ def realise(
         problem: its moments; its progress is told of the stages.
         plan: the units that stay.
         settings: how weights are fitted.
-        inputs: calibration inputs on the model's device, for ``calibration="sequential"``.
+        inputs: calibration inputs on the model's device, for ``calibration="sequential"``; those that tuning is judged
+            by are left out where the network will be tuned.
         sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
@@ -97,11 +100,19 @@ class _Fitting:
     def best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
         readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings.fit)
+        inputs = self._not_judged_by(inputs)
         with self.problem.progress.stage("fit weights", len(readers)):
             found = self._in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
             return replace(found, tensors=dict(self._best(found, inputs)))
+
+    def _not_judged_by(self, inputs: Sequence[Batch]) -> Sequence[Batch]:
+        """Without the samples that tuning will be judged by."""
+        if not (self.settings.is_tuned and self.settings.tune_epochs):
+            return inputs
+        images = [without_mirrored(batch) for batch in inputs] if self.is_mirrored else inputs
+        return without(inputs, held_back(self.subject.model, images, self.settings.seed))
 
     def _best(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""

@@ -38,6 +38,8 @@ def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names
             values[node] = _placeholder(tracer, node, names.get(node.name), node.name in signature.inputs_to_buffers)
             if not isinstance(values[node], Parameter):
                 tracer.streams.begin(node)
+            if node.name in signature.user_inputs:
+                tracer.given.add(node)
         elif node.op == "output":
             for value in fx.node.map_arg(node.args, values.get) or ():
                 tracer.freeze_inputs([value], "an output of the network")
@@ -58,6 +60,9 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: boo
 
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    tracer.is_given = not tracer.given.isdisjoint(node.all_input_nodes)
+    if tracer.is_given:
+        tracer.given.add(node)
     labels = _labels(tracer, node, values)
     tracer.streams.follow(node, node.all_input_nodes, labels)
     return labels
@@ -118,6 +123,8 @@ def _apply_region(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         if inner.op == "placeholder":
             values[inner], outer = next(inputs)
             tracer.streams.follow(inner, [outer] if isinstance(outer, fx.Node) else [])
+            if outer in tracer.given:
+                tracer.given.add(inner)
         elif inner.op == "output":
             held: Callable[[fx.Node], Any] = lambda argument: _Held(values[argument])  # noqa: E731
             return _unwrap(fx.node.map_arg(inner.args[0], held))

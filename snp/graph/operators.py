@@ -44,7 +44,7 @@ def unknown(tracer: Tracer, node: fx.Node, args: list[Any], reason: str = "") ->
     """Freeze all that enters, give out labels that freeze what they meet, and count what it costs."""
     known = reason or f"{node.target}, which the analysis does not know"
     tracer.freeze_inputs(args, f"enters {known}")
-    tracer.fixed_macs += macs_of_operator(node)
+    tracer.spend(macs_of_operator(node))
     return tracer.constant_like(node, f"comes out of {known}")
 
 

@@ -31,7 +31,7 @@ def _attention(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         if labels is not None:
             return labels
     tracer.freeze_inputs(args, HEAD_DIMENSION)
-    tracer.fixed_macs += attention_macs(args)
+    tracer.spend(attention_macs(args))
     return tracer.constant_like(node, HEAD_DIMENSION)
 
 

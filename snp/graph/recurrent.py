@@ -44,6 +44,6 @@ def _read(tracer: Tracer, node: fx.Node, shadow: Tensor, weights: Sequence[Param
         tracer.labels.tie(units, tracer.along(weight, 1))
         tracer.read(weight, node, shadow.numel() // len(units), channel_dims=(-1, -1))
         rest -= shadow.numel() // len(units) * weight.shape[0] * weight.shape[1]
-    tracer.fixed_macs += rest
+    tracer.spend(rest)
     tracer.freeze_inputs([state], f"is {_STATE}")
     return tracer.constant_like(node, f"meets {_STATE}")

@@ -31,24 +31,22 @@ class Tracer:
         positions: multiply-accumulates per weight element of the whole batch, for every weight read.
         aliases: every name of a module -> the first one.
         readings: how each of them is read.
-        buffers, depthwise: those of them that are buffers, and those that pass units on.
-        spatial: those of them that see more than one position at once.
+        buffers, depthwise, spatial: those of them that are buffers, pass units on, see several positions at once.
         readers: names of the weights that read activations, in execution order.
-        embeddings: names of the weights that are looked up.
         blocks: (weight, dim) of a grouped convolution along which indices run over all groups -> their number.
         even: (labels, number of equal parts, what for): each part must lose as many of these units as the others.
-        chunks: labels of the parts of every tensor that was divided into a number of parts.
+        chunks, splits: labels of parts of tensors divided into a number of parts; tensors divided into given sizes.
         sizes: (module, attribute, labels): numbers of units that modules keep.
-        splits: tensors that were divided into parts of given sizes.
-        convolutions: names of the weights of convolutions.
+        convolutions, embeddings: names of the weights of convolutions, and of those that are looked up.
         streams: which sums are residual streams.
         products: multiply-accumulates of the whole example batch in products of units, and labels of their results.
-        fixed_macs: multiply-accumulates of the whole example batch in products that no cut changes.
-        structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``; empty: nothing is looked at.
-        equal_sizes: queries, keys and values keep the same dimensions.
-        whole_heads: heads are the units, not their dimensions.
+        fixed_macs: those in products that no cut changes.
+        given, is_given: nodes that depend on the network's inputs; is the one that runs one of them?
+        alone, alone_macs: the parts of ``positions`` and ``fixed_macs`` of nodes that depend on no input.
+        structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``.
+        equal_sizes, whole_heads: queries, keys and values keep the same dimensions; heads are the units.
         calls: attention calls in execution order.
-        scores: labels of attention scores -> the call that they belong to.
+        scores: labels of attention scores -> their call.
         tables, turned: labels of rotary embeddings' sines and cosines, and of what is multiplied with them.
     """
 
@@ -60,40 +58,40 @@ class Tracer:
         equal_sizes: bool = False,
         whole_heads: bool = False,
     ) -> None:
-        self.num_samples = num_samples
-        self.structures, self.equal_sizes, self.whole_heads = structures, equal_sizes, whole_heads
+        self.num_samples, self.structures = num_samples, structures
+        self.equal_sizes, self.whole_heads = equal_sizes, whole_heads
         self.labels = LabelSpace()
         self.dims: dict[tuple[str, int], Tensor] = {}
         self.elements: dict[str, Tensor] = {}
         self.positions: dict[str, int] = {}
-        self.readers: list[str] = []
-        self.aliases: dict[str, str] = {}
+        self.readers, self.aliases = list[str](), dict[str, str]()
         self.readings: dict[str, Reading] = {}
         self.embeddings, self.buffers, self.convolutions = set[str](), set[str](), set[str]()
         self.depthwise, self.spatial = set[str](), set[str]()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
-        self.chunks: list[list[Tensor]] = []
-        self.splits: list[Split] = []
+        self.chunks, self.splits = list[list[Tensor]](), list[Split]()
         self.sizes: list[tuple[str, str, Tensor]] = []
-        self.calls: list[Call] = []
-        self.scores: dict[int, Call] = {}
+        self.calls, self.scores = list[Call](), dict[int, Call]()
         self.tables, self.turned = set[int](), list[Tensor]()
-        self.streams = Streams()
-        self.products: list[tuple[int, Tensor]] = []
-        self.fixed_macs = 0
+        self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor]](), 0
+        self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 
     def again(self) -> None:
         """Forget what was counted, not what was tied: the graph is about to be run once more."""
-        counted = (self.positions, self.scores, self.readers, self.calls, self.even, self.chunks, self.splits)
-        for found in (*counted, self.sizes, self.products):
+        parts = (self.even, self.chunks, self.splits, self.sizes, self.products)
+        for found in (*parts, self.positions, self.alone, self.scores, self.readers, self.calls, self.given):
             found.clear()
-        self.fixed_macs = 0
+        self.fixed_macs = self.alone_macs = 0
+
+    def spend(self, num_macs: int) -> None:
+        """Note what the node that runs costs, whatever is cut."""
+        self.fixed_macs += num_macs
+        self.alone_macs += 0 if self.is_given else num_macs
 
     def along(self, parameter: Parameter, dim: int, num_blocks: int = 1) -> Tensor:
         """Labels of the indices of one dimension, shape [size * blocks], the same at every request."""
-        key = (parameter.name, dim)
-        if key not in self.dims:
+        if (key := (parameter.name, dim)) not in self.dims:
             self.dims[key] = self.labels.new(parameter.shape[dim] * num_blocks)
         return self.dims[key]
 
@@ -183,6 +181,8 @@ class Tracer:
             output_padding: of a transposed one.
         """
         self.positions[weight.name] = self.positions.get(weight.name, 0) + positions
+        if not self.is_given:
+            self.alone[weight.name] = self.alone.get(weight.name, 0) + positions
         if weight.name not in self.readers:
             self.readers.append(weight.name)
         if is_convolution:

@@ -26,6 +26,8 @@ _AGREES = 0.25
 # To be calibrated on like the images themselves it has to say more nearly the same.
 _SAYS_THE_SAME = 0.1
 _MOST_SAMPLES = 256
+# Share of the batches whose images are laid over each other, where any are.
+_MIXED = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,35 @@ class Views:
 
     mirror: bool = False
     shift: bool = False
+    mix: bool = False
 
     def __str__(self) -> str:
-        words = [word for word, is_used in (("mirrored", self.mirror), ("shifted", self.shift)) if is_used]
-        return " and ".join(words) or "as they are"
+        used = {"mirrored": self.mirror, "shifted": self.shift, "half of them mixed": self.mix}
+        return ", ".join(word for word, is_used in used.items() if is_used) or "as they are"
 
     def drawn(self, batch: Batch, generator: torch.Generator, mirrored: float = 0.5) -> Batch:
-        """Every sample in a view of its own, the same for all of its images.
+        """Every sample in a view of its own, the same for all of its images; batches are mixed whole or not at all.
 
         Args:
-            batch: images [N, C, H, W] only, where anything is mirrored or shifted.
+            batch: images [N, C, H, W] only, where anything is mirrored, shifted or mixed.
             generator: on the CPU.
             mirrored: share of the samples, where any are.
         """
-        if not (self.mirror or self.shift):
-            return batch
         size = batch.size
-        flips = torch.rand(size, generator=generator) < (mirrored if self.mirror else 0.0)
-        moves = 2 * torch.rand(size, 2, generator=generator) - 1 if self.shift else torch.zeros(size, 2)
-        return batch.mapped(lambda images: _moved(images, flips, moves))
+        if self.mirror or self.shift:
+            flips = torch.rand(size, generator=generator) < (mirrored if self.mirror else 0.0)
+            moves = 2 * torch.rand(size, 2, generator=generator) - 1 if self.shift else torch.zeros(size, 2)
+            batch = batch.mapped(lambda images: _moved(images, flips, moves))
+        if self.mix and bool(torch.rand(1, generator=generator) < _MIXED):
+            others, share = torch.randperm(size, generator=generator), torch.rand(size, generator=generator)
+            batch = batch.mapped(lambda images: _mixed(images, others, share))
+        return batch
+
+
+def _mixed(images: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    """Each image laid over another one: what a network says of it is learned, not a label between two."""
+    weight = share.to(images)[:, None, None, None]
+    return weight * images + (1 - weight) * images[others.to(images.device)]
 
 
 def _moved(images: Tensor, flips: Tensor, moves: Tensor) -> Tensor:
@@ -84,7 +96,8 @@ def views_of(model: nn.Module, batches: Sequence[Batch], objective: Objective, w
         model: the dense network in evaluation mode.
         batches: calibration inputs on its device.
         objective: how far outputs are apart.
-        wanted: ``both``, ``mirror``, ``shift`` or ``none``; ``auto`` asks the dense network.
+        wanted: ``both``, ``mirror``, ``shift``, ``mix`` or ``none``; ``auto`` mixes, and asks the dense network of the
+            others.
         seed: of the views it is asked about.
 
     Raises:
@@ -97,8 +110,9 @@ def views_of(model: nn.Module, batches: Sequence[Batch], objective: Objective, w
             "at auto, or give none"
         )
     if wanted == "auto":
-        return Views(*(fit and _agrees(model, batches, objective, view, seed) for view in (_MIRROR, _SHIFTED)))
-    return Views(wanted in ("both", "mirror"), wanted in ("both", "shift"))
+        mirror, shift = (fit and _agrees(model, batches, objective, view, seed) for view in (_MIRROR, _SHIFTED))
+        return Views(mirror, shift, mix=fit)
+    return Views(wanted in ("both", "mirror"), wanted in ("both", "shift"), wanted == "mix")
 
 
 _MIRROR, _SHIFTED = Views(mirror=True), Views(shift=True)

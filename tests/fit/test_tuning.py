@@ -14,11 +14,11 @@ from snp.fit.tuning import Tuned, tune
 from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
-from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.samples import TuningSamples, held_back, without
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.outputs import objective_of
-from snp.measure.views import Views, views_of
+from snp.measure.views import Views, views_of, with_mirrored, without_mirrored
 from snp.settings import PruneSettings
 from tests.networks import attention, cnn, images, language, tokens, words
 
@@ -59,10 +59,9 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def held_back(batches: list[Batch], seed: int = 0) -> Batch:
+def judged_by(dense: nn.Module, batches: list[Batch], seed: int = 0) -> Batch:
     """The samples that tuning with this seed judges by."""
-    samples = TuningSamples(batches, 2**20, torch.Generator().manual_seed(seed))
-    return Batch.joined(samples.held_back)
+    return Batch.joined(TuningSamples(batches, held_back(dense, batches, seed)).held_back)
 
 
 def divergence(dense: nn.Module, other: nn.Module, batch: Batch) -> float:
@@ -108,7 +107,7 @@ def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: flo
     """Whatever the rate does: the network given back is at the smallest distance, and no farther than the start."""
     dense, small, batches = pruned(family)
     tuned = tune(small, dense, batches, settings(tune_rate=rate))
-    judged = held_back(batches)
+    judged = judged_by(dense, batches)
     start, end = (apart(family, dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
     assert start == pytest.approx(tuned.distances[0], rel=1e-3, abs=1e-6)
@@ -170,7 +169,7 @@ def test_precision_stays_and_the_rounded_network_is_judged(dtype: torch.dtype) -
     dense, small, batch = dense.to(dtype), small.to(dtype), batch.mapped(lambda t: t.to(dtype))
     tuned = tune(small, dense, [batch], settings(tune_epochs=8, tune_rate=0.2))
     assert {parameter.dtype for parameter in tuned.model.parameters()} == {dtype}
-    judged = held_back([batch])
+    judged = judged_by(dense, [batch])
     start, end = (apart("attention", dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
 
@@ -207,7 +206,7 @@ def test_objective_of_the_user_judges() -> None:
 
     tuned = tune(small, dense, batches, settings(objective=first_class_only))
     assert tuned.epoch > 0
-    (judged,) = [held_back(batches)]
+    judged = judged_by(dense, batches)
     with torch.no_grad():
         outputs = [judged.call(model) for model in (dense, small, tuned.model)]
     assert tuned.distances[0] == pytest.approx(first_class_only(*outputs[:2]))
@@ -316,6 +315,7 @@ def test_images_are_mirrored_where_the_dense_network_does_not_mind() -> None:
         model = Halves(is_blind).eval()
         found = views_of(model, [batch], objective_of(model, [batch]), "auto", 0)
         assert found.mirror == is_blind
+        assert found.mix
 
 
 def test_views_are_moved_and_mirrored_images() -> None:
@@ -332,7 +332,22 @@ def test_views_are_moved_and_mirrored_images() -> None:
     assert torch.equal(Views().drawn(batch, torch.Generator()).args[0], batch.args[0])
 
 
-@pytest.mark.parametrize("views", ["both", "mirror", "shift"])
+def test_half_of_the_batches_are_mixed_sample_by_sample() -> None:
+    """Each image between itself and one other, the weights anywhere between none and all; the rest as they are."""
+    batch, generator = Batch.of(torch.eye(8)[:, :, None, None].expand(8, 8, 2, 2)), torch.Generator().manual_seed(0)
+    drawn = [Views(mix=True).drawn(batch, generator).args[0][..., 0, 0] for _ in range(200)]
+    mixed = [each for each in drawn if not torch.equal(each, torch.eye(8))]
+    assert 80 < len(mixed) < 120
+    for each in mixed:
+        assert torch.allclose(each.sum(1), torch.ones(8))
+        assert (each >= 0).all()
+        assert ((each > 0).sum(1) <= 2).all()
+    own = torch.cat([each.diagonal() for each in mixed])
+    assert 0.1 < own.quantile(0.1) < 0.3
+    assert 0.4 < own.median() < 0.75
+
+
+@pytest.mark.parametrize("views", ["both", "mirror", "shift", "mix"])
 def test_views_of_what_is_no_image_are_refused(views: str) -> None:
     """By the name of the option; `auto` shows them as they are."""
     dense, small, batches = pruned("attention")
@@ -378,7 +393,7 @@ def test_streaming_is_refused_by_name() -> None:
 def test_samples_of_several_shapes_never_share_a_batch() -> None:
     """Each is tuned on once per epoch, and the held back are none of them."""
     batches = [Batch.of(torch.full((5, 3, size), float(size))) for size in (4, 6, 4)]
-    samples = TuningSamples(batches * 2, 100, torch.Generator().manual_seed(0))
+    samples = TuningSamples(batches * 2, held_back(nn.Identity(), batches * 2, 0))
     seen = list(samples.shuffled(4, torch.Generator().manual_seed(0)))
     assert len(seen) == samples.num_batches(4)
     assert sum(batch.size for batch in seen) == samples.num_tuned == 30 - samples.num_held
@@ -388,8 +403,44 @@ def test_samples_of_several_shapes_never_share_a_batch() -> None:
 
 def test_held_back_and_tuned_are_all_samples_once() -> None:
     """Told by their values."""
-    samples = TuningSamples([Batch.of(torch.arange(40.0)[:, None])], 100, torch.Generator().manual_seed(0))
+    batches = [Batch.of(torch.arange(40.0)[:, None])]
+    samples = TuningSamples(batches, held_back(nn.Identity(), batches, 0))
     tuned = torch.cat([batch.args[0] for batch in samples.shuffled(7, torch.Generator())])
     whole = torch.cat([tuned, *(batch.args[0] for batch in samples.held_back)])
     assert torch.equal(whole[:, 0].sort().values, torch.arange(40.0))
     assert F.mse_loss(tuned[:, 0], tuned[:, 0].sort().values) > 0
+
+
+def test_weights_are_not_fitted_on_samples_held_back() -> None:
+    """What replaces them by noise changes the units at most, never the fit; of mirrored pairs both are left out."""
+    dense, batches = cnn().eval(), [Batch.of(part) for part in images(64).split(24)]
+    is_held = held_back(dense, batches, 0)
+    spoiled = [
+        torch.where(held[:, None, None, None], torch.randn_like(batch.args[0]), batch.args[0])
+        for batch, held in zip(batches, is_held, strict=True)
+    ]
+    options = CUT | {
+        "reconstruct": "tuned",
+        "tune_rate": 1e-30,
+        "tune_epochs": 1,
+        "mirrored": False,
+        "ordering": "random",
+        "ridge": 1e-3,
+    }
+    clean, other = (snp.prune(dense, given, **options) for given in ([batch.args[0] for batch in batches], spoiled))
+    assert_same(state(clean.model), state(other.model))
+    plain = snp.prune(dense, spoiled, **CUT | {"ordering": "random", "ridge": 1e-3})
+    with pytest.raises(AssertionError):
+        assert_same(state(plain.model), state(other.model))
+    pairs = [with_mirrored(Batch.of(images(24)))]
+    mask = held_back(cnn().eval(), [without_mirrored(pairs[0])], 0)
+    (left,) = without(pairs, mask)
+    assert torch.equal(left.args[0], with_mirrored(Batch.of(images(24)[~mask[0]])).args[0])
+
+
+def test_more_than_half_as_far_again_is_undone() -> None:
+    """A rate far too high is lowered; one that first leads away and then back is left alone."""
+    dense, small, batches = pruned("cnn", 96)
+    tuned = tune(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))
+    assert tuned.rate < 20.0
+    assert tuned.distances[tuned.epoch] <= tuned.distances[0]

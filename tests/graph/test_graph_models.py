@@ -9,6 +9,7 @@ import torch
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 
+import snp
 from snp import models
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
@@ -156,3 +157,29 @@ def test_expected_groups_of_networks_we_claim() -> None:
         # Nine blocks, and the first stage's 16 channels with all that they meet: wider stages add theirs to zeros.
         "cifar_resnet": (10, 1),
     }
+
+
+class _Biased(nn.Module):
+    """Tokens beside position biases that a small network makes of a table, as in Swin V2: once for all samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(9, 2))
+        self.bias = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.token = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.token(x) + self.bias(self.table)).mean(1))
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 5])
+def test_what_no_sample_moves_counts_for_each(num_samples: int) -> None:
+    """Multiply-accumulates per sample are those of a pass of one sample, however many the example holds."""
+    model, x = _Biased().eval(), torch.randn(64, 9, 8)
+    by_hand = 9 * (2 * 64 + 64 * 8) + 9 * (8 * 32 + 32 * 8) + 8 * 4
+    assert snp.inspect(model, x[:num_samples]).macs == macs(model, x[:1]) == by_hand
+    result = snp.prune(model, x.split(num_samples), target_macs=0.6, planner="magnitude", round_to=1, progress=False)
+    assert result.plan.macs["dense"] == by_hand
+    assert result.plan.macs["pruned"] == macs(result.model, x[:1]) <= 0.6 * by_hand
+    assert {len(group.kept) for group in result.plan.groups} != {32, 64}

@@ -59,15 +59,20 @@ def test_it_has_its_own_row_and_its_own_weights(tuned: tuple[Path, Ended]) -> No
     assert (folder / f"{better_stage(found)}.safetensors").is_file()
 
 
-def test_the_closed_form_is_what_it_is_without_tuning(tuned: tuple[Path, Ended], tmp_path: Path) -> None:
-    """`pruned.safetensors` is the file of a run with `reconstruct=true`; that run leaves no tuned weights behind."""
+def test_the_closed_form_has_the_plan_of_a_run_without_tuning(tuned: tuple[Path, Ended], tmp_path: Path) -> None:
+    """Its weights are fitted without the samples that tuning is judged by; a plain run leaves no tuned weights."""
     folder, _ = tuned
     options = [option for option in TUNED if "tune" not in option]
     ended = run_here(*options, f"cache_dir={folder}", "finetune.epochs=0", folder=tmp_path)
     assert ended.status == 0, ended.stderr
-    assert is_same(weights(tmp_path / "run", "pruned"), weights(folder, "pruned"))
+    plain, before = numbers(tmp_path / "run"), numbers(folder)
+    plans = [json.loads((each / "plan.json").read_text())["groups"] for each in (tmp_path / "run", folder)]
+    assert plans[0] == plans[1]
+    assert before["prune/fitted_samples"] == before["calibration/samples"] - before["tune/held_back"]
+    assert plain["prune/fitted_samples"] > before["prune/fitted_samples"]
+    assert not is_same(weights(tmp_path / "run", "pruned"), weights(folder, "pruned"))
     assert not (tmp_path / "run" / "tuned.safetensors").exists()
-    assert not [name for name in numbers(tmp_path / "run") if name.startswith(("tuned/", "tune/"))]
+    assert not [name for name in plain if name.startswith(("tuned/", "tune/"))]
 
 
 def test_a_second_start_takes_it_as_it_is(tuned: tuple[Path, Ended]) -> None:

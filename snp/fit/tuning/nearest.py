@@ -15,6 +15,10 @@ from snp.measure.objective import Objective
 
 __all__ = ["Judge", "Nearest", "write_parameters"]
 
+# Times the distance of the start. At a high rate the first epochs lead away, and as it falls it comes nearer than
+# ever: ResNet-56 with a third of its MACs at a rate of 0.02, 0.308, after four epochs 0.363, after twenty 0.278.
+_FAR = 1.5
+
 
 class Judge:
     """How far a network is from the dense one on samples held back: by what steps make smaller, or the user's word."""
@@ -57,12 +61,12 @@ class Nearest:
         self.distances, self.kept, self.epoch = [judge.distance(start)], _parameters(start), 0
 
     def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
-        """Judge further parameters, and keep the nearest; False where they are farther away than the start."""
+        """Judge further parameters, and keep the nearest; False where they are much farther away than the start."""
         write_parameters(parameters, self._model)
         self.distances.append(self.judge.distance(self._model))
         if self.distances[-1] < self.distances[self.epoch]:
             self.kept, self.epoch = _parameters(self._model), len(self.distances) - 1
-        return self.distances[-1] <= self.distances[0]
+        return self.distances[-1] <= _FAR * self.distances[0]
 
     def network(self) -> nn.Module:
         """The network with the parameters kept; nothing is judged any more."""

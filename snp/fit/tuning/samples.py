@@ -6,15 +6,64 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 
-__all__ = ["FEWEST_SAMPLES", "TuningSamples"]
+__all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "without"]
 
-# One sample in so many is held back, at most so many in all.
-_SHARE, _MOST_HELD = 8, 256
+# One sample in so many is held back, at most so many in all, and no more values of their outputs than this.
+_SHARE, _MOST_HELD, _MOST_OUTPUTS = 8, 256, 2**26
 FEWEST_SAMPLES = 2 * _SHARE
+
+
+def held_back(dense: nn.Module, inputs: Sequence[Batch], seed: int) -> list[Tensor]:
+    """Which samples a tuned network is judged by.
+
+    Weights that were fitted on them would seem nearer than they are: whoever fits them leaves these out
+    (:func:`without`).
+
+    Args:
+        dense: in evaluation mode; its outputs for these samples have to be remembered.
+        inputs: calibration inputs on its device.
+        seed: decides.
+
+    Returns:
+        A mask [N] per batch, on the CPU.
+
+    Raises:
+        ValueError: there are too few samples to hold some back.
+    """
+    sizes = [batch.size for batch in inputs]
+    total = sum(sizes)
+    if total < FEWEST_SAMPLES:
+        raise ValueError(
+            f"prune.reconstruct=tuned holds calibration samples back to judge by: give {FEWEST_SAMPLES} or more, "
+            f"found {total}"
+        )
+    is_held = torch.zeros(total, dtype=torch.bool)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    is_held[order[: max(1, min(total // _SHARE, _MOST_HELD, _most_remembered(dense, inputs[0])))]] = True
+    return list(is_held.split(sizes))
+
+
+def without(inputs: Sequence[Batch], is_held: Sequence[Tensor]) -> list[Batch]:
+    """The samples that are not held back, in their batches; of mirrored pairs, both or none."""
+    parts = []
+    for batch, held in zip(inputs, is_held, strict=True):
+        left = (~held.repeat_interleave(batch.size // len(held))).nonzero()[:, 0]
+        if len(left):
+            parts.append(batch.picked(left))
+    return parts
+
+
+def _most_remembered(model: nn.Module, batch: Batch) -> int:
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(batch.first(1).call(model))
+    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+    return max(1, _MOST_OUTPUTS // max(1, per_sample))
 
 
 class TuningSamples:
@@ -22,39 +71,27 @@ class TuningSamples:
 
     Args:
         inputs: in batches; samples of different shapes are never in one batch.
-        most_held: that may be held back.
-        generator: decides which are, on the CPU.
+        is_held: of :func:`held_back`.
 
     Attributes:
         held_back: batches that nothing is tuned on.
         num_held, num_tuned: samples of both parts.
         largest: samples of the largest batch given.
-
-    Raises:
-        ValueError: there are too few to hold some back.
     """
 
-    def __init__(self, inputs: Sequence[Batch], most_held: int, generator: torch.Generator) -> None:
-        total = sum(batch.size for batch in inputs)
-        if total < FEWEST_SAMPLES:
-            raise ValueError(
-                f"prune.reconstruct=tuned holds calibration samples back to judge by: give {FEWEST_SAMPLES} or more, "
-                f"found {total}"
-            )
+    def __init__(self, inputs: Sequence[Batch], is_held: Sequence[Tensor]) -> None:
         self.largest = max(batch.size for batch in inputs)
-        self.num_held = max(1, min(total // _SHARE, _MOST_HELD, most_held))
-        self.num_tuned = total - self.num_held
-        is_held = torch.zeros(total, dtype=torch.bool)
-        is_held[torch.randperm(total, generator=generator)[: self.num_held]] = True
-        kinds: dict[object, list[Batch]] = defaultdict(list)
-        for batch in inputs:
-            kinds[kind_of(batch)].append(batch)
-        self._joined = [Batch.joined(alike) for alike in kinds.values()]
-        parts = is_held.split([batch.size for batch in self._joined])
+        self.num_held = sum(int(held.sum()) for held in is_held)
+        self.num_tuned = sum(batch.size for batch in inputs) - self.num_held
+        kinds: dict[object, list[tuple[Batch, Tensor]]] = defaultdict(list)
+        for batch, held in zip(inputs, is_held, strict=True):
+            kinds[kind_of(batch)].append((batch, held))
+        self._joined = [Batch.joined([batch for batch, _ in alike]) for alike in kinds.values()]
+        parts = [torch.cat([held for _, held in alike]) for alike in kinds.values()]
         self._tuned = [(~part).nonzero()[:, 0] for part in parts]
-        held = [(batch, part.nonzero()[:, 0]) for batch, part in zip(self._joined, parts, strict=True)]
+        held_places = [(batch, part.nonzero()[:, 0]) for batch, part in zip(self._joined, parts, strict=True)]
         self.held_back = [
-            piece for batch, part in held if len(part) for piece in batch.picked(part).split(self.largest)
+            piece for batch, part in held_places if len(part) for piece in batch.picked(part).split(self.largest)
         ]
 
     def num_batches(self, size: int) -> int:

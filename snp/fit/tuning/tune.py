@@ -5,10 +5,10 @@ samples held back decide which epoch is kept, be it none. It is training all the
 
 SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence of
 logits (or the squared error that the objective holds other outputs to) plus the relative error of the features. A
-running mean of the weights is what is judged. An epoch that ends farther from the dense network than the start is
-undone, and the rate is a quarter from there on. Both networks stay in evaluation mode: statistics of norms do not move,
-nothing is dropped. Networks in half precision are tuned in single precision; what is judged and given back is rounded
-to their own.
+running mean of the weights is what is judged. An epoch that ends half as far again from the dense network as the start
+is undone, and the rate is a quarter from there on: nearer than that, a high rate comes back when it falls. Both
+networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half precision are
+tuned in single precision; what is judged and given back is rounded to their own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from snp.fit.tuning.features import Place, common_features
 from snp.fit.tuning.lesson import HALF, Lesson
 from snp.fit.tuning.matching import learnable
 from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
-from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.samples import TuningSamples, held_back
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
 from snp.measure.outputs import objective_of
@@ -36,7 +35,6 @@ from snp.settings import PruneSettings
 __all__ = ["Tuned", "tune"]
 
 _SLOWER = 0.25  # the rate becomes so much of itself where an epoch led away
-_MOST_OUTPUTS = 2**26  # values that are remembered of samples held back, and computed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,8 @@ def tune(
     Args:
         small: the pruned network in evaluation mode; not changed.
         dense: the network it comes from, likewise.
-        inputs: calibration inputs on the device of both.
+        inputs: calibration inputs on the device of both; ``small`` was not fitted on those that
+            :func:`~snp.fit.tuning.samples.held_back` names.
         settings: ``tune_epochs``, ``tune_rate``, ``tune_views``, ``objective`` and ``seed``.
         progress: is told of the stage.
 
@@ -96,8 +95,8 @@ def tune(
     """
     progress = progress or Progress()
     objective = objective_of(dense, inputs, settings.objective)
-    generator, most_held = torch.Generator().manual_seed(settings.seed), _most_held(dense, inputs[0])
-    samples = TuningSamples(inputs, most_held, generator)
+    generator = torch.Generator().manual_seed(settings.seed)
+    samples = TuningSamples(inputs, held_back(dense, inputs, settings.seed))
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
     nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
@@ -112,14 +111,6 @@ def tune(
             progress.step()
     counts = samples.num_tuned, samples.num_held
     return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
-
-
-def _most_held(model: nn.Module, batch: Batch) -> int:
-    """Samples whose outputs may be remembered at once."""
-    with torch.no_grad():
-        leaves = pytree.tree_leaves(batch.first(1).call(model))
-    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
-    return max(1, _MOST_OUTPUTS // max(1, per_sample))
 
 
 @contextlib.contextmanager
