@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from snp.graph.batches import Batch
-from snp.measure.near_copies import compared, is_table, near_copies
+from snp.measure.near_copies import compared, is_table, near_in_any
 from snp.measure.repeats import Repeats
 
 __all__ = ["distinct"]
@@ -23,12 +22,11 @@ def distinct(raws: Iterable[Any]) -> list[int]:
     Args:
         raws: batches as a loader yields them, in order; of each only what samples are compared by stays in memory.
     """
-    repeats, rows, table = Repeats(), list[Tensor | None](), False
+    repeats, parts, table = Repeats(), list[tuple[Tensor, ...] | None](), False
     for batch in repeats.left_out_of(Batch.of(raw) for raw in raws):
-        rows.append(compared(batch))
+        parts.append(compared(batch))
         table = is_table(batch)
-    found = [part for part in rows if part is not None]
-    if len(found) < len(rows) or len({part.shape[1] for part in found}) != 1:
-        return repeats.kept  # no floating numbers, or of several sizes
-    goes = near_copies(torch.cat(found), table=table)
+    goes = near_in_any(parts, table)
+    if goes is None:  # whole numbers, or of several sizes
+        return repeats.kept
     return [number for number, gone in zip(repeats.kept, goes.tolist(), strict=True) if not gone]
