@@ -167,7 +167,7 @@ def of_hed(options: argparse.Namespace) -> None:
     error = MapError(test, model)
     print(f"objective: {objective_of(model, Batch.all(batches))}", file=sys.stderr)
     rows = rows_of(
-        model, batches, options, lambda removed: {"target_macs": 1 - removed}, lambda small: f"{error.of(small):.4f}"
+        model, batches, options, lambda removed: {"target_macs": 1 - removed}, lambda small: f"{error.of(small):.2g}"
     )
     print(f"\nHED, on VGG-16, pictures of ImageNet at {HED_SIZE} pixels: squared error of the map of edges beside its")
     print("variance, with a share of the MACs removed;")
