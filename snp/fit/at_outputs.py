@@ -166,10 +166,11 @@ class Outputs:
 
 
 def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
-    """Mean logarithm of distances beside deletion's (the last), and standard errors; infinite where all are larger.
+    """Mean logarithm of distances beside deletion's (the last), and standard errors; infinite where deletion is better.
 
     A ratio counts alike in parts with large errors and with small ones: so a few of them already tell chance. On the
-    whole, which few samples with large errors may decide, nothing may be farther than deletion either.
+    whole, which few samples with large errors may decide, nothing may be farther than deletion either. What changed
+    nothing in the parts has shown nothing.
 
     Args:
         distances_PC: of every candidate in every part, mean over its samples.
@@ -178,6 +179,9 @@ def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
     whole = (sizes_P[:, None] * distances_PC).sum(dim=0) / sizes_P.sum()
     apart = distances_PC.clamp(min=0) + _NOTHING * whole[-1] + torch.finfo(whole.dtype).tiny
     ratios = (apart / apart[:, -1:]).log()
-    caution = (_FOLDS * _PIECES / len(sizes_P)) ** 2  # the fewer parts, the less they know of their own spread
+    # The fewer parts, the less they know of their own spread.
+    caution = (_FOLDS * _PIECES / len(sizes_P)) ** 1.5
     found = ratios.mean(dim=0) + caution * ratios.std(dim=0) / len(sizes_P) ** 0.5
-    return torch.where(whole <= whole[-1], found, torch.inf).nan_to_num(nan=torch.inf)
+    found = torch.where((whole <= whole[-1]) & (found < 0), found, torch.inf)
+    found[-1] = 0.0
+    return found

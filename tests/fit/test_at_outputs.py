@@ -136,6 +136,15 @@ def test_a_fit_that_serves_its_own_samples_alone_is_not_taken() -> None:
     assert all(torch.equal(taken[name], value) for name, value in found.deleted.items())
 
 
+def test_a_fit_that_some_samples_did_not_change_is_not_taken() -> None:
+    """Where three quarters of the samples leave every layer as it is, nothing speaks for what all of them did."""
+    model, rows = mlp(1, *SIZES[1]), torch.randn(40, 20, generator=torch.Generator().manual_seed(0))
+    found, outputs = candidates(model, rows)
+    own, others = Candidates(found.deleted, (found.fits[1],)), Candidates(found.deleted, (found.deleted,))
+    taken = outputs.best_of_few(own, Batch((rows,)).split(10), lambda some: others)
+    assert all(torch.equal(taken[name], value) for name, value in found.deleted.items())
+
+
 def test_neighbours_that_say_the_same_are_held_back_together() -> None:
     """Every sample is held back once, and no sample of its group is fitted on then, however batches are split."""
     model, rows = mlp(2, *SIZES[0]), torch.randn(38, 8, generator=torch.Generator().manual_seed(0))
