@@ -12,19 +12,17 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.collect import collect_groups
-from snp.graph.counting import macs_of_batch
 from snp.graph.exported import program_of
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
+from snp.graph.once import count_for_each
 from snp.graph.plain_experts import PlainExperts, experts_around
 from snp.graph.splits import with_counts
 from snp.graph.tracer import Tracer
 from snp.graph.units import Reading, UnitGroup, module_of
 
 __all__ = ["CouplingGraph", "analyse"]
-
-_NOTABLE = 1e-3  # of the multiply-accumulates of all weights: what costs less is shared out among the samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ def analyse(
         whole = _whole_heads(program, example.size, tracer.aliases, names)
         groups, layers = groups + whole[0], layers or whole[1]
     groups = tuple(replace(group, twins=_twins(model, group)) for group in groups)
-    _counted_for_each(model, example, tracer)
+    count_for_each(model, example, tracer)
     fixed, products = products_of(tracer, groups)
     return CouplingGraph(
         groups,
@@ -137,28 +135,6 @@ def _twins(model: nn.Module, group: UnitGroup) -> str:
     """Name of the mixture of experts that a group lies in; empty where it lies in none."""
     around = {experts_around(model, module_of(member.tensor)) for member in group.members}
     return around.pop() or "" if len(around) == 1 else ""
-
-
-def _counted_for_each(model: nn.Module, example: Batch, tracer: Tracer) -> None:
-    """Count what depends on no input, as a table of position biases does, for each sample in full.
-
-    It runs once however many samples there are. That it does is taken from the graph where it matters and a pass of
-    twice the samples costs no more for it: sizes of a batch stand in a graph as numbers, so that what is repeated for
-    each sample looks the same. Where samples share inputs they share the cost, too.
-    """
-    sizes = {name: tensor.numel() for name, tensor in chain(model.named_parameters(), model.named_buffers())}
-    once, total = (
-        fixed + sum(count * sizes.get(name, 0) for name, count in part.items())
-        for fixed, part in ((tracer.alone_macs, tracer.alone), (tracer.fixed_macs, tracer.positions))
-    )
-    size = tracer.num_samples
-    if example.shared or size == 1 or once <= _NOTABLE * total:
-        return
-    passes = [n * macs_of_batch(model, example.repeated(n)) for n in (size, 2 * size)]
-    if abs(2 * passes[0] - passes[1] - once) <= _NOTABLE * once:
-        tracer.fixed_macs += (size - 1) * tracer.alone_macs
-        for name, count in tracer.alone.items():
-            tracer.positions[name] += (size - 1) * count
 
 
 def _routed(model: nn.Module, weight: str) -> float:

@@ -7,6 +7,7 @@ that of a head, the result holds scores, and scores times values have the values
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -53,7 +54,9 @@ def multiply(tracer: Tracer, node: fx.Node, left: Any, right: Any) -> Tensor | N
 def attention_macs(args: list[Any]) -> int:
     """Multiply-accumulates of both products of one fused call."""
     query, key, value = (tuple(arg.shape) for arg in args[:3])
-    return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+    # Of one sample's queries, as learned ones, and many samples' keys; fewer heads of keys serve several of queries.
+    lead = [max(sizes) for sizes in zip_longest(*(shape[-3::-1] for shape in (query, key, value)), fillvalue=1)]
+    return int(math.prod(lead) * query[-2] * key[-2] * (query[-1] + value[-1]))
 
 
 def _of_heads(tracer: Tracer, shadow: Tensor, lead: torch.Size) -> Tensor | None:
@@ -79,6 +82,7 @@ def _scores(tracer: Tracer, node: fx.Node, query: Tensor, key: Tensor) -> Tensor
     shape = (*lead, query.shape[-2], key.shape[-2])
     implicit = "scaled_dot_product" in str(node.target) and node.kwargs.get("scale") is None
     call = Call(module_running(node) or "", queries, keys, math.prod(shape) * query.shape[-1], implicit)
+    call.scores_alone = not tracer.is_given
     tracer.calls.append(call)
     _, inverse = torch.cat([queries, keys], dim=1).unique(dim=0, return_inverse=True)
     fresh = tracer.labels.new(int(inverse.max()) + 1)
@@ -110,4 +114,5 @@ def _weighed(tracer: Tracer, scores: Tensor, value: Tensor) -> Tensor | None:
         tracer.labels.tie(call.query, values)
     shape = (*lead, scores.shape[-2], value.shape[-1])
     call.value, call.value_macs = values, math.prod(shape) * scores.shape[-1]
+    call.value_alone = not tracer.is_given
     return values.reshape(*lead, 1, value.shape[-1]).expand(shape)

@@ -80,7 +80,7 @@ def products_of(tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[int, tuple
             else:
                 fixed += macs
     owners = _owners(tracer, [group for group in groups if group.kind != "heads"])
-    for macs, labels in tracer.products:
+    for macs, labels, _ in tracer.products:
         shares = Counter(owners.get(root, "") for root in tracer.labels.roots(labels).tolist())
         fixed += macs * shares.pop("", 0) // len(labels)
         products += [(macs * n // (len(labels) * tracer.num_samples), (name,)) for name, n in shares.items()]

@@ -20,6 +20,9 @@ __all__ = ["propagate"]
 assert all((channelwise, convolutions, layers, products, recurrent)), "their rules are entered as they are imported"
 _NO_EFFECT = ("_assert", "sym_constrain", "_guards")
 
+# Operators that repeat a tensor along a dimension, or make a new one.
+_SPREADING = ("expand", "repeat", "broadcast", "full", "zeros", "ones")
+
 
 def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names: Mapping[str, str]) -> None:
     """Run every node of a program by the rule of its operator; what the tracer holds afterwards is what was found.
@@ -59,8 +62,16 @@ def _placeholder(tracer: Tracer, node: fx.Node, name: str | None, is_buffer: boo
     return tracer.labels.constant(tuple(value.shape), reason) if isinstance(value, Tensor) else value
 
 
+def _is_for_each(node: fx.Node, num_samples: int) -> bool:
+    """Does the operator make a row for each sample of what all have in common, as learned queries are expanded?"""
+    if num_samples == 1 or not any(word in str(node.target) for word in _SPREADING):
+        return False
+    sizes = [getattr(each.meta.get("val"), "shape", ())[:1] for each in (node, *node.all_input_nodes)]
+    return sizes[0] == (num_samples,) and (num_samples,) not in sizes[1:]
+
+
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    tracer.is_given = not tracer.given.isdisjoint(node.all_input_nodes)
+    tracer.is_given = not tracer.given.isdisjoint(node.all_input_nodes) or _is_for_each(node, tracer.num_samples)
     if tracer.is_given:
         tracer.given.add(node)
     labels = _labels(tracer, node, values)

@@ -79,7 +79,7 @@ def _weighed(tracer: Tracer, node: fx.Node, operands: list[Any], names: list[str
     labels = tied(tracer, kept, shape)
     for _ in summed:
         labels = labels[..., 0]
-    tracer.products.append((macs_of_operator(node), labels.reshape(-1)))
+    tracer.products.append((macs_of_operator(node), labels.reshape(-1), not tracer.is_given))
     return labels
 
 

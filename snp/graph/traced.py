@@ -104,6 +104,7 @@ class Call:
         value: labels of shape [L, V]; None until scores meet values.
         implicit_scale: the fused call scales by the size it gets.
         score_macs, value_macs: multiply-accumulates of the whole example batch.
+        scores_alone, value_alone: they depend on no input of the network.
     """
 
     module: str
@@ -113,6 +114,8 @@ class Call:
     implicit_scale: bool = False
     value: Tensor | None = None
     value_macs: int = 0
+    scores_alone: bool = False
+    value_alone: bool = False
 
 
 def module_running(node: fx.Node) -> str | None:

@@ -39,7 +39,7 @@ class Tracer:
         sizes: (module, attribute, labels): numbers of units that modules keep.
         convolutions, embeddings: names of the weights of convolutions, and of those that are looked up.
         streams: which sums are residual streams.
-        products: multiply-accumulates of the whole example batch in products of units, and labels of their results.
+        products: multiply-accumulates of the whole example batch in products of units, labels, and if alone.
         fixed_macs: those in products that no cut changes.
         given, is_given: nodes that depend on the network's inputs; is the one that runs one of them?
         alone, alone_macs: the parts of ``positions`` and ``fixed_macs`` of nodes that depend on no input.
@@ -74,7 +74,7 @@ class Tracer:
         self.sizes: list[tuple[str, str, Tensor]] = []
         self.calls, self.scores = list[Call](), dict[int, Call]()
         self.tables, self.turned = set[int](), list[Tensor]()
-        self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor]](), 0
+        self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor, bool]](), 0
         self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 
     def again(self) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 import timm
@@ -183,3 +184,36 @@ def test_what_no_sample_moves_counts_for_each(num_samples: int) -> None:
     assert result.plan.macs["dense"] == by_hand
     assert result.plan.macs["pruned"] == macs(result.model, x[:1]) <= 0.6 * by_hand
     assert {len(group.kept) for group in result.plan.groups} != {32, 64}
+
+
+class _Asking(nn.Module):
+    """Learned queries that attend to each other, before they are one for each sample or after, and then to tokens."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when, self.queries = when, nn.Parameter(torch.randn(1, 5, 8))
+        self.own, self.cross = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked = self.queries if self.when != "first" else self.queries.expand(len(x), -1, -1)
+        asked = asked + self.own(asked, asked, asked, need_weights=False)[0]
+        if self.when == "last":  # one sample's queries beside many samples' keys
+            heads = [each.unflatten(-1, (2, 4)).transpose(1, 2) for each in (asked, x, x)]
+            met = nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        else:
+            asked = asked.expand(len(x), -1, -1)
+            met = self.cross(asked, x, x, need_weights=False)[0]
+        return asked + met + self.mlp(met)
+
+
+@pytest.mark.parametrize("options", [{"streams": True}, {"structures": ("ffn", "vo", "qk")}], ids=str)
+@pytest.mark.parametrize("when", ["first", "then", "last"])
+def test_queries_that_are_learned_count_for_each(when: str, options: dict[str, Any]) -> None:
+    """Attention among them, too, with its products; and what is repeated for each sample is not counted twice."""
+    torch.manual_seed(0)
+    model, x = _Asking(when).eval(), torch.randn(20, 6, 8)
+    options = {"target_units": 0.5, "round_to": 1, "reconstruct": False, "progress": False, **options}
+    for num_samples in (1, 2, 5):
+        result = snp.prune(model, x.split(num_samples), ordering="random", cut="uniform", **options)
+        assert result.plan.macs == {"dense": macs(model, x[:1]), "pruned": macs(result.model, x[:1])}
