@@ -87,7 +87,7 @@ class Outputs:
     group: int = 1
 
     def distances(self, candidates: Candidates, inputs: Sequence[Batch], numbers: Sequence[int] = ()) -> Tensor:
-        """Of candidates, by default all, from the dense network: mean over samples, float64; the dense network is at 0."""
+        """Of candidates, by default all, from the dense network: mean over samples, float64; its own is 0."""
         asked = numbers or range(len(candidates))
         found = torch.zeros(len(asked), dtype=torch.float64)
         with torch.no_grad():
