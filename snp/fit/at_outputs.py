@@ -87,7 +87,7 @@ class Outputs:
     group: int = 1
 
     def distances(self, candidates: Candidates, inputs: Sequence[Batch], numbers: Sequence[int] = ()) -> Tensor:
-        """Of candidates, by default all, from the dense network: mean over samples, float64."""
+        """Of candidates, by default all, from the dense network: mean over samples, float64; its own is 0."""
         asked = numbers or range(len(candidates))
         found = torch.zeros(len(asked), dtype=torch.float64)
         with torch.no_grad():
@@ -96,6 +96,7 @@ class Outputs:
             slots = named_tensors(other)
             for batch in inputs:
                 dense = batch.call(self.model)
+                found -= self._start(dense, batch)
                 for place, number in enumerate(asked):
                     for name, value in candidates.tensors(number, self.model).items():
                         slots[name].copy_(value)
@@ -107,6 +108,13 @@ class Outputs:
             return self.objective.distance(dense, batch.call(other), batch)
         except ValueError:  # of another shape, or not finite: nothing can be farther
             return torch.inf
+
+    def _start(self, dense: object, batch: Batch) -> float:
+        """Where a function of the user's begins, as a negative cosine does at minus one."""
+        try:
+            return 0.0 if self.objective.function is None else self.objective.distance(dense, dense, batch)
+        except ValueError:
+            return 0.0
 
     def serves(self, candidates: Candidates, inputs: Sequence[Batch]) -> bool:
         """Is the first fit, as it is, no farther from the dense network than deletion?"""

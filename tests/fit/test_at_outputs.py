@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,4 +184,22 @@ def test_a_ridge_of_ones_own_is_a_fit_of_ones_own() -> None:
     assert len(asked) > alone + 16 * 9 - 1
     before = len(asked)
     snp.prune(model, [torch.randn(256, 20)], **options)
-    assert len(asked) == before + alone + 2
+    assert len(asked) == before + alone + 3  # the dense network itself, the fit and deletion
+
+
+@pytest.mark.parametrize("count", [12, 200])
+def test_where_an_objective_begins_has_no_say(count: int) -> None:
+    """A squared error less ten chooses what the squared error does."""
+    model, rows = mlp(0, *SIZES[1]), torch.randn(count, 20, generator=torch.Generator().manual_seed(0))
+    found, outputs = candidates(model, rows)
+    squared = outputs.objective
+    inputs = Batch((rows,)).split(25)
+
+    def below(dense: Tensor, other: Tensor) -> float:
+        batch = Batch((rows[: len(dense)],))
+        return squared.distance(dense, other, batch) / len(dense) - 10
+
+    lower = Outputs(model, replace(squared, function=below))
+    torch.testing.assert_close(lower.distances(found, inputs), outputs.distances(found, inputs), rtol=1e-6, atol=1e-9)
+    chosen = [each.best_of_few(found, inputs, lambda some: found) for each in (lower, outputs)]
+    assert all(torch.equal(value, chosen[1][name]) for name, value in chosen[0].items())
