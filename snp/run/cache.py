@@ -94,17 +94,18 @@ class Cache:
             The moments, and the facts with ``reused`` and the name of the ``entry`` beside them; facts read from disk
             are strings.
         """
-        mark = fingerprint(subject.model, settings, repr(subject.readers), mirrored, *self.facts())
+        facts = *self.facts(), *self.left_out(settings.samples)
+        mark = fingerprint(subject.model, settings, repr(subject.readers), mirrored, *facts)
         path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
         if agreed(found is not None):
             assert found is not None
             log(f"the moments of an earlier run are used: {path}")
             return found[0], {**found[1], "reused": True, "entry": path.name}
-        moments, facts = measure()
-        metadata = {name: str(value) for name, value in facts.items()} | {"fingerprint": mark}
+        moments, measured = measure()
+        metadata = {name: str(value) for name, value in measured.items()} | {"fingerprint": mark}
         rank_zero_only(write_moments)(moments, path, metadata)
-        return moments, {**facts, "reused": False, "entry": path.name}
+        return moments, {**measured, "reused": False, "entry": path.name}
 
     def latency(self, subject: Subject, batch: int, threads: int, measure: Callable[[], LatencyTable]) -> LatencyTable:
         """Layer times measured before on this machine, else measured now and kept."""
@@ -140,6 +141,10 @@ class Cache:
         numbers = measure()
         _write(path, {"fingerprint": mark, "numbers": numbers})
         return numbers
+
+    def left_out(self, num_samples: int) -> tuple[int, ...]:
+        """How many of the calibration samples repeat others; nothing where none does."""
+        return tuple(filter(None, (self.data.num_repeats(num_samples, self.seed),)))
 
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""

@@ -128,7 +128,8 @@ class Run:
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""
-        return mark_of(self._dense, self.prune, self.calibration, *facts)
+        left_out = self.cache.left_out(self.calibration.samples)
+        return mark_of(self._dense, self.prune, self.calibration, *facts, *left_out)
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""

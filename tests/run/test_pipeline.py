@@ -16,8 +16,10 @@ from torch import nn
 
 import snp
 from snp.data.digits import Digits
+from snp.graph.batches import Batch
 from snp.models.sources.weights import write_weights
 from snp.run.cache import Cache
+from snp.run.calibrate import CalibrationSettings
 from snp.run.errors import command_line, guarded
 from snp.run.folder import RunFolder, folder_at
 from snp.run.pipeline import run as run_pipeline
@@ -25,6 +27,7 @@ from snp.run.processes import copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
+from snp.surgery.subject import subject_of
 from tests.command_line import ROOT, TINY, Ended, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
@@ -92,6 +95,25 @@ def test_no_epochs_leave_the_network_untrained(tmp_path: Path) -> None:
     assert times == 0
     assert not list(tmp_path.iterdir())
     assert all(map(torch.equal, model.parameters(), network().parameters()))
+
+
+def test_moments_of_repeats_are_not_used(tmp_path: Path) -> None:
+    """A file of moments in which samples counted twice, of a time when they did, is not that of the samples left."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8), nn.ReLU(), nn.Linear(8, 10)).eval()
+    subject, measured = subject_of(model, Batch((torch.randn(2, 3, 8, 8),)), snp.PruneSettings()), list[int]()
+
+    def measure() -> Any:
+        measured.append(1)
+        return {}, {"samples": 40}
+
+    settings, data = CalibrationSettings(samples=40), digits()
+    cache = Cache(tmp_path, data, {}, 0, "32-true")
+    for _ in range(2):
+        cache.moments(subject, settings, measure)
+    assert len(measured) == 1
+    data.num_repeats = lambda num_samples, seed: 3  # type: ignore[method-assign]
+    assert [cache.moments(subject, settings, measure)[1]["reused"] for _ in range(2)] == [False, True]
+    assert len(measured) == 2
 
 
 def test_numbers_are_written_as_they_come(tmp_path: Path) -> None:
