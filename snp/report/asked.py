@@ -40,7 +40,8 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "calibration", _calibration(record)
     yield "tuning without labels", _tuning(record)
     for name, title in (("dense", "dense training"), ("finetune", "fine-tuning")):
-        yield title, _recipe(config.get(name) or {})
+        is_done = name != "dense" or "trained first" in facts.get("weights", "trained first")
+        yield title, _recipe(config.get(name) or {}) if is_done else None
     seed = config.get("seed", record.settings.get("seed"))
     yield "seed", None if seed is None else str(seed)
     yield "command", f"`{facts['command']}`" if facts.get("command") else None
@@ -82,9 +83,15 @@ def _tuning(record: Record) -> str | None:
     if epochs is None or tuned is None or held is None:
         return None
     before, after = (number(record.metrics, f"tune/distance_{name}") for name in ("before", "after"))
-    words = f"{epochs:.0f} epochs over {tuned:,.0f} calibration samples at {record.settings.get('tune_rate'):g}"
+    words = f"{epochs:.0f} epochs over {tuned:,.0f} calibration samples at {_rate(record):g}"
     words += f"; {held:,.0f} held back chose epoch {kept:.0f}"
     return words + ("" if before is None or after is None else f" (distance to dense {before:.3g} to {after:.3g})")
+
+
+def _rate(record: Record) -> float:
+    """Of tuning at its peak, in the end: steps that were too large made it smaller than what was asked for."""
+    found = number(record.metrics, "tune/rate")
+    return float(record.settings["tune_rate"]) if found is None else found
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str | None:

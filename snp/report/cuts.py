@@ -30,16 +30,18 @@ def why_there(record: Record) -> str:
     words = {
         "variance": "In every group the first units in the order `{ordering}` stay that hold {level} of its variance.",
         "output": (
-            "Every group is cut, in the order `{ordering}`, where one more unit would do more damage at the output "
-            "than it saves: the same price for all groups (level {number})."
+            "In every group units go, in the order `{ordering}`, until the next one would do more damage at the output "
+            "than it saves, at the same price for all groups; where the first one would, the group stays whole."
         ),
         "uniform": "Every group keeps {level} of its units, the first in the order `{ordering}`.",
     }.get(str(settings.get("cut")))
     if words is None or level is None:
         return ""
     rounding = settings.get("round_to", 1)
-    more = f" Wide groups are rounded to multiples of {rounding}." if rounding and rounding > 1 else ""
-    return words.format(ordering=settings.get("ordering"), level=f"{100 * level:.1f} %", number=f"{level:.3g}") + more
+    wide = settings.get("round_from") or 16 * (rounding or 1)
+    is_rounded = bool(rounding and rounding > 1) and any(group["num_units"] >= wide for group in record.groups)
+    more = f" Groups of {wide} units or more are rounded to multiples of {rounding}." if is_rounded else ""
+    return words.format(ordering=settings.get("ordering"), level=f"{100 * level:.1f} %") + more
 
 
 def group_table(record: Record) -> Table:

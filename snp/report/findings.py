@@ -42,11 +42,14 @@ def _lost(record: Record) -> Iterator[str]:
 def _worse_by_training(record: Record) -> Iterator[str]:
     metrics, score = record.metrics, score_of(record.metrics)
     best = better_stage(metrics)
-    before, after = number(metrics, f"{best}/{score}"), number(metrics, f"finetuned/{score}")
+    is_judged = all(number(metrics, f"{stage}/val_{score}") is not None for stage in (best, "finetuned"))
+    before, after = (number(metrics, f"{stage}/{'val_' if is_judged else ''}{score}") for stage in (best, "finetuned"))
+    judges = (record.facts.get("data") or {}).get("val")
+    seen = f" on the {f'{judges:,} ' if judges else ''}validation samples that decide" if is_judged else ""
     if before is not None and after is not None and best != "finetuned":
         yield (
-            f"Fine-tuning made it worse: {before:.2f} became {after:.2f}. The {best} network is the one reported and "
-            "exported. Try a smaller `finetune.learning_rate`, or leave it out with `finetune.epochs=0`."
+            f"Fine-tuning made it worse{seen}: {before:.2f} became {after:.2f}. The {best} network is the one reported "
+            "and exported. Try a smaller `finetune.learning_rate`, or leave it out with `finetune.epochs=0`."
         )
 
 
@@ -89,7 +92,8 @@ def _left_whole(record: Record) -> Iterator[str]:
     if frozen and total and sum(whole) > WHOLE_SHARE * total:
         yield (
             f"{format_share(sum(whole) / total, 0)} of the dense network's multiply-accumulates are in {len(whole)} "
-            "layers that lost nothing; the reasons stand below under “What could not be cut”."
+            "layers that lost nothing; some were left whole where units were chosen, others could not be cut, for the "
+            "reasons under “What could not be cut”."
         )
 
 
@@ -100,8 +104,15 @@ def _few_samples(record: Record) -> Iterator[str]:
             f"Only {samples:.0f} calibration samples: what was cut and fitted on them may not hold for others. "
             "Raise `calibration.samples`."
         )
-    # Each process fits on its own share.
-    elif samples and fitted and record.facts.get("processes", 1) == 1 and fitted < samples:
+    # Each process fits on its own share; what tuning is judged by is not fitted on.
+    held = number(record.metrics, "tune/held_back") or 0
+    if (
+        samples
+        and samples >= FEW_SAMPLES
+        and fitted
+        and record.facts.get("processes", 1) == 1
+        and fitted + held < samples
+    ):
         yield (
             f"The fit saw {fitted:.0f} of the {samples:.0f} calibration samples, as many as `prune.memory_gib` holds. "
             "Raise it where there is memory."

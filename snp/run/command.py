@@ -14,11 +14,12 @@ from typing import Any
 
 from snp.run.errors import command_line, guarded
 from snp.run.options import asked_name, configuration, help_text, objective, question, refuse_unknown
+from snp.run.refusals import refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 
 __all__ = ["run"]
 
-_HELP = ("--help", "-h")
+_HELP, _SWEEP = ("--help", "-h"), ("-m", "--multirun")
 
 
 def run(words: Sequence[str] | None = None, program: str = "python run.py") -> None:
@@ -34,8 +35,10 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
             print(help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    is_sweep = any(word in _SWEEP for word in given)
+    guarded(refuse_unwritable)(given, "multirun" if is_sweep else "outputs", is_multirun=is_sweep)
     # Hydra takes this flag before or behind all options, not among them.
-    given.sort(key=lambda word: word not in ("-m", "--multirun"))
+    given.sort(key=lambda word: word not in _SWEEP)
     # Lightning starts further processes by the words of this one; Hydra reads others.
     before = sys.argv
     with stoppable(_is_first):

@@ -77,4 +77,7 @@ def _one_line(error: BaseException) -> str:
     if type(error).__name__ == "MissingMandatoryValue":
         key = getattr(error, "full_key", "an option")
         return f"{key} is not set: give {key}=..."
-    return " ".join(str(error).split())
+    text = str(error)
+    if "Original Traceback (most recent call last)" in text:  # of a process that loads data: what it raised comes last
+        text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    return " ".join(text.split())

@@ -68,6 +68,8 @@ def refuse_unknown(words: Sequence[str]) -> None:
     for word in words:
         name, is_override, value = word.partition("=")
         section, _, key = name.partition(".")
+        if not is_override and section in sections and re.fullmatch(r"[a-z_][\w.]*", name):
+            raise ValueError(f"{name} has no value: write {name}=VALUE, without a space")
         if not is_override or not re.fullmatch(r"[a-z_][\w.]*", name) or section == "hydra":
             continue
         if section not in sections:

@@ -74,13 +74,15 @@ def small_network(
 def _pruned(
     job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
 ) -> _Pruned:
-    inputs = _inputs_again(job, subject)
-    sensitivity = _sensitivity(job, subject, inputs)
+    inputs, progress = _inputs_again(job, subject), job.lightning.progress()
+    with progress.stage("measure sensitivity"):
+        sensitivity = _sensitivity(job, subject, inputs)
     measured = Measured(subject, moments, sensitivity)
-    subject, problem = prepare(measured, job.prune, inputs, table)
-    plan = _decide(job, subject, problem, prepared)
-    started = time.perf_counter()
-    subject, problem = settle(measured, job.prune, plan, (subject, problem))
+    with progress.stage("choose units", len(subject.groups)):
+        subject, problem = prepare(measured, job.prune, inputs, table, progress)
+        plan = _decide(job, subject, problem, prepared)
+        started = time.perf_counter()
+        subject, problem = settle(measured, job.prune, plan, (subject, problem))
     result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
     job.folder.record(
         {

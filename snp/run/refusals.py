@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
-__all__ = ["refuse_few", "refuse_precision", "refuse_processes", "refuse_seed", "refuse_strangers"]
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = [
+    "refuse_few",
+    "refuse_precision",
+    "refuse_processes",
+    "refuse_seed",
+    "refuse_strangers",
+    "refuse_unwritable",
+]
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 _LARGEST_SEED = 2**32 - 1  # of numpy
+
+
+def refuse_unwritable(words: Sequence[str], default: str, *, is_multirun: bool) -> None:
+    """The folder of a run or sweep can be made, before Hydra tries to and says so in words of its own.
+
+    Args:
+        words: of the command line.
+        default: folder that is taken where they name none.
+        is_multirun: the run is a sweep.
+
+    Raises:
+        OSError: it cannot, because of which folder or file.
+    """
+    option = "hydra.sweep.dir" if is_multirun else "hydra.run.dir"
+    given = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    if given and "${" in given[-1]:
+        return
+    folder = Path(given[-1] if given else default)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists() or parent == parent.parent)
+    remedy = f"give another folder with {option}=FOLDER"
+    if not there.is_dir():
+        raise NotADirectoryError(f"{option}={folder}: {there} is a file; {remedy}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option}={folder}: nothing may be written into {there.absolute()}; {remedy}")
 
 
 def refuse_seed(seed: int) -> None:

@@ -18,6 +18,7 @@ from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.graph.batches import Batch
+from snp.plan.progress import Progress
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
@@ -55,6 +56,10 @@ class JobTrainer:
         asked = getattr(trainer, "keywords", {}).get("enable_progress_bar")
         self._bars = {"enable_progress_bar": sys.stdout.isatty()} if asked == "auto" else {}
         self._shows_bars = bool(self._bars.get("enable_progress_bar", asked))
+
+    def progress(self) -> Progress:
+        """Bars for what runs without a Lightning trainer, where that would draw them, too."""
+        return Progress(shows=self._shows_bars)
 
     @cached_property
     def device(self) -> torch.device:

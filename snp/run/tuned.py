@@ -56,7 +56,7 @@ def _tuned(job: Run, small: nn.Module, dense: nn.Module) -> Tuned:
     started, device = time.perf_counter(), job.lightning.device
     inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
     dense, small = dense.to(device).eval(), small.to(device).eval()
-    found = tune(small, dense, [batch.beside(dense) for batch in inputs], job.prune)
+    found = tune(small, dense, [batch.beside(dense) for batch in inputs], job.prune, job.lightning.progress())
     for model in (dense, small, found.model):
         model.to("cpu")
     log(str(found))
@@ -64,6 +64,7 @@ def _tuned(job: Run, small: nn.Module, dense: nn.Module) -> Tuned:
         {
             "time/tune_s": time.perf_counter() - started,
             "tune/epoch": found.epoch,
+            "tune/rate": found.rate,
             "tune/epochs": len(found.distances) - 1,
             "tune/samples": found.num_tuned,
             "tune/held_back": found.num_held,

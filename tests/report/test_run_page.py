@@ -45,6 +45,9 @@ def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:
         ({"latency__measured_share": 0.99, "latency__measured_share_high": 1.0, "latency__measured_share_low": 0.98},
          "No time was gained: a pass takes 99 %"),
         ({"latency__measured_share_high": 2.0}, "The clock was noisy: half of the passes took between 58 % and 200 %"),
+        ({"finetuned__acc1_percent": 89.9, "pruned__acc1_percent": 89.5, "finetuned__val_acc1_percent": 90.0,
+          "pruned__val_acc1_percent": 91.0},
+         "Fine-tuning made it worse on the validation samples that decide: 91.00 became 90.00"),
         ({"calibration__samples": 40}, "Only 40 calibration samples"),
         ({"prune__fitted_samples": 300}, "The fit saw 300 of the 1024 calibration samples"),
         ({"test__samples": 300}, "Only 300 test samples: the accuracy is known to ±3"),
@@ -64,7 +67,8 @@ def test_layers_left_whole_are_said(tmp_path: Path) -> None:
     header = "weight,dense_shape,pruned_shape,dense_macs,pruned_macs\n"
     (tmp_path / "layers.csv").write_text(header + "a.weight,4x4,4x4,60,60\nb.weight,8x8,4x8,40,20\n")
     assert findings(record) == ("60 % of the dense network's multiply-accumulates are in 1 layers that lost nothing; "
-                                "the reasons stand below under “What could not be cut”.",)  # fmt: skip
+                                "some were left whole where units were chosen, others could not be cut, for the "
+                                "reasons under “What could not be cut”.",)  # fmt: skip
     record.plan["frozen"][0]["reason"] = "an output of the network"
     assert findings(record) == ()
 

@@ -1,17 +1,22 @@
 """Do options, defaults and meanings stand once, and does everything that shows them say the same?"""
 
 import dataclasses
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic.dataclasses import dataclass
 
 from snp.core.options import STRICT, named, option, rule
 from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
+from snp.run.errors import guarded
 from snp.run.options import help_text, refuse_unknown
+from snp.run.refusals import refuse_unwritable
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import FitSettings, PruneSettings
 from tests.command_line import ROOT
@@ -88,6 +93,7 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("prun.target_macs=0.5", "there is no option prun.target_macs; did you mean prune.target_macs?"),
         ("sed=1", "there is no option sed; did you mean seed?"),
         ("prune.zzz=1", "there is no option prune.zzz"),
+        ("prune.target_macs", "prune.target_macs has no value: write prune.target_macs=VALUE, without a space"),
         ("logger=wanb", "there is no logger=wanb; choices are both, csv, none, wandb; did you mean wandb?"),
         ("logger=csv,zzz", "there is no logger=zzz; choices are both, csv, none, wandb"),
         (
@@ -172,3 +178,48 @@ def test_values_by_position_and_by_name_are_the_same() -> None:
     assert Thing(0.5, 2) == Thing(share=0.5, count=2) == dataclasses.replace(Thing(0.5, 4), count=2)
     with pytest.raises(ValueError, match=r"^thing\.share must be a number in \(0, 1\], found 2$"):
         Thing(2)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_hydra_tries(tmp_path: Path) -> None:
+    """A file in the way, and one in which nothing may be written; what Hydra fills in is left to it."""
+    (tmp_path / "file").write_text("")
+    for name, is_sweep in (("hydra.run.dir", False), ("hydra.sweep.dir", True)):
+        words = [f"{name}={tmp_path}/file/x"]
+        with pytest.raises(NotADirectoryError, match=rf"^{name}=.*/file/x: .*/file is a file; give another folder"):
+            refuse_unwritable(words, "outputs", is_multirun=is_sweep)
+        refuse_unwritable([f"{name}={tmp_path}/a/b"], "outputs", is_multirun=is_sweep)
+        refuse_unwritable([f"{name}=${{oc.env:HOME}}/x"], "outputs", is_multirun=is_sweep)
+        refuse_unwritable(words, str(tmp_path), is_multirun=not is_sweep)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to this user")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    """As a read-only home is."""
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError, match=r"nothing may be written into"):
+        refuse_unwritable([], str(tmp_path / "outputs"), is_multirun=False)
+
+
+class Unreadable(torch.utils.data.Dataset[int]):
+    """Its samples cannot be read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        raise ValueError("cat/5.jpg is not a readable image: it is cut short")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_mistake_in_a_process_that_loads_data_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    """PyTorch puts a stack trace around it."""
+
+    @guarded
+    def read() -> None:
+        list(torch.utils.data.DataLoader(Unreadable(), num_workers=1))
+
+    with pytest.raises(SystemExit) as ending:
+        read()
+    assert ending.value.code == 2
+    assert capfd.readouterr().err == "error: cat/5.jpg is not a readable image: it is cut short\n"
