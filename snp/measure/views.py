@@ -21,10 +21,10 @@ __all__ = ["Views", "are_images", "is_mirrored", "views_of", "with_mirrored", "w
 
 # Images move by up to so much of their side, as in the usual training on small images: 4 of 32 pixels.
 _SHIFT = 8
-# A view is used where it moves the outputs by less than this share of what another sample does.
-_AGREES = 0.25
-# To be calibrated on like the images themselves it has to say more nearly the same.
-_SAYS_THE_SAME = 0.1
+# A view is used where it moves the outputs by less than this share of what another sample does: 0.012 and 0.021 for
+# shifted and mirrored photographs of a network that was trained on such, 0.19 for shifted digits of one that was not,
+# which tuning on them leads away.
+_AGREES = 0.1
 _MOST_SAMPLES = 256
 # Share of the batches whose images are laid over each other, where any are.
 _MIXED = 0.5
@@ -140,7 +140,7 @@ def is_mirrored(model: nn.Module, batches: Sequence[Batch], objective: Objective
         return wanted is True
     # A sample that comes alone has no other beside it.
     joined = [Batch.joined(alike) for alike in by_kind(batches)]
-    return _agrees(model, joined, objective, _MIRROR, 0, _SAYS_THE_SAME)
+    return _agrees(model, joined, objective, _MIRROR, 0)
 
 
 def with_mirrored(batch: Batch) -> Batch:
@@ -160,14 +160,7 @@ def without_mirrored(batch: Batch) -> Batch:
     return batch.picked(torch.arange(0, batch.size, 2))
 
 
-def _agrees(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    objective: Objective,
-    view: Views,
-    seed: int,
-    share: float = _AGREES,
-) -> bool:
+def _agrees(model: nn.Module, batches: Sequence[Batch], objective: Objective, view: Views, seed: int) -> bool:
     """Does the dense network see nearly the same in a view of a sample, beside what it sees in another sample?"""
     generator = torch.Generator().manual_seed(seed)
     moved = apart = 0.0
@@ -188,4 +181,4 @@ def _agrees(
             count += batch.size
             if count >= _MOST_SAMPLES:
                 break
-    return moved < share * apart
+    return moved < _AGREES * apart
