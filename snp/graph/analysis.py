@@ -69,8 +69,7 @@ def analyse(
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
     example = Batch.of(batch).beside(model)
-    program = _exported(model, example)
-    wanted, names = frozenset(structures), _first_names(model)
+    program, wanted, names = _exported(model, example), frozenset(structures), _first_names(model)
     tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
     tracer.aliases = _first_modules(model)
     propagate(program, tracer, names)

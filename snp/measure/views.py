@@ -21,9 +21,8 @@ __all__ = ["Views", "are_images", "is_mirrored", "views_of", "with_mirrored", "w
 
 # Images move by up to so much of their side, as in the usual training on small images: 4 of 32 pixels.
 _SHIFT = 8
-# A view is used where it moves the outputs by less than this share of what another sample does: 0.012 and 0.021 for
-# shifted and mirrored photographs of a network that was trained on such, 0.19 for shifted digits of one that was not,
-# which tuning on them leads away.
+# A view is used where it moves the outputs by less than this share of what another sample does: shifted and mirrored
+# photographs do with a network that was trained on such, shifted digits do not, and tuning on them leads away.
 _AGREES = 0.1
 _MOST_SAMPLES = 256
 # Share of the batches whose images are laid over each other, where any are.

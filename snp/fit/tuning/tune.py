@@ -93,9 +93,8 @@ def tune(
     Raises:
         ValueError: too few samples, views of what are no images, or outputs that no gradient reaches.
     """
-    progress = progress or Progress()
+    progress, generator = progress or Progress(), torch.Generator().manual_seed(settings.seed)
     objective = objective_of(dense, inputs, settings.objective)
-    generator = torch.Generator().manual_seed(settings.seed)
     samples = TuningSamples(inputs, held_back(dense, inputs, settings.seed))
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
