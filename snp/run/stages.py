@@ -101,7 +101,7 @@ class Run:
         return prepared
 
     def _look_at_samples(self) -> None:
-        """Are there as many calibration samples as asked for?  Refuses what processes cannot share before hours pass."""
+        """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
