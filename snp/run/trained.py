@@ -57,6 +57,7 @@ def network_left(job: Run, prepared: Prepared) -> nn.Module | None:
     if not agreed(all(job.finished.found(stage, job.mark(stage)) for stage in ("plan", "pruned"))):
         return None
     job.folder.keep_results()
+    job.folder.write_facts(job.facts)  # other settings of what follows may be asked for now
     return load(job.folder.path, prepared.model)
 
 

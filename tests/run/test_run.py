@@ -110,11 +110,14 @@ def test_the_networks_come_back(finished_run: tuple[Path, Ended]) -> None:
 
 
 def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
-    """Dense weights and moments are used again, and nothing that belongs to the first plan stays."""
+    """It is refused; with overwrite=true what fits is used again, and nothing that belongs to the first plan stays."""
     again = tmp_path / "run"
     shutil.copytree(finished_run[0], again)
     before = contents(again)
-    ended = run_here("prune.target_macs=0.8", "finetune.epochs=0", folder=tmp_path)
+    refused = run_here("prune.target_macs=0.8", "finetune.epochs=0", folder=tmp_path)
+    assert_refused(refused, "prune.target_macs was None and is 0.8", "finetune.epochs was 1 and is 0", "overwrite=true")
+    assert contents(again) == before
+    ended = run_here("prune.target_macs=0.8", "finetune.epochs=0", "overwrite=true", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     assert "training" not in ended.stdout.replace("dense network is trained", "")
     after, metrics = contents(again), metrics_of(again)
@@ -144,7 +147,7 @@ def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_pa
     ("options", "said"),
     [
         (["prune.ordering=zcaa"], "prune.ordering must be one of"),
-        (["prune.target_macs=0.0001"], "prune.target_macs=0.0001 cannot be reached"),
+        (["prune.target_macs=0.0001", "overwrite=true"], "prune.target_macs=0.0001 cannot be reached"),
     ],
 )
 def test_mistakes_leave_a_finished_run_alone(
