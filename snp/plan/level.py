@@ -10,12 +10,14 @@ from torch import Tensor
 
 from snp.core.budget import BudgetError, bisect_level
 from snp.core.orderings import descending, interleaved
+from snp.graph.units import UnitGroup
 from snp.plan.allocation import Allocation
+from snp.plan.costs import CostModel
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import evened
 from snp.settings import PruneSettings
 
-__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "rounded", "selected"]
+__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "rounded", "selected"]
 
 
 def rounded(
@@ -58,10 +60,32 @@ def level_for(problem: Problem, settings: PruneSettings, allocation: Allocation)
     try:
         return bisect_level(fraction, target.share)
     except BudgetError as error:
-        raise ValueError(
-            f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, "
-            f"{error.reached:.3f} of the dense {target.kind} are left. Ask for more than that{_remedies(settings)}."
-        ) from error
+        raise ValueError(_refusal(settings, error.reached)) from error
+
+
+def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], settings: PruneSettings) -> None:
+    """A budget that no weights and no samples could meet: what sizes alone say, before anything is trained or measured.
+
+    Times are not known by then, and other targets can always be met.
+
+    Raises:
+        ValueError: even with every group at its smallest more is left; the message says how much.
+    """
+    target = settings.target
+    if not target.is_budget or target.is_timed:
+        return
+    cost = costs.of_target(target, settings.count_embeddings)
+    least = [rounded(1, group.num_units, settings.round_to, group.step, settings.round_from) for group in groups]
+    if (share := cost(least) / cost(costs.dense)) > target.share:
+        raise ValueError(_refusal(settings, share))
+
+
+def _refusal(settings: PruneSettings, reached: float) -> str:
+    target, least = settings.target, math.ceil(1e3 * reached) / 1e3
+    return (
+        f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, {least:.3f} of the "
+        f"dense {target.kind} are left. Ask for that or more{_remedies(settings)}."
+    )
 
 
 def _remedies(settings: PruneSettings) -> str:
