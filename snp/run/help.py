@@ -116,7 +116,7 @@ def _lines(path: Path, group: str) -> dict[str, tuple[str, str]]:
         start = next((number for number, line in enumerate(text) if line == f"{group}:"), len(text))
         inside = text[start + 1 :]
         text = inside[: next((n for n, line in enumerate(inside) if line and line[0] != " "), len(inside))]
-    base = next((found[1] for line in text if (found := _BASE.match(line))), None)
+    base = next((match[1] for line in text if (match := _BASE.match(line))), None)
     inherited = _lines(path.with_stem(base), group) if base else {}
     found = [match for line in text if (match := _LINE.match(line))]
     least = min((len(match["indent"]) for match in found), default=0)
