@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from snp.graph.heads import AttentionLayer, HeadSizes, Removed
 from snp.graph.plain_attention import PlainAttention
+from snp.surgery.attention_biased import BiasedAttention, is_biased
 from snp.surgery.attention_separate import SeparateAttention
 from snp.surgery.projections import projections_of
 
@@ -22,7 +23,7 @@ _FUSED = {"qkv", "attn_drop", "proj"}
 _ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
 _NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _NUM_SHARED = ("num_key_value_heads", "num_kv_heads")
-_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head")
+_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head", "key_value_proj_dim")
 _ALL_HEADS = ("attn_dim", "all_head_size", "split_size")
 
 
@@ -94,7 +95,8 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
     if isinstance(module, SplitAttention | SeparateAttention | PlainAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
-    if sizes.query_size != sizes.value_size or (layer.is_rotary and sizes.query_size != dense.query_size):
+    picks = layer.is_rotary and sizes.query_size != dense.query_size
+    if sizes.query_size != sizes.value_size or picks or is_biased(module):
         return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
     whole, now = dense.num_heads * dense.query_size, sizes.num_heads * sizes.query_size
@@ -138,7 +140,8 @@ def _separate(module: nn.Module, layer: AttentionLayer, dense: HeadSizes, sizes:
     projections = projections_of(module, layer)
     if projections is not None:
         try:
-            return SeparateAttention(module, projections, sizes, dense.query_size**-0.5)
+            made = BiasedAttention if is_biased(module) else SeparateAttention
+            return made(module, projections, sizes, dense.query_size**-0.5)
         except ValueError:  # not of that make
             pass
     return None

@@ -10,16 +10,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from snp.graph.heads import HeadSizes
 from snp.surgery.projections import Projections, is_matrix
+from snp.surgery.rotary_places import turned_heads
 
 __all__ = ["SeparateAttention"]
 
 # Numbers of the stock module that would be wrong here; whatever still reads them has to fail.
-_OF_ONE_SIZE = ("head_dim", "head_size", "attention_head_size", "all_head_size", "split_size", "embed_dim")
+_OF_ONE_SIZE = (
+    *("head_dim", "head_size", "attention_head_size", "key_value_proj_dim"),
+    *("all_head_size", "split_size", "embed_dim", "inner_dim"),
+)
 # Names of the scale of products, and of what is dropped of the scores and of the output.
 _SCALES = ("scaling", "scale")
 _DROPOUT = ("attention_dropout", "attn_dropout", "attn_drop", "dropout_prob", "dropout_p", "dropout")
@@ -28,9 +31,11 @@ _OPTIONS = {"softcap": "attn_logit_softcapping", "s_aux": "sinks"}
 # Tensors that modules are given and that change nothing, or that the function that attends knows.
 _HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
 
+Heads = tuple[Tensor, Tensor, Tensor]
+
 
 class SeparateAttention(nn.Module):
-    """Self-attention of transformers' make with sizes of queries and of values that may differ.
+    """Attention of transformers' make with sizes of queries and of values that may differ.
 
     Args:
         stock: a module whose file imports `ALL_ATTENTION_FUNCTIONS`; its layers and its numbers are taken over.
@@ -80,32 +85,31 @@ class SeparateAttention(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        key_value_states: Tensor | None = None,
         cache: Any = None,
         past_key_values: Any = None,
         layer_past: Any = None,
         **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, C] to tokens [B, N, C], or to all heads' values where there is no output projection."""
+    ) -> tuple[Any, ...]:
+        """Tokens [B, N, C] to tokens [B, N, C], or to all heads' values where there is no output projection.
+
+        Keys and values are made of ``key_value_states`` [B, M, C'] where these are given.
+        """
         strange = [name for name, given in options.items() if isinstance(given, Tensor) and name not in _HARMLESS]
-        if strange:  # tokens of an encoder, biases of positions: what they do in the stock module is not known here
+        if strange:  # biases of positions: what they do in the stock module is not known here
             raise ValueError(f"{self.stock.__name__} is given {strange[0]}, which is not understood")
-        query, key, value = self._projected(hidden_states)
-        query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        if position_embeddings is not None:
-            query, key = self._turned(query, key, *position_embeddings)
         kept = next((held for held in (cache, past_key_values, layer_past) if held is not None), None)
-        if kept is not None:
-            key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
+        if key_value_states is None:
+            heads = self._of_tokens(hidden_states, kept, position_embeddings)
+        else:
+            heads = self._of_others(hidden_states, key_value_states, kept)
+        return self._attended(heads, attention_mask, **options)
+
+    def _attended(self, heads: Heads, mask: Tensor | None, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """What the output projection makes of queries, keys and values, and the weights of these."""
+        own = self._own_options()
         attended, weights = self._attend()(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self._dropout(),
-            scaling=self.scaling,
-            **{**self._own_options(), **options},
+            self, *heads, mask, dropout=self._dropout(), scaling=self.scaling, **(own | options)
         )
         attended = attended.flatten(2)  # [B, N, H * V]
         attended = self.get_submodule(self.output)(attended) if self.output else attended
@@ -113,14 +117,46 @@ class SeparateAttention(nn.Module):
             attended = getattr(self, name)(attended) if hasattr(self, name) else attended
         return attended, weights
 
-    def _projected(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all heads, [B, N, H, D]."""
-        outputs = [self.get_submodule(name)(hidden_states) for name in self.projections.names]
+    def _of_tokens(self, tokens: Tensor, kept: Any, tables: tuple[Tensor, Tensor] | None) -> Heads:
+        """Queries, keys and values, [B, H, N, D], of tokens that look at each other and at those before them."""
+        names = self.projections.names
         if self.projections.is_fused:
-            return self.projections.divided(outputs[0], self.query_size, self.value_size)
-        sizes = (self.query_size, self.query_size, self.value_size)
-        query, key, value = (part.unflatten(-1, (-1, size)) for part, size in zip(outputs, sizes, strict=True))
+            outputs = self.get_submodule(names[0])(tokens)
+            query, key, value = self.projections.divided(outputs, self.query_size, self.value_size)
+        else:
+            query, key, value = (self._made(name, tokens) for name in names)
+        query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        if tables is not None:
+            turn = self._file().apply_rotary_pos_emb
+            query, key = turned_heads(turn, (query, key), tables, self.places, self.first_places)
+        if kept is not None:
+            key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
         return query, key, value
+
+    def _of_others(self, tokens: Tensor, others: Tensor, kept: Any) -> Heads:
+        """Queries of tokens, keys and values of others; a cache keeps those from the first token that is generated."""
+        if self.projections.is_fused:
+            raise ValueError(f"{self.stock.__name__} is given key_value_states, which is not understood")
+        of_query, of_key, of_value = self.projections.names
+        query = self._normalised("q_norm", self._made(of_query, tokens)).transpose(1, 2)
+        of_both = hasattr(kept, "cross_attention_cache")
+        if of_both and kept.is_updated.get(self.layer_idx):
+            held = kept.cross_attention_cache.layers[self.layer_idx]
+            return query, held.keys, held.values
+        key, value = self._normalised("k_norm", self._made(of_key, others)), self._made(of_value, others)
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        if kept is not None:
+            key, value = getattr(kept, "cross_attention_cache", kept).update(key, value, self.layer_idx)
+        if of_both:
+            kept.is_updated[self.layer_idx] = True
+        return query, key, value
+
+    def _made(self, name: str, tokens: Tensor) -> Tensor:
+        """What one of three projections makes of tokens, head by head, [B, N, H, D]."""
+        size = self.value_size if name == self.projections.names[2] else self.query_size
+        made: Tensor = self.get_submodule(name)(tokens)
+        return made.unflatten(-1, (-1, size))
 
     @staticmethod
     def _upcasts(stock: nn.Module) -> bool:
@@ -131,36 +167,6 @@ class SeparateAttention(nn.Module):
         layer: Any = getattr(self, name, None)
         normalised: Tensor = heads if layer is None else layer(heads)
         return normalised
-
-    def _turned(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys [B, H, N, D], the first R dimensions turned by angles per position [B or 1, N, R or more].
-
-        Tables have entries for the dense heads, each head's first dimensions; further ones of a head are not turned.
-        """
-        turn, width = self._file().apply_rotary_pos_emb, cos.shape[-1]
-        if self.places is None:
-            first = [heads[..., :width] for heads in (query, key)]
-            turned = [*turn(*first, cos, sin)]
-        else:
-            places = self.places[:, : sum(place < width for place in self.first_places)]
-            first = [heads[..., : places.shape[1]] for heads in (query, key)]
-            turned = [self._turned_by_head(heads, places, cos, sin) for heads in first]
-        width = first[0].shape[-1]
-        query, key = (
-            torch.cat([part, heads[..., width:]], dim=-1) if heads.shape[-1] > width else part
-            for part, heads in zip(turned, (query, key), strict=True)
-        )
-        return query, key
-
-    def _turned_by_head(self, heads: Tensor, places: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Heads [B, H, N, D] turned by the entries of their own dimensions, [H of keys, D]."""
-        places = places.repeat_interleave(heads.shape[1] // len(places), dim=0)
-        # Each head is a sample of its own.
-        own = [table[..., places].transpose(1, 2).expand(len(heads), -1, -1, -1).flatten(0, 1) for table in (cos, sin)]
-        alone = heads.flatten(0, 1)[:, None]
-        turn = self._file().apply_rotary_pos_emb
-        turned: Tensor = turn(alone, alone[:, :0], *own)[0][:, 0].unflatten(0, heads.shape[:2])
-        return turned
 
     def _attend(self) -> Any:
         """The function that the configuration asks for, as the stock module finds it."""

@@ -140,12 +140,12 @@ def test_generation_with_and_without_cache_agree(name: str, structures: tuple[st
     prompt = tokens(3, seed=3)
     mask = torch.ones_like(prompt)
     mask[0, :5] = 0
-    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    with_cache, without = (
-        small.generate(prompt, attention_mask=mask, use_cache=use_cache, **settings) for use_cache in (True, False)
-    )
-    assert with_cache.shape == (3, prompt.shape[1] + 8)
-    assert torch.equal(with_cache, without)
+    settings: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    settings |= {"attention_mask": mask, "output_logits": True, "return_dict_in_generate": True}
+    with_cache, without = (small.generate(prompt, use_cache=use_cache, **settings) for use_cache in (True, False))
+    assert with_cache.sequences.shape == (3, prompt.shape[1] + 8)
+    assert torch.equal(with_cache.sequences, without.sequences)
+    torch.testing.assert_close(with_cache.logits, without.logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -234,3 +234,16 @@ def test_weights_that_are_turned_round_are_cut_and_fitted_as_plain_ones() -> Non
     assert {entry.group.kind for entry in found[0].plan.groups if len(entry.cut)} >= {"qk", "vo"}
     small, reference = (outputs(result.model.eval(), tokens()) for result in found)
     torch.testing.assert_close(small, reference, rtol=1e-3, atol=1e-3)
+
+
+def test_normed_queries_keep_their_dimensions_and_go_as_whole_heads() -> None:
+    """Qwen3 norms each head of queries and keys: the norm of what is left would be another one."""
+    config = {**SIZES, **NAMED, "model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    model = huggingface.build(config=config, auto_class=huggingface.CAUSAL).eval()
+    graph = analyse(model, tokens(), ALL)
+    assert sorted(group.kind for group in graph.groups) == ["ffn", "ffn", "heads", "heads", "vo", "vo"]
+    assert not confirm(model, graph.groups, Batch.of(tokens()), graph.attention)[1]
+    plan = irregular(graph, graph.groups, seed=2)
+    assert_cut_is_right_and_counted(model, graph, graph.groups, plan, tokens())
+    assert all("norm" in graph.frozen[f"model.layers.0.self_attn.{name}_proj.weight"] for name in ("q", "k"))
