@@ -99,7 +99,6 @@ class Run:
     def dense_network(self) -> Prepared:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
-        log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
         self._look_at_samples()

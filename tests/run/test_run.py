@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import snp
 from snp.models.sources.weights import write_tensors
+from snp.report.findings import findings
+from snp.report.record import read_record
 from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
 
 # The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
@@ -89,6 +91,26 @@ def test_the_last_words_of_a_run(finished_run: tuple[Path, Ended]) -> None:
     assert all(word in table for word in ("dense", "pruned", "finetuned", "MACs", "Latency", "Accuracy"))
     noise = [line for line in ended.stderr.splitlines() if not any(known in line for known in CHATTER)]
     assert noise == []
+
+
+def test_what_the_page_warns_of_is_said_on_the_terminal_too(finished_run: tuple[Path, Ended]) -> None:
+    """Every warning of the page, before the table, and in run.log."""
+    folder, ended = finished_run
+    warnings = findings(read_record(folder))
+    assert any("Only 65 calibration samples" in sentence for sentence in warnings)
+    for text in (ended.stdout, (folder / "run.log").read_text()):
+        assert [text.count(f"[snp] note: {sentence.replace('`', '')}\n") for sentence in warnings] == [1] * len(
+            warnings
+        )
+
+
+def test_bars_count_epochs_from_one(finished_run: tuple[Path, Ended]) -> None:
+    """With the stage in front of them."""
+    shown = finished_run[1].stdout
+    assert "dense: epoch 1 of 1" in shown
+    assert "finetune: epoch 1 of 1" in shown
+    assert "Epoch 0" not in shown
+    assert "1 epochs" not in shown + (finished_run[0] / "report.md").read_text()
 
 
 def test_a_run_without_an_account(finished_run: tuple[Path, Ended]) -> None:
