@@ -262,6 +262,15 @@ def test_unreachable_budget_names_what_is_reachable() -> None:
     assert snp.prune(model, [batch], target_macs=reachable + 0.001).check < 1e-4
 
 
+def test_unreachable_budget_is_refused_before_anything_is_measured() -> None:
+    """Shapes say so: of the batches only those that show what the network reads are looked at."""
+    model, batch = case("cnn")
+    looked = iter([*batch.split(32)] * 40)
+    with pytest.raises(ValueError, match=r"prune\.target_params=0\.001 cannot be reached"):
+        snp.prune(model, looked, target_params=0.001)
+    assert len(list(looked)) > 30
+
+
 def test_network_without_anything_to_cut_says_why() -> None:
     """The reasons of the analysis are in the message."""
     with pytest.raises(ValueError, match=r"nothing in Sequential can be cut: 0.weight: an output"):

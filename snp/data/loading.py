@@ -148,25 +148,28 @@ class SampleData(LightningDataModule):
         processes, up to eight: each sees whole batches, and activations are the same to the last bit.
 
         Args:
-            num_samples: how many are drawn, over all processes.
+            num_samples: how many are asked for, over all processes; all there are where that is more.
             seed: same seed, same samples in the same order.
             whole: all of them on this process, instead of its share.
-
-        Raises:
-            ValueError: the training part has fewer samples.
         """
         chosen = self._chosen(num_samples, seed)
         size = min(self.batch_size, max(1, len(chosen) // max(_CALIBRATION_BATCHES, num_processes())))
         sampler = ExactlyOnceSampler(chosen, size) if num_processes() > 1 and not whole else None
         return self._loader(chosen, batch_size=size, sampler=sampler)
 
+    def num_drawn(self, num_samples: int) -> int:
+        """How many calibration samples are drawn where so many are asked for: no more than there are."""
+        train_set: Any = self._training(as_seen_in_training=False)
+        return min(num_samples, len(train_set))
+
     def num_repeats(self, num_samples: int, seed: int) -> int:
         """How many of the calibration samples drawn are left out."""
-        return num_samples - len(self._chosen(num_samples, seed))
+        return self.num_drawn(num_samples) - len(self._chosen(num_samples, seed))
 
     def _chosen(self, num_samples: int, seed: int) -> Any:
         train_set: Any = self._training(as_seen_in_training=False)
-        drawn, key = subset(len(train_set), num_samples, seed), (num_samples, seed, repr(self.format))
+        num_drawn = self.num_drawn(num_samples)
+        drawn, key = subset(len(train_set), num_drawn, seed), (num_drawn, seed, repr(self.format))
         if key not in self._distinct:
             self._distinct[key] = distinct(self._loader(Subset(train_set, drawn), persistent_workers=False))
         return Subset(train_set, [drawn[number] for number in self._distinct[key]])

@@ -62,17 +62,13 @@ def subset(num_available: int, num_samples: int, seed: int) -> list[int]:
 
     Args:
         num_available: how many samples there are.
-        num_samples: how many to choose, in [1, num_available].
+        num_samples: how many to choose, from 1; at most as many as there are.
         seed: same seed, same choice; a larger choice begins with the smaller one.
 
     Raises:
-        ValueError: fewer than one sample asked for, or more than there are.
+        ValueError: fewer than one sample asked for, or none there.
     """
     if num_samples < 1:
-        raise ValueError(f"calibration.samples={num_samples}: ask for at least one sample")
-    if num_samples > num_available:
-        raise ValueError(
-            f"calibration.samples={num_samples}: the training part has only {num_available} samples; ask for fewer"
-        )
+        raise ValueError(f"calibration.samples={num_samples}: the training part is empty, or none are asked for")
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(num_available, generator=generator)[:num_samples].tolist()

@@ -53,8 +53,9 @@ def write(options: Namespace) -> None:
     files = {weights: out / "model.onnx"}
     if options.int8:
         files["int8"] = out / "model.int8.onnx"
-        quantise(files[weights], files["int8"], _calibration(data, folder, options.samples))
-        print(f"{files['int8']}: int8, {options.samples} calibration samples")
+        images = _calibration(data, folder, options.samples)
+        quantise(files[weights], files["int8"], images)
+        print(f"{files['int8']}: int8, {sum(map(len, images))} calibration samples")
     asked = options.test_samples
     _compare(folder, files, data, example, (_WINDOWS if reads_text else _IMAGES) if asked is None else asked)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from snp.core.budget import BudgetError, Target, bisect_level
 from snp.core.orderings import descending, interleaved
+from snp.graph.units import UnitGroup
 from snp.plan.allocation import Allocation
+from snp.plan.costs import CostModel
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import evened
 
-__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "selected"]
+__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "selected"]
 
 
 def kept_at_level(problem: Problem, target: Target, allocation: Allocation, level: float) -> list[int]:
@@ -42,11 +45,32 @@ def level_for(problem: Problem, target: Target, allocation: Allocation) -> float
     try:
         return bisect_level(fraction, target.share)
     except BudgetError as error:
-        remedies = "".join(f", or {remedy}" for remedy in target.remedies)
-        raise ValueError(
-            f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, "
-            f"{error.reached:.3f} of the dense {target.kind} are left. Ask for more than that{remedies}."
-        ) from error
+        raise ValueError(_refusal(target, error.reached)) from error
+
+
+def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], target: Target) -> None:
+    """A budget that no weights and no samples could meet: what sizes alone say, before anything is trained or measured.
+
+    Times are not known by then, and other targets can always be met.
+
+    Raises:
+        ValueError: even with every group at its smallest more is left; the message says how much.
+    """
+    if not target.is_budget or target.is_timed:
+        return
+    cost = costs.of_target(target)
+    least = [target.rounding.up(1, group.num_units, group.step) for group in groups]
+    if (share := cost(least) / cost(costs.dense)) > target.share:
+        raise ValueError(_refusal(target, share))
+
+
+def _refusal(target: Target, reached: float) -> str:
+    least = math.ceil(1e3 * reached) / 1e3
+    remedies = "".join(f", or {remedy}" for remedy in target.remedies)
+    return (
+        f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, {least:.3f} of the "
+        f"dense {target.kind} are left. Ask for that or more{remedies}."
+    )
 
 
 def moved(problem: Problem, target: Target, selection: Selection) -> Selection:

@@ -11,7 +11,7 @@ from snp.report.outcome import target_words
 from snp.report.record import Record
 from snp.report.stages import better_stage, format_count, format_seconds, format_share, number
 
-__all__ = ["asked", "next_steps", "resources", "settings_table"]
+__all__ = ["asked", "next_steps", "resources", "settings_table", "too_many_asked"]
 
 _TIMES = {
     "calibrate": "calibrate",
@@ -67,6 +67,7 @@ def _calibration(record: Record) -> str | None:
     words = f"{samples:,.0f} of the training part"
     train = (record.facts.get("data") or {}).get("train")
     words += f" ({train - samples:,.0f} left out)" if train is not None else ""
+    words += ", which has no more" if too_many_asked(record) else ""
     if repeats := number(record.metrics, "calibration/repeats"):
         words += f", {repeats:,.0f} more drawn that repeat one of them"
     if record.metrics.get("calibration/mirrored"):
@@ -74,6 +75,13 @@ def _calibration(record: Record) -> str | None:
     if fitted:
         words += f"; the fit saw {fitted:,.0f}"
     return words + ("; moments of an earlier run" if record.metrics.get("calibration/reused") else "")
+
+
+def too_many_asked(record: Record) -> bool:
+    """Had the training part fewer calibration samples than were asked for?"""
+    asked = ((record.facts.get("config") or {}).get("calibration") or {}).get("samples")
+    drawn = number(record.metrics, "calibration/drawn")
+    return asked is not None and drawn is not None and drawn < asked
 
 
 def _tuning(record: Record) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from snp.report.asked import too_many_asked
 from snp.report.intervals import wilson
 from snp.report.record import Record
 from snp.report.speed import is_noisy
@@ -102,7 +103,7 @@ def _few_samples(record: Record) -> Iterator[str]:
     if samples is not None and samples < FEW_SAMPLES:
         yield (
             f"Only {samples:.0f} calibration samples: what was cut and fitted on them may not hold for others. "
-            "Raise `calibration.samples`."
+            + ("The training part has no more." if too_many_asked(record) else "Raise `calibration.samples`.")
         )
     # Each process fits on its own share; what tuning is judged by is not fitted on.
     held = number(record.metrics, "tune/held_back") or 0

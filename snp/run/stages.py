@@ -97,11 +97,19 @@ class Run:
         log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
-        # Refuses too many, and what several processes cannot share, before hours pass.
-        if repeats := self.data.num_repeats(self.calibration.samples, self.seed):
-            refuse_few(self.lightning.trainer().world_size, self.calibration.samples, repeats)
-            log(f"{repeats} of {self.calibration.samples} calibration samples repeat another, or nearly: left out")
+        self._look_at_samples()
         return prepared
+
+    def _look_at_samples(self) -> None:
+        """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
+        asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
+        if drawn < asked:
+            log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
+        repeats = self.data.num_repeats(asked, self.seed)
+        if repeats or drawn < asked:
+            refuse_few(self.lightning.trainer().world_size, drawn, repeats)
+        if repeats:
+            log(f"{repeats} of {drawn} calibration samples repeat another, or nearly: left out")
 
     def score_dense(self, prepared: Prepared) -> None:
         """Scores of the dense network, once it has weights that fit; everything after it depends on these weights."""
@@ -172,6 +180,7 @@ class Run:
                 "time/calibrate_s": float(facts["calibrate_s"]),
                 "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),
+                "calibration/drawn": self.data.num_drawn(self.calibration.samples),
                 "calibration/repeats": self.data.num_repeats(self.calibration.samples, self.seed),
                 "calibration/reused": facts["reused"],
                 "cache/moments": facts.get("entry"),

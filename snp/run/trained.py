@@ -7,18 +7,22 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from snp.graph.wrappers import evaluated_copy
 from snp.library import load
 from snp.models import Prepared
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
+from snp.plan.level import refuse_unreachable
 from snp.plan.plan import PruningPlan
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.cut_size import cut_size
 from snp.run.training.history import forget_curves
 from snp.run.training.recipe import TrainingRecipe
+from snp.surgery.subject import subject_of
 
 if TYPE_CHECKING:
     from snp.run.stages import Run
@@ -34,10 +38,18 @@ def train_dense(job: Run, prepared: Prepared) -> None:
     model = prepared.model
 
     def train(mark: str) -> None:
+        _refuse_unreachable(job, prepared.model)
         job.lightning.fit(model, job.dense, seed=job.seed, checkpoints=_checkpoints(job, "dense", mark))
 
     job.folder.record({"cache/dense": job.cache.dense_weights(model, job.dense, train)})
     _checkpoints(job, "dense").forget()
+
+
+def _refuse_unreachable(job: Run, model: nn.Module) -> None:
+    """What shapes alone forbid, before hours of training: nothing can be cut, or never as much as asked for."""
+    with torch.random.fork_rng():
+        subject = subject_of(evaluated_copy(model), job.lightning.example(2), job.prune)
+    refuse_unreachable(subject.costs, subject.groups, job.prune.target)
 
 
 def network_left(job: Run, prepared: Prepared) -> nn.Module | None:

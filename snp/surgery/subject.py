@@ -16,6 +16,7 @@ from snp.graph.plain_weights import with_plain_weights
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.readers import Reader, readers_to_measure
+from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.trial_cuts import confirm
@@ -66,6 +67,11 @@ class Subject:
     def example(self) -> Batch:
         """The small batch on the model's device, wherever that is by now."""
         return self.samples.beside(self.model)
+
+    @property
+    def costs(self) -> CostModel:
+        """What the network costs with fewer units, but for its time."""
+        return CostModel(self.model, self.graph, self.groups)
 
     @property
     def device(self) -> torch.device:

@@ -10,7 +10,6 @@ __all__ = ["MANNERS", "Manner"]
 
 # Training goes through one epoch where the page's own has many; no network of random data is better for more.
 QUICK = "dense.epochs=1 finetune.epochs=1"
-# The small data of a rehearsal have fewer than 1,024 training samples.
 FEW = f"{QUICK} calibration.samples=48"
 
 

@@ -173,10 +173,12 @@ def test_mistakes_leave_a_finished_run_alone(
         ("+nope=1", ["nope"]),
         ("+prune.nope=1", ["nope"]),
         ("calibration.samples=0", ["calibration.samples"]),
-        ("calibration.samples=1000000", ["calibration", "1000000", "1294"]),
         ("calibration.products=float16", ["calibration.products"]),
         ("prune.target_macs=0.5 prune.target_var=0.9", ["prune.target_macs", "prune.target_var"]),
         ("prune.target_macs=1.5", ["prune.target_macs", "1.5"]),
+        ("prune.target_macs=0.0001", ["prune.target_macs=0.0001 cannot be reached", "Ask for that or more"]),
+        ("prune.target_params=0.0001", ["prune.target_params=0.0001 cannot be reached"]),
+        ("prune.ignore=['*']", ["nothing in", "can be cut"]),
         ("prune.target_units=0.5 prune.cut=variance", ["prune.target_units", "prune.cut=uniform"]),
         ("prune.ordering=nope", ["prune.ordering", "zca"]),
         ("prune.cut=nope", ["prune.cut", "variance"]),
@@ -200,6 +202,13 @@ def test_mistakes_are_explained_at_once(options: str, words: list[str], tmp_path
     ended = run_here(*options.split(), folder=tmp_path)
     assert_refused(ended, *words)
     assert "training" not in ended.stdout
+
+
+def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
+    """All there are, less the repeats, and the run says so once."""
+    ended = run_here("calibration.samples=5000", "prune.target_macs=0.0001", folder=tmp_path)
+    said = [line for line in ended.stdout.splitlines() if "5000" in line]
+    assert said == ["[snp] calibration.samples=5000: the training part has 1,294; all of them are taken"]
 
 
 @pytest.mark.parametrize("option", ["prune.target_vr=0.9", "model=nope", "prune.ordering=a,b"])
