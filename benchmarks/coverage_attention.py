@@ -45,7 +45,8 @@ def _of_rows(group: UnitGroup, rows: Slice) -> tuple[Slice, ...]:
     """What the units own of some rows of a weight, and of the bias beside it."""
     found = []
     for member in group.producers + group.others:
-        if member.dim == 0 and module_of(member.tensor) == module_of(rows.tensor):
+        dim = rows.dim if member.tensor == rows.tensor else 0  # of the bias
+        if member.dim == dim and module_of(member.tensor) == module_of(rows.tensor):
             index = member.index[torch.isin(member.index, rows.index)].reshape(len(member.index), -1)
             found.append(replace(member, index=index))
     return tuple(found)

@@ -119,7 +119,7 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
     """
     energies, weights, layer = [], [], seen.layer
     rotate = rotate and not layer.is_rotary
-    query, key = (Projection(seen.model, rows.tensor, change.weights) for rows in (layer.query, layer.key))
+    query, key = (Projection(seen.model, rows.tensor, change.weights, rows.dim) for rows in (layer.query, layer.key))
     of_query, of_key = seen.moments[layer.query.tensor], seen.moments[layer.key.tensor]
     second, mean = of_query.second / max(of_query.count, 1), of_query.mean()
     centred = of_key.centred() / max(of_key.count, 1)
@@ -127,13 +127,13 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
         heads = layer.query.index[(layer.key.index == keys).all(dim=1)]  # [heads that share these keys, D]
         first = sum(affine_second_moment(*query.rows(rows), second, mean) for rows in heads)
         assert isinstance(first, Tensor)
-        if layer.is_rotary:
+        of_unit = layer.places_of_units(group, keys)
+        if layer.is_rotary and of_unit.shape[1] > 1:
             second_moment = affine_second_moment(*key.rows(keys), of_key.second / max(of_key.count, 1), of_key.mean())
         else:
             key_weight = key.rows(keys)[0]
             second_moment = key_weight @ centred @ key_weight.T
         basis = paired_basis(first, second_moment) if rotate else None
-        of_unit = layer.places_of_units(group, keys)
         plain = first.diagonal()[of_unit].sum(1) * second_moment.diagonal()[of_unit].sum(1) / of_unit.shape[1]
         energies.append(plain if basis is None else basis.energy)
         if basis is not None:
@@ -155,7 +155,8 @@ def _values(change: _Change, seen: _Seen, group: UnitGroup) -> None:
     (member,), model, layer = group.consumers, seen.model, seen.layer
     if model.get_parameter(member.tensor)[0, 0].numel() > 1:
         return  # a kernel that sees several positions is not turned with one of them
-    value, out = (Projection(model, name, change.weights) for name in (layer.value.tensor, member.tensor))
+    value = Projection(model, layer.value.tensor, change.weights, layer.value.dim)
+    out = Projection(model, member.tensor, change.weights, 1 - member.dim)
     of_out = seen.moments[member.tensor]
     gram = of_out.centred() / max(of_out.count, 1)
     weight, fisher = out.weight(), seen.sensitivity.get(member.tensor)

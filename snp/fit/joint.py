@@ -37,8 +37,8 @@ def fitted_jointly(model: nn.Module, problem: Problem, plan: PruningPlan, ridge:
         for name in list(problem.readers):  # one at a time, each in the place of the other
             weights |= folded_weights(problem, plan.groups, ridge, [name])
             problem.progress.step()
-    for name, rows in silent_rows(plan).items():  # of a projection that lost inputs, too
-        weights[name] = weights[name].index_fill(0, rows.to(weights[name].device), 0.0)
+    for name, (dim, rows) in silent_rows(plan).items():  # of a projection that lost inputs, too
+        weights[name] = weights[name].index_fill(dim, rows.to(weights[name].device), 0.0)
     return weights
 
 

@@ -16,10 +16,11 @@ class Projection:
         model: owns the layer; not changed.
         name: of the weight, shape [O, C] or [O, C, 1, ...].
         changed: tensor name -> what it has become; new values are put there.
+        output_dim: 1 for a weight of shape [C, O], as that of GPT-2's Conv1D.
     """
 
-    def __init__(self, model: nn.Module, name: str, changed: dict[str, Tensor]) -> None:
-        self._changed, self._name = changed, name
+    def __init__(self, model: nn.Module, name: str, changed: dict[str, Tensor], output_dim: int = 0) -> None:
+        self._changed, self._name, self._is_turned = changed, name, output_dim == 1
         self._dense: dict[str, Tensor] = {name: model.get_parameter(name)}
         self._bias: str | None = None
         bias = getattr(model.get_submodule(module_of(name)), "bias", None)
@@ -29,7 +30,8 @@ class Projection:
 
     def _now(self, name: str) -> Tensor:
         value = self._changed.get(name, self._dense[name]).detach().double().cpu()
-        return value.flatten(1) if value.ndim > 1 else value
+        value = value.flatten(1) if value.ndim > 1 else value
+        return value.T if self._is_turned and value.ndim > 1 else value
 
     def weight(self) -> Tensor:
         """The whole weight, [O, C], float64."""
@@ -54,4 +56,5 @@ class Projection:
         self._put(self._name, value)
 
     def _put(self, name: str, value: Tensor) -> None:
+        value = value.T if self._is_turned and value.ndim > 1 else value
         self._changed[name] = value.to(self._dense[name]).reshape(self._dense[name].shape)

@@ -57,13 +57,14 @@ class ToFit:
         kept: weight name -> Gram columns that stay, for every reader.
         start: gives the weight of a layer folded on the dense network's activations: what fits decay to, and what a
             layer gets that cannot be fitted here, because its weight is read twice.
-        silent: name -> rows that the pruned network does not have although nothing reads them (queries, keys).
+        silent: name -> dimension and indices that the pruned network does not have although nothing reads them
+            (queries, keys).
     """
 
     readers: Mapping[str, Reader]
     kept: Mapping[str, Tensor]
     start: Callable[[str], Tensor]
-    silent: Mapping[str, Tensor] = field(default_factory=dict)
+    silent: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
 
 
 def fit_in_sequence(

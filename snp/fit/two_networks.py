@@ -59,7 +59,7 @@ class TwoNetworks:
         self._dense_tensors = self._exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
-        self._silent: dict[str, Tensor] = {}
+        self._silent: dict[str, tuple[int, Tensor]] = {}
         self.dense: dict[fx.Node, list[Any]] = {}
         self.current: dict[fx.Node, list[Any]] = {}
         self.open: set[fx.Node] = set()
@@ -95,12 +95,13 @@ class TwoNetworks:
         """Give the changed network another tensor from here on; its silent rows stay zero."""
         value = value.to(self._dense_tensors[name])
         if name in self._silent:
-            value = value.index_fill(0, self._silent[name].to(value.device), 0.0)
+            dim, rows = self._silent[name]
+            value = value.index_fill(dim, rows.to(value.device), 0.0)
         self.tensors[name] = value
         self.changed.add(name)
 
-    def zero_rows(self, rows: Mapping[str, Tensor]) -> None:
-        """Keep some rows of tensors of the changed network at zero, whatever they are changed to."""
+    def zero_rows(self, rows: Mapping[str, tuple[int, Tensor]]) -> None:
+        """Keep indices along one dimension of tensors of the changed network at zero, whatever they are changed to."""
         self._silent = dict(rows)
         for name in rows:
             self.change(name, self._dense_tensors[name])

@@ -18,7 +18,7 @@ from snp.graph.operators import constant_along
 from snp.graph.traced import Call, module_running
 from snp.graph.tracer import Tracer
 
-__all__ = ["attend", "attention_macs", "multiply"]
+__all__ = ["attend", "attention_macs", "multiply", "tie_biases"]
 
 
 def attend(
@@ -34,7 +34,7 @@ def attend(
     if scores is None:
         return None
     if tracer.whole_heads and isinstance(mask, Tensor) and mask.ndim > 2 and mask.shape[-3] > 1:
-        tracer.labels.tie(scores, mask.expand(scores.shape))
+        tie_biases(tracer, scores, mask)
     return _weighed(tracer, scores, value)
 
 
@@ -49,6 +49,16 @@ def multiply(tracer: Tracer, node: fx.Node, left: Any, right: Any) -> Tensor | N
         weighed = _weighed(tracer, right.mT, left.mT)
         return None if weighed is None else weighed.mT
     return _scores(tracer, node, left, right.transpose(-2, -1))
+
+
+def tie_biases(tracer: Tracer, scores: Tensor, biases: Tensor) -> None:
+    """Heads own their entries of biases that a layer makes. Of those that no cut changes the module picks its own.
+
+    Zeros for each head are such biases, masks, and slopes of distances; a module that does not pick fails on trial.
+    """
+    is_constant = tracer.labels.are_constant(biases) and set(distinct(scores)) <= tracer.scores.keys()
+    if not is_constant:
+        tracer.labels.tie(scores, biases.expand(scores.shape))
 
 
 def attention_macs(args: list[Any]) -> int:

@@ -74,17 +74,30 @@ def products_of(tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[int, tuple
         layer = _layer(tracer, call)
         query, value = (None, None) if layer is None else (layer.query, layer.value)
         for macs, rows in ((call.score_macs, query), (call.value_macs, value)):
-            names = () if rows is None else tuple(g.name for g in groups if rows.is_in(g.producers))
-            if names:
-                products.append((macs // tracer.num_samples, names))
-            else:
-                fixed += macs
+            whole = () if rows is None else _owners_of(rows, [g for g in groups if g.kind == "heads"])
+            parts = () if rows is None else _owners_of(rows, [g for g in groups if g.kind != "heads"])
+            heads = tuple(name for name, _ in whole)
+            size = 1 if rows is None else rows.index.numel()
+            owned = [(macs * count // size, (name, *heads)) for name, count in parts]
+            owned.append((macs - sum(part for part, _ in owned), heads))
+            products += [(part // tracer.num_samples, names) for part, names in owned if part and names]
+            fixed += sum(part for part, names in owned if not names)
     owners = _owners(tracer, [group for group in groups if group.kind != "heads"])
     for macs, labels, _ in tracer.products:
         shares = Counter(owners.get(root, "") for root in tracer.labels.roots(labels).tolist())
         fixed += macs * shares.pop("", 0) // len(labels)
         products += [(macs * n // (len(labels) * tracer.num_samples), (name,)) for name, n in shares.items()]
     return fixed // tracer.num_samples, tuple(products)
+
+
+def _owners_of(rows: Slice, groups: Sequence[UnitGroup]) -> tuple[tuple[str, int], ...]:
+    """Names of the groups that own some of these rows, and how many each."""
+    found = []
+    for group in groups:
+        own = [m.index.reshape(-1) for m in group.producers if (m.tensor, m.dim) == (rows.tensor, rows.dim)]
+        count = int(torch.isin(rows.index, torch.cat(own)).sum()) if own else 0
+        found += [(group.name, count)] if count else []
+    return tuple(found)
 
 
 def _owners(tracer: Tracer, groups: Sequence[UnitGroup]) -> dict[int, str]:
@@ -109,14 +122,27 @@ def head_units(tracer: Tracer) -> list[HeadUnits]:
         elif tracer.equal_sizes:
             found.append(_units(tracer, "dims", call.value[first], None))
         else:
-            found += [_units(tracer, "qk", call.key[first], None), _units(tracer, "vo", call.value[first], None)]
+            found += [*_by_width(tracer, call.key[first]), _units(tracer, "vo", call.value[first], None)]
     return found
 
 
 def _units(tracer: Tracer, kind: str, labels: Tensor, num_partitions: int | None) -> HeadUnits:
     roots = tracer.labels.roots(labels)
-    rows = [list(dict.fromkeys(row)) for row in roots[_first_of_each(roots)].tolist()]  # rotary pairs are one unit
+    rows = [list(dict.fromkeys(row)) for row in roots[_first_of_each(roots)].tolist()]
     return HeadUnits(kind, tuple(root for row in rows for root in row), num_partitions or len(rows))
+
+
+def _by_width(tracer: Tracer, keys: Tensor) -> list[HeadUnits]:
+    """Dimensions of queries and keys [heads, D]; the pairs that rotary embeddings turn are units apart from others."""
+    roots = tracer.labels.roots(keys)
+    rows = [Counter(row) for row in roots[_first_of_each(roots)].tolist()]
+    found = []
+    for width in sorted({count for row in rows for count in row.values()}, reverse=True):
+        units = [[root for root, count in row.items() if count == width] for row in rows]
+        if len({len(row) for row in units}) > 1:
+            return [_units(tracer, "qk", keys, None)]  # no group has just these, so all of them stay whole
+        found.append(HeadUnits("qk", tuple(root for row in units for root in row), len(units)))
+    return found
 
 
 def _first_of_each(rows: Tensor) -> Tensor:
@@ -140,12 +166,13 @@ def _layer(tracer: Tracer, call: Call) -> AttentionLayer | None:
 
 
 def _rows(tracer: Tracer, labels: Tensor) -> Slice | None:
-    """The rows of one weight that have these labels, in their shape; None where they are not rows of one weight."""
+    """The outputs of one weight that have these labels, in their shape; None where they are not of one weight."""
     for name in reversed(tracer.readers):
-        is_plain = tracer.readings[name].output_dim == 0 and name not in tracer.spatial | tracer.depthwise
-        rows = tracer.dims.get((name, 0)) if is_plain else None
+        dim = tracer.readings[name].output_dim
+        is_plain = (dim == 0 or name not in tracer.convolutions) and name not in tracer.spatial | tracer.depthwise
+        rows = tracer.dims.get((name, dim)) if is_plain else None
         if rows is not None and int(rows[0]) <= int(labels.min()) and int(labels.max()) <= int(rows[-1]):
-            return Slice(name, 0, labels - int(rows[0]))
+            return Slice(name, dim, labels - int(rows[0]))
     return None
 
 

@@ -44,10 +44,9 @@ class Slice:
         return self.index.shape[1]
 
     def is_in(self, members: Iterable[Slice]) -> bool:
-        """Does one of these own the first index of this slice?"""
-        first = self.index.reshape(-1)[0]
+        """Does one of these own an index of this slice?"""
         return any(
-            (member.tensor, member.dim) == (self.tensor, self.dim) and bool((member.index == first).any())
+            (member.tensor, member.dim) == (self.tensor, self.dim) and bool(torch.isin(member.index, self.index).any())
             for member in members
         )
 

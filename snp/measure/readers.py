@@ -103,7 +103,8 @@ def _head_readers(model: nn.Module, graph: CouplingGraph, groups: Iterable[UnitG
     for layer in graph.attention:
         if any(layer.query.is_in(group.producers) for group in multiplied):
             for rows in (layer.query, layer.key):
-                reading, width = graph.readings[rows.tensor], model.get_parameter(rows.tensor).shape[1]
+                reading = graph.readings[rows.tensor]
+                width = model.get_parameter(rows.tensor).shape[reading.input_dim]
                 found[rows.tensor] = _plain_reader(model, rows.tensor, reading, width)
     return found
 

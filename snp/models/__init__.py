@@ -79,7 +79,9 @@ class ModelSpec:
     name: str = option(..., "how reports call it")
     arguments: Mapping[str, Any] = option({}, "of the family's build, beside num_classes and image_size")
     pretrained: bool = option(False, "fetch the family's pretrained weights")
-    checkpoint: str | None = option(None, "a safetensors file with the family's keys; wins over pretrained")
+    checkpoint: str | None = option(
+        None, "a file of weights with the family's keys (.safetensors, .pth, .ckpt); wins over pretrained"
+    )
     normalize: Mapping[str, Any] | None = option(
         None, "{mean: [3 numbers], std: [3 numbers]} for weights trained with other statistics than the family's own"
     )

@@ -40,7 +40,9 @@ class LanguageModelSpec:
     name: str = option(..., "how reports call it")
     checkpoint: str | None = option(None, "a folder in Hugging Face form: config.json, *.safetensors, a tokenizer")
     family: str = option("huggingface", "the file in snp/models that reads it, or an entry point of snp.models")
-    dtype: Literal["float32", "bfloat16", "float16"] = option("float32", "of the weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = option(
+        "float32", "of the weights; bfloat16 or float16 on devices that compute in it"
+    )
 
     reads = "text"
 

@@ -1,4 +1,4 @@
-"""Compare runs on one page: ``snp compare RUN ... --out FILE``; with one folder and no file, its own page anew."""
+"""Compare runs on one page: snp compare RUN ... --out FILE. With one folder and no file, its own page anew."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "calibration", _calibration(record)
     yield "tuning without labels", _tuning(record)
     for name, title in (("dense", "dense training"), ("finetune", "fine-tuning")):
-        is_done = name != "dense" or "trained first" in facts.get("weights", "trained first")
+        is_done = name != "dense" or re.search(
+            "is trained first|was trained before", facts.get("weights") or "is trained first"
+        )
         yield title, _recipe(config.get(name) or {}) if is_done else None
     seed = config.get("seed", record.settings.get("seed"))
     yield "seed", None if seed is None else str(seed)
@@ -91,7 +94,7 @@ def _tuning(record: Record) -> str | None:
     if epochs is None or tuned is None or held is None:
         return None
     before, after = (number(record.metrics, f"tune/distance_{name}") for name in ("before", "after"))
-    words = f"{epochs:.0f} epochs over {tuned:,.0f} calibration samples at {_rate(record):g}"
+    words = f"{_epochs(epochs)} over {tuned:,.0f} calibration samples at {_rate(record):g}"
     words += f"; {held:,.0f} held back chose epoch {kept:.0f}"
     return words + ("" if before is None or after is None else f" (distance to dense {before:.3g} to {after:.3g})")
 
@@ -102,13 +105,17 @@ def _rate(record: Record) -> float:
     return float(record.settings["tune_rate"]) if found is None else found
 
 
+def _epochs(count: float) -> str:
+    return f"{count:.0f} epoch{'' if count == 1 else 's'}"
+
+
 def _recipe(recipe: Mapping[str, Any]) -> str | None:
     epochs = recipe.get("epochs")
     if epochs is None:
         return None
     if epochs == 0:
         return "none"
-    words = [f"{epochs} epochs", f"{recipe.get('optimizer')} at {recipe.get('learning_rate'):g}"]
+    words = [_epochs(epochs), f"{recipe.get('optimizer')} at {recipe.get('learning_rate'):g}"]
     words += [f"{recipe.get('schedule')} schedule", f"weight decay {recipe.get('weight_decay'):g}"]
     if recipe.get("label_smoothing"):
         words.append(f"label smoothing {recipe['label_smoothing']:g}")

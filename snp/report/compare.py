@@ -46,8 +46,9 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
     pair = runs.pair
     names = [runs.names[record.folder] for record in pair]
     overlap = plan_table(*pair) if len(pair) == 2 else None
+    named = {network: f" of {network}" if len(runs.by_network) > 1 else "" for network in runs.by_network}
     sections = (
-        _section("", _lead(runs)),
+        _section("", _lead(runs), _warning(runs)),
         *first,
         _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
         _section("Rules side by side", *(spread_table(runs, stage) for stage in SMALL)),
@@ -59,12 +60,14 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
             runs_table(runs),
             settings_table(runs),
         ),
-        _section("Units kept", _figure("Share of the units that stay, by run and group", plots.heat_map(runs))),
         _section(
-            "Curves by group",
-            _figure("Variance lost with the first units kept", plots.curves(runs, "variance")),
-            _figure("Predicted error at the output, where the cut looked at it", plots.curves(runs, "damage")),
+            "Units kept",
+            *(
+                _figure(f"Share of the units that stay, by run and group{of}", plots.heat_map(runs, network))
+                for network, of in named.items()
+            ),
         ),
+        _section("Curves by group", *(block for network, of in named.items() for block in _curves(runs, network, of))),
         _section(
             "Two plans",
             Text(
@@ -90,6 +93,30 @@ def _lead(runs: Runs) -> Text:
         f"{len(runs.records)} runs of {', '.join(subjects(runs))}; {_count(len(runs.lines), 'setting')}, seeds "
         f"{', '.join(seeds)}. Means stand with the smallest and the largest of their runs. Time is a pass of the "
         f"pruned network over one of the dense network, measured in turns in the same run{_noise(runs)}."
+    )
+
+
+def _warning(runs: Runs) -> Text | None:
+    """What of these runs does not compare."""
+    words = []
+    if len(runs.by_network) > 1:
+        words.append(
+            f"These are {len(runs.by_network)} different networks ({', '.join(runs.by_network)}). Costs are shares of "
+            "each run's own dense network; units and curves stand apart for each, because groups share no more than "
+            "names; and only plans of one network are laid beside each other."
+        )
+    data = sorted({record.data for record in runs.records if record.data})
+    if len(data) > 1:
+        words.append(f"Scores on different data ({', '.join(data)}) do not compare.")
+    return Text(" ".join(words)) if words else None
+
+
+def _curves(runs: Runs, network: str, of: str) -> tuple[Figure | None, ...]:
+    return (
+        _figure(f"Variance lost with the first units kept{of}", plots.curves(runs, network, "variance")),
+        _figure(
+            f"Predicted error at the output, where the cut looked at it{of}", plots.curves(runs, network, "damage")
+        ),
     )
 
 

@@ -4,7 +4,7 @@ Both fall with the number of kept units over many powers of ten, so they stand o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from snp.report.record import Record
 __all__ = ["Decision", "curve_panels", "decision_of", "draw_curves"]
 
 MAX_CURVES = 30
-_DECADES = 5  # below the highest point: what is smaller does not decide
+_DECADES = 5  # below the highest point, more where a group's cut or its highest point lies lower
+_MOST_DECADES = 12  # what is smaller is rounding
 LEVEL = "#7b8794"
 
 
@@ -30,6 +31,7 @@ class Decision:
         curves: group -> (kept units, value), the value falling.
         label: of the axis.
         title: of the figure.
+        cuts: group -> units that the plan keeps.
         level: the value at which every group was cut, where one level is the rule; else None.
     """
 
@@ -37,21 +39,27 @@ class Decision:
     curves: dict[str, list[tuple[int, float]]]
     label: str
     title: str
+    cuts: dict[str, int]
     level: float | None = None
 
     @property
     def limits(self) -> tuple[float, float]:
-        """One axis for all groups, so that they compare."""
-        highest = max((value for curve in self.curves.values() for _, value in curve), default=1.0)
-        highest = highest if highest > 0 else 1.0
-        return highest * 10**-_DECADES, highest * 2
+        """One axis for all groups, so that they compare; every group's highest point and its cut are on it."""
+        tops = [top for curve in self.curves.values() if (top := max((value for _, value in curve), default=0.0)) > 0]
+        highest = max(tops, default=1.0)
+        at_cuts = [
+            value for name, curve in self.curves.items() for count, value in curve if count == self.cuts.get(name)
+        ]
+        lowest = min([highest * 10**-_DECADES, *tops, *(value for value in at_cuts if value > 0)])
+        return max(lowest / 3, highest * 10**-_MOST_DECADES), highest * 2
 
 
 def decision_of(record: Record) -> Decision | None:
     """The curves that decided: damage where the cut looked at it, else the variance that is lost; None without any."""
+    cuts = {group["name"]: len(group["kept"]) for group in record.groups}
     if record.damage and record.settings.get("cut", "output") == "output":
         title = "Predicted error at the output by units kept; the red line is the cut"
-        return Decision("damage", record.damage, "predicted error (nats per sample)", title)
+        return Decision("damage", record.damage, "predicted error (nats per sample)", title, cuts)
     if not record.variance:
         return None
     lost = {
@@ -60,25 +68,23 @@ def decision_of(record: Record) -> Decision | None:
     }
     title, level = "Variance lost by units kept; the red line is the cut", record.settings.get("level")
     if record.settings.get("cut") != "variance" or level is None:
-        return Decision("lost_variance", lost, "variance lost (share)", title)
+        return Decision("lost_variance", lost, "variance lost (share)", title, cuts)
     title += "; dashed, the level of all groups"
-    return Decision("lost_variance", lost, "variance lost (share)", title, 1 - level)
+    return Decision("lost_variance", lost, "variance lost (share)", title, cuts, 1 - level)
 
 
-def draw_curves(record: Record, decision: Decision, path: str | Path) -> Path:
+def draw_curves(decision: Decision, path: str | Path) -> Path:
     """Draw one panel per group, all on the same axis, and where the cut fell.
 
     Args:
-        record: Of the run, for the cuts.
-        decision: The curves.
+        decision: The curves, and the cuts.
         path: Where to write the PNG; `<stem>.csv` (group, num_kept, num_units, kept_in_plan, value) beside it.
 
     Returns:
         The path of the PNG.
     """
-    kept = {group["name"]: len(group["kept"]) for group in record.groups}
     rows = [
-        (name, count, curve[-1][0], kept.get(name), value)
+        (name, count, curve[-1][0], decision.cuts.get(name), value)
         for name, curve in decision.curves.items()
         for count, value in curve
     ]
@@ -90,7 +96,7 @@ def draw_curves(record: Record, decision: Decision, path: str | Path) -> Path:
     width, height = max(2.3, 6.4 / num_columns**1.5), 1.9 if num_rows > 1 else 3.0
     figure, axes = panels(num_rows, num_columns, width=width, height=height)
     for name, axis in zip(shown, axes, strict=False):
-        _panel(decision, name, kept.get(name))(axis)
+        _panel(decision, name)(axis)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     figure.supxlabel("units kept, most important first", fontsize=9)
@@ -99,31 +105,29 @@ def draw_curves(record: Record, decision: Decision, path: str | Path) -> Path:
     return save(figure, path, decision.title + note)
 
 
-def curve_panels(record: Record, decision: Decision) -> tuple[str, ...]:
+def curve_panels(decision: Decision) -> tuple[str, ...]:
     """The same panels as drawings of their own."""
-    kept = {group["name"]: len(group["kept"]) for group in record.groups}
     shown = evenly_spaced(list(decision.curves), MAX_CURVES)
-    return tuple(drawing(_panel(decision, name, kept.get(name)), width=2.7, height=1.9) for name in shown)
+    return tuple(drawing(_panel(decision, name), width=2.7, height=1.9) for name in shown)
 
 
-def _panel(decision: Decision, name: str, num_kept: int | None) -> Callable[[Axes], None]:
-    def draw(axis: Axes) -> None:
-        _draw_curve(axis, name, decision.curves[name], num_kept, decision)
-
-    return draw
+def _panel(decision: Decision, name: str) -> Callable[[Axes], None]:
+    return lambda axis: _draw_curve(axis, name, decision)
 
 
-def _draw_curve(
-    axis: Axes, name: str, curve: Sequence[tuple[int, float]], num_kept: int | None, decision: Decision
-) -> None:
-    low, high = decision.limits
-    counts, values = [count for count, _ in curve], [max(value, low) for _, value in curve]
+def _draw_curve(axis: Axes, name: str, decision: Decision) -> None:
+    (low, high), curve, num_kept = decision.limits, decision.curves[name], decision.cuts.get(name)
+    # What falls below the axis leaves it steeply instead of lying on its edge.
+    counts, values = [count for count, _ in curve], [max(value, low / 1e3) for _, value in curve]
     if decision.level is not None:
         axis.axhline(max(decision.level, low), color=LEVEL, linewidth=0.9, linestyle=(0, (4, 3)))
     if num_kept is not None:
         axis.axvspan(0, num_kept, color=KEPT, alpha=0.08, linewidth=0)
         axis.axvline(num_kept, color=CUT, linewidth=1.2)
     axis.plot(counts, values, color=KEPT, linewidth=1.6)
+    if max(value for _, value in curve) <= low:
+        axis.text(0.5, 0.5, "no error" if decision.name == "damage" else "nothing lost", fontsize=7.5, ha="center",
+                  transform=axis.transAxes)  # fmt: skip
     text = "" if num_kept is None else f"\n{num_kept} of {counts[-1]} kept"
     axis.set_title(shorten(name, 26) + text, fontsize=7.5, loc="left")
     axis.set_xlim(0, counts[-1])

@@ -96,12 +96,12 @@ def _draw(record: Record) -> _Figures:
     tradeoff = draw_tradeoff(record, folder / f"{word}_against_cost.png")
     bars = draw_widths(record, folder / "widths.png") if record.groups else None
     decision = decision_of(record) if record.groups else None
-    curves = draw_curves(record, decision, folder / f"{decision.name}.png") if decision else None
+    curves = draw_curves(decision, folder / f"{decision.name}.png") if decision else None
     learning = draw_learning(record, folder / "training.png")
     return _Figures(
         figure(_relative(tradeoff), tradeoff_panel(record) if tradeoff else None),
         _bars(record, bars),
-        Figure(decision.title, _relative(curves), curve_panels(record, decision)) if decision else None,
+        Figure(decision.title, _relative(curves), curve_panels(decision)) if decision else None,
         Figure(
             "Training: blue on the training part, red on the part held out",
             _relative(learning),

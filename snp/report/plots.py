@@ -12,6 +12,7 @@ from snp.report.canvas import evenly_spaced, shorten
 from snp.report.cells import Cell
 from snp.report.record import Record
 from snp.report.runs import COSTS, Runs
+from snp.report.stages import number
 
 __all__ = ["PALETTE", "curves", "fronts", "heat_map", "legend"]
 
@@ -47,10 +48,8 @@ def legend(runs: Runs) -> str:
 
 def fronts(runs: Runs) -> str:
     """Score against every cost, as a share of the dense network's: one line per rule, with the spread over seeds."""
-    figures = [_front(runs, cost) for cost in COSTS]
-    drawn = [
-        _to_html(figure, f"front-{cost}") for cost, figure in zip(COSTS, figures, strict=True) if figure is not None
-    ]
+    figures = {cost: _front(runs, cost) for cost in COSTS}
+    drawn = [_to_html(figure, f"front-{cost}") for cost, figure in figures.items() if figure is not None]
     return legend(runs) + f'<div class="fronts">{"".join(drawn)}</div>'
 
 
@@ -63,9 +62,11 @@ def _front(runs: Runs, cost: str) -> go.Figure | None:
                 figure.add_trace(_line(sorted(cells, key=lambda cell: cell.share(cost).mean), stage, cost, colour))  # type: ignore[union-attr]
     if not figure.data:
         return None
-    dense = [value for cell in runs.cells if (spread := cell.score("dense")) for value in (spread.mean,)]
-    if dense:
-        figure.add_trace(_dense(dense))
+    for network, records in runs.by_network.items():
+        dense = [value for record in records if (value := number(record.metrics, f"dense/{runs.score}")) is not None]
+        if dense:
+            words = "dense" if len(runs.by_network) == 1 else f"dense {html.escape(network)}"
+            figure.add_trace(_dense(dense, words))
     figure.update_layout(**_layout(340), showlegend=False)
     figure.update_xaxes(title=COSTS[cost], **_GRID)
     figure.update_yaxes(title=_AXES[runs.score], **_GRID)
@@ -93,17 +94,17 @@ def _line(cells: Sequence[Cell], stage: str, cost: str, colour: str) -> go.Scatt
     )  # fmt: skip
 
 
-def _dense(scores: Sequence[float]) -> go.Scatter:
+def _dense(scores: Sequence[float], words: str) -> go.Scatter:
     mean = sum(scores) / len(scores)
     return go.Scatter(
-        x=[100], y=[mean], mode="markers+text", text=["dense"], textposition="bottom center",
-        marker={"symbol": "star", "size": 12, "color": "#5f6b76"}, hovertemplate=f"dense: {mean:.2f}<extra></extra>",
+        x=[100], y=[mean], mode="markers+text", text=[words], textposition="bottom left",
+        marker={"symbol": "star", "size": 12, "color": "#5f6b76"}, hovertemplate=f"{words}: {mean:.2f}<extra></extra>",
     )  # fmt: skip
 
 
-def heat_map(runs: Runs) -> str | None:
-    """Share of units kept, runs down and groups across; None where no run has a plan."""
-    records = [record for record in runs.records if record.groups]
+def heat_map(runs: Runs, network: str) -> str | None:
+    """Share of units kept, runs of one network down and groups across; None where no run has a plan."""
+    records = [record for record in runs.by_network[network] if record.groups]
     names = list(dict.fromkeys(group["name"] for record in records for group in record.groups))
     if not names:
         return None
@@ -123,18 +124,18 @@ def heat_map(runs: Runs) -> str | None:
     figure.update_layout(**_layout(170 + 26 * len(records), top=40))
     figure.update_xaxes(type="category", tickangle=-60, automargin=True, tickfont={"size": 10})
     figure.update_yaxes(type="category", autorange="reversed", automargin=True, tickfont={"size": 10})
-    return _to_html(figure, "kept-units")
+    return _to_html(figure, f"kept-units{runs.suffix_of(network)}")
 
 
-def curves(runs: Runs, kind: str) -> str | None:
-    """Lost variance ("variance") or predicted damage ("damage") of one group at a time, all runs over each other."""
+def curves(runs: Runs, network: str, kind: str) -> str | None:
+    """Lost variance ("variance") or predicted damage ("damage") of a network's groups one by one, all runs together."""
     look: Mapping[str, Callable[[Record], Mapping[str, Sequence[tuple[int, float]]]]] = {
         "variance": lambda record: {
             name: [(0, 1.0), *((k, 1 - share) for k, share in c)] for name, c in record.variance.items()
         },
         "damage": lambda record: record.damage,
     }
-    found = [(record, look[kind](record)) for record in runs.records]
+    found = [(record, look[kind](record)) for record in runs.by_network[network]]
     found = [(record, curves) for record, curves in found if curves][:MAX_RUNS]
     names = evenly_spaced(list(dict.fromkeys(name for _, curves in found for name in curves)), MAX_GROUPS)
     if not names:
@@ -149,11 +150,12 @@ def curves(runs: Runs, kind: str) -> str | None:
     shown = {name: [{"visible": [owner == name for owner in owners]}] for name in names}
     buttons = [{"label": shorten(name, 30), "method": "update", "args": shown[name]} for name in names]
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "showactive": True}
+    name = f"curves-{kind}{runs.suffix_of(network)}"
     title = {"variance": "variance lost (share)", "damage": "predicted error (nats)"}[kind]
     figure.update_layout(**_layout(400, top=58), updatemenus=[menu], showlegend=False)
     figure.update_xaxes(title="units kept (dots: the cuts)", rangemode="tozero", **_GRID)
     figure.update_yaxes(title=title, type="log", dtick=1, exponentformat="power", **_GRID)
-    return legend_lines(runs, [record for record, _ in found]) + _to_html(figure, f"curves-{kind}")
+    return legend_lines(runs, [record for record, _ in found]) + _to_html(figure, name)
 
 
 def legend_lines(runs: Runs, records: Sequence[Record]) -> str:

@@ -57,14 +57,34 @@ class Runs:
 
     @property
     def pair(self) -> tuple[Record, ...]:
-        """Two runs whose plans are worth a look side by side: the first, and the next of another line or else seed."""
-        first, *others = self.records
+        """Two runs whose plans are worth a look side by side: one, and the next of another line or else seed.
+
+        Groups of different networks may share their names, and nothing else: both runs are of one network.
+        """
+        alike = next((each for each in self.by_network.values() if len(each) > 1), self.records[:1])
+        first, *others = alike
 
         def distance(other: Record) -> tuple[bool, bool, bool]:
             is_same = self.line_of(other) == self.line_of(first)
             return is_same, other.target != first.target, other.settings.get("seed") != first.settings.get("seed")
 
         return (first, min(others, key=distance)) if others else (first,)
+
+    @cached_property
+    def by_network(self) -> dict[str, tuple[Record, ...]]:
+        """What runs call their network -> its runs; with its parameters where another one has the same name."""
+        found: dict[tuple[str, Any], list[Record]] = {}
+        for record in self.records:
+            found.setdefault((record.model, record.metrics.get("dense/params")), []).append(record)
+        times = Counter(model for model, _ in found)
+        return {
+            model if times[model] == 1 else f"{model} of {params or 'unknown'} parameters": tuple(records)
+            for (model, params), records in found.items()
+        }
+
+    def suffix_of(self, network: str) -> str:
+        """Sets what is drawn once for each network apart by name."""
+        return f"-{place + 1}" if (place := list(self.by_network).index(network)) else ""
 
     @cached_property
     def varying(self) -> dict[str, list[str]]:

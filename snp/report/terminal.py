@@ -48,6 +48,7 @@ def _details(metrics: Mapping[str, Any]) -> list[str]:
         for name, seconds in metrics.items()
         if name.startswith("time/") and isinstance(seconds, int | float)
     ]
-    names = ("calibration/samples", "prune/target_var", "prune/threshold")
-    facts = [f"{name} {value:.6g}" for name in names if isinstance(value := metrics.get(name), int | float)]
+    words = {"calibration/samples": "{:,.0f} calibration samples", "prune/threshold": "level {:.4g}"}
+    known = {name: value for name in words if isinstance(value := metrics.get(name), int | float)}
+    facts = [words[name].format(value) for name, value in known.items()]
     return [f"{title}: {', '.join(parts)}" for title, parts in (("Time", times), ("Cut", facts)) if parts]

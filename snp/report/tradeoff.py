@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,8 +19,9 @@ __all__ = ["STAGE_COLOURS", "Cost", "cost_of", "draw_tradeoff", "tradeoff_panel"
 STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "tuned": "#8a6fb0", "finetuned": KEPT}
 # Small networks share their cost: labels go below, beside and above their points.
 LABEL_SIDES = {"dense": 0, "pruned": -1, "tuned": 0, "finetuned": 1}
+_WORDS = {"finetuned": "fine-tuned"}
 UNITS = {"acc1_percent": " %", "perplexity": ""}
-_APART = 0.012  # of the largest cost, between the places of small networks and their cost
+_APART = 0.03  # of the largest cost, between the places of small networks and their cost
 AXES = {"acc1_percent": "top-1 accuracy (%)", "perplexity": "perplexity (lower is better)"}
 
 
@@ -103,7 +105,9 @@ def _stages(points: Sequence[Point], score: str, cost: Cost) -> Callable[[Axes],
 
 
 def _note(points: Sequence[Point]) -> str:
-    return "; bars: 95 % interval by the number of test samples" if any(point.interval for point in points) else ""
+    bars = "; bars: 95 % interval by the number of test samples" if any(point.interval for point in points) else ""
+    small = [_WORDS.get(point.stage, point.stage) for point in points if point.stage in SMALL]
+    return bars + (f"\n{' and '.join(small)} cost the same and stand side by side" if len(small) > 1 else "")
 
 
 def _points(record: Record) -> list[Point]:
@@ -123,8 +127,10 @@ def _draw_stages(axis: Axes, points: Sequence[Point], score: str, cost: Cost) ->
     by_name = {point.stage: point.score for point in points}
     lifted = by_name.get("finetuned", math.inf) >= by_name.get("pruned", -math.inf)
     margin = max(0.3 * (max(values) - min(values)), 1.0)
-    line = [(point.cost, point.score) for point in points]
-    axis.plot(*zip(*line, strict=True), color="#9aa5b1", linewidth=1, linestyle=":", zorder=1)
+    places = [(_place(point, most), point.score) for point in points]
+    for before, after in pairwise(places):
+        arrow = {"arrowstyle": "->", "color": "#9aa5b1", "linestyle": ":", "shrinkA": 4, "shrinkB": 4}
+        axis.annotate("", after, before, arrowprops=arrow, zorder=1)
     for point in points:
         _draw_point(axis, point, most, LABEL_SIDES[point.stage] * (1 if lifted else -1), score)
     axis.set_xlim(0, 1.25 * most)
@@ -140,10 +146,14 @@ def _draw_stages(axis: Axes, points: Sequence[Point], score: str, cost: Cost) ->
     axis.set_axisbelow(True)
 
 
+def _place(point: Point, most: float) -> float:
+    """Where a stage stands: small networks side by side, for bars at the very same cost would hide each other."""
+    return point.cost + _APART * most * LABEL_SIDES[point.stage]
+
+
 def _draw_point(axis: Axes, point: Point, most: float, up: int, score: str) -> None:
     colour = STAGE_COLOURS[point.stage]
-    # Small networks stand side by side: bars at the very same cost would hide each other.
-    place = point.cost + _APART * most * LABEL_SIDES[point.stage]
+    place = _place(point, most)
     if point.interval is not None:
         below, above = point.score - point.interval[0], point.interval[1] - point.score
         axis.errorbar([place], [point.score], [[below], [above]], color=colour, linewidth=1.1, capsize=3, zorder=2)
@@ -152,7 +162,7 @@ def _draw_point(axis: Axes, point: Point, most: float, up: int, score: str) -> N
     to_left = point.stage != "dense" and point.cost > 0.35 * most
     edge = place if point.stage == "dense" else point.cost + (-1 if to_left else 1) * _APART * most
     axis.annotate(
-        f"{point.stage}\n{format_measure(score, point.score)}{UNITS[score]}",
+        f"{_WORDS.get(point.stage, point.stage)}\n{format_measure(score, point.score)}{UNITS[score]}",
         (edge, point.score),
         (-8 if to_left else 8, 5 * up),
         textcoords="offset points",

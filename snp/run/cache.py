@@ -62,7 +62,6 @@ class Cache:
             Name of the entry; None where nothing is trained.
         """
         if recipe.epochs == 0:
-            log("dense.epochs=0: the dense network stays untrained")
             return None
         mark = fingerprint(model, recipe, *self.facts())
         path = self.folder / f"dense-{mark}.safetensors"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from snp.run.errors import command_line, guarded
-from snp.run.options import asked_name, configuration, help_text, objective, question, refuse_unknown
+from snp.run.help import help_text, inspect_text
+from snp.run.options import asked_name, configuration, objective, question, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 
@@ -32,7 +33,7 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     given = list(sys.argv[1:] if words is None else words)
     if any(word in _HELP for word in given):
         with contextlib.suppress(BrokenPipeError):  # of a pager that was left, or head
-            print(help_text(program), flush=True)
+            print(inspect_text() if program == "snp inspect" else help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
     is_sweep = any(word in _SWEEP for word in given)

@@ -1,4 +1,4 @@
-"""What can be chosen at the command line, and what does it mean?  As the files of ``conf/`` and their comments say."""
+"""What can be chosen at the command line?  What the files of ``conf/`` know."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ import yaml
 import snp
 from snp.core.registry import close_to
 
-__all__ = ["asked_name", "configuration", "help_text", "objective", "question", "refuse_unknown"]
+__all__ = ["asked_name", "configuration", "objective", "question", "refuse_unknown", "sentence"]
 
 _SCORES = ("acc1_percent", "perplexity")
-_FLAGS = """\
-  --cfg job --resolve   print all options as composed, and stop
-  -m, --multirun        every combination of options that list several values: {program} -m seed=0,1,2
-  --hydra-help          flags of Hydra, and how shells complete options
-  prune.dry_run=true    list what could be cut, and stop"""
 
 
 def configuration() -> Path:
@@ -33,25 +28,6 @@ def configuration() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ValueError(f"the files of conf/ are missing beside {package}: install snp again")
-
-
-def help_text(program: str) -> str:
-    """What ``--help`` prints: choices with the sentence each opens with, and all options with their meaning.
-
-    Args:
-        program: how the command is called.
-    """
-    folder = configuration()
-    parts = [
-        "Removes whole units from a trained network and folds what they did into the weights that stay.\n",
-        f"usage: {program} [GROUP=CHOICE ...] [OPTION=VALUE ...] [FLAG ...]\n",
-        "Flags:",
-        _FLAGS.format(program=program),
-    ]
-    for group in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra"):
-        parts += ["", f"{group.name}="]
-        parts += [f"  {path.stem:<20} {_sentence(path)}" for path in sorted(group.glob("*.yaml"))]
-    return "\n".join([*parts, "", "Options and their defaults:", "", _options(folder / "config.yaml")])
 
 
 def refuse_unknown(words: Sequence[str]) -> None:
@@ -127,7 +103,7 @@ def asked_name(override_dirname: str, words: Sequence[str]) -> str:
 def question(experiment: str) -> str:
     """What an experiment asks: the first sentence of its file, empty where there is no such file."""
     path = configuration() / "experiment" / f"{experiment}.yaml"
-    return _sentence(path).partition("  ")[0] if path.is_file() else ""
+    return sentence(path).partition("  ")[0] if path.is_file() else ""
 
 
 def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:
@@ -158,18 +134,7 @@ def objective(metrics: Mapping[str, Any], names: Sequence[str] | None) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def _sentence(path: Path) -> str:
+def sentence(path: Path) -> str:
     """The first comment of a file: what it is for."""
     comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
     return next((comment for comment in comments if not comment.startswith("@package")), "")
-
-
-def _options(path: Path) -> str:
-    """The options that users set, as the file writes them: without constructors and the lines for Hydra."""
-    shown = []
-    for line in path.read_text().splitlines():
-        if line.startswith("hydra:"):
-            break
-        if not line.strip().startswith(("_target_", "_convert_", "_partial_", "_self_")):
-            shown.append(line)
-    return "\n".join(shown).rstrip()

@@ -10,10 +10,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.models import Prepared
+from snp.report.findings import findings
 from snp.report.page import write_report
+from snp.report.record import read_record
 from snp.report.terminal import print_summary
 from snp.run.facts import peak_memory_bytes
-from snp.run.folder import folder_at, is_first_process, locked, tell
+from snp.run.folder import folder_at, is_first_process, locked, log, tell
 from snp.run.loggers import close_loggers, quiet_libraries
 from snp.run.processes import destroy_group
 from snp.run.pruned import small_network
@@ -81,6 +83,8 @@ def _report(job: Run) -> None:
     """Page, figures, loggers, and the table on the terminal."""
     job.folder.record(peak_memory_bytes())
     write_report(job.folder.path)
+    for sentence in findings(read_record(job.folder.path)):
+        log(f"note: {sentence.replace('`', '')}")
     track(job.loggers, job.folder.path)
     close_loggers(job.loggers)
     print_summary(job.folder.metrics, job.folder.path)

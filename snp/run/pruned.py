@@ -121,6 +121,7 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
     """Which units stay; results of an earlier run in this folder go."""
     if job.finished.found("plan", job.mark("plan")):
         job.folder.keep_results()
+        job.folder.write_facts(job.facts)
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
     samples, repeats = (job.folder.metrics[f"calibration/{name}"] for name in ("samples", "repeats"))
@@ -137,5 +138,5 @@ def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) ->
             "prune/threshold": plan.settings["level"],
         }
     )
-    job.finished.note("plan", job.mark("plan"), ("variance.csv", "damage.csv", "layers.csv", "data.json", "run.json"))
+    job.finished.note("plan", job.mark("plan"), ("variance.csv", "damage.csv", "layers.csv", "data.json"))
     return plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
@@ -19,13 +20,13 @@ from snp.measure.exact import plain_arithmetic
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.models.sources.weights import fingerprint
+from snp.run import refusals
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
-from snp.run.facts import data_facts, run_facts
+from snp.run.facts import data_facts, run_facts, without_secrets
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.processes import from_first
-from snp.run.refusals import refuse_few, refuse_precision, refuse_processes, refuse_seed, refuse_strangers
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -52,6 +53,7 @@ class Run:
         cache_dir: where dense weights and moments are looked for and left for other runs; None means ``run_dir``.
         config: all settings as plain values, for loggers.
         is_multirun: this run is one of several in one process.
+        overwrite: results that other settings left in the folder give way.
     """
 
     model: Spec
@@ -67,10 +69,13 @@ class Run:
     cache_dir: str | None
     config: Mapping[str, Any]
     is_multirun: bool = False
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
-        refuse_seed(self.seed)
-        refuse_strangers(self.model.reads, self.data.holds)
+        refusals.refuse_seed(self.seed)
+        refusals.refuse_strangers(self.model.reads, self.data.holds)
+        if not self.overwrite and not self.prune.dry_run:
+            refusals.refuse_replacing(Path(self.run_dir), without_secrets(self.config))
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
@@ -79,9 +84,9 @@ class Run:
         self.streamed = StreamedMoments(self.folder.path)
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         precision = str(self.lightning.trainer().precision)
-        refuse_precision(precision)
+        refusals.refuse_precision(precision)
         self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
-        refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
+        refusals.refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune, self.lightning.trainer().world_size)
 
@@ -94,7 +99,6 @@ class Run:
     def dense_network(self) -> Prepared:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
-        log(prepared.reason)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
         self.facts["processes"] = self.lightning.trainer().world_size
         self._look_at_samples()
@@ -107,7 +111,7 @@ class Run:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
         repeats = self.data.num_repeats(asked, self.seed)
         if repeats or drawn < asked:
-            refuse_few(self.lightning.trainer().world_size, drawn, repeats)
+            refusals.refuse_few(self.lightning.trainer().world_size, drawn, repeats)
         if repeats:
             log(f"{repeats} of {drawn} calibration samples repeat another, or nearly: left out")
 

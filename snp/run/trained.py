@@ -13,10 +13,11 @@ from torch import nn
 
 from snp.graph.wrappers import evaluated_copy
 from snp.library import load
-from snp.models import Prepared
+from snp.models import TRAINED_FIRST, Prepared
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.plan.level import refuse_unreachable
 from snp.plan.plan import PruningPlan
+from snp.run.folder import log
 from snp.run.processes import agreed
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.cut_size import cut_size
@@ -29,16 +30,25 @@ if TYPE_CHECKING:
 
 __all__ = ["fine_tune", "network_left", "train_dense"]
 
+_TRAINED_BEFORE = "the dense network was trained before"
+
 
 def train_dense(job: Run, prepared: Prepared) -> None:
     """Train the dense network where its weights do not fit the data and were not trained before."""
     if prepared.weights not in ("random", "backbone"):
+        log(prepared.reason)
         forget_curves(job.loggers, "dense")
         return
     model = prepared.model
+    job.facts["weights"] = prepared.reason.replace(TRAINED_FIRST, _TRAINED_BEFORE)
+    if job.dense.epochs == 0:
+        job.facts["weights"] = prepared.reason.replace(f", so {TRAINED_FIRST}", "; dense.epochs=0 leaves it untrained")
+        log(job.facts["weights"])
 
     def train(mark: str) -> None:
-        _refuse_unreachable(job, prepared.model)
+        job.facts["weights"] = prepared.reason
+        log(prepared.reason)
+        _refuse_unreachable(job, model)
         job.lightning.fit(model, job.dense, seed=job.seed, checkpoints=_checkpoints(job, "dense", mark))
 
     job.folder.record({"cache/dense": job.cache.dense_weights(model, job.dense, train)})
@@ -57,6 +67,7 @@ def network_left(job: Run, prepared: Prepared) -> nn.Module | None:
     if not agreed(all(job.finished.found(stage, job.mark(stage)) for stage in ("plan", "pruned"))):
         return None
     job.folder.keep_results()
+    job.folder.write_facts(job.facts)  # other settings of what follows may be asked for now
     return load(job.folder.path, prepared.model)
 
 

@@ -23,7 +23,7 @@ from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardP
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
-from snp.run.training.callbacks import EpochLines, EpochSeed, KeepSignals
+from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
@@ -113,11 +113,11 @@ class JobTrainer:
         )
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
-        lines = [] if self._shows_bars else [EpochLines(recipe.where, log)]
+        shown = EpochBar(recipe.where) if self._shows_bars else EpochLines(recipe.where, log)
         callbacks = [
             EpochSeed(seed),
             GoOnFrom(recipe.where),
-            *lines,
+            shown,
             *([EMAWeightAveraging(decay=recipe.average)] if recipe.average else []),
             *(checkpoints.callbacks(metric) if checkpoints else []),
         ]

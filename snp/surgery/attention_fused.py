@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from snp.graph.heads import AttentionLayer, HeadSizes, Removed
 from snp.graph.plain_attention import PlainAttention
-from snp.surgery.attention_separate import SeparateAttention, projections_of
+from snp.surgery.attention_biased import BiasedAttention, is_biased
+from snp.surgery.attention_separate import SeparateAttention
+from snp.surgery.attention_sloped import SlopedAttention, is_sloped
+from snp.surgery.projections import projections_of
 
-__all__ = ["SplitAttention", "pick_places", "resize"]
+__all__ = ["SplitAttention", "in_place_of", "pick_places", "resize"]
 
 _FUSED = {"qkv", "attn_drop", "proj"}
 _ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
 _NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _NUM_SHARED = ("num_key_value_heads", "num_kv_heads")
-_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head")
-_ALL_HEADS = ("attn_dim", "all_head_size")
+_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head", "key_value_proj_dim")
+_ALL_HEADS = ("attn_dim", "all_head_size", "split_size")
 
 
 class SplitAttention(nn.Module):
@@ -93,11 +96,18 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
     if isinstance(module, SplitAttention | SeparateAttention | PlainAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
-    if sizes.query_size != sizes.value_size or (layer.is_rotary and sizes.query_size != dense.query_size):
+    picks = layer.is_rotary and sizes.query_size != dense.query_size
+    if sizes.query_size != sizes.value_size or picks or is_biased(module) or is_sloped(module):
         return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
-    whole = dense.num_heads * dense.query_size
-    _renumber(module, _ALL_HEADS, whole, sizes.num_heads * sizes.query_size)
+    whole, now = dense.num_heads * dense.query_size, sizes.num_heads * sizes.query_size
+    is_divided = _renumber(module, _ALL_HEADS, whole, now)
+    is_divided = is_divided and dense.num_heads == dense.num_key_value_heads
+    if layer.query.tensor == layer.key.tensor and not is_divided:
+        # Where queries or keys end may be a number that no module keeps, as in Phi-3, or another one.
+        own = in_place_of(module, layer, dense, sizes)
+        if own is not None and not own.projections.by_head:
+            return own, False
     # timm's fused path scales by the size of what it gets, the other one by a stored number: bring both in line.
     follows = hasattr(module, "fused_attn") and sizes.query_size != dense.query_size
     if follows and abs(float(module.scale) - dense.query_size**-0.5) < 1e-9:
@@ -111,10 +121,13 @@ def pick_places(module: nn.Module, layer: AttentionLayer, removed: Removed) -> N
     Raises:
         ValueError: there are such tables, and the module knows no way to pick from them.
     """
+    if isinstance(module, SlopedAttention):
+        module.pick_heads(layer.heads_left(removed))
+    is_smaller = layer.sizes(removed).query_size != layer.sizes().query_size
     if isinstance(module, SeparateAttention):
-        if layer.is_rotary or module.places is not None:
+        if (layer.is_rotary and is_smaller) or module.places is not None:
             module.pick_places(*layer.places(removed))
-    elif layer.is_rotary and layer.sizes(removed).query_size != layer.sizes().query_size:
+    elif layer.is_rotary and is_smaller:
         raise ValueError(f"{type(module).__name__} turns queries and keys by the same tables in every head")
 
 
@@ -123,17 +136,27 @@ def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: H
     # Tables of positions and layers of other names do what SplitAttention knows nothing of.
     if _FUSED <= layers <= _FUSED | _ALSO_FUSED and not dict(module.named_parameters(recurse=False)):
         return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5)))
+    own = in_place_of(module, layer, dense, sizes)
+    return module if own is None else own  # it may find its sizes from its layers; the trial cut shows
+
+
+def in_place_of(
+    module: nn.Module, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes
+) -> SeparateAttention | None:
+    """A module of ours that does what one of transformers does, with heads of other sizes; None where none is known."""
     projections = projections_of(module, layer)
     if projections is not None:
         try:
-            return SeparateAttention(module, projections, sizes)
+            made = BiasedAttention if is_biased(module) else SlopedAttention if is_sloped(module) else SeparateAttention
+            return made(module, projections, sizes, dense.query_size**-0.5)
         except ValueError:  # not of that make
             pass
-    return module  # it may find its sizes from its layers; the trial cut shows
+    return None
 
 
-def _renumber(module: Any, names: tuple[str, ...], dense: int, now: int) -> None:
-    """Change the numbers of these names where they are what the dense module has."""
-    for name in names:
-        if getattr(module, name, None) == dense:
-            setattr(module, name, now)
+def _renumber(module: Any, names: tuple[str, ...], dense: int, now: int) -> bool:
+    """Change the numbers of these names where they are what the dense module has; is there one?"""
+    found = [name for name in names if getattr(module, name, None) == dense]
+    for name in found:
+        setattr(module, name, now)
+    return bool(found)

@@ -1,6 +1,6 @@
-"""Which module attends where the projections are layers of their own, and queries and values differ in size?
+"""Which module of transformers attends where queries and values differ in size, or pairs of dimensions are gone?
 
-Modules of transformers divide the outputs of all three projections by one head size. This one takes over the layers of
+Modules of transformers divide the outputs of their projections by one head size. This one takes over the layers of
 such a module under their names, so that weights and plans fit, and divides by two sizes. How it attends is left to the
 same functions that the stock module calls: rotary embeddings, caches, eager or fused attention are theirs.
 """
@@ -12,37 +12,37 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snp.graph.heads import AttentionLayer, HeadSizes
-from snp.graph.units import module_of
+from snp.graph.heads import HeadSizes
+from snp.surgery.projections import Projections, is_matrix
+from snp.surgery.rotary_places import turned_heads
 
-__all__ = ["SeparateAttention", "projections_of"]
+__all__ = ["SeparateAttention"]
 
 # Numbers of the stock module that would be wrong here; whatever still reads them has to fail.
-_OF_ONE_SIZE = ("head_dim", "attention_head_size", "all_head_size", "embed_dim")
+_OF_ONE_SIZE = (
+    *("head_dim", "head_size", "attention_head_size", "key_value_proj_dim"),
+    *("all_head_size", "split_size", "embed_dim", "inner_dim"),
+)
+# Names of the scale of products, and of what is dropped of the scores and of the output.
+_SCALES = ("scaling", "scale")
+_DROPOUT = ("attention_dropout", "attn_dropout", "attn_drop", "dropout_prob", "dropout_p", "dropout")
+_OF_OUTPUT = ("resid_dropout", "out_drop")
+_OPTIONS = {"softcap": "attn_logit_softcapping", "s_aux": "sinks"}
 # Tensors that modules are given and that change nothing, or that the function that attends knows.
 _HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
 
-
-def projections_of(module: nn.Module, layer: AttentionLayer) -> tuple[str, str, str] | None:
-    """Names, inside the module, of three different linear layers for queries, keys and values, else None."""
-    prefix = f"{layer.module}."
-    names = [module_of(rows.tensor) for rows in (layer.query, layer.key, layer.value)]
-    if len(set(names)) < 3 or not all(name.startswith(prefix) for name in names):
-        return None
-    query, key, value = (name.removeprefix(prefix) for name in names)
-    if not all(isinstance(module.get_submodule(name), nn.Linear) for name in (query, key, value)):
-        return None
-    return query, key, value
+Heads = tuple[Tensor, Tensor, Tensor]
 
 
 class SeparateAttention(nn.Module):
-    """Self-attention of transformers' make with sizes of queries and of values that may differ.
+    """Attention of transformers' make with sizes of queries and of values that may differ.
 
     Args:
         stock: a module whose file imports `ALL_ATTENTION_FUNCTIONS`; its layers and its numbers are taken over.
-        projections: names of its layers for queries, keys and values. One further linear layer projects the output;
-            `q_norm` and `k_norm` act on heads.
+        projections: its layers for queries, keys and values. One further linear layer projects the output; `q_norm` and
+            `k_norm` act on heads.
         sizes: of the heads.
+        scaling: of products, where the module keeps none.
 
     Raises:
         ValueError: the module attends in a way of its own.
@@ -51,24 +51,30 @@ class SeparateAttention(nn.Module):
     scaling: float
     places: Tensor | None  # of each head of keys: which entries of rotary tables its dimensions meet, shape [H, D]
 
-    def __init__(self, stock: nn.Module, projections: tuple[str, str, str], sizes: HeadSizes) -> None:
+    def __init__(self, stock: nn.Module, projections: Projections, sizes: HeadSizes, scaling: float) -> None:
         super().__init__()
         for name, layer in stock.named_children():
             self.add_module(name, layer)
+        for name, parameter in stock.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
         plain = {name: value for name, value in vars(stock).items() if not name.startswith("_")}
         vars(self).update({name: value for name, value in plain.items() if name not in _OF_ONE_SIZE})
         self.projections, self.stock = projections, type(stock)
-        others = [n for n, layer in stock.named_children() if isinstance(layer, nn.Linear) and n not in projections]
-        if not hasattr(self._file(), "ALL_ATTENTION_FUNCTIONS") or not hasattr(self, "scaling") or len(others) > 1:
+        others = [n for n, layer in stock.named_children() if is_matrix(layer) and n not in projections.names]
+        drops = [n for n, layer in stock.named_children() if isinstance(layer, nn.Dropout)]
+        is_known = len(others) < 2 and {*drops} <= {*_DROPOUT, *_OF_OUTPUT}
+        if not is_known or not self._is_of_this_make(stock):
             raise ValueError(f"{self.stock.__name__} has one size for queries and values")
+        self.scaling = next((getattr(self, name) for name in _SCALES if hasattr(self, name)), scaling)
         self.output = others[0] if others else ""
         self.query_size, self.value_size = sizes.query_size, sizes.value_size
         self.register_buffer("places", None, persistent=False)  # the plan says it
+        self.first_places: list[int] = []  # of the first head; all heads have as many dimensions that are turned
 
     def pick_places(self, heads: Tensor, places: Tensor) -> None:
         """Keep some heads of keys, shape [H'], and of each some of the dimensions that it has now, shape [H', D']."""
         places = places if self.places is None else self.places.cpu()[heads].gather(1, places)
-        self.places = places.to(next(self.parameters()).device)
+        self.places, self.first_places = places.to(next(self.parameters()).device), places[0].tolist()
 
     def _file(self) -> Any:
         """The module of Python in which the stock attention is written."""
@@ -79,53 +85,89 @@ class SeparateAttention(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
+        key_value_states: Tensor | None = None,
         cache: Any = None,
         past_key_values: Any = None,
+        layer_past: Any = None,
         **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, C] to tokens [B, N, C], or to all heads' values where there is no output projection."""
+    ) -> tuple[Any, ...]:
+        """Tokens [B, N, C] to tokens [B, N, C], or to all heads' values where there is no output projection.
+
+        Keys and values are made of ``key_value_states`` [B, M, C'] where these are given.
+        """
         strange = [name for name, given in options.items() if isinstance(given, Tensor) and name not in _HARMLESS]
-        if strange:  # tokens of an encoder, biases of positions: what they do in the stock module is not known here
+        if strange:  # biases of positions: what they do in the stock module is not known here
             raise ValueError(f"{self.stock.__name__} is given {strange[0]}, which is not understood")
-        sizes = (self.query_size, self.query_size, self.value_size)
-        query, key, value = (
-            self.get_submodule(name)(hidden_states).unflatten(-1, (-1, size))  # [B, N, H, D]
-            for name, size in zip(self.projections, sizes, strict=True)
-        )
-        query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        if position_embeddings is not None:
-            query, key = self._turned(query, key, *position_embeddings)
-        kept = cache if cache is not None else past_key_values
-        if kept is not None:
-            key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
+        kept = next((held for held in (cache, past_key_values, layer_past) if held is not None), None)
+        if key_value_states is None:
+            heads = self._of_tokens(hidden_states, kept, position_embeddings)
+        else:
+            heads = self._of_others(hidden_states, key_value_states, kept)
+        return self._attended(heads, attention_mask, **options)
+
+    def _attended(self, heads: Heads, mask: Tensor | None, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """What the output projection makes of queries, keys and values, and the weights of these."""
+        own = self._own_options()
         attended, weights = self._attend()(
-            self, query, key, value, attention_mask, dropout=self._dropout(), scaling=self.scaling, **options
+            self, *heads, mask, dropout=self._dropout(), scaling=self.scaling, **(own | options)
         )
         attended = attended.flatten(2)  # [B, N, H * V]
-        return self.get_submodule(self.output)(attended) if self.output else attended, weights
+        attended = self.get_submodule(self.output)(attended) if self.output else attended
+        for name in _OF_OUTPUT:
+            attended = getattr(self, name)(attended) if hasattr(self, name) else attended
+        return attended, weights
+
+    def _of_tokens(self, tokens: Tensor, kept: Any, tables: tuple[Tensor, Tensor] | None) -> Heads:
+        """Queries, keys and values, [B, H, N, D], of tokens that look at each other and at those before them."""
+        names = self.projections.names
+        if self.projections.is_fused:
+            outputs = self.get_submodule(names[0])(tokens)
+            query, key, value = self.projections.divided(outputs, self.query_size, self.value_size)
+        else:
+            query, key, value = (self._made(name, tokens) for name in names)
+        query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        if tables is not None:
+            turn = self._file().apply_rotary_pos_emb
+            query, key = turned_heads(turn, (query, key), tables, self.places, self.first_places)
+        if kept is not None:
+            key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
+        return query, key, value
+
+    def _of_others(self, tokens: Tensor, others: Tensor, kept: Any) -> Heads:
+        """Queries of tokens, keys and values of others; a cache keeps those from the first token that is generated."""
+        if self.projections.is_fused:
+            raise ValueError(f"{self.stock.__name__} is given key_value_states, which is not understood")
+        of_query, of_key, of_value = self.projections.names
+        query = self._normalised("q_norm", self._made(of_query, tokens)).transpose(1, 2)
+        of_both = hasattr(kept, "cross_attention_cache")
+        if of_both and kept.is_updated.get(self.layer_idx):
+            held = kept.cross_attention_cache.layers[self.layer_idx]
+            return query, held.keys, held.values
+        key, value = self._normalised("k_norm", self._made(of_key, others)), self._made(of_value, others)
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        if kept is not None:
+            key, value = getattr(kept, "cross_attention_cache", kept).update(key, value, self.layer_idx)
+        if of_both:
+            kept.is_updated[self.layer_idx] = True
+        return query, key, value
+
+    def _made(self, name: str, tokens: Tensor) -> Tensor:
+        """What one of three projections makes of tokens, head by head, [B, N, H, D]."""
+        size = self.value_size if name == self.projections.names[2] else self.query_size
+        made: Tensor = self.get_submodule(name)(tokens)
+        return made.unflatten(-1, (-1, size))
+
+    @staticmethod
+    def _is_of_this_make(stock: Any) -> bool:
+        """Does it call a function that the configuration names, and is never told to multiply by itself (GPT-2)?"""
+        calls = hasattr(sys.modules[type(stock).__module__], "ALL_ATTENTION_FUNCTIONS")
+        return calls and not getattr(stock, "reorder_and_upcast_attn", False)
 
     def _normalised(self, name: str, heads: Tensor) -> Tensor:
         layer: Any = getattr(self, name, None)
         normalised: Tensor = heads if layer is None else layer(heads)
         return normalised
-
-    def _turned(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys [B, H, N, D] turned by angles per position [B or 1, N, D of the dense heads]."""
-        turn = self._file().apply_rotary_pos_emb
-        if self.places is None:
-            turned: tuple[Tensor, Tensor] = turn(query, key, cos, sin)
-            return turned
-        found = []
-        for heads in (query, key):
-            places = self.places.repeat_interleave(heads.shape[1] // len(self.places), dim=0)
-            # Each head is a sample of its own, with the entries of its own dimensions.
-            own = [
-                table[..., places].transpose(1, 2).expand(len(heads), -1, -1, -1).flatten(0, 1) for table in (cos, sin)
-            ]
-            alone = heads.flatten(0, 1)[:, None]
-            found.append(turn(alone, alone[:, :0], *own)[0][:, 0].unflatten(0, heads.shape[:2]))
-        return found[0], found[1]
 
     def _attend(self) -> Any:
         """The function that the configuration asks for, as the stock module finds it."""
@@ -133,8 +175,16 @@ class SeparateAttention(nn.Module):
         config: Any = self.config
         return file.ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, file.eager_attention_forward)
 
+    def _own_options(self) -> dict[str, Any]:
+        """What stock modules tell the function that attends beside sizes: windows, caps of scores, sinks."""
+        found = {option: getattr(self, name) for option, name in _OPTIONS.items() if hasattr(self, name)}
+        window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))
+        if window is not None and getattr(self, "is_sliding", True):
+            found["sliding_window"] = window
+        return found
+
     def _dropout(self) -> float:
-        share = getattr(self, "attention_dropout", getattr(self, "dropout", 0.0))
+        share = next((getattr(self, name) for name in _DROPOUT if hasattr(self, name)), 0.0)
         return float(getattr(share, "p", share)) if self.training else 0.0
 
     def extra_repr(self) -> str:

@@ -78,14 +78,14 @@ def _silenced(plan: PruningPlan) -> list[tuple[Slice, Tensor]]:
     ]
 
 
-def silent_rows(plan: PruningPlan) -> dict[str, Tensor]:
-    """Rows of weights and biases that are zero once units are masked that meet in products, ascending."""
-    rows: dict[str, list[Tensor]] = {}
+def silent_rows(plan: PruningPlan) -> dict[str, tuple[int, Tensor]]:
+    """Weights and biases that are partly zero once units are masked that meet in products: dimension and indices."""
+    rows: dict[tuple[str, int], list[Tensor]] = {}
     for decision in plan.groups:
         group = decision.group
         for member in group.producers + group.others if group.is_multiplied and len(decision.cut) else ():
-            rows.setdefault(member.tensor, []).append(member.index[decision.cut].reshape(-1))
-    return {name: torch.cat(parts).unique() for name, parts in rows.items()}
+            rows.setdefault((member.tensor, member.dim), []).append(member.index[decision.cut].reshape(-1))
+    return {name: (dim, torch.cat(parts).unique()) for (name, dim), parts in rows.items()}
 
 
 def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Module:
@@ -151,15 +151,16 @@ def _resize_heads(small: nn.Module, layer: AttentionLayer, plan: PruningPlan) ->
 def _scale_queries(
     small: nn.Module, layer: AttentionLayer, removed: Mapping[tuple[str, int], Tensor], factor: float
 ) -> None:
-    name = layer.query.tensor
-    gone = removed.get((name, 0), torch.empty(0, dtype=torch.int64))
+    name, dim = layer.query.tensor, layer.query.dim
+    gone = removed.get((name, dim), torch.empty(0, dtype=torch.int64))
     rows = layer.query.index.unique()
     rows = rows[~torch.isin(rows, gone)]
     rows = rows - torch.searchsorted(gone, rows)
     with torch.no_grad():
         # Fused projections of PyTorch's own attention are called in_proj_weight and in_proj_bias.
         for tensor in _tensors_of_layer(small, name):
-            tensor[rows.to(tensor.device)] *= factor
+            part = tensor.movedim(dim if tensor.ndim > 1 else 0, 0)
+            part[rows.to(tensor.device)] *= factor
 
 
 def _tensors_of_layer(model: nn.Module, weight: str) -> list[Tensor]:

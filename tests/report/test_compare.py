@@ -126,6 +126,46 @@ def test_two_plans_differ_in_these_units(tmp_path: Path) -> None:
     assert [texts(row) for row in table.rows] == [["`layer0.conv1`", "16", "4", "3", "2", "2", "1", "40 %"]]
 
 
+def figures_of(page: Path) -> dict[str, Any]:
+    """Name -> what is drawn, of a page."""
+    found = re.findall(r'data-figure="([^"]+)">(.*?)</script>', page.read_text(), flags=re.DOTALL)
+    return {name: json.loads(text) for name, text in found}
+
+
+def of_another_network(folder: Path, name: str) -> None:
+    """Rename a run's network, and what it was trained on; its groups have the same names by chance."""
+    (folder / "run.json").write_text(json.dumps({"model": name, "data": {"name": f"data of {name}"}}))
+
+
+def test_different_networks_do_not_meet_by_the_names_of_their_groups(tmp_path: Path) -> None:
+    """The page says so; units and curves stand apart, and only plans of one network are laid beside each other."""
+    runs = sweep(tmp_path / "runs", seeds=1)
+    for folder, name in zip(runs, ("small", "wide", "wide", "deep"), strict=True):
+        of_another_network(folder, name)
+    found = read_runs(runs)
+    assert {name: len(records) for name, records in found.by_network.items()} == {"small": 1, "wide": 2, "deep": 1}
+    assert [record.folder for record in found.pair] == runs[1:3]
+    page = write_comparison(runs, tmp_path / "compare.html")
+    assert "These are 3 different networks (small, wide, deep)" in page.read_text()
+    assert "Scores on different data (data of deep, data of small, data of wide) do not compare" in page.read_text()
+    figures = figures_of(page)
+    assert [len(figures[f"kept-units{end}"]["data"][0]["y"]) for end in ("", "-2", "-3")] == [1, 2, 1]
+    assert {f"curves-variance{end}" for end in ("", "-2", "-3")} <= set(figures)
+    stars = {text for each in figures["front-macs"]["data"] for text in each.get("text", []) if "dense" in text}
+    assert stars == {"dense small", "dense wide", "dense deep"}
+
+
+def test_two_runs_of_two_networks_have_no_plans_side_by_side(tmp_path: Path) -> None:
+    """Nor do two sizes of a network of one name."""
+    first, second = sweep(tmp_path / "runs", seeds=1)[:2]
+    metrics = json.loads((second / "metrics.json").read_text()) | {"dense/params": 333}
+    (second / "metrics.json").write_text(json.dumps(metrics))
+    assert len(read_runs([first, second]).pair) == 1
+    page = write_comparison([first, second], tmp_path / "compare.html").read_text()
+    assert "of 333 parameters" in page
+    assert "Two plans" not in page
+
+
 def test_the_page_holds_what_it_draws(tmp_path: Path) -> None:
     """Figures lie in the page as data, nothing is fetched, and a name that looks like markup stays text."""
     runs = sweep(tmp_path / "a<b>&", seeds=1)

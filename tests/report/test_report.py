@@ -213,7 +213,7 @@ def test_curves_are_drawn_with_their_cut(tmp_path: Path, num_groups: int) -> Non
     """Every panel has its curve and its cut; the CSV file beside it holds every group."""
     folder, plan = write_run(tmp_path, num_groups)
     record = read_record(folder)
-    with_cut = draw_curves(record, decision_of(record), tmp_path / "with.png")
+    with_cut = draw_curves(decision_of(record), tmp_path / "with.png")
     assert num_pixels(with_cut, CUT) > 100 * min(num_groups, MAX_CURVES)
     assert num_pixels(with_cut, KEPT) > 100 * min(num_groups, MAX_CURVES)
     rows = read_table(tmp_path / "with.csv")
@@ -222,6 +222,35 @@ def test_curves_are_drawn_with_their_cut(tmp_path: Path, num_groups: int) -> Non
     assert {int(row["kept_in_plan"]) for row in first} == {len(plan["groups"][0]["kept"])}
     # Lost variance falls from all of it to none.
     assert [float(first[place]["lost_variance"]) for place in (0, -1)] == pytest.approx([1, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize(("scales", "low"), [((1.0, 1e-8), 1e-9), ((1.0, 0.5), 1e-5), ((0.0, 0.0), 1e-5)])
+def test_no_curve_lies_below_its_axis(tmp_path: Path, scales: tuple[float, float], low: float) -> None:
+    """Where a group's curve lies far below another's, the axis reaches down to its cut; else five decades."""
+    folder, plan = write_run(tmp_path / "run", num_groups=2)
+    plan["settings"]["cut"] = "output"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    rows = [
+        f"layer{g}.conv1,{k},16,{scale * (2.0**-k if k < 16 else 0)}"
+        for g, scale in enumerate(scales)
+        for k in range(17)
+    ]
+    (folder / "damage.csv").write_text("\n".join(["group,num_kept,num_units,damage", *rows]))
+    decision = decision_of(read_record(folder))
+    assert decision is not None
+    lowest, highest = decision.limits
+    assert lowest <= low
+    assert lowest >= 1e-12 * max(scales)
+    if 1e-8 not in scales:
+        assert lowest > low / 10
+    for name, curve in decision.curves.items():
+        at_cut = dict(curve)[decision.cuts[name]]
+        assert at_cut == 0 or lowest < at_cut < highest
+    path = draw_curves(decision, tmp_path / "curves.png")
+    image = matplotlib.image.imread(path)[..., :3]
+    blue = (np.abs(image - np.array(matplotlib.colors.to_rgb(KEPT))) < 0.004).all(-1)
+    if any(scales):  # both panels show a line
+        assert all(half.sum() > 100 for half in np.array_split(blue, 2, axis=1))
 
 
 def test_the_curve_shown_is_the_one_that_decided(tmp_path: Path) -> None:
@@ -405,7 +434,7 @@ def test_summary_is_plain_text_without_a_terminal(tmp_path: Path) -> None:
     assert all(line.isascii() and "\x1b" not in line for line in table)
     details = [line for line in table if line[0] not in "|+"]
     assert details[0].startswith("Time: calibrate ")
-    assert details[1].startswith("Cut: calibration/samples ")
+    assert details[1].startswith("Cut: 1,024 calibration samples")
     assert len({len(line) for line in table if line not in details}) == 1
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line.startswith("|")]
     assert cells[0] == ["", "dense", "pruned", "finetuned"]

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from snp.core.options import STRICT, named, option, rule
 from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.errors import guarded
-from snp.run.options import help_text, refuse_unknown
+from snp.run.help import group_options, help_text, inspect_text
+from snp.run.options import refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import FitSettings, PruneSettings
@@ -68,6 +71,50 @@ def test_meanings_are_the_same(section: str) -> None:
         assert comment == entry.description, name
         assert re.search(rf"^  {name}: .*# {re.escape(entry.description)}$", shown, re.M), name
         assert f"    {name}: {entry.description}; {rule(entry)}." in str(SECTIONS[section].__doc__)
+
+
+@pytest.mark.parametrize("group", ["data", "logger", "model", "trainer"])
+def test_help_says_what_every_option_of_a_group_means(group: str) -> None:
+    """What any file of the group sets stands in the help with a meaning, which is written in one file only."""
+    folder, shown = ROOT / "conf" / group, help_text("snp run")
+    loaded = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    set_by = {choice: set(own.get(group, own)) - {"defaults"} for choice, own in loaded.items()}
+    found = group_options(group)
+    for choice, names in set_by.items():
+        known = {option.name for option in found if choice in option.choices}
+        assert {f"{group}.{name}" for name in names if not name.startswith("_")} <= known
+    for each in found:
+        assert each.meaning, each.name
+        assert f"\n{each}\n" in shown
+        text = "".join(path.read_text() for path in folder.glob("*.yaml"))
+        assert len(re.findall(rf"# {re.escape(each.meaning)}$", text, re.M)) == 1, each.meaning
+        assert not set(each.choices) & set(each.others)
+
+
+@pytest.mark.parametrize(("choice", "spec"), [("timm", ModelSpec), ("huggingface", LanguageModelSpec)])
+def test_meanings_of_model_options_are_the_same(choice: str, spec: type) -> None:
+    """The help says of a network's options what their descriptions say."""
+    said = {option.name: option.meaning for option in group_options("model") if choice in option.choices}
+    assert said == {f"model.{name}": entry.description for name, entry in fields_of(spec).items()}
+
+
+def test_every_command_has_a_help_of_its_own() -> None:
+    """That of `snp inspect` names its uses, networks, data and what selects groups, and no option of training."""
+    shown = inspect_text()
+    assert "usage: snp inspect FOLDER" in shown
+    for words in ("  resnet50  ", "  image_folder  ", "model.checkpoint=null", "data.root=null", "  ignore: []"):
+        assert words in shown
+    assert "epochs" not in shown
+    helps = [
+        subprocess.run(
+            [sys.executable, "-m", "snp", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for name in ("run", "inspect", "export", "compare")
+    ]
+    assert len(set(helps)) == 4
+    for name, text in zip(("run", "inspect", "export", "compare"), helps, strict=True):
+        assert f"usage: snp {name} " in text
+        assert "Traceback" not in text
 
 
 def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:

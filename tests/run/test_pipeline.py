@@ -302,6 +302,10 @@ def test_a_cached_run_repeats_the_first(finished_run: tuple[Path, Ended], tmp_pa
     ended = run_here(f"cache_dir={cache}", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     assert ended.stdout.count("of an earlier run are used") == 2
+    assert "random weights" not in ended.stdout
+    said = json.loads((tmp_path / "run" / "run.json").read_text())["weights"]
+    assert said.endswith("so the dense network was trained before")
+    assert "| dense training | 1 epoch, " in (tmp_path / "run" / "report.md").read_text()
     for name in ("plan.json", "pruned.safetensors", "finetuned.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (finished_run[0] / name).read_bytes(), name
 

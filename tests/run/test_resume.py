@@ -78,11 +78,12 @@ def test_a_run_that_is_stopped_four_times(
     again = run_here(*OPTIONS, folder=tmp_path)
     assert "training:" not in again.stdout
     assert left_by(tmp_path / "run") == whole
-    other = run_here(*OPTIONS, "finetune.keep=best", folder=tmp_path)
+    other = run_here(*OPTIONS, "finetune.keep=best", "overwrite=true", folder=tmp_path)
+    assert '"keep": "best"' in (tmp_path / "run" / "run.json").read_text()
     assert "finetune training: 2 epochs\n" in other.stdout
     assert left_by(tmp_path / "run")["pruned.safetensors"] == whole["pruned.safetensors"]
     damage(tmp_path / "run" / "pruned.safetensors")
-    assert "groups with" in run_here(*OPTIONS, folder=tmp_path).stdout
+    assert "groups with" in run_here(*OPTIONS, "overwrite=true", folder=tmp_path).stdout
     assert left_by(tmp_path / "run") == whole
 
 
@@ -110,7 +111,7 @@ def test_curves_of_a_run_that_was_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     assert run_here(*options, folder=stopped).status == 0
     assert {name for name, _ in curves(whole / "run")} >= {"dense/val_loss", "finetune/val_loss", "finetune/train_loss"}
     assert curves(stopped / "run") == curves(whole / "run")
-    assert run_here(*options, "finetune.epochs=0", folder=stopped).status == 0
+    assert run_here(*options, "finetune.epochs=0", "overwrite=true", folder=stopped).status == 0
     assert {name.split("/")[0] for name, _ in curves(stopped / "run")} == {"dense"}
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import snp
 from snp.models.sources.weights import write_tensors
+from snp.report.findings import findings
+from snp.report.record import read_record
 from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
 
 # The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
@@ -91,6 +93,26 @@ def test_the_last_words_of_a_run(finished_run: tuple[Path, Ended]) -> None:
     assert noise == []
 
 
+def test_what_the_page_warns_of_is_said_on_the_terminal_too(finished_run: tuple[Path, Ended]) -> None:
+    """Every warning of the page, before the table, and in run.log."""
+    folder, ended = finished_run
+    warnings = findings(read_record(folder))
+    assert any("Only 65 calibration samples" in sentence for sentence in warnings)
+    for text in (ended.stdout, (folder / "run.log").read_text()):
+        assert [text.count(f"[snp] note: {sentence.replace('`', '')}\n") for sentence in warnings] == [1] * len(
+            warnings
+        )
+
+
+def test_bars_count_epochs_from_one(finished_run: tuple[Path, Ended]) -> None:
+    """With the stage in front of them."""
+    shown = finished_run[1].stdout
+    assert "dense: epoch 1 of 1" in shown
+    assert "finetune: epoch 1 of 1" in shown
+    assert "Epoch 0" not in shown
+    assert "1 epochs" not in shown + (finished_run[0] / "report.md").read_text()
+
+
 def test_a_run_without_an_account(finished_run: tuple[Path, Ended]) -> None:
     """W&B needs no account: one printed line says that the run is recorded offline, and it is."""
     folder, ended = finished_run
@@ -110,11 +132,14 @@ def test_the_networks_come_back(finished_run: tuple[Path, Ended]) -> None:
 
 
 def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
-    """Dense weights and moments are used again, and nothing that belongs to the first plan stays."""
+    """It is refused; with overwrite=true what fits is used again, and nothing that belongs to the first plan stays."""
     again = tmp_path / "run"
     shutil.copytree(finished_run[0], again)
     before = contents(again)
-    ended = run_here("prune.target_macs=0.8", "finetune.epochs=0", folder=tmp_path)
+    refused = run_here("prune.target_macs=0.8", "finetune.epochs=0", folder=tmp_path)
+    assert_refused(refused, "prune.target_macs was None and is 0.8", "finetune.epochs was 1 and is 0", "overwrite=true")
+    assert contents(again) == before
+    ended = run_here("prune.target_macs=0.8", "finetune.epochs=0", "overwrite=true", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     assert "training" not in ended.stdout.replace("dense network is trained", "")
     after, metrics = contents(again), metrics_of(again)
@@ -144,7 +169,7 @@ def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_pa
     ("options", "said"),
     [
         (["prune.ordering=zcaa"], "prune.ordering must be one of"),
-        (["prune.target_macs=0.0001"], "prune.target_macs=0.0001 cannot be reached"),
+        (["prune.target_macs=0.0001", "overwrite=true"], "prune.target_macs=0.0001 cannot be reached"),
     ],
 )
 def test_mistakes_leave_a_finished_run_alone(

@@ -20,7 +20,7 @@ from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import assert_cut_is_right_and_counted, irregular
-from tests.audit import audit, control, outputs, randomise
+from tests.audit import audit, control, outputs
 from tests.transformer_models import CONFIGS, token_batches, transformer
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -213,25 +213,3 @@ def test_sizes_that_no_configuration_has_are_refused(name: str, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"snp\.save and snp\.load"):
         huggingface.save_pretrained(small, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_attention_over_other_tokens_is_left_alone() -> None:
-    """Our module is for self-attention; a decoder that looks at an encoder keeps the stock one, whatever is asked."""
-    config = {
-        "model_type": "bart",
-        "vocab_size": 32,
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 24,
-        "decoder_ffn_dim": 24,
-        "max_position_embeddings": 32,
-    }
-    torch.manual_seed(0)
-    model = randomise(huggingface.build(config=config, auto_class="AutoModel"))
-    subject = subject_of(model, tokens(), PruneSettings(structures=("ffn", "vo", "qk")))
-    kept = [group.name for group in subject.groups if group.kind in ("vo", "qk")]
-    assert all("encoder_attn" not in name for name in kept)
-    assert any("encoder_attn" in name for name in subject.frozen)

@@ -63,10 +63,11 @@ class Tuned:
 
     def __str__(self) -> str:
         before, after = self.distances[0], self.distances[self.epoch]
+        epochs = len(self.distances) - 1
         return (
-            f"Tuned without labels on {self.num_tuned} samples ({self.views}), {len(self.distances) - 1} epochs at "
-            f"{self.rate:g}: {before:.4g} from the dense network became {after:.4g} on {self.num_held} samples held "
-            f"back (epoch {self.epoch})."
+            f"Tuned without labels on {self.num_tuned} samples ({self.views}), "
+            f"{epochs} epoch{'s' * (epochs != 1)} at {self.rate:g}: {before:.4g} from the dense network became "
+            f"{after:.4g} on {self.num_held} samples held back (epoch {self.epoch})."
         )
 
 

@@ -6,14 +6,16 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
 
 from snp.run.stopping import stop
 
-__all__ = ["EpochLines", "EpochSeed", "KeepSignals"]
+__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals"]
 
 
 class EpochSeed(Callback):
@@ -48,6 +50,25 @@ _WORDS = {
     "loss": "loss {:.4g}",
     "perplexity": "perplexity {:.2f}",
 }
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, with epochs counted from 1 and the stage that is trained in front of them.
+
+    Args:
+        stage: "dense" or "finetune".
+    """
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self._stage}: epoch {current_epoch + 1} of {self.trainer.max_epochs}"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands behind the bar: not the name of a logger's run."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class EpochLines(Callback):
