@@ -137,10 +137,10 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
+    selection = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:
-        problem, selection = checked_by_clock(subject, problem, settings, selection)
+        problem, selection = checked_by_clock(subject, problem, settings.target, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
