@@ -55,6 +55,10 @@ def _worse_by_training(record: Record) -> Iterator[str]:
         )
 
 
+def _doubtful_data(record: Record) -> Iterator[str]:
+    yield from (record.facts.get("data") or {}).get("doubts") or ()
+
+
 def _not_tuned(record: Record) -> Iterator[str]:
     epochs, kept = (number(record.metrics, f"tune/{name}") for name in ("epochs", "epoch"))
     if epochs and kept == 0:
@@ -142,5 +146,6 @@ def _inexact(record: Record) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
-    _lost, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests, _inexact,
+    _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests,
+    _inexact,
 )  # fmt: skip

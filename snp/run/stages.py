@@ -14,6 +14,7 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
+from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.fit.calibration import FEW, mirrors
 from snp.measure.exact import plain_arithmetic
@@ -25,7 +26,7 @@ from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts, without_secrets
 from snp.run.finished import Finished, mark_of
-from snp.run.folder import RunFolder, folder_at, log
+from snp.run.folder import RunFolder, folder_at, is_first_process, log
 from snp.run.processes import from_first
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
@@ -106,6 +107,9 @@ class Run:
 
     def _look_at_samples(self) -> None:
         """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
+        self.facts["data"]["doubts"] = doubts_of(self.data) if is_first_process() else ()
+        for sentence in self.facts["data"]["doubts"]:
+            log(f"note: {sentence}")
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
