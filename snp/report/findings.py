@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from snp.report.asked import too_many_asked
+from snp.report.choice import better_stage
 from snp.report.intervals import wilson
 from snp.report.record import Record
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER, better_stage, format_share, number, score_of
+from snp.report.stages import LOWER_IS_BETTER, format_share, number, score_of
 
 __all__ = ["findings"]
 
