@@ -16,8 +16,9 @@ from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
-from snp.fit.calibration import FEW, mirrors
+from snp.fit.calibration import mirrors, objective_asked
 from snp.measure.exact import plain_arithmetic
+from snp.measure.samples import FEW
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.models.sources.weights import fingerprint
@@ -159,7 +160,7 @@ class Run:
         def ask() -> str:
             subject.to(self.lightning.device)
             few = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed)
-            found = mirrors(subject, few, self.prune)
+            found = mirrors(subject, few, objective_asked(subject, few, self.prune), self.prune)
             subject.to("cpu")
             return "yes" if found else ""
 
