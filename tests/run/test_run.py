@@ -237,6 +237,28 @@ def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
     assert said == ["[snp] calibration.samples=5000: the training part has 1,294; all of them are taken"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prune.target_macs=0.5,1.5"], ["prune.target_macs must be", "1.5"]),
+        (["prune.target_macs=0.5", "prune.ordering=zca,zcaa"], ["prune.ordering must be one of", "zcaa"]),
+        (["seed=0,5000000000"], ["seed must be"]),
+        (["data.batch_size=64,0"], ["data.batch_size=0"]),
+        (
+            ["prune.target_macs=0.5,null", "prune.target_var=null,0.9"],
+            ["prune.target_var and prune.target_macs exclude"],
+        ),
+        (["experiment=ratios", "finetune.keep=last,bst"], ["finetune.keep must be"]),
+    ],
+)
+def test_a_bad_value_of_a_later_job_stops_the_first(words: list[str], said: list[str], tmp_path: Path) -> None:
+    """All jobs' settings are made before any job starts; nothing was trained, and no folder of a job is there."""
+    ended = run_here("-m", *words, folder=tmp_path)
+    assert_refused(ended, *said)
+    assert ended.stdout == ""
+    assert not list(tmp_path.glob("sweep/*"))
+
+
 def test_images_that_lie_in_two_classes_are_said_once(tmp_path: Path) -> None:
     """Before anything is trained, with an example."""
     for number in range(16):
