@@ -62,6 +62,13 @@ def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: 
     assert said in sentence
 
 
+def test_doubts_of_the_data_are_said(tmp_path: Path) -> None:
+    """What the run found when it looked at the images."""
+    record = record_of(tmp_path)
+    record.facts["data"] = {"doubts": ["2 images lie in two classes"]}
+    assert findings(record) == ("2 images lie in two classes",)
+
+
 def test_layers_left_whole_are_said(tmp_path: Path) -> None:
     """Most of the cost in layers that nothing could be cut of is a warning; in the head alone it is none."""
     record = record_of(tmp_path)
