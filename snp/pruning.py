@@ -137,17 +137,17 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
+    selection = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:
-        problem, selection = checked_by_clock(subject, problem, settings, selection)
+        problem, selection = checked_by_clock(subject, problem, settings.target, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level, "mirrored": False} | _objective(problem) | provenance,
+        settings.to_json() | {"level": selection.level, "mirrored": False} | _objective(problem, settings) | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),
@@ -158,8 +158,9 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     return Decision(plan, selection)
 
 
-def _objective(problem: Problem) -> dict[str, str]:
-    return {"objective": problem.objective} if problem.objective else {}
+def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
+    """By what units were chosen, in words."""
+    return {"objective": str(problem.objective)} if problem.objective and settings.needs_sensitivity else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

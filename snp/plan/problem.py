@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
+from snp.measure.objective import Objective
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
@@ -63,7 +64,7 @@ class Problem:
         trial: cuts single groups to see what that does; None where that cannot be tried.
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
             :func:`snp.plan.placing.place_of` says.
-        objective: in words, what damages and trials measure; empty where nothing looks at outputs.
+        objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
     """
 
@@ -76,7 +77,7 @@ class Problem:
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Trial | None = None
     device: torch.device = _MAIN_MEMORY
-    objective: str = ""
+    objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from snp.report.choice import better_stage, choice_of
 from snp.report.document import Code, Table, Text
 from snp.report.outcome import target_words
 from snp.report.record import Record
-from snp.report.stages import better_stage, format_count, format_seconds, format_share, number
+from snp.report.stages import format_count, format_seconds, format_share, number
 
 __all__ = ["asked", "next_steps", "resources", "settings_table", "too_many_asked"]
 
@@ -45,6 +46,8 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
             "is trained first|was trained before", facts.get("weights") or "is trained first"
         )
         yield title, _recipe(config.get(name) or {}) if is_done else None
+    choice = choice_of(record.metrics)
+    yield "reported and exported", f"{choice.stage}; {choice.reason}" if choice else None
     seed = config.get("seed", record.settings.get("seed"))
     yield "seed", None if seed is None else str(seed)
     yield "command", f"`{facts['command']}`" if facts.get("command") else None

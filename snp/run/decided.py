@@ -40,7 +40,8 @@ def write_decision(
     folder.write_damage(groups, selection)
     folder.write_layers(problem.costs, kept)
     folder.write_facts(facts)
-    folder.record({"test/samples": facts["data"].get("test")} | _target(settings, problem, kept))
+    counted = {f"{part}/samples": facts["data"].get(part) for part in ("val", "test")}
+    folder.record(counted | _target(settings, problem, kept))
 
 
 def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> dict[str, Any]:
@@ -49,6 +50,6 @@ def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> d
     asked = {"prune/target": f"target_{target.kind}", "prune/target_value": target.share}
     if not target.is_budget:
         return asked
-    cost = problem.costs.of_target(target, settings.count_embeddings)
+    cost = problem.costs.of_target(target)
     before, after = cost(problem.costs.dense), cost(kept)
     return asked | {"prune/reached": after / before, "prune/dense_cost": before, "prune/pruned_cost": after}

@@ -12,10 +12,11 @@ import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from snp.report.choice import better_stage
 from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
 from snp.report.record import Record, read_record
-from snp.report.stages import SMALL, STAGES, better_stage
+from snp.report.stages import SMALL, STAGES
 from snp.run.facts import without_secrets
 
 __all__ = ["name_of", "tags_of", "track"]

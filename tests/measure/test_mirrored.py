@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.calibration import mirrors
+from snp.fit.calibration import objective_asked
 from snp.fit.sequential import ToFit, fit_in_sequence
 from snp.graph.batches import Batch
-from snp.measure.views import with_mirrored, without_mirrored
+from snp.measure.views import is_mirrored, with_mirrored, without_mirrored
 from snp.settings import FitSettings, PruneSettings
 from snp.surgery.subject import subject_of
 from tests.networks import images, language, words
@@ -45,7 +45,8 @@ def answer(model: nn.Module, batches: list[Tensor], **options: object) -> bool:
     """What the network says of mirrored images."""
     found = [Batch.of(batch) for batch in batches]
     settings = replace(SETTINGS, **options)  # type: ignore[arg-type]
-    return mirrors(subject_of(model.eval(), found[0].example(), settings), found, settings)
+    subject = subject_of(model.eval(), found[0].example(), settings)
+    return is_mirrored(subject.model, found, objective_asked(subject, found, settings), settings.mirrors)
 
 
 @pytest.mark.parametrize("sizes", [[64], [16] * 4, [1] * 64])

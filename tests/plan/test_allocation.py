@@ -12,6 +12,7 @@ from torch import Tensor
 from snp.fit.calibration import Measured, sensitivity_of
 from snp.fit.preparation import prepare
 from snp.graph.batches import Batch
+from snp.measure.samples import Samples
 from snp.models.sources.weights import write_tensors
 from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
@@ -29,7 +30,8 @@ SETTINGS = PruneSettings(target_macs=0.6, round_to=1)
 def problem() -> Problem:
     subject, inputs = subject_of(cnn(), images(2), SETTINGS), [Batch.of(images(24))]
     moments = measured_moments(subject, inputs)
-    return prepare(Measured(subject, moments, sensitivity_of(subject, inputs, SETTINGS)), SETTINGS, inputs)[1]
+    measured = Measured(subject, moments, Samples.of(inputs), sensitivity=sensitivity_of(subject, inputs))
+    return prepare(measured, SETTINGS)[1]
 
 
 def chosen(problem: Problem, planner: str, **options: object) -> Selection:
@@ -55,9 +57,9 @@ def test_the_allocation_says_what_was_kept(problem: Problem, planner: str) -> No
     """At the level found it keeps what was chosen, and moving to the same budget moves nothing."""
     found = chosen(problem, planner)
     assert found.allocation is not None
-    kept = kept_at_level(problem, SETTINGS, found.allocation, found.level)
+    kept = kept_at_level(problem, SETTINGS.target, found.allocation, found.level)
     assert kept == [choice.num_kept for choice in found.choices]
-    again = moved(problem, SETTINGS, found)
+    again = moved(problem, SETTINGS.target, found)
     assert again.level == found.level
     assert [choice.num_kept for choice in again.choices] == kept
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import snp
 from snp.export.folder import ExportFolder
-from snp.report.stages import better_stage
+from snp.report.choice import better_stage
 from tests.command_line import Ended, run, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
@@ -55,7 +55,7 @@ def test_it_has_its_own_row_and_its_own_weights(tuned: tuple[Path, Ended]) -> No
     assert "tuning without labels" in page
     pruned, moved = (snp.load(folder, weights=stage) for stage in ("pruned", "tuned"))
     assert not is_same(pruned.state_dict(), moved.state_dict())
-    assert ExportFolder(folder).weights("tuned") == "tuned"
+    assert ExportFolder(folder).weights("tuned").stage == "tuned"
     assert (folder / f"{better_stage(found)}.safetensors").is_file()
 
 
