@@ -10,18 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from snp.fit.calibration import Measured, calibrate
+from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, problem_of, settle
 from snp.fit.realise import realise
-from snp.fit.tuning import Tuned, tune
-from snp.graph.batches import Batch
+from snp.fit.tuning import tune
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
-from snp.measure.outputs import beside_spread_of
 from snp.measure.samples import GivenSamples, Samples
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.plan.latency_table import LatencyTable
 from snp.plan.level import refuse_unreachable
 from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
@@ -29,7 +26,7 @@ from snp.saving import load, save
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
 from snp.surgery import inspection
-from snp.surgery.subject import Subject, subject_of
+from snp.surgery.subject import subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
@@ -74,37 +71,25 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
     measured = calibrate(subject, given, settings, stages)
-    table = _layer_times(subject, given.few[0], settings, stages)
+    example, table = given.few[0].beside(subject.model), None
+    if settings.target.is_timed:
+        with stages.stage("time layers"):
+            table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(measured, settings, table, stages)
         decision = decide(subject, problem, settings, **measured.samples.facts)
-        subject, problem = settle(measured, settings, decision.plan, (subject, problem))
+        subject, problem = settle(measured, decision.plan, (subject, problem))
     result = realise(subject, problem, decision.plan, settings, measured.samples)
-    tuned = _tuned(result.model, subject.model, measured, settings, stages) if settings.is_tuned else None
+    tuned = None
+    if settings.is_tuned:
+        images, objective = measured.samples.as_given, measured.asked()
+        tuned = tune(result.model, subject.model, images, objective, settings, stages)
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            example = given.few[0].beside(subject.model)
             plan = plan.with_latency(measured_share(subject.model, small, example, table.batch, table.threads))
     plan = plan.with_inputs(forms_of(given.few[0]))
     return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
-
-
-def _layer_times(subject: Subject, batch: Batch, settings: PruneSettings, stages: Progress) -> LatencyTable | None:
-    """For a latency budget."""
-    if not settings.target.is_timed:
-        return None
-    with stages.stage("time layers"):
-        passes = batch.beside(subject.model), settings.latency_batch, settings.latency_threads
-        return measure_table(subject.model, subject.graph, subject.groups, *passes)
-
-
-def _tuned(small: nn.Module, dense: nn.Module, measured: Measured, settings: PruneSettings, stages: Progress) -> Tuned:
-    """On the samples as they were given, which are shown in views of their own."""
-    inputs = measured.samples.as_given
-    objective = beside_spread_of(measured.objective, dense, inputs)
-    assert objective is not None, "tuning asks for one"
-    return tune(small, dense, inputs, objective, settings, stages)
 
 
 def prune_streamed(

@@ -83,23 +83,18 @@ def problem_of(
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
 
 
-def settle(
-    measured: Measured,
-    settings: PruneSettings,
-    plan: PruningPlan,
-    prepared: tuple[Subject, Problem],
-) -> tuple[Subject, Problem]:
+def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Problem]) -> tuple[Subject, Problem]:
     """What :func:`prepare` gave, with the heads that the plan leaves whole as they were, to the bit.
 
     Args:
         measured: as :func:`prepare` was given.
-        settings: as there.
         plan: what was decided on.
         prepared: what :func:`prepare` gave.
     """
     of_heads = [decision for decision in plan.groups if decision.group.kind in ("qk", "vo", "dims")]
     lose = {decision.group.name for decision in of_heads if len(decision.cut)}
-    if not settings.reconstruct or len(lose) == len(of_heads):
+    is_turned = prepared[0].model is not measured.subject.model
+    if not is_turned or len(lose) == len(of_heads):
         return prepared
     turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
     before = prepared[1]

@@ -79,7 +79,7 @@ def _pruned(
         subject, problem = prepare(measured, job.prune, table, progress)
         plan = _decide(job, subject, problem, prepared, measured.samples)
         started = time.perf_counter()
-        subject, problem = settle(measured, job.prune, plan, (subject, problem))
+        subject, problem = settle(measured, plan, (subject, problem))
     result = realise(subject, problem, plan, job.prune, measured.samples, share=job.calibration.streamed)
     job.folder.record(
         {
