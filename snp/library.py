@@ -94,7 +94,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
             table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
     facts = Measured(subject, moments, sensitivity)
     with stages.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(facts, settings, inputs, table, stages)
+        subject, problem = prepare(facts, settings, inputs, table, stages, mirrored=mirrored)
         seen = {"samples": samples, "mirrored": mirrored, "repeats": num_repeats}
         decision = decide(subject, problem, settings, **seen)
         subject, problem = settle(facts, settings, decision.plan, (subject, problem))

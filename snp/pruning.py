@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,9 +15,11 @@ from snp.graph.units import UnitGroup
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
+from snp.plan.level import moved
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
@@ -137,7 +140,10 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection = use_up(problem, settings, planners.load(settings.planner)(problem, settings))
+    selection, tilt = use_up(problem, settings, planners.load(settings.planner)(problem, settings)), 0.0
+    if problem.judge is not None:
+        with problem.progress.stage("try allocations"):
+            tilt, selection = best_tilt(problem, selection, partial(_spent, problem, settings))
     by_layers = problem.costs
     if settings.target.is_timed:
         problem, selection = checked_by_clock(subject, problem, settings, selection)
@@ -147,7 +153,10 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level, "mirrored": False} | _objective(problem) | provenance,
+        settings.to_json()
+        | {"level": selection.level, "tilted": tilt, "mirrored": False}
+        | _objective(problem)
+        | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),
@@ -156,6 +165,11 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         attention=subject.graph.attention,
     )
     return Decision(plan, selection)
+
+
+def _spent(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
+    """The same orders and damages, with as many units as the budget allows."""
+    return use_up(problem, settings, moved(problem, settings, selection))
 
 
 def _objective(problem: Problem) -> dict[str, str]:

@@ -11,8 +11,11 @@ from torch import Tensor
 from snp.core.gram import Moments
 from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
+from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+from snp.measure.views import without_mirrored
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -30,6 +33,8 @@ def prepare(
     inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
     progress: Progress | None = None,
+    *,
+    mirrored: bool = False,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
@@ -41,6 +46,7 @@ def prepare(
         inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
         progress: is told of the stages from here on.
+        mirrored: inputs are images, each with its mirrored one behind it.
     """
     progress = progress or Progress()
     subject, sensitivity = measured.subject, measured.sensitivity
@@ -53,8 +59,21 @@ def prepare(
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
         trials = Trials(turned.subject, problem, inputs, sensitivity.objective, replays=settings.is_sequential)
-        problem = replace(problem, trial=trials)
+        images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
+        problem = replace(
+            problem, trial=trials, judge=_judge(turned.subject, problem, settings, images, trials.objective)
+        )
     return turned.subject, replace(problem, objective=said, progress=progress)
+
+
+def _judge(
+    subject: Subject, problem: Problem, settings: PruneSettings, samples: Sequence[Batch], objective: Objective
+) -> FitJudge | None:
+    """What whole allocations are judged by, where they are asked for and there are samples enough."""
+    is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
+    if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
+        return None
+    return FitJudge(subject, problem, settings, samples, objective)
 
 
 def problem_of(

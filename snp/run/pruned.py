@@ -79,7 +79,7 @@ def _pruned(
         sensitivity = _sensitivity(job, subject, inputs)
     measured = Measured(subject, moments, sensitivity)
     with progress.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(measured, job.prune, inputs, table, progress)
+        subject, problem = prepare(measured, job.prune, inputs, table, progress, mirrored=_is_mirrored(job))
         plan = _decide(job, subject, problem, prepared)
         started = time.perf_counter()
         subject, problem = settle(measured, job.prune, plan, (subject, problem))

@@ -1,0 +1,143 @@
+"""How is a budget spread along the depth, where layers behind a cut make up for it?
+
+Damages are those of single cuts. What an early layer loses the layers behind it, fitted on what the pruned network
+computes, bring back in part; what the last ones lose stays lost. So damages are tilted, by one factor along the
+execution order, and the tilt is the one whose whole allocation, fitted on some samples, serves others best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from snp.core.cuts import Curve
+from snp.plan.allocation import Curves
+from snp.plan.group_plan import GroupPlan
+from snp.plan.problem import Problem, Selection
+
+__all__ = ["best_tilt", "tilted"]
+
+_STEP = 0.5  # of tilts: the last group's damage counts exp(2 * 0.5) times as much beside the first one's
+_MOST = 5  # allocations judged
+_SAME = 0.1  # tilts nearer than this are one
+
+
+def tilted(selection: Selection, tilt: float) -> Selection:
+    """The same orders, with damages times exp(tilt * t), t from -1 for the first group to 1 for the last.
+
+    Args:
+        selection: by level, with damages, of groups in execution order.
+        tilt: 0 changes nothing.
+    """
+    allocation = selection.allocation
+    assert isinstance(allocation, Curves), "tilts change damages"
+    factors = torch.linspace(-tilt, tilt, len(selection.choices), dtype=torch.float64).exp()
+    curves = [_scaled(curve, factor) for curve, factor in zip(allocation.curves, factors.tolist(), strict=True)]
+    choices = [
+        replace(choice, damage=None if choice.damage is None else choice.damage * factor)
+        for choice, factor in zip(selection.choices, factors.tolist(), strict=True)
+    ]
+    return replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
+
+
+def _scaled(curve: Curve, factor: float) -> Curve:
+    return replace(curve, damage=None if curve.damage is None else curve.damage * factor)
+
+
+def best_tilt(
+    problem: Problem, selection: Selection, spent: Callable[[Selection], Selection]
+) -> tuple[float, Selection]:
+    """The tilt, and the allocation it leads to, after which the fitted network is nearest to the dense one.
+
+    Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
+    best three has its lowest point. One that is not better by a standard error of the difference is none.
+
+    Args:
+        problem: knows a judge.
+        selection: without a tilt, within the budget.
+        spent: gives a tilted selection the numbers of units that meet the budget.
+    """
+    search = _Search(problem, selection, spent, {})
+    search.judge(0.0)
+    direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
+    place = direction if direction < 0 else 2 * _STEP
+    while len(search.tried) < _MOST - 1 and search.judge(place) < search.mean(place - direction):
+        place += direction
+    if len(search.tried) < _MOST:
+        search.judge(search.lowest())
+    return search.best()
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Tilts that have been judged.
+
+    Attributes:
+        problem, selection, spent: as :func:`best_tilt` gets them.
+        tried: tilt -> distances of parts of the samples, shape [P].
+    """
+
+    problem: Problem
+    selection: Selection
+    spent: Callable[[Selection], Selection]
+    tried: dict[float, Tensor]
+
+    def mean(self, tilt: float) -> float:
+        """Distance from the dense network, in nats per sample."""
+        return float(self.tried[tilt].mean())
+
+    def judge(self, tilt: float) -> float:
+        """The same of a tilt that may be new."""
+        if tilt not in self.tried:
+            self.tried[tilt] = self._distances(tilt)
+            self.problem.progress.step()
+        return self.mean(tilt)
+
+    def _distances(self, tilt: float) -> Tensor:
+        assert self.problem.judge is not None, "whole allocations are judged"
+        try:
+            selection = self.at(tilt)
+        except ValueError:  # single units are too large for the budget at this tilt; it is met without one
+            return torch.full_like(self.tried[0.0], math.inf)
+        return self.problem.judge.distances(_decisions(self.problem, selection))
+
+    def at(self, tilt: float) -> Selection:
+        """What a tilt keeps; its damages are those that were measured."""
+        if tilt == 0:
+            return self.selection
+        found = self.spent(tilted(self.selection, tilt))
+        return replace(found, choices=self.selection.with_kept(found.kept).choices)
+
+    def lowest(self) -> float:
+        """Where a parabola through the best tilt and its nearest two is lowest; the best one where it has no bottom."""
+        best = min(self.tried, key=self.mean)
+        left, right = (
+            max((tilt for tilt in self.tried if tilt < best), default=None),
+            min((tilt for tilt in self.tried if tilt > best), default=None),
+        )
+        if left is None or right is None:
+            return best
+        down, up = self.mean(left) - self.mean(best), self.mean(right) - self.mean(best)
+        before, behind = best - left, right - best
+        if not math.isfinite(down + up):
+            return best
+        bottom = (down * behind**2 - up * before**2) / (2 * (down * behind + up * before) or math.inf)
+        return best + bottom if abs(bottom) > _SAME else best
+
+    def best(self) -> tuple[float, Selection]:
+        """What is chosen."""
+        tilt = min(self.tried, key=self.mean)
+        gain = self.tried[0.0] - self.tried[tilt]
+        error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+        tilt = tilt if float(gain.mean()) > error else 0.0
+        return tilt, self.at(tilt)
+
+
+def _decisions(problem: Problem, selection: Selection) -> Sequence[GroupPlan]:
+    """What would be cut."""
+    pairs = zip(problem.groups, selection.choices, strict=True)
+    return [GroupPlan(group, choice.order[: choice.num_kept].cpu().sort().values) for group, choice in pairs]
