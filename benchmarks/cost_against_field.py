@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from cifar_resnet56 import Subject, subject_at, whole_network_share
-from harness import Batches, accuracy, arguments_of, existing, print_provenance, print_table
+from harness import Batches, accuracy, arguments_of, existing, of_extra, print_provenance, print_table
 from torch import nn
 
 import snp
@@ -71,7 +71,8 @@ def of_ours(model: nn.Module, calibration: Batches, test: Batches, share: float,
 
 def of_theirs(model: nn.Module, calibration: Batches, test: Batches, share: float, criterion: str) -> Cost:
     """Gradients, and one of the prunings of a search for the ratio."""
-    from peers.torchpruning import NUM_TRIED, gradients_for, ignored_layers, prune_to_share
+    with of_extra():
+        from peers.torchpruning import NUM_TRIED, gradients_for, ignored_layers, prune_to_share
 
     example, ignored = test[0][0][:1], ignored_layers(model, test[0][0][:1], "inside")
     gradients, small = {}, []

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from coverage_networks import Network, smallest_input
 from coverage_suites import SUITES, builders
+from harness import of_extra
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -25,7 +26,8 @@ def examine_peer(network: Network, at_least: int = 0) -> dict[str, Any]:
 
     It is given a network and an input, as ours: no numbers of heads, no list of parameters without a layer.
     """
-    import torch_pruning as tp
+    with of_extra():
+        import torch_pruning as tp
 
     found: dict[str, Any] = {"library": network.library, "family": network.family, "variant": network.name}
     built = _built(network, at_least)

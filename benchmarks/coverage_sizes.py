@@ -15,10 +15,12 @@ from statistics import median
 from typing import Any
 
 import torch
-import transformers
-from coverage_suites import of_transformers as suite
-from harness import print_provenance
+from harness import of_extra, print_provenance
 from torch import Tensor, nn
+
+with of_extra():
+    import transformers
+    from coverage_suites import of_transformers as suite
 
 from snp.graph import analyse
 from snp.graph.batches import Batch

@@ -9,8 +9,9 @@ import platform
 import resource
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def existing(path: Path | None, argument: str) -> Path:
     if not path.exists():
         sys.exit(f"error: {argument} {path} is not there")
     return path
+
+
+@contextmanager
+def of_extra(extra: str = "bench") -> Iterator[None]:
+    """What is imported inside comes with an extra; where it is missing, the program ends with one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed: pip install -e '.[{extra}]'")
 
 
 def in_memory(loader: Iterable[tuple[Tensor, Tensor]]) -> Batches:

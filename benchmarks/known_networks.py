@@ -181,7 +181,7 @@ NETWORKS = {"deit_tiny": of_deit_tiny, "dinov2": of_dinov2, "hed": of_hed}
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="those whose weights are given, if not set")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--removed", type=float, nargs="+", default=[0.2, 0.5], help="shares")
     parser.add_argument("--samples", type=int, default=128, help="calibration images")
@@ -192,7 +192,12 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hed", type=Path, help="weights of HED, safetensors")
     parser.add_argument("--structures", nargs="+", default=["ffn"], help="sets of structures to cut, with commas")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration samples")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    given = {"deit_tiny": options.deit, "dinov2": options.dino, "hed": options.hed}
+    options.networks = options.networks or [name for name, path in given.items() if path is not None]
+    if not options.networks:
+        parser.error("give the weights of a network: --deit, --dino or --hed FILE")
+    return options
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
         few = _first(others, FEW)
         first = few[0]
         subject = subject_of(dense, first.example(), settings)
-        refuse_unreachable(subject.costs, subject.groups, settings)
+        refuse_unreachable(subject.costs, subject.groups, settings.target)
         mirrored = mirrors(subject, [batch.beside(dense) for batch in few], settings)
     with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
         shown = (with_mirrored(batch) if mirrored else batch for batch in chain(few, others))
@@ -147,7 +147,7 @@ def prune_streamed(
         with stages.stage("analyse"):
             inputs = [batch.beside(dense) for batch in repeats.left_out_of(parsed(dense, batches))]
             subject = subject_of(dense, inputs[0].example(), settings)
-            refuse_unreachable(subject.costs, subject.groups, settings)
+            refuse_unreachable(subject.costs, subject.groups, settings.target)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
                 moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))

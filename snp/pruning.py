@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,7 +14,6 @@ from snp.graph.units import UnitGroup
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
-from snp.plan.level import moved
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
@@ -140,13 +138,13 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection, tilt = use_up(problem, settings, planners.load(settings.planner)(problem, settings)), 0.0
+selection, tilt = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings)), 0.0
     if problem.judge is not None:
         with problem.progress.stage("try allocations"):
-            tilt, selection = best_tilt(problem, selection, partial(_spent, problem, settings))
+            tilt, selection = best_tilt(problem, settings.target, selection)
     by_layers = problem.costs
     if settings.target.is_timed:
-        problem, selection = checked_by_clock(subject, problem, settings, selection)
+        problem, selection = checked_by_clock(subject, problem, settings.target, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
@@ -165,11 +163,6 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         attention=subject.graph.attention,
     )
     return Decision(plan, selection)
-
-
-def _spent(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
-    """The same orders and damages, with as many units as the budget allows."""
-    return use_up(problem, settings, moved(problem, settings, selection))
 
 
 def _objective(problem: Problem) -> dict[str, str]:

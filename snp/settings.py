@@ -8,22 +8,24 @@ Options, their defaults, limits and meaning are written here, in :mod:`snp.core.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
 from snp.core import cuts, orderings
+from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
+from snp.core.rounding import Rounding
+from snp.core.structures import check_structures, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings", "TargetSettings"]
 
 PLANNERS = Registry("prune.planner", "snp.planners", "snp.plan.planners", "choose")
 _OBJECTIVES = ("auto", "kl", "squared")
-_STRUCTURES = ("ffn", "vo", "qk", "heads")
 
 
 @named(lambda given: "prune")
@@ -103,7 +105,7 @@ class PruneSettings(TargetSettings, FitSettings):
                 f"networks' outputs, found {self.objective!r}"
             )
         self._check_target()
-        self._check_structures()
+        check_structures(self.structures, self.attention)
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""
@@ -122,16 +124,11 @@ class PruneSettings(TargetSettings, FitSettings):
                 "prune.target_units, prune.target_macs or prune.target_params"
             )
 
-    def _check_structures(self) -> None:
-        if "residual" in self.structures:
-            raise ValueError(
-                "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
-                "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
-            )
-        if unknown := sorted(set(self.structures) - set(_STRUCTURES)):
-            raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
-        if self.attention == "equal" and len({"vo", "qk"} & set(self.structures)) == 1:
-            raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+    @property
+    def target(self) -> Target:
+        """What is asked for, in which steps units are kept, and what else could be cut."""
+        remedies = remedies_beside(self.streams, self.structures, self.ignore)
+        return replace(super().target, rounding=Rounding(self.round_to, self.round_from), remedies=remedies)
 
     @property
     def fit(self) -> FitSettings:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from harness import of_extra
 from torch import nn
 
 __all__ = ["SUITES", "Built", "builders"]
@@ -17,5 +18,6 @@ SUITES = ("torchvision_dense", "transformers", "segmentation", "diffusers", "own
 
 def builders(suite: str) -> dict[str, Callable[[], Built]]:
     """Name -> what builds the network, with random weights from seed 0."""
-    found: dict[str, Callable[[], Built]] = importlib.import_module(f"coverage_suites.of_{suite}").BUILDERS
+    with of_extra():
+        found: dict[str, Callable[[], Built]] = importlib.import_module(f"coverage_suites.of_{suite}").BUILDERS
     return found

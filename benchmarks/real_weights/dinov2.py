@@ -14,18 +14,18 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from snp import models
 from snp.data.image_folder import ImageFolder
+
+if TYPE_CHECKING:
+    import onnx
 
 TIMM_NAME, PATCH = "vit_small_patch14_dinov2", 14
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,6 +65,9 @@ class Source:
         Raises:
             ValueError: it is missing, or quantised or of half precision.
         """
+        import onnx
+        from onnx import numpy_helper
+
         found = self._tensors.get(name)
         if found is None or found.data_type != onnx.TensorProto.FLOAT:
             kind = "nothing" if found is None else onnx.TensorProto.DataType.Name(found.data_type)
@@ -137,6 +140,8 @@ def write(path: Path) -> None:
     Raises:
         ValueError: the package is not installed, or another one than expected.
     """
+    import onnx
+
     save_file(timm_tensors(onnx.load(package_file()).graph), path)
 
 
@@ -162,6 +167,9 @@ def difference(path: Path, images: Tensor) -> float:
     Raises:
         ValueError: it is more than rounding.
     """
+    import onnx
+    import onnxruntime
+
     graph = onnx.load(package_file())
     graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(_TOKENS))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -175,11 +183,7 @@ def difference(path: Path, images: Tensor) -> float:
 
 
 def pictures(folder: Path, count: int) -> Tensor:
-    """So many pictures of a folder with a folder per class, normalised, [count, 3, 224, 224].
-
-    Raises:
-        ValueError: there are fewer.
-    """
+    """So many pictures of a folder with a folder per class, normalised, [count, 3, 224, 224]; fewer if there are."""
     data = ImageFolder(str(folder), num_workers=0, test_fraction=0.5, val_fraction=0.0)
     data.configure(SOURCE_SIZE, MEAN, STD, "bicubic", 1.0)
     return torch.cat([pixels for pixels, _ in data.calibration_dataloader(count, 0)])
@@ -196,6 +200,8 @@ def main() -> None:
             images = pictures(options.images, 8)
             write(path)
             print(f"largest difference to the source {difference(path, images):.1e}, {len(images)} pictures")
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
         except ValueError as error:
             sys.exit(f"error: {error}")
 

@@ -146,6 +146,8 @@ def main() -> None:
         try:
             write(path)
             print(f"largest difference to the source {difference(path):.1e}")
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
         except ValueError as error:
             sys.exit(f"error: {error}")
 

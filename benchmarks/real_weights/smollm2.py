@@ -85,6 +85,8 @@ def main() -> None:
         try:
             write(folder)
             print(f"perplexity {check(folder, options.text):.2f}, {WINDOWS} windows of {CONTEXT} tokens")
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
         except ValueError as error:
             sys.exit(f"error: {error}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from snp.core.rounding import Rounding
 
 __all__ = ["BudgetError", "Target", "bisect_level"]
 
@@ -12,16 +14,22 @@ _STEPS = 60
 
 @dataclass(frozen=True)
 class Target:
-    """The one number that a prune is asked for.
+    """The one number that a prune is asked for, and how it is counted.
 
     Attributes:
         kind: ``"var"`` or ``"units"``, levels that every group keeps; ``"macs"``, ``"params"`` or ``"latency"``,
             budgets of the whole network.
         share: of what the dense network has, in (0, 1].
+        counts_embeddings: among the parameters.
+        rounding: the steps in which units are kept.
+        remedies: what else could be asked for where this is out of reach, in words.
     """
 
     kind: str
     share: float
+    counts_embeddings: bool = False
+    rounding: Rounding = field(default=Rounding(), compare=False)
+    remedies: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def option(self) -> str:

@@ -41,7 +41,6 @@ class TargetSettings:
     @property
     def target(self) -> Target:
         """The target given, else half of the multiply-accumulates."""
-        given = ((name, getattr(self, name)) for name in TARGETS)
-        return next(
-            (Target(name.removeprefix("target_"), share) for name, share in given if share), Target("macs", 0.5)
-        )
+        given = ((name.removeprefix("target_"), getattr(self, name)) for name in TARGETS)
+        kind, share = next((pair for pair in given if pair[1]), ("macs", 0.5))
+        return Target(kind, share, self.count_embeddings)

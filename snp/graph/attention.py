@@ -18,7 +18,7 @@ from snp.graph.operators import constant_along
 from snp.graph.traced import Call, module_running
 from snp.graph.tracer import Tracer
 
-__all__ = ["attend", "attention_macs", "multiply"]
+__all__ = ["attend", "attention_macs", "multiply", "tie_biases"]
 
 
 def attend(
@@ -56,7 +56,8 @@ def tie_biases(tracer: Tracer, scores: Tensor, biases: Tensor) -> None:
 
     Zeros for each head are such biases, masks, and slopes of distances; a module that does not pick fails on trial.
     """
-    if not tracer.labels.are_constant(biases):
+    is_constant = tracer.labels.are_constant(biases) and set(distinct(scores)) <= tracer.scores.keys()
+    if not is_constant:
         tracer.labels.tie(scores, biases.expand(scores.shape))
 
 

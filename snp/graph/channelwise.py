@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from snp.graph.aten import ALONG, PER_CHANNEL, REDUCING
 from snp.graph.branches import go_together_along
 from snp.graph.operators import constant_along, rule, unknown
-from snp.graph.traced import Parameter, module_running
+from snp.graph.traced import Parameter, held_numbers, module_running
 from snp.graph.tracer import Tracer
 
 __all__: list[str] = []
@@ -175,6 +175,10 @@ def _picked(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     places = args[1] if name == "index" else args[2]
     if shadow is None or isinstance(args[0], Parameter):
         return unknown(tracer, node, args)
+    given: Any = node.args[1] if name == "index" else ()
+    numbers = [held_numbers(tracer.constants, place) for place in given]
+    if numbers and all((number is None) == (place is None) for number, place in zip(numbers, places, strict=True)):
+        return shadow[tuple(slice(None) if number is None else number for number in numbers)]
     dims = [d for d, place in enumerate(places) if place is not None] if name == "index" else [args[1] % shadow.ndim]
     if not all(constant_along(tracer, shadow, dim) for dim in dims):
         return unknown(tracer, node, args)

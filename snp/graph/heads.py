@@ -73,6 +73,10 @@ class AttentionLayer:
         own, order = index[torch.isin(index, keys).any(dim=1)], keys.argsort()
         return order[torch.searchsorted(keys[order], own[torch.isin(own, keys)])].reshape(len(own), -1)
 
+    def heads_left(self, removed: Removed) -> Tensor:
+        """Which heads of queries stay, shape [H']."""
+        return _left(self.query, removed).nonzero().flatten()
+
     def places(self, removed: Removed) -> tuple[Tensor, Tensor]:
         """Which heads of keys stay, shape [H'], and at which places in a head their kept rows are, shape [H', D']."""
         keys = self.key.index.unique(dim=0)

@@ -41,6 +41,8 @@ def propagate(program: torch.export.ExportedProgram, tracer: Tracer, first_names
             values[node] = _placeholder(tracer, node, names.get(node.name), node.name in signature.inputs_to_buffers)
             if not isinstance(values[node], Parameter):
                 tracer.streams.begin(node)
+            if node.name in signature.inputs_to_lifted_tensor_constants:
+                tracer.constants[node] = program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
             if node.name in signature.user_inputs:
                 tracer.given.add(node)
         elif node.op == "output":

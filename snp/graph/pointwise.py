@@ -47,6 +47,8 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
         return _scalar(tracer, node, args)
     if _writes_over_blanks(tracer, node, operands):
         return unknown(tracer, node, args)
+    if (scores := _scores_beside_constants(tracer, operands, shape)) is not None:
+        return scores
     for rotary in (table_of(tracer, node, operands), turned_by_table(tracer, node, operands, shape)):
         if rotary is not None:
             return rotary
@@ -54,6 +56,15 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     if tracer.streams.is_residual(_terms(node)) and not _are_multiples(tracer, _terms(node), result):
         tracer.labels.mark_stream(result)
     return result
+
+
+def _scores_beside_constants(tracer: Tracer, operands: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
+    """Scores of attention that meet masks or slopes of distances, which bind no head; None for all else."""
+    scores = [own for own in operands if tracer.scores and set(distinct(own)) <= tracer.scores.keys()]
+    others = [own for own in operands if not any(own is one for one in scores)]
+    if len(scores) != 1 or tuple(scores[0].shape) != shape or not all(map(tracer.labels.are_constant, others)):
+        return None
+    return scores[0]
 
 
 def _are_multiples(tracer: Tracer, terms: list[list[fx.Node]], result: Tensor) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from snp.graph.attention import attend, attention_macs, multiply
+from snp.graph.attention import attend, attention_macs, multiply, tie_biases
 from snp.graph.counting import macs_of_operator
 from snp.graph.layers import linear, matrix
 from snp.graph.operators import constant_along, rule, unknown
@@ -94,7 +94,19 @@ def _affine(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return unknown(tracer, node, args, f"the product {node.target}")
 
 
-@rule("baddbmm", "addbmm", "mv", "addmv", "dot", "inner", "outer", "tensordot", "bilinear")
+@rule("baddbmm")
+def _scores_and_biases(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """A summand, then queries and keys, as in BLOOM."""
+    biases, left, right = args[:3]
+    if (tracer.structures or tracer.whole_heads) and isinstance(biases, Tensor):
+        labels = multiply(tracer, node, left, right)
+        if labels is not None and biases.shape[0] in (1, labels.shape[0]):
+            tie_biases(tracer, labels, biases)
+            return labels
+    return unknown(tracer, node, args, f"the product {node.target}")
+
+
+@rule("addbmm", "mv", "addmv", "dot", "inner", "outer", "tensordot", "bilinear")
 def _other_product(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return unknown(tracer, node, args, f"the product {node.target}")
 

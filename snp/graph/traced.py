@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-__all__ = ["HEAD_DIMENSION", "Call", "Parameter", "Split", "Turned", "module_running", "turned"]
+__all__ = ["HEAD_DIMENSION", "Call", "Parameter", "Split", "Turned", "held_numbers", "module_running", "turned"]
 
 HEAD_DIMENSION = "head dimension of an attention layer"
 
@@ -116,6 +117,19 @@ class Call:
     value_macs: int = 0
     scores_alone: bool = False
     value_alone: bool = False
+
+
+def held_numbers(constants: Mapping[fx.Node, Tensor], node: Any) -> Tensor | None:
+    """Whole numbers that stand in the code, as they come or copied; None for what is computed.
+
+    Args:
+        constants: nodes of tensors that the code holds -> their values.
+        node: an argument.
+    """
+    while isinstance(node, fx.Node) and any(word in str(node.target) for word in ("lift_fresh", "detach", "clone")):
+        node = node.args[0]
+    value = constants.get(node)
+    return None if value is None or value.is_floating_point() or value.dtype == torch.bool else value
 
 
 def module_running(node: fx.Node) -> str | None:

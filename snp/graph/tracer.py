@@ -45,8 +45,8 @@ class Tracer:
         alone, alone_macs: the parts of ``positions`` and ``fixed_macs`` of nodes that depend on no input.
         structures: what may be cut in attention, of ``vo``, ``qk`` and ``heads``.
         equal_sizes, whole_heads: queries, keys and values keep the same dimensions; heads are the units.
-        calls: attention calls in execution order.
-        scores: labels of attention scores -> their call.
+        calls, scores: attention calls in execution order; labels of attention scores -> their call.
+        constants: nodes of tensors that the code holds -> their values.
         tables, turned: labels of rotary embeddings' sines and cosines, and of what is multiplied with them.
     """
 
@@ -73,7 +73,7 @@ class Tracer:
         self.chunks, self.splits = list[list[Tensor]](), list[Split]()
         self.sizes: list[tuple[str, str, Tensor]] = []
         self.calls, self.scores = list[Call](), dict[int, Call]()
-        self.tables, self.turned = set[int](), list[Tensor]()
+        self.tables, self.turned, self.constants = set[int](), list[Tensor](), dict[fx.Node, Tensor]()
         self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor, bool]](), 0
         self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 

@@ -7,6 +7,7 @@ counts, whatever its scale and size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,8 +114,9 @@ class Objective:
                     )
             parts = (o.distance(wanted[o.place], given[o.place], batch) for o in self.outputs)
             found = sum(float(part) for part in parts)
-        if not found < float("inf"):
-            raise ValueError(f"the objective ({self}) is not finite: {found}")
+        if not math.isfinite(found):
+            where = f"prune.objective ({self})" if self.function is not None else f"the objective ({self})"
+            raise ValueError(f"{where} is not finite: it gave {found} for outputs of the pruned network")
         return found
 
     def score(self, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from snp.core.budget import Target
+from snp.core.rounding import Rounding
 from snp.graph.units import UnitGroup
-from snp.plan.level import rounded
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import twins_of
-from snp.settings import PruneSettings
 
 __all__ = ["TOLERANCE", "use_up"]
 
@@ -27,7 +26,7 @@ _MOST_EXCHANGED = 5  # groups
 _MOST_COMBINATIONS = 4096
 
 
-def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> Selection:
+def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
     """A selection that meets the budget to one percent of the dense network.
 
     A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
@@ -37,30 +36,28 @@ def use_up(problem: Problem, settings: PruneSettings, selection: Selection) -> S
 
     Args:
         problem: knows costs.
-        settings: the target.
+        target: what is asked for.
         selection: of a planner, within the budget.
 
     Raises:
         ValueError: single units are too large for that; the message says what was reached.
     """
-    target = settings.target
     if not target.is_budget:
         return selection
-    cost = problem.costs.of_target(target, settings.count_embeddings)
+    cost = problem.costs.of_target(target)
     dense = cost(problem.costs.dense)
     filler = _Filler(
         problem.groups,
         [_damage(choice) for choice in selection.choices],
         lambda kept: cost(kept) / dense,
         target.share,
-        settings.round_from,
     )
     kept = selection.kept
     if all(choice.damage is not None for choice in selection.choices):
-        kept = filler.filled(kept, settings.round_to, least=_NO_DAMAGE)
-    for round_to in (settings.round_to, 1):
+        kept = filler.filled(kept, target.rounding, least=_NO_DAMAGE)
+    for rounding in (target.rounding, replace(target.rounding, multiple=1)):
         if not filler.is_met(kept):
-            kept = filler.filled(kept, round_to)
+            kept = filler.filled(kept, rounding)
     if not filler.is_met(kept):
         kept = filler.exchanged(kept)
     if not filler.is_met(kept):
@@ -106,14 +103,12 @@ class _Filler:
         damages: per group, with the first k units kept, shape [U + 1].
         share: of the dense cost that numbers of kept units have.
         target: the share that must not be passed.
-        round_from: groups of so many units move in rounded steps, see :func:`snp.plan.level.rounded`.
     """
 
     groups: Sequence[UnitGroup]
     damages: Sequence[Tensor]
     share: Callable[[Sequence[int]], float]
     target: float
-    round_from: int | None = None
 
     @cached_property
     def _twins(self) -> list[tuple[int, ...]]:
@@ -131,21 +126,21 @@ class _Filler:
         """All groups together."""
         return sum(float(damage[count]) for damage, count in zip(self.damages, kept, strict=True))
 
-    def filled(self, kept: Sequence[int], round_to: int, least: float = -math.inf) -> list[int]:
+    def filled(self, kept: Sequence[int], rounding: Rounding, least: float = -math.inf) -> list[int]:
         """Raise one group by one step as long as some step fits, the best damage per cost first, if above ``least``."""
         current = list(kept)
         while True:
             spent = self.share(current)
-            steps = [self._step(current, number, spent, round_to) for number in range(len(current))]
+            steps = [self._step(current, number, spent, rounding) for number in range(len(current))]
             best = max((step for step in steps if step is not None), default=None)
             if best is None or best.avoided_per_cost <= least:
                 return current
             current = self._with(current, best.group, best.num_kept)
 
-    def _step(self, kept: list[int], number: int, spent: float, round_to: int) -> _Step | None:
+    def _step(self, kept: list[int], number: int, spent: float, rounding: Rounding) -> _Step | None:
         """The next step of a group and its twins; None where it does not fit."""
         group, before = self.groups[number], kept[number]
-        after = rounded(before + 1, group.num_units, round_to, group.step, self.round_from)
+        after = rounding.up(before + 1, group.num_units, group.step)
         if before >= group.num_units or number != self._twins[number][0]:
             return None
         share = self.share(self._with(kept, number, after))

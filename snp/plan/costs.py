@@ -159,12 +159,12 @@ class CostModel:
             "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),
         }
 
-    def of_target(self, target: Target, count_embeddings: bool) -> Callable[[Sequence[int]], float]:
+    def of_target(self, target: Target) -> Callable[[Sequence[int]], float]:
         """What a budget of that kind counts."""
         if target.kind == "latency":
             return self.latency
         if target.kind == "params":
-            return self.params if count_embeddings else self.params_outside_embeddings
+            return self.params if target.counts_embeddings else self.params_outside_embeddings
         return self.macs
 
     @property

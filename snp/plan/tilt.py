@@ -8,60 +8,65 @@ execution order, and the tilt is the one whose whole allocation, fitted on some 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from snp.core.cuts import Curve
+from snp.core.budget import Target
 from snp.plan.allocation import Curves
+from snp.plan.budgets import use_up
 from snp.plan.group_plan import GroupPlan
+from snp.plan.level import moved
 from snp.plan.problem import Problem, Selection
 
-__all__ = ["best_tilt", "tilted"]
+__all__ = ["at_tilt", "best_tilt"]
 
 _STEP = 0.5  # of tilts: the last group's damage counts exp(2 * 0.5) times as much beside the first one's
 _MOST = 5  # allocations judged
 _SAME = 0.1  # tilts nearer than this are one
 
 
-def tilted(selection: Selection, tilt: float) -> Selection:
-    """The same orders, with damages times exp(tilt * t), t from -1 for the first group to 1 for the last.
+def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float) -> Selection:
+    """The same orders within the same budget, with damages times exp(tilt * t), t from -1 for the first group to 1.
 
     Args:
-        selection: by level, with damages, of groups in execution order.
+        problem: knows costs; its groups are in execution order.
+        target: the budget.
+        selection: by level, with damages.
         tilt: 0 changes nothing.
+
+    Raises:
+        ValueError: single units are too large for that.
     """
     allocation = selection.allocation
     assert isinstance(allocation, Curves), "tilts change damages"
-    factors = torch.linspace(-tilt, tilt, len(selection.choices), dtype=torch.float64).exp()
-    curves = [_scaled(curve, factor) for curve, factor in zip(allocation.curves, factors.tolist(), strict=True)]
-    choices = [
-        replace(choice, damage=None if choice.damage is None else choice.damage * factor)
-        for choice, factor in zip(selection.choices, factors.tolist(), strict=True)
+    factors = torch.linspace(-tilt, tilt, len(selection.choices), dtype=torch.float64).exp().tolist()
+    curves = [
+        replace(curve, damage=_times(curve.damage, f)) for curve, f in zip(allocation.curves, factors, strict=True)
     ]
-    return replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
+    choices = [replace(one, damage=_times(one.damage, f)) for one, f in zip(selection.choices, factors, strict=True)]
+    changed = replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
+    return use_up(problem, target, moved(problem, target, changed))
 
 
-def _scaled(curve: Curve, factor: float) -> Curve:
-    return replace(curve, damage=None if curve.damage is None else curve.damage * factor)
+def _times(damage: Tensor | None, factor: float) -> Tensor | None:
+    return None if damage is None else damage * factor
 
 
-def best_tilt(
-    problem: Problem, selection: Selection, spent: Callable[[Selection], Selection]
-) -> tuple[float, Selection]:
+def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[float, Selection]:
     """The tilt, and the allocation it leads to, after which the fitted network is nearest to the dense one.
 
     Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
     best three has its lowest point. One that is not better by a standard error of the difference is none.
 
     Args:
-        problem: knows a judge.
-        selection: without a tilt, within the budget.
-        spent: gives a tilted selection the numbers of units that meet the budget.
+        problem: knows costs and a judge.
+        target: a budget.
+        selection: within it, without a tilt.
     """
-    search = _Search(problem, selection, spent, {})
+    search = _Search(problem, target, selection, {})
     search.judge(0.0)
     direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
     place = direction if direction < 0 else 2 * _STEP
@@ -77,13 +82,13 @@ class _Search:
     """Tilts that have been judged.
 
     Attributes:
-        problem, selection, spent: as :func:`best_tilt` gets them.
+        problem, target, selection: as :func:`best_tilt` gets them.
         tried: tilt -> distances of parts of the samples, shape [P].
     """
 
     problem: Problem
+    target: Target
     selection: Selection
-    spent: Callable[[Selection], Selection]
     tried: dict[float, Tensor]
 
     def mean(self, tilt: float) -> float:
@@ -109,7 +114,7 @@ class _Search:
         """What a tilt keeps; its damages are those that were measured."""
         if tilt == 0:
             return self.selection
-        found = self.spent(tilted(self.selection, tilt))
+        found = at_tilt(self.problem, self.target, self.selection, tilt)
         return replace(found, choices=self.selection.with_kept(found.kept).choices)
 
     def lowest(self) -> float:

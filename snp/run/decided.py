@@ -49,6 +49,6 @@ def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> d
     asked = {"prune/target": f"target_{target.kind}", "prune/target_value": target.share}
     if not target.is_budget:
         return asked
-    cost = problem.costs.of_target(target, settings.count_embeddings)
+    cost = problem.costs.of_target(target)
     before, after = cost(problem.costs.dense), cost(kept)
     return asked | {"prune/reached": after / before, "prune/dense_cost": before, "prune/pruned_cost": after}

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from snp.core.budget import Target
 from snp.plan.budgets import TOLERANCE, use_up
 from snp.plan.level import moved
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem, Selection
-from snp.settings import PruneSettings
 from snp.speed.layer_times import measured_share
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
@@ -44,7 +44,7 @@ class _Timed:
 def checked_by_clock(
     subject: Subject,
     problem: Problem,
-    settings: PruneSettings,
+    target: Target,
     selection: Selection,
     share_of: Callable[[nn.Module], float] | None = None,
 ) -> tuple[Problem, Selection]:
@@ -53,7 +53,7 @@ def checked_by_clock(
     Args:
         subject: the dense network.
         problem: whose costs have a table of layer times.
-        settings: with ``target_latency``.
+        target: a latency.
         selection: meets the budget by that table.
         share_of: time of a cut network's pass over the dense one's; by default the clock tells.
 
@@ -63,7 +63,7 @@ def checked_by_clock(
     Raises:
         ValueError: the budget is out of reach, by the corrected table or for every network that was timed.
     """
-    share_of, share = share_of or _clock(subject, settings), settings.target.share
+    share_of, share = share_of or _clock(subject, problem), target.share
     timed: list[_Timed] = []
     for number in range(2 * _MOST_ROUNDS):
         is_new = _is_new(problem, timed, selection)
@@ -75,23 +75,23 @@ def checked_by_clock(
             problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
-        following = _next(problem, settings, timed, selection, number)
+        following = _next(problem, target, timed, selection, number)
         if following is None:
             break
         selection = following
-    return _best(problem, settings, timed) if timed else (problem, selection)
+    return _best(problem, target, timed) if timed else (problem, selection)
 
 
 def _next(
-    problem: Problem, settings: PruneSettings, timed: Sequence[_Timed], selection: Selection, number: int
+    problem: Problem, target: Target, timed: Sequence[_Timed], selection: Selection, number: int
 ) -> Selection | None:
     """What is timed after so many rounds; None where only a lower aim is out of reach."""
-    has_met = bool(_within(timed, settings.target.share))
-    aimed = settings if number == 0 or has_met else _aimed_lower(settings, number)
+    has_met = bool(_within(timed, target.share))
+    aimed = target if number == 0 or has_met else _aimed_lower(target, number)
     try:
         return use_up(problem, aimed, moved(problem, aimed, selection))
     except ValueError:
-        if aimed is settings and not has_met:
+        if aimed is target and not has_met:
             raise
         return None
 
@@ -100,18 +100,18 @@ def _is_new(problem: Problem, timed: Sequence[_Timed], selection: Selection) -> 
     return selection.kept not in [list(problem.costs.dense), *(found.selection.kept for found in timed)]
 
 
-def _aimed_lower(settings: PruneSettings, num_missed: int) -> PruneSettings:
+def _aimed_lower(target: Target, num_missed: int) -> Target:
     far = max(0, num_missed - _MOST_ROUNDS + 1)
     factor: float = (1 - _LOWER) ** (num_missed - far) * (1 - _FAR_LOWER) ** far
-    return replace(settings, target_latency=settings.target.share * factor)
+    return replace(target, share=target.share * factor)
 
 
 def _within(timed: Sequence[_Timed], share: float) -> list[_Timed]:
     return [found for found in timed if found.measured <= share + TOLERANCE]
 
 
-def _best(problem: Problem, settings: PruneSettings, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
-    target, met = settings.target, _within(timed, settings.target.share)
+def _best(problem: Problem, target: Target, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
+    met = _within(timed, target.share)
     if not met:
         least = min(found.measured for found in timed)
         raise ValueError(
@@ -123,10 +123,12 @@ def _best(problem: Problem, settings: PruneSettings, timed: Sequence[_Timed]) ->
     return replace(problem, costs=problem.costs.corrected(best.selection.kept, best.measured)), best.selection
 
 
-def _clock(subject: Subject, settings: PruneSettings) -> Callable[[nn.Module], float]:
+def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
+    table = problem.costs.table
+    assert table is not None, "layers are timed before networks are"
+
     def share_of(small: nn.Module) -> float:
-        batch, threads = settings.latency_batch, settings.latency_threads
-        return measured_share(subject.model, small, subject.example, batch, threads)["own_share"]
+        return measured_share(subject.model, small, subject.example, table.batch, table.threads)["own_share"]
 
     return share_of
 

@@ -15,9 +15,10 @@ from snp.graph.heads import AttentionLayer, HeadSizes, Removed
 from snp.graph.plain_attention import PlainAttention
 from snp.surgery.attention_biased import BiasedAttention, is_biased
 from snp.surgery.attention_separate import SeparateAttention
+from snp.surgery.attention_sloped import SlopedAttention, is_sloped
 from snp.surgery.projections import projections_of
 
-__all__ = ["SplitAttention", "pick_places", "resize"]
+__all__ = ["SplitAttention", "in_place_of", "pick_places", "resize"]
 
 _FUSED = {"qkv", "attn_drop", "proj"}
 _ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
@@ -96,14 +97,15 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
     picks = layer.is_rotary and sizes.query_size != dense.query_size
-    if sizes.query_size != sizes.value_size or picks or is_biased(module):
+    if sizes.query_size != sizes.value_size or picks or is_biased(module) or is_sloped(module):
         return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
     whole, now = dense.num_heads * dense.query_size, sizes.num_heads * sizes.query_size
     is_divided = _renumber(module, _ALL_HEADS, whole, now)
+    is_divided = is_divided and dense.num_heads == dense.num_key_value_heads
     if layer.query.tensor == layer.key.tensor and not is_divided:
-        # Where queries end may be a number that no module keeps, as in Phi-3.
-        own = _separate(module, layer, dense, sizes)
+        # Where queries or keys end may be a number that no module keeps, as in Phi-3, or another one.
+        own = in_place_of(module, layer, dense, sizes)
         if own is not None and not own.projections.by_head:
             return own, False
     # timm's fused path scales by the size of what it gets, the other one by a stored number: bring both in line.
@@ -119,6 +121,8 @@ def pick_places(module: nn.Module, layer: AttentionLayer, removed: Removed) -> N
     Raises:
         ValueError: there are such tables, and the module knows no way to pick from them.
     """
+    if isinstance(module, SlopedAttention):
+        module.pick_heads(layer.heads_left(removed))
     is_smaller = layer.sizes(removed).query_size != layer.sizes().query_size
     if isinstance(module, SeparateAttention):
         if (layer.is_rotary and is_smaller) or module.places is not None:
@@ -132,15 +136,18 @@ def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: H
     # Tables of positions and layers of other names do what SplitAttention knows nothing of.
     if _FUSED <= layers <= _FUSED | _ALSO_FUSED and not dict(module.named_parameters(recurse=False)):
         return SplitAttention(module, sizes, float(getattr(module, "scale", dense.query_size**-0.5)))
-    own = _separate(module, layer, dense, sizes)
+    own = in_place_of(module, layer, dense, sizes)
     return module if own is None else own  # it may find its sizes from its layers; the trial cut shows
 
 
-def _separate(module: nn.Module, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> SeparateAttention | None:
+def in_place_of(
+    module: nn.Module, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes
+) -> SeparateAttention | None:
+    """A module of ours that does what one of transformers does, with heads of other sizes; None where none is known."""
     projections = projections_of(module, layer)
     if projections is not None:
         try:
-            made = BiasedAttention if is_biased(module) else SeparateAttention
+            made = BiasedAttention if is_biased(module) else SlopedAttention if is_sloped(module) else SeparateAttention
             return made(module, projections, sizes, dense.query_size**-0.5)
         except ValueError:  # not of that make
             pass

@@ -63,7 +63,7 @@ class SeparateAttention(nn.Module):
         others = [n for n, layer in stock.named_children() if is_matrix(layer) and n not in projections.names]
         drops = [n for n, layer in stock.named_children() if isinstance(layer, nn.Dropout)]
         is_known = len(others) < 2 and {*drops} <= {*_DROPOUT, *_OF_OUTPUT}
-        if not hasattr(self._file(), "ALL_ATTENTION_FUNCTIONS") or not is_known or self._upcasts(stock):
+        if not is_known or not self._is_of_this_make(stock):
             raise ValueError(f"{self.stock.__name__} has one size for queries and values")
         self.scaling = next((getattr(self, name) for name in _SCALES if hasattr(self, name)), scaling)
         self.output = others[0] if others else ""
@@ -159,9 +159,10 @@ class SeparateAttention(nn.Module):
         return made.unflatten(-1, (-1, size))
 
     @staticmethod
-    def _upcasts(stock: nn.Module) -> bool:
-        """Does it multiply in a way of its own, as GPT-2 on request?"""
-        return bool(getattr(stock, "reorder_and_upcast_attn", False))
+    def _is_of_this_make(stock: Any) -> bool:
+        """Does it call a function that the configuration names, and is never told to multiply by itself (GPT-2)?"""
+        calls = hasattr(sys.modules[type(stock).__module__], "ALL_ATTENTION_FUNCTIONS")
+        return calls and not getattr(stock, "reorder_and_upcast_attn", False)
 
     def _normalised(self, name: str, heads: Tensor) -> Tensor:
         layer: Any = getattr(self, name, None)

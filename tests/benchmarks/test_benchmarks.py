@@ -1,9 +1,11 @@
 """Do the benchmarks give the figures that we claim on real data?"""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,44 @@ def _modules_go_again() -> Iterator[None]:
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return _benchmark("harness", monkeypatch)
+
+
+def test_weights_that_are_given_choose_the_networks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who gives those of one network is not asked for those of another; who gives none is told which there are."""
+    known = _benchmark("known_networks", monkeypatch)
+    assert known.options_of(["--hed", "FILE"]).networks == ["hed"]
+    assert known.options_of(["--hed", "FILE", "--networks", "dinov2"]).networks == ["dinov2"]
+    with pytest.raises(SystemExit):
+        known.options_of([])
+    assert "give the weights of a network: --deit, --dino or --hed FILE" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_one_sentence(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(SystemExit) as ending, harness.of_extra():
+        importlib.import_module("torch_pruning")
+    assert ending.value.code == "error: torch_pruning is not installed: pip install -e '.[bench]'"
+
+
+@pytest.mark.parametrize(("name", "package"), [("dinov2", "onnx"), ("hed", "h5py"), ("smollm2", "transformers")])
+def test_converters_say_what_they_lack(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, where the package that reads the source is not there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module(f"real_weights.{name}")
+
+    def lacking(*_: Any) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(script, "write", lacking)
+    monkeypatch.setattr(script, "pictures", lambda folder, count: torch.zeros(1), raising=False)
+    words = {"dinov2": ["--images", "x"], "smollm2": ["--text", "x"]}.get(name, [])
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit) as ending:
+        script.main()
+    assert ending.value.code == f"error: {package} is not installed: pip install -e '.[bench]'"
 
 
 def test_accuracy_counts_every_sample_once(harness: ModuleType) -> None:

@@ -226,6 +226,18 @@ def test_outputs_whose_shapes_depend_on_values_are_refused_by_name() -> None:
         found.distance(torch.zeros(2, 4), torch.full((2, 4), float("nan")), Batch.of(ROWS[0]))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("options", [{}, {"trials": False, "reconstruct": "tuned"}])
+def test_an_objective_of_the_user_that_is_not_finite_is_named(value: float, options: dict[str, Any]) -> None:
+    """Below every number is no better than above."""
+
+    def my_own(dense: Any, pruned: Any) -> float:
+        return value
+
+    with pytest.raises(ValueError, match=rf"prune\.objective \(my_own\) is not finite: it gave {value}"):
+        snp.prune(net(lambda y: y), ROWS, target_macs=0.5, objective=my_own, **options)
+
+
 @pytest.mark.parametrize("wrong", ["mse", "", None, 3])
 def test_an_unknown_objective_is_named(wrong: Any) -> None:
     """With the ones that there are."""

@@ -55,9 +55,9 @@ def test_the_allocation_says_what_was_kept(problem: Problem, planner: str) -> No
     """At the level found it keeps what was chosen, and moving to the same budget moves nothing."""
     found = chosen(problem, planner)
     assert found.allocation is not None
-    kept = kept_at_level(problem, SETTINGS, found.allocation, found.level)
+    kept = kept_at_level(problem, SETTINGS.target, found.allocation, found.level)
     assert kept == [choice.num_kept for choice in found.choices]
-    again = moved(problem, SETTINGS, found)
+    again = moved(problem, SETTINGS.target, found)
     assert again.level == found.level
     assert [choice.num_kept for choice in again.choices] == kept
 

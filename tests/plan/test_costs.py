@@ -21,6 +21,7 @@ CASES = {
 }
 
 PARAMS = Target("params", 0.5)
+ALL_PARAMS = Target("params", 0.5, counts_embeddings=True)
 
 
 def prepared(name: str) -> tuple[nn.Module, Any, CouplingGraph, CostModel]:
@@ -91,15 +92,15 @@ def test_embeddings_and_tied_heads_are_left_out_where_asked() -> None:
     model, _, _, costs = prepared("language")
     tables = model.embed.weight.numel() + model.place.weight.numel()
     for kept in (costs.dense, [5]):
-        whole = costs.of_target(PARAMS, True)(kept)
+        whole = costs.of_target(ALL_PARAMS)(kept)
         assert whole == costs.params(kept)
-        assert whole - costs.of_target(PARAMS, False)(kept) == tables
+        assert whole - costs.of_target(PARAMS)(kept) == tables
     # Two columns per table cannot be cut by a budget, so all of the budget falls on the hidden units.
     norm, unit = 2 * 12, 12 + 1 + 12
-    assert costs.of_target(PARAMS, False)([5]) == norm + 5 * unit + 12
+    assert costs.of_target(PARAMS)([5]) == norm + 5 * unit + 12
 
 
 def test_a_network_without_tables_has_one_count_of_parameters() -> None:
     """For images the two ways to count are the same."""
     _, _, _, costs = prepared("cnn")
-    assert costs.of_target(PARAMS, False)(costs.dense) == costs.params(costs.dense)
+    assert costs.of_target(PARAMS)(costs.dense) == costs.params(costs.dense)

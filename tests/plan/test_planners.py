@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from snp.core import cuts, orderings
+from snp.core.rounding import Rounding
 from snp.core.subspace import factorize
 from snp.fit.preparation import problem_of
 from snp.measure.moments import MomentCollector
 from snp.plan import planners
-from snp.plan.level import rounded
 from snp.plan.planners.vbp import unit_variance
 from snp.plan.problem import Problem, Selection
 from snp.plan.statistics import group_statistics
@@ -247,7 +247,7 @@ def test_readers_of_different_width_are_brought_to_one_column_per_unit() -> None
 )
 def test_rounding(num_kept: int, num_units: int, round_to: int, wanted: int) -> None:
     """Up to a multiple in wide groups, never beyond the group; narrow groups are left alone."""
-    assert rounded(num_kept, num_units, round_to) == wanted
+    assert Rounding(round_to).up(num_kept, num_units) == wanted
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_rounding(num_kept: int, num_units: int, round_to: int, wanted: int) -> 
 )
 def test_rounding_of_groups_named_wide(num_kept: int, num_units: int, round_from: int, wanted: int) -> None:
     """With round_from groups of so many units are rounded, if two multiples fit."""
-    assert rounded(num_kept, num_units, 8, round_from=round_from) == wanted
+    assert Rounding(8, round_from).up(num_kept, num_units) == wanted
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_rounding_keeps_partitions_even(
     num_kept: int, num_units: int, round_to: int, num_partitions: int, wanted: int
 ) -> None:
     """Always a multiple of the partitions, at least one unit of each; of both multiples in wide groups."""
-    assert rounded(num_kept, num_units, round_to, num_partitions) == wanted
+    assert Rounding(round_to).up(num_kept, num_units, num_partitions) == wanted
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Is the tilt found where judged distances are least, in few steps, and is chance no reason for one?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from snp.plan.budgets import use_up
 from snp.plan.group_plan import GroupPlan
-from snp.plan.level import moved
 from snp.plan.planners.snp import choose
 from snp.plan.problem import Problem, Selection
-from snp.plan.tilt import best_tilt, tilted
+from snp.plan.tilt import at_tilt, best_tilt
 from snp.settings import PruneSettings
 from tests.fit.test_trials import measured
 
 SETTINGS = PruneSettings(target_macs=0.5, round_to=1)
+TARGET = SETTINGS.target
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Guessing:
         return torch.randn(8, generator=self.generator, dtype=torch.float64)
 
 
-def start() -> tuple[Problem, Selection, Callable[[Selection], Selection]]:
+def start() -> tuple[Problem, Selection]:
     """A network whose readers all matter alike, and its choice without a tilt."""
     torch.manual_seed(0)
     widths = (48, 48, 48, 48, 48, 48)
@@ -59,20 +59,17 @@ def start() -> tuple[Problem, Selection, Callable[[Selection], Selection]]:
         fisher |= {member.tensor: fisher[member.tensor] / choice.damage[0] for member in group.consumers}
     problem = replace(problem, sensitivity=fisher)
 
-    def spent(selection: Selection) -> Selection:
-        return use_up(problem, SETTINGS, moved(problem, SETTINGS, selection))
-
-    return problem, spent(choose(problem, SETTINGS)), spent
+    return problem, use_up(problem, TARGET, choose(problem, SETTINGS))
 
 
 def test_tilts_move_units_from_one_end_to_the_other() -> None:
     """None changes nothing; a positive one takes from the first layers; orders stay; every budget is met."""
-    problem, selection, spent = start()
-    assert spent(tilted(selection, 0.0)).kept == selection.kept
+    problem, selection = start()
+    assert at_tilt(problem, TARGET, selection, 0.0).kept == selection.kept
     cost, dense = problem.costs.macs, problem.costs.macs(problem.costs.dense)
     differences = []
     for tilt in (-1.5, -0.5, 0.0, 0.5, 1.5):
-        found = spent(tilted(selection, tilt))
+        found = at_tilt(problem, TARGET, selection, tilt)
         differences.append(found.kept[-1] - found.kept[0])
         assert 0.49 * dense <= cost(found.kept) <= 0.5 * dense
         assert all(torch.equal(a.order, b.order) for a, b in zip(found.choices, selection.choices, strict=True))
@@ -83,9 +80,9 @@ def test_tilts_move_units_from_one_end_to_the_other() -> None:
 @pytest.mark.parametrize("wanted", [-0.8, -0.4, 0.4, 0.8, 1.2])
 def test_the_best_tilt_is_found_in_five_plans(wanted: float) -> None:
     """Whichever way it lies, at most five whole allocations are judged; damages stay those that were measured."""
-    problem, selection, spent = start()
-    judge = Wanting(spent(tilted(selection, wanted)).kept)
-    tilt, found = best_tilt(replace(problem, judge=judge), selection, spent)
+    problem, selection = start()
+    judge = Wanting(at_tilt(problem, TARGET, selection, wanted).kept)
+    tilt, found = best_tilt(replace(problem, judge=judge), TARGET, selection)
     assert judge.apart(found.kept) < 0.2 * judge.apart(selection.kept)
     assert abs(tilt - wanted) < 0.35
     assert judge.num_asked <= 5
@@ -95,21 +92,22 @@ def test_the_best_tilt_is_found_in_five_plans(wanted: float) -> None:
 
 def test_chance_is_no_reason() -> None:
     """Where all plans are alike but for noise, the first one mostly stays."""
-    problem, selection, spent = start()
+    problem, selection = start()
     found = []
     for seed in range(20):
         judge = Guessing(torch.Generator().manual_seed(seed))
-        found.append(best_tilt(replace(problem, judge=judge), selection, spent)[0])
+        found.append(best_tilt(replace(problem, judge=judge), TARGET, selection)[0])
     assert found.count(0.0) >= 14
 
 
-def test_a_tilt_that_no_budget_fits_is_passed_over() -> None:
+def test_a_tilt_that_no_budget_fits_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Single units may be too large for the budget at some tilt."""
-    problem, selection, _ = start()
+    problem, selection = start()
 
-    def refusing(other: Selection) -> Selection:
+    def refusing(*arguments: object) -> Selection:
         raise ValueError("cannot be met")
 
-    tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), selection, refusing)
+    monkeypatch.setattr("snp.plan.tilt.use_up", refusing)
+    tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), TARGET, selection)
     assert tilt == 0
     assert found.kept == selection.kept

@@ -16,12 +16,12 @@ from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup, module_of
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
+from snp.surgery.attention_fused import in_place_of
 from snp.surgery.attention_separate import SeparateAttention
-from snp.surgery.projections import projections_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
 from tests.attention_networks import assert_cut_is_right_and_counted, irregular
-from tests.audit import audit, control, outputs
+from tests.audit import audit, control, outputs, randomise
 from tests.transformer_models import token_batches
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -32,6 +32,7 @@ SIZES: dict[str, Any] = {
 NAMED = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 HALF_TURNED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}}
 GPT2 = {"vocab_size": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24}
+FALCON = {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_hidden_size": 24}
 # Heads of eight dimensions. Name -> configuration; what is dropped in training is not zero by default.
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", **GPT2, "scale_attn_by_inverse_layer_idx": True},
@@ -43,10 +44,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "local_attention": 4,
     },
     "gpt_bigcode": {"model_type": "gpt_bigcode", **GPT2, "multi_query": False},
+    "bloom": {
+        "model_type": "bloom", "vocab_size": 32, "hidden_size": 32, "n_layer": 2, "n_head": 4, "attention_dropout": 0.1,
+        "hidden_dropout": 0.1,
+    },
+    "falcon": {
+        "model_type": "falcon", **FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "hidden_dropout": 0.1,
+    },
+    "falcon of slopes": {
+        "model_type": "falcon", **FALCON, "multi_query": False, "alibi": True, "attention_dropout": 0.1,
+        "new_decoder_architecture": False, "parallel_attn": False, "bias": True,
+    },
 }  # fmt: skip
 CAUSAL = [name for name in CONFIGS if name != "modernbert"]
 # Name -> units of queries and keys in each head of keys, one entry for pairs that are turned and one for the rest.
-DIMENSIONS = {"gpt2": [8], "gpt_neox": [2, 4], "phi": [2, 4], "phi3": [4], "modernbert": [4], "gpt_bigcode": [8]}
+DIMENSIONS = {name: [8] for name in CONFIGS} | {
+    "gpt_neox": [2, 4], "phi": [2, 4], "phi3": [4], "modernbert": [4], "falcon": [4],
+}  # fmt: skip
 
 
 def transformer(name: str, implementation: str = "sdpa") -> nn.Module:
@@ -56,7 +70,8 @@ def transformer(name: str, implementation: str = "sdpa") -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.3) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
-    model.set_attn_implementation(implementation)
+    if name != "bloom":  # it multiplies by itself
+        model.set_attn_implementation(implementation)
     return model
 
 
@@ -85,7 +100,7 @@ def of_rows(group: UnitGroup, rows: Slice) -> tuple[Slice, ...]:
 def test_every_structure_is_found(name: str) -> None:
     """Dimensions that are turned go in pairs, those behind them one by one, and values and heads as everywhere."""
     _, graph = analysed(name)
-    num_keys = CONFIGS[name].get("num_key_value_heads", 4)
+    num_keys = 2 if name in ("phi", "phi3", "falcon") else 4
     found = {kind: [group for group in graph.groups if group.kind == kind] for kind in ALL}
     assert [group.units_per_partition for group in found["qk"]] == 2 * DIMENSIONS[name]
     assert [group.units_per_partition for group in found["vo"]] == [8, 8]
@@ -125,6 +140,8 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, implementation: str) -> 
         plan = irregular(graph, groups, seed=3)
         masked, small = assert_cut_is_right_and_counted(model, graph, groups, plan, tokens())
         other: Any = small
+        if name == "bloom" or name == "falcon of slopes":
+            continue  # Falcon adds slopes twice where it multiplies by itself
         other.set_attn_implementation("eager" if implementation == "sdpa" else "sdpa")
         torch.testing.assert_close(outputs(other, tokens()), outputs(masked, tokens()), rtol=1e-4, atol=1e-4)
 
@@ -179,12 +196,9 @@ def test_without_a_cut_it_is_the_stock_module_in_training_too(name: str) -> None
     model, graph = analysed(name)
     ours = cut(model, PruningPlan((), attention=graph.attention))
     for layer in graph.attention:
-        stock = ours.get_submodule(layer.module)
-        projections = projections_of(stock, layer)
-        assert projections is not None
-        parent = ours.get_submodule(module_of(layer.module))
-        scale = layer.query.width**-0.5
-        setattr(parent, layer.module.rpartition(".")[2], SeparateAttention(stock, projections, layer.sizes(), scale))
+        module = in_place_of(ours.get_submodule(layer.module), layer, layer.sizes(), layer.sizes())
+        assert module is not None
+        ours.set_submodule(layer.module, module)
     found = []
     for network, trains in ((ours, True), (model, True), (model, False)):
         torch.manual_seed(0)
@@ -247,3 +261,18 @@ def test_normed_queries_keep_their_dimensions_and_go_as_whole_heads() -> None:
     plan = irregular(graph, graph.groups, seed=2)
     assert_cut_is_right_and_counted(model, graph, graph.groups, plan, tokens())
     assert all("norm" in graph.frozen[f"model.layers.0.self_attn.{name}_proj.weight"] for name in ("q", "k"))
+
+
+@pytest.mark.parametrize("name", ["falcon", "gpt_bigcode"])
+def test_one_head_of_keys_for_all_queries(name: str) -> None:
+    """Its dimensions go with those of every head of queries; no head can go by itself."""
+    config = CONFIGS[name] | {"multi_query": True, "new_decoder_architecture": False}
+    torch.manual_seed(0)
+    model = randomise(huggingface.build(config=config, auto_class=huggingface.CAUSAL).eval())
+    graph = analyse(model, tokens(), ALL)
+    kinds = {group.kind: group for group in graph.groups}
+    assert kinds.keys() == {"ffn", "vo", "qk"}
+    assert (kinds["vo"].num_units, kinds["vo"].num_partitions) == (8, 1)
+    groups, refused = confirm(model, graph.groups, Batch.of(tokens()), graph.attention)
+    assert not refused
+    assert_cut_is_right_and_counted(model, graph, groups, irregular(graph, groups, seed=2), tokens())

@@ -29,6 +29,23 @@ class Judge:
 
     def distance(self, model: nn.Module) -> float:
         """Mean over samples; infinite where it is not finite."""
+        mean = self._mean(model)
+        return mean if math.isfinite(mean) else math.inf
+
+    def of_start(self, model: nn.Module) -> float:
+        """The same of the network that tuning begins with, which no step led astray.
+
+        Raises:
+            ValueError: the user's own objective is not finite there.
+        """
+        mean = self._mean(model)
+        if self._objective.function is not None and not math.isfinite(mean):
+            raise ValueError(
+                f"prune.objective ({self._objective}) is not finite: it gave {mean} for outputs of the pruned network"
+            )
+        return mean if math.isfinite(mean) else math.inf
+
+    def _mean(self, model: nn.Module) -> float:
         total = 0.0
         with torch.no_grad(), FeatureTap(model, self._place) as tap:
             for batch, (wanted, wanted_features) in zip(self._batches, self.wanted, strict=True):
@@ -38,8 +55,7 @@ class Judge:
                 else:
                     error = float(distance(self._objective, (wanted, wanted_features), (found, features), batch))
                 total += error * batch.size
-        mean = total / sum(batch.size for batch in self._batches)
-        return mean if math.isfinite(mean) else math.inf
+        return total / sum(batch.size for batch in self._batches)
 
 
 class Nearest:
@@ -57,7 +73,7 @@ class Nearest:
 
     def __init__(self, start: nn.Module, judge: Judge) -> None:
         self._model, self.judge = start, judge
-        self.distances, self.kept, self.epoch = [judge.distance(start)], _parameters(start), 0
+        self.distances, self.kept, self.epoch = [judge.of_start(start)], _parameters(start), 0
 
     def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
         """Judge further parameters, and keep the nearest; False where they are much farther away than the start."""

@@ -39,8 +39,8 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     if settings.cut_name == "output" and problem.trial is not None and settings.target.is_budget:
         choices = _tried(problem, problem.trial, settings, choices)
     allocation = _allocation(problem, settings, choices)
-    level = level_for(problem, settings, allocation)
-    kept = kept_at_level(problem, settings, allocation, level)
+    level = level_for(problem, settings.target, allocation)
+    kept = kept_at_level(problem, settings.target, allocation, level)
     return Selection(tuple(choices), level, allocation).with_kept(kept)
 
 
@@ -84,8 +84,8 @@ def _tried(problem: Problem, trial: Trial, settings: PruneSettings, choices: Seq
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, replace(settings, cut=cut_name), found)
-        level = level_for(problem, settings, allocation)
-        kept = kept_at_level(problem, settings, allocation, level)
+        level = level_for(problem, settings.target, allocation)
+        kept = kept_at_level(problem, settings.target, allocation, level)
         with problem.progress.stage("try cuts", len(kept)):
             for number, count in enumerate(kept):
                 order, tried = found[number].order, found[number].tried
@@ -108,7 +108,7 @@ def _curves(problem: Problem, settings: PruneSettings, choices: Sequence[Choice]
     damages = [choice.damage for choice in choices if choice.damage is not None]
     if not damages:
         return [Curve(variance) for variance in variances]
-    cost = problem.costs.of_target(settings.target, settings.count_embeddings)
+    cost = problem.costs.of_target(settings.target)
     dense = problem.costs.dense
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.

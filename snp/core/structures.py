@@ -1,0 +1,40 @@
+"""Which structures of a network may be cut, and which were not asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["check_structures", "remedies_beside"]
+
+_STRUCTURES = ("ffn", "vo", "qk", "heads")
+
+
+def check_structures(structures: Sequence[str], attention: str) -> None:
+    """Are these names that go together?
+
+    Args:
+        structures: ``prune.structures``.
+        attention: ``prune.attention``.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if "residual" in structures:
+        raise ValueError(
+            "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
+            "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
+        )
+    if unknown := sorted(set(structures) - set(_STRUCTURES)):
+        raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
+    if attention == "equal" and len({"vo", "qk"} & set(structures)) == 1:
+        raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+
+
+def remedies_beside(streams: bool, structures: Sequence[str], ignore: Sequence[str]) -> tuple[str, ...]:
+    """What else could be cut, of what was not asked for, in words."""
+    unasked = {
+        "cut residual streams too (prune.streams=true)": not streams,
+        "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),
+        "shorten prune.ignore": bool(ignore),
+    }
+    return tuple(remedy for remedy, is_open in unasked.items() if is_open)
