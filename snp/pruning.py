@@ -138,7 +138,7 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-selection, tilt = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings)), 0.0
+    selection, tilt = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings)), 0.0
     if problem.judge is not None:
         with problem.progress.stage("try allocations"):
             tilt, selection = best_tilt(problem, settings.target, selection)
