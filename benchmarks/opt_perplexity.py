@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from snp.core.gram import Moments
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
-from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.calibration import Measured, sensitivity_of
 from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import limited
+from snp.measure.samples import Samples
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -86,7 +87,7 @@ class Bench:
         self.batches, self.structures = Batch.all(batches), tuple(structures)
         self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
         self._moments: dict[float | None, dict[str, Moments]] = {}
-        self._sensitivity = Sensitivity()
+        self._sensitivity: dict[str, Tensor] = {}
 
     def _prepared(self, settings: PruneSettings) -> tuple[Subject, Problem]:
         """Heads lie in the bases that suit a cut where the method refits what stays."""
@@ -94,10 +95,11 @@ class Bench:
         subject = replace(self.subject, readers=limited(self.subject.readers, largest))
         if largest not in self._moments:
             self._moments[largest] = measured(subject, self.batches)
-        if settings.needs_sensitivity and not self._sensitivity.fisher:
-            self._sensitivity = sensitivity_of(subject, self.batches, settings)
-        sensitivity = self._sensitivity if settings.needs_sensitivity else Sensitivity()
-        return prepare(Measured(subject, self._moments[largest], sensitivity), settings, self.batches)
+        if settings.needs_sensitivity and not self._sensitivity:
+            self._sensitivity = sensitivity_of(subject, self.batches, seed=settings.seed)
+        fisher = self._sensitivity if settings.needs_sensitivity else {}
+        found = Measured(subject, self._moments[largest], Samples.of(self.batches), sensitivity=fisher)
+        return prepare(found, settings)
 
     def pruned(self, method: str, **target: float) -> nn.Module:
         """The small network of one method at one target."""
@@ -107,7 +109,7 @@ class Bench:
         if method in MEANS_FOLDED:
             return fold_means(subject, problem, plan)
         print(_kept(plan), file=sys.stderr)
-        return realise(subject, problem, plan, settings, self.batches).model
+        return realise(subject, problem, plan, settings, Samples.of(self.batches)).model
 
 
 def _kept(plan: PruningPlan) -> str:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from snp.fit.calibration import FEW, Measured, Sensitivity, measure, mirrors, sensitivity_of
+from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, problem_of, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import tune
-from snp.graph.batch_form import parsed
-from snp.graph.batches import Batch
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
-from snp.measure.near_copies import without_near_copies
-from snp.measure.repeats import Repeats
+from snp.measure.samples import GivenSamples, Samples
 from snp.measure.streamed import refuse_streaming, stream_moments
-from snp.measure.views import with_mirrored, without_mirrored
 from snp.plan.level import refuse_unreachable
 from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
@@ -71,50 +66,30 @@ def prune(
 
 def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
     with stages.stage("analyse"):
-        dense, repeats = evaluated_copy(model), Repeats()
-        others = repeats.left_out_of(batch.mapped(_usable) for batch in parsed(dense, batches))
-        few = _first(others, FEW)
-        first = few[0]
-        subject = subject_of(dense, first.example(), settings)
+        dense = evaluated_copy(model)
+        given = GivenSamples(dense, batches)
+        subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
-        mirrored = mirrors(subject, [batch.beside(dense) for batch in few], settings)
-    with stages.stage("calibrate", len(batches) if isinstance(batches, Sized) else None):
-        shown = (with_mirrored(batch) if mirrored else batch for batch in chain(few, others))
-        moments, samples, inputs = measure(subject, shown, settings.needs_inputs, stages)
-        distinct = without_near_copies(inputs, 1 + mirrored)
-        if num_near := samples - sum(batch.size for batch in distinct) if inputs else 0:
-            moments, samples, inputs = measure(subject, distinct, True, stages)
-        samples, num_repeats = samples // (1 + mirrored), repeats.num_repeats + num_near // (1 + mirrored)
-    with stages.stage("measure sensitivity"):
-        sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else Sensitivity()
-    example, timed = first.beside(subject.model), (settings.latency_batch, settings.latency_threads)
-    table = None
+    measured = calibrate(subject, given, settings, stages)
+    example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
         with stages.stage("time layers"):
-            table = measure_table(subject.model, subject.graph, subject.groups, example, *timed)
-    facts = Measured(subject, moments, sensitivity)
+            table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
     with stages.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(facts, settings, inputs, table, stages, mirrored=mirrored)
-        seen = {"samples": samples, "mirrored": mirrored, "repeats": num_repeats}
-        decision = decide(subject, problem, settings, **seen)
-        subject, problem = settle(facts, settings, decision.plan, (subject, problem))
-    result = realise(subject, problem, decision.plan, settings, inputs)
-    images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
-    tuned = tune(result.model, subject.model, images, settings, stages) if settings.is_tuned else None
+        subject, problem = prepare(measured, settings, table, stages)
+        decision = decide(subject, problem, settings, **measured.samples.facts)
+        subject, problem = settle(measured, decision.plan, (subject, problem))
+    result = realise(subject, problem, decision.plan, settings, measured.samples)
+    tuned = None
+    if settings.is_tuned:
+        images, objective = measured.samples.as_given, measured.asked()
+        tuned = tune(result.model, subject.model, images, objective, settings, stages)
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(measured_share(subject.model, small, example, *timed))
-    plan = plan.with_inputs(forms_of(first))
+            plan = plan.with_latency(measured_share(subject.model, small, example, table.batch, table.threads))
+    plan = plan.with_inputs(forms_of(given.few[0]))
     return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
-
-
-def _first(batches: Iterator[Batch], num_samples: int) -> list[Batch]:
-    """As many batches as hold so many samples, or all."""
-    found = list[Batch]()
-    while sum(batch.size for batch in found) < num_samples and (batch := next(batches, None)) is not None:
-        found.append(batch)
-    return found
 
 
 def prune_streamed(
@@ -142,10 +117,11 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    stages, repeats = Progress(shows=progress), Repeats()
+    stages = Progress(shows=progress)
     with evaluated(model) as dense:
         with stages.stage("analyse"):
-            inputs = [batch.beside(dense) for batch in repeats.left_out_of(parsed(dense, batches))]
+            given = GivenSamples(dense, batches)
+            inputs = [batch.beside(dense) for batch in given]
             subject = subject_of(dense, inputs[0].example(), settings)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
         with tempfile.TemporaryDirectory() as folder:
@@ -153,16 +129,10 @@ def prune_streamed(
                 moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
-                seen = {"samples": sum(batch.size for batch in inputs), "repeats": repeats.num_repeats}
-                decision = decide(subject, problem, settings, **seen)
+                decision = decide(subject, problem, settings, **Samples.of(inputs, given.num_repeats).facts)
             result = realise(subject, problem, decision.plan, settings, share=True)
     plan = decision.plan.with_inputs(forms_of(inputs[0]))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    """What was made in inference mode can neither be exported nor have gradients; its copy can."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:

@@ -153,7 +153,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         decisions,
         settings.to_json()
         | {"level": selection.level, "tilted": tilt, "mirrored": False}
-        | _objective(problem)
+        | _objective(problem, settings)
         | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
@@ -165,8 +165,9 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     return Decision(plan, selection)
 
 
-def _objective(problem: Problem) -> dict[str, str]:
-    return {"objective": problem.objective} if problem.objective else {}
+def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
+    """By what units were chosen, in words."""
+    return {"objective": str(problem.objective)} if problem.objective and settings.needs_sensitivity else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

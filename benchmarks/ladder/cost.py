@@ -15,11 +15,12 @@ from harness import Batches
 from torch import nn
 
 from ladder.results import Results
-from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.calibration import Measured, sensitivity_of
 from snp.fit.preparation import prepare
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.samples import Samples
 from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
@@ -42,9 +43,10 @@ def seconds_of(model: nn.Module, batches: Batches, **options: Any) -> float:
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         for batch in inputs:
             batch.call(subject.model)
-    sensitivity = sensitivity_of(subject, inputs, settings) if settings.needs_sensitivity else Sensitivity()
-    subject, problem = prepare(Measured(subject, collector.moments, sensitivity), settings, inputs)
-    realise(subject, problem, decide(subject, problem, settings).plan, settings, inputs)
+    fisher = sensitivity_of(subject, inputs, seed=settings.seed) if settings.needs_sensitivity else {}
+    samples = Samples.of(inputs)
+    subject, problem = prepare(Measured(subject, collector.moments, samples, sensitivity=fisher), settings)
+    realise(subject, problem, decide(subject, problem, settings).plan, settings, samples)
     return time.perf_counter() - started
 
 

@@ -24,6 +24,7 @@ from snp.fit.realise import realise
 from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.samples import Samples
 from snp.plan.problem import Problem
 from snp.pruning import decide
 from snp.settings import PruneSettings
@@ -75,7 +76,7 @@ class Calibrated:
         if not settings.needs_sensitivity:
             return subject, problem
         if settings.streams not in self._sensitivity:
-            self._sensitivity[settings.streams] = dict(sensitivity_of(subject, self.inputs, settings).fisher)
+            self._sensitivity[settings.streams] = sensitivity_of(subject, self.inputs, seed=settings.seed)
         problem = replace(problem, sensitivity=self._sensitivity[settings.streams])
         if not settings.needs_trials:
             return subject, problem
@@ -104,7 +105,7 @@ def _library(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:
     settings = settings_of(rung, share, calibrated.seed)
     subject, problem = calibrated.problem(settings)
     plan = _within_reach(lambda: decide(subject, problem, settings)).plan
-    return realise(subject, problem, plan, settings, calibrated.inputs).model
+    return realise(subject, problem, plan, settings, Samples.of(calibrated.inputs)).model
 
 
 def _mean_folding(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:

@@ -50,15 +50,28 @@ def read(image: StoredImage) -> Image.Image:
     Raises:
         ValueError: the bytes are not an image.
     """
-    path = image.root if image.size is not None else os.path.join(image.root, image.name)
-    with open(path, "rb") as file:
-        file.seek(image.offset)
-        content = file.read(image.size)
+    content = content_of(image)
     try:
         with Image.open(io.BytesIO(content)) as decoded:
             return _as_seen(decoded)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{image.name} in {image.root} is not a readable image: {error}") from error
+
+
+def content_of(image: StoredImage) -> bytes:
+    """Its bytes, as they are stored."""
+    with open(_file_of(image), "rb") as file:
+        file.seek(image.offset)
+        return file.read(image.size)
+
+
+def size_of(image: StoredImage) -> int:
+    """How many bytes these are."""
+    return os.path.getsize(_file_of(image)) if image.size is None else image.size
+
+
+def _file_of(image: StoredImage) -> str:
+    return image.root if image.size is not None else os.path.join(image.root, image.name)
 
 
 def _as_seen(decoded: Image.Image) -> Image.Image:

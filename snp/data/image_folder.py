@@ -115,6 +115,18 @@ class ImageFolder(ImageData):
             raise ValueError(f"data.root={self.root}: it has no images in a folder {folders}; add it to the others")
         return StoredSamples(*self._labelled(parts[part]))
 
+    def places(self) -> dict[Part, list[tuple[str, StoredImage]]]:
+        """Part -> every image of it, with the name of its class."""
+        names, there = self.class_names(), self.parts()
+        order: tuple[Part, ...] = ("train", "val", "test")
+        found: dict[Part, list[tuple[str, StoredImage]]] = {}
+        for part in order:
+            if part in there or (None in there and part != "val"):
+                seen = self.samples(part)
+                assert isinstance(seen, StoredSamples)
+                found[part] = [(names[label], image) for image, label in zip(seen.images, seen.labels, strict=True)]
+        return found
+
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
         """Standard transforms for photographs."""
         return of_photographs(image_format, training=training)

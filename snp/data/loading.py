@@ -159,8 +159,7 @@ class SampleData(LightningDataModule):
 
     def num_drawn(self, num_samples: int) -> int:
         """How many calibration samples are drawn where so many are asked for: no more than there are."""
-        train_set: Any = self._training(as_seen_in_training=False)
-        return min(num_samples, len(train_set))
+        return min(num_samples, len(self._training(as_seen_in_training=False)))  # type: ignore[arg-type]
 
     def num_repeats(self, num_samples: int, seed: int) -> int:
         """How many of the calibration samples drawn are left out."""

@@ -15,7 +15,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="snp export", description=__doc__)
     parser.add_argument("run_dir", type=Path, metavar="FOLDER", help="folder of a run, or of snp.save")
-    parser.add_argument("--weights", choices=SMALL, help="default: those that scored better")
+    parser.add_argument(
+        "--weights", choices=SMALL, help="default: the latest, or earlier ones that scored clearly better"
+    )
     parser.add_argument("--out", type=Path, help="default: FOLDER/export")
     parser.add_argument("--int8", action="store_true", help="write model.int8.onnx, too")
     parser.add_argument("--samples", type=int, default=128, help="calibration samples for --int8 (default: 128)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from torch import Tensor
@@ -38,7 +38,8 @@ def write(options: Namespace) -> None:
     for name, least in (("samples", 1), ("test_samples", 0)):
         if (getattr(options, name) or 0) < least and getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, found {getattr(options, name)}")
-    weights = folder.weights(options.weights)
+    weights, reason = astuple(folder.weights(options.weights))
+    print(f"Weights: {weights}; {reason}")
     model = folder.network(weights)
     example, data = folder.example(options.input_shape, model), folder.data()
     reads_text = isinstance(model, Logits)

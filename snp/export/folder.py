@@ -17,8 +17,8 @@ from snp.export.text import Logits, example_tokens, is_language_model
 from snp.graph.input_forms import example_of
 from snp.models.sources.weights import read_weights
 from snp.plan.plan import PruningPlan
+from snp.report.choice import Choice, choice_of
 from snp.report.record import read_json
-from snp.report.stages import better_stage
 from snp.saving import load
 
 __all__ = ["ExportFolder"]
@@ -44,20 +44,22 @@ class ExportFolder:
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path} holds no {name}: give the folder of a finished run, or of snp.save")
 
-    def weights(self, asked: str | None) -> str:
-        """The weights that were asked for, or else the better ones: of a training that made it worse, those before it.
+    def weights(self, asked: str | None) -> Choice:
+        """The weights that were asked for, or else those of :func:`snp.report.choice.choice_of`, and why.
 
         Raises:
             ValueError: they are not there.
         """
-        chosen = asked or better_stage(read_json(self.path / "metrics.json")) or "pruned"
-        if not asked and not (self.path / f"{chosen}.safetensors").is_file():
-            chosen = "pruned"
-        if not (self.path / f"{chosen}.safetensors").is_file():
-            raise ValueError(
-                f"{self.path} holds no {chosen}.safetensors: the run did not make them; leave out --weights"
-            )
-        return chosen
+        if asked:
+            if not (self.path / f"{asked}.safetensors").is_file():
+                raise ValueError(
+                    f"{self.path} holds no {asked}.safetensors: the run did not make them; leave out --weights"
+                )
+            return Choice(asked, "asked for")
+        found = choice_of(read_json(self.path / "metrics.json"))
+        if found is None or not (self.path / f"{found.stage}.safetensors").is_file():
+            return Choice("pruned", "there are no other weights")
+        return found
 
     def network(self, weights: str) -> nn.Module:
         """The small network in evaluation mode; a causal language model as a function of tokens to logits."""

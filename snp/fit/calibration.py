@@ -9,33 +9,19 @@ import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
-from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.near_copies import without_near_copies
 from snp.measure.objective import Objective
-from snp.measure.outputs import objective_of
+from snp.measure.outputs import beside_spread_of, objective_of
+from snp.measure.samples import GivenSamples, Samples
 from snp.measure.sensitivity import measure_sensitivity
-from snp.measure.views import is_mirrored
+from snp.measure.views import is_mirrored, with_mirrored
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["FEW", "Measured", "Sensitivity", "measure", "mirrors", "sensitivity_of"]
-
-FEW = 64  # samples that tell whether mirrored images are calibrated on, too
-
-
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
-    """How much a network's output moves with errors at its layers; empty where nobody asks.
-
-    Attributes:
-        fisher: weight name -> Fisher matrix of the layer's outputs, shape [O, O].
-        objective: by which the output was measured, on all calibration inputs.
-    """
-
-    fisher: Mapping[str, Tensor] = field(default_factory=dict)
-    objective: Objective | None = None
+__all__ = ["Measured", "calibrate", "mirrors", "objective_asked", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +31,52 @@ class Measured:
     Attributes:
         subject: the dense network.
         moments: of its readers' inputs, by weight name.
-        sensitivity: from :func:`sensitivity_of`; may be empty.
+        samples: those that are looked at again.
+        objective: how far its outputs are from others; None where nobody asks.
+        sensitivity: weight name -> Fisher matrix of the layer's outputs, shape [O, O]; empty where nobody asks.
     """
 
     subject: Subject
     moments: Mapping[str, Moments]
-    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    samples: Samples = field(default_factory=Samples)
+    objective: Objective | None = None
+    sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
 
     def in_memory(self) -> tuple[dict[str, Moments], dict[str, Tensor]]:
         """Moments and Fisher matrices in main memory."""
         moments = {name: entry.cpu() for name, entry in self.moments.items()}
-        return moments, {name: matrix.cpu() for name, matrix in self.sensitivity.fisher.items()}
+        return moments, {name: matrix.cpu() for name, matrix in self.sensitivity.items()}
 
 
-def measure(
+def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, progress: Progress) -> Measured:
+    """Everything that is measured on the dense network before units are chosen.
+
+    Args:
+        subject: the dense network.
+        given: the samples; they are used up.
+        settings: what will be asked of the samples.
+        progress: is told of the stages.
+    """
+    model = subject.model
+    with progress.stage("calibrate", given.num_batches):
+        few = [batch.beside(model) for batch in given.few]
+        objective = objective_asked(subject, few, settings)
+        mirrored = mirrors(subject, few, objective, settings)
+        shown = (with_mirrored(batch) if mirrored else batch for batch in given)
+        moments, samples, inputs = _moments(subject, shown, settings.needs_inputs, progress)
+        distinct = without_near_copies(inputs, 1 + mirrored)
+        if num_near := samples - sum(batch.size for batch in distinct) if inputs else 0:
+            moments, samples, inputs = _moments(subject, distinct, True, progress)
+        num_samples, num_near = samples // (1 + mirrored), num_near // (1 + mirrored)
+    with progress.stage("measure sensitivity"):
+        objective = beside_spread_of(objective, model, inputs)
+        fisher = sensitivity_of(subject, inputs, objective, settings.seed) if settings.needs_sensitivity else {}
+    return Measured(
+        subject, moments, Samples(inputs, mirrored, num_samples, given.num_repeats + num_near), objective, fisher
+    )
+
+
+def _moments(
     subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
 ) -> tuple[dict[str, Moments], int, list[Batch]]:
     """Moments, number of samples, and the inputs themselves where they are needed again."""
@@ -74,25 +92,43 @@ def measure(
     return collector.moments, samples, inputs
 
 
+def objective_asked(subject: Subject, batches: Sequence[Batch], settings: PruneSettings) -> Objective | None:
+    """What is asked of the network's outputs, decided once; None where nothing looks at them.
+
+    Args:
+        subject: the dense network.
+        batches: some calibration inputs on its device.
+        settings: ``objective``, and what would look.
+    """
+    is_looked_at = (
+        settings.mirrored == "auto" or settings.needs_sensitivity or settings.is_tuned or settings.ridge is None
+    )
+    if not (settings.needs_inputs and is_looked_at):
+        return None
+    return objective_of(subject.model, batches, settings.objective)
+
+
 def sensitivity_of(
-    subject: Subject,
-    inputs: Sequence[Batch],
-    settings: PruneSettings,
-    sums: Sums = ALONE,
-) -> Sensitivity:
-    """How much the output moves with errors at each reader, from the first half of the calibration inputs."""
+    subject: Subject, inputs: Sequence[Batch], objective: Objective | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """How much the output moves with errors at each reader, from the first half of the calibration inputs.
+
+    Returns:
+        Weight name -> Fisher matrix of the layer's outputs, shape [O, O].
+    """
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
-    generator = torch.Generator().manual_seed(settings.seed)
-    objective = objective_of(subject.model, inputs, settings.objective)
-    return Sensitivity(measure_sensitivity(subject.model, few, subject.readers, generator, sums, objective), objective)
+    generator = torch.Generator().manual_seed(seed)
+    objective = objective or objective_of(subject.model, inputs)
+    return measure_sensitivity(subject.model, few, subject.readers, generator, objective=objective)
 
 
-def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) -> bool:
+def mirrors(subject: Subject, inputs: Sequence[Batch], objective: Objective | None, settings: PruneSettings) -> bool:
     """Is the network calibrated on mirrored images, too?
 
     Args:
         subject: the dense network.
         inputs: the first calibration inputs, on its device.
+        objective: of :func:`objective_asked`.
         settings: ``mirrored``; auto is for what looks at samples one by one.
 
     Raises:
@@ -101,4 +137,4 @@ def mirrors(subject: Subject, inputs: Sequence[Batch], settings: PruneSettings) 
     wanted = settings.mirrored
     if wanted is False or (wanted == "auto" and not settings.needs_inputs):
         return False
-    return is_mirrored(subject.model, inputs, objective_of(subject.model, inputs, settings.objective), wanted)
+    return is_mirrored(subject.model, inputs, objective, wanted)

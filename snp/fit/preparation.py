@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,9 +13,7 @@ from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
 from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
-from snp.graph.batches import Batch
-from snp.measure.objective import Objective
-from snp.measure.views import without_mirrored
+from snp.measure.outputs import objective_of
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -30,50 +28,40 @@ __all__ = ["prepare", "problem_of", "settle"]
 def prepare(
     measured: Measured,
     settings: PruneSettings,
-    inputs: Sequence[Batch] = (),
     table: LatencyTable | None = None,
     progress: Progress | None = None,
-    *,
-    mirrored: bool = False,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
     Where no heads are cut, moments may lie on disk and stay there.
 
     Args:
-        measured: of the dense network.
+        measured: of the dense network; without samples no trial cuts are made.
         settings: of the prune.
-        inputs: calibration inputs on the model's device, for trial cuts; none are made without.
         table: layer times, for a latency budget.
         progress: is told of the stages from here on.
-        mirrored: inputs are images, each with its mirrored one behind it.
     """
     progress = progress or Progress()
-    subject, sensitivity = measured.subject, measured.sensitivity
-    said = "" if sensitivity.objective is None else str(sensitivity.objective)
+    subject, fisher, inputs = measured.subject, measured.sensitivity, measured.samples.batches
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        problem = problem_of(subject, measured.moments, sensitivity.fisher, table=table)
-        return subject, replace(problem, objective=said, progress=progress)
+        problem = problem_of(subject, measured.moments, fisher, table=table)
+        return subject, replace(problem, objective=measured.objective, progress=progress)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
-    problem = problem_of(turned.subject, turned.moments, sensitivity.fisher, turned.logits, table)
+    problem = problem_of(turned.subject, turned.moments, fisher, turned.logits, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
-        trials = Trials(turned.subject, problem, inputs, sensitivity.objective, replays=settings.is_sequential)
-        images = [without_mirrored(batch) for batch in inputs] if mirrored else inputs
-        problem = replace(
-            problem, trial=trials, judge=_judge(turned.subject, problem, settings, images, trials.objective)
-        )
-    return turned.subject, replace(problem, objective=said, progress=progress)
+        trials = Trials(turned.subject, problem, inputs, measured.objective, replays=settings.is_sequential)
+        problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
+    return turned.subject, replace(problem, objective=measured.objective, progress=progress)
 
 
-def _judge(
-    subject: Subject, problem: Problem, settings: PruneSettings, samples: Sequence[Batch], objective: Objective
-) -> FitJudge | None:
+def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
+    samples, objective = measured.samples.as_given, measured.objective
     is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
     if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
         return None
-    return FitJudge(subject, problem, settings, samples, objective)
+    return FitJudge(subject, problem, settings, samples, objective or objective_of(subject.model, samples))
 
 
 def problem_of(
@@ -106,25 +94,20 @@ def problem_of(
     return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
 
 
-def settle(
-    measured: Measured,
-    settings: PruneSettings,
-    plan: PruningPlan,
-    prepared: tuple[Subject, Problem],
-) -> tuple[Subject, Problem]:
+def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Problem]) -> tuple[Subject, Problem]:
     """What :func:`prepare` gave, with the heads that the plan leaves whole as they were, to the bit.
 
     Args:
         measured: as :func:`prepare` was given.
-        settings: as there.
         plan: what was decided on.
         prepared: what :func:`prepare` gave.
     """
     of_heads = [decision for decision in plan.groups if decision.group.kind in ("qk", "vo", "dims")]
     lose = {decision.group.name for decision in of_heads if len(decision.cut)}
-    if not settings.reconstruct or len(lose) == len(of_heads):
+    is_turned = prepared[0].model is not measured.subject.model
+    if not is_turned or len(lose) == len(of_heads):
         return prepared
     turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
-    table, fisher = prepared[1].costs.table, measured.sensitivity.fisher
-    problem = problem_of(turned.subject, turned.moments, fisher, turned.logits, table)
-    return turned.subject, replace(problem, progress=prepared[1].progress)
+    before = prepared[1]
+    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, before.costs.table)
+    return turned.subject, replace(problem, objective=before.objective, progress=before.progress)

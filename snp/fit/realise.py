@@ -16,9 +16,9 @@ from snp.fit.tuning.samples import held_back, without
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.moments import MomentCollector
-from snp.measure.outputs import objective_of
+from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.readers import readers_to_fit
-from snp.measure.views import without_mirrored
+from snp.measure.samples import Samples
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
@@ -29,6 +29,8 @@ from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
 __all__ = ["Realised", "in_sequence", "realise"]
+
+_NO_SAMPLES = Samples()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ def realise(
     problem: Problem,
     plan: PruningPlan,
     settings: PruneSettings,
-    inputs: Sequence[Batch] = (),
+    samples: Samples = _NO_SAMPLES,
     sums: Sums = ALONE,
     *,
     share: bool = False,
@@ -63,8 +65,8 @@ def realise(
         problem: its moments; its progress is told of the stages.
         plan: the units that stay.
         settings: how weights are fitted.
-        inputs: calibration inputs on the model's device, for ``calibration="sequential"``; those that tuning is judged
-            by are left out where the network will be tuned.
+        samples: calibrated on, for ``calibration="sequential"``; those that tuning is judged by are left out where the
+            network will be tuned.
         sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
@@ -75,7 +77,7 @@ def realise(
     if not settings.reconstruct:
         fits = Fits(masked_weights(subject.model, plan))
     elif settings.is_sequential:
-        fits = _Fitting(subject, problem, plan, settings, sums).best(inputs)
+        fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).best(samples)
     else:
         fits = Fits(fitted_jointly(subject.model, problem, plan, settings.ridge))
     with problem.progress.stage("cut and check"):
@@ -103,28 +105,29 @@ class _Fitting:
     plan: PruningPlan
     settings: PruneSettings
     sums: Sums
+    is_mirrored: bool
 
-    def best(self, inputs: Sequence[Batch]) -> Fits:
+    def best(self, samples: Samples) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
         readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings.fit)
-        inputs = self._not_judged_by(inputs)
+        inputs = self._not_judged_by(samples)
         with self.problem.progress.stage("fit weights", len(readers)):
             found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
             return replace(found, tensors=dict(self._best(found, inputs)))
 
-    def _not_judged_by(self, inputs: Sequence[Batch]) -> Sequence[Batch]:
+    def _not_judged_by(self, samples: Samples) -> Sequence[Batch]:
         """Without the samples that tuning will be judged by."""
         if not (self.settings.is_tuned and self.settings.tune_epochs):
-            return inputs
-        images = [without_mirrored(batch) for batch in inputs] if self.is_mirrored else inputs
-        return without(inputs, held_back(self.subject.model, images, self.settings.seed))
+            return samples.batches
+        return without(samples.batches, held_back(self.subject.model, samples.as_given, self.settings.seed))
 
     def _best(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
-        outputs = Outputs(model, objective_of(model, inputs, self.settings.objective), self.sums, group)
+        objective = beside_spread_of(self.problem.objective, model, inputs) or objective_of(model, inputs)
+        outputs = Outputs(model, objective, self.sums, group)
         deleted = masked_weights(model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
@@ -141,11 +144,6 @@ class _Fitting:
                 collector.measure(batch)
         problem = replace(self.problem, moments=collector.moments, progress=Progress())
         return Candidates(deleted, (self.in_sequence(problem, some).tensors, self._jointly(problem)))
-
-    @property
-    def is_mirrored(self) -> bool:
-        """Is every second sample the mirrored image of the one before?"""
-        return self.plan.settings.get("mirrored") is True
 
     def _jointly(self, problem: Problem) -> Tensors:
         silent = replace(problem, progress=Progress())

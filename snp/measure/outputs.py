@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective, Output, floating, named_outputs, without_padding
 
-__all__ = ["first_tensor", "objective_of"]
+__all__ = ["beside_spread_of", "first_tensor", "objective_of"]
 
 # Samples that the spread of an output is taken from.
 _MOST_SAMPLES = 256
@@ -52,17 +53,43 @@ def objective_of(
             raise ValueError(f"the model's output holds no floating tensor: it is a {type(first).__name__}")
         chosen = [_class_dim(model, name, leaf, wanted, len(named), few[0], made) for _, name, leaf in named]
         outputs = [first] + [batch.call(model) for batch in few[1:] if None in chosen]
-    leaves = [[without_padding(leaf, batch) for leaf in floating(o)] for o, batch in zip(outputs, few, strict=False)]
     found = []
     for (place, name, leaf), class_dim in zip(named, chosen, strict=True):
         # Vectors of tokens are compared as vectors (by their angle, mostly): their features share one spread. Channels
         # of other outputs may be of different kinds, boxes beside scores, and each has its own.
         is_vector = leaf.ndim == 3 and _reads_tokens(few[0])
         channel_dim = None if leaf.ndim < 2 or is_vector else leaf.ndim - 1 if leaf.ndim == 3 else 1
-        seen = [each[place] for each in leaves if place < len(each)]
-        spread = _variance(seen if class_dim is None else seen[:1], channel_dim)
-        found.append(Output(name, place, class_dim, channel_dim, spread))
+        seen = outputs if class_dim is None else outputs[:1]
+        found.append(Output(name, place, class_dim, channel_dim, _spread(place, channel_dim, seen, few)))
     return Objective(tuple(found), wanted if callable(wanted) else None)
+
+
+def beside_spread_of(objective: Objective | None, model: nn.Module, batches: Sequence[Batch]) -> Objective | None:
+    """The same objective, with squared errors beside the spread that outputs have over these samples.
+
+    Args:
+        objective: of :func:`objective_of`; None stays None.
+        model: in evaluation mode.
+        batches: on its device; none change nothing.
+    """
+    if objective is None or not batches or all(output.class_dim is not None for output in objective.outputs):
+        return objective
+    few = _first(batches)
+    with torch.no_grad():
+        seen = [batch.call(model) for batch in few]
+    outputs = (
+        output
+        if output.class_dim is not None
+        else replace(output, variance=_spread(output.place, output.channel_dim, seen, few))
+        for output in objective.outputs
+    )
+    return replace(objective, outputs=tuple(outputs))
+
+
+def _spread(place: int, channel_dim: int | None, outputs: Sequence[Any], batches: Sequence[Batch]) -> Tensor:
+    """Variance of one floating tensor of the outputs, without the padding of the batches that they come from."""
+    leaves = ((floating(output), batch) for output, batch in zip(outputs, batches, strict=False))
+    return _variance([without_padding(each[place], batch) for each, batch in leaves if place < len(each)], channel_dim)
 
 
 def _first(batches: Sequence[Batch]) -> list[Batch]:

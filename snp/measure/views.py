@@ -117,13 +117,13 @@ def views_of(model: nn.Module, batches: Sequence[Batch], objective: Objective, w
 _MIRROR, _SHIFTED = Views(mirror=True), Views(shift=True)
 
 
-def is_mirrored(model: nn.Module, batches: Sequence[Batch], objective: Objective, wanted: bool | str) -> bool:
+def is_mirrored(model: nn.Module, batches: Sequence[Batch], objective: Objective | None, wanted: bool | str) -> bool:
     """Are mirrored images calibrated on, too?
 
     Args:
         model: the dense network in evaluation mode.
         batches: some calibration inputs on its device.
-        objective: how far outputs are apart.
+        objective: how far outputs are apart; ``"auto"`` needs it.
         wanted: ``True`` or ``False``; ``"auto"`` asks the dense network, where inputs are images.
 
     Raises:
@@ -137,6 +137,7 @@ def is_mirrored(model: nn.Module, batches: Sequence[Batch], objective: Objective
         )
     if wanted != "auto" or not fit:
         return wanted is True
+    assert objective is not None, "whoever asks the network says how its outputs are compared"
     # A sample that comes alone has no other beside it.
     joined = [Batch.joined(alike) for alike in by_kind(batches)]
     return _agrees(model, joined, objective, _MIRROR, 0)

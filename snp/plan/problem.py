@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
+from snp.measure.objective import Objective
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
@@ -80,7 +81,7 @@ class Problem:
         judge: carries out whole plans to see what that does; None where it cannot be tried.
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
             :func:`snp.plan.placing.place_of` says.
-        objective: in words, what damages and trials measure; empty where nothing looks at outputs.
+        objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
     """
 
@@ -94,7 +95,7 @@ class Problem:
     trial: Trial | None = None
     judge: Judge | None = None
     device: torch.device = _MAIN_MEMORY
-    objective: str = ""
+    objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from snp.report.choice import better_stage, choice_of
 from snp.report.document import Code, Table, Text
 from snp.report.outcome import target_words
 from snp.report.record import Record
-from snp.report.stages import better_stage, format_count, format_seconds, format_share, number
+from snp.report.stages import format_count, format_seconds, format_share, number
 
 __all__ = ["asked", "next_steps", "resources", "settings_table", "too_many_asked"]
 
@@ -37,6 +39,7 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "network", f"{record.model}; {facts['weights']}" if facts.get("weights") else record.model
     yield "target", target_words(record) if record.target else None
     yield "rule", f"{record.rule} (ordering / cut)" if record.settings else None
+    yield "allocation", _tilt(number(record.settings, "tilted"))
     yield "data", _data(facts.get("data") or {})
     yield "calibration", _calibration(record)
     yield "tuning without labels", _tuning(record)
@@ -45,6 +48,8 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
             "is trained first|was trained before", facts.get("weights") or "is trained first"
         )
         yield title, _recipe(config.get(name) or {}) if is_done else None
+    choice = choice_of(record.metrics)
+    yield "reported and exported", f"{choice.stage}; {choice.reason}" if choice else None
     seed = config.get("seed", record.settings.get("seed"))
     yield "seed", None if seed is None else str(seed)
     yield "command", f"`{facts['command']}`" if facts.get("command") else None
@@ -52,6 +57,13 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "code", f"commit `{facts['commit']}`" if facts.get("commit") else None
     yield "machine", _machine(facts)
     yield "versions", ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items())
+
+
+def _tilt(tilt: float | None) -> str | None:
+    if not tilt:
+        return None
+    first, last = math.exp(-tilt), math.exp(tilt)
+    return f"damages count {first:.2f} times at the first group, {last:.2f} times at the last, as held-back samples say"
 
 
 def _data(data: Mapping[str, Any]) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from snp.report.choice import better_stage
 from snp.report.document import Code, Page, Section, Text
 from snp.report.findings import findings
 from snp.report.markdown import to_markdown
 from snp.report.outcome import comparison, headline, target_words
 from snp.report.record import Record
-from snp.report.stages import better_stage, number, score_of
+from snp.report.stages import number, score_of
 
 __all__ = ["model_card"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from snp.report.asked import too_many_asked
+from snp.report.choice import better_stage
 from snp.report.intervals import wilson
 from snp.report.record import Record
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER, better_stage, format_share, number, score_of
+from snp.report.stages import LOWER_IS_BETTER, format_share, number, score_of
 
 __all__ = ["findings"]
 
@@ -52,6 +53,10 @@ def _worse_by_training(record: Record) -> Iterator[str]:
             f"Fine-tuning made it worse{seen}: {before:.2f} became {after:.2f}. The {best} network is the one reported "
             "and exported. Try a smaller `finetune.learning_rate`, or leave it out with `finetune.epochs=0`."
         )
+
+
+def _doubtful_data(record: Record) -> Iterator[str]:
+    yield from (record.facts.get("data") or {}).get("doubts") or ()
 
 
 def _not_tuned(record: Record) -> Iterator[str]:
@@ -141,5 +146,6 @@ def _inexact(record: Record) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
-    _lost, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests, _inexact,
+    _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests,
+    _inexact,
 )  # fmt: skip

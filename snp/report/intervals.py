@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["mean_and_spread", "wilson"]
+__all__ = ["mean_and_spread", "standard_error", "wilson"]
 
 _QUANTILE = 1.959964  # of a normal distribution, two sides, 95 %
 
@@ -26,6 +26,16 @@ def wilson(percent: float, num_samples: int) -> tuple[float, float]:
     spread = share * (1 - share) / num_samples + squared / (4 * num_samples**2)
     half = _QUANTILE * math.sqrt(spread) / (1 + squared / num_samples)
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+def standard_error(one: float, other: float, num_samples: int) -> float:
+    """Of the difference of two accuracies that were counted on so many samples each, percent.
+
+    As of separate samples: on the same ones, on which two networks mostly agree, it is smaller. One more right and one
+    more wrong answer are counted, so that none wrong is not known to be none ever (Agresti and Caffo 2000).
+    """
+    shares = [(percent / 100 * num_samples + 1) / (num_samples + 2) for percent in (one, other)]
+    return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / (num_samples + 2))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from snp.report.choice import better_stage
 from snp.report.document import Figure, Table, Text, Tile, Tiles
 from snp.report.intervals import wilson
 from snp.report.record import Record
@@ -9,7 +10,6 @@ from snp.report.speed import in_turns, is_noisy
 from snp.report.stages import (
     SCORE_WORDS,
     Stage,
-    better_stage,
     comparison_rows,
     format_count,
     format_measure,

@@ -14,6 +14,7 @@ STAGE_WORDS = {
     "tuned": "after tuning without labels",
     "finetuned": "after fine-tuning",
 }
+SMALL_WORDS = {"pruned": "pruned", "tuned": "tuned", "finetuned": "fine-tuned"}
 # Key in metrics.json, and the word for people.
 MEASURES = {
     "acc1_percent": "Accuracy (top-1, %)",
@@ -93,23 +94,6 @@ def score_of(metrics: Mapping[str, Any]) -> str:
     stages = read_stages(metrics)
     measured = (score for score in SCORE_WORDS if any(getattr(stage, score) is not None for stage in stages))
     return next(measured, "acc1_percent")
-
-
-def better_stage(metrics: Mapping[str, Any]) -> str | None:
-    """Return which of the `SMALL` networks is the best one; None where there is none.
-
-    By the validation score where there is one, so that the test score stays one of a network that it did not choose;
-    the later stage where scores are equal or missing.
-    """
-    stages = [name for name in reversed(SMALL) if any(f"{name}/{measure}" in metrics for measure in MEASURES)]
-    for prefix in ("val_", ""):
-        score = score_of(metrics)
-        scores = {name: number(metrics, f"{name}/{prefix}{score}") for name in stages}
-        known = {name: value for name, value in scores.items() if value is not None}
-        if len(known) == len(stages) and known:
-            sign = -1 if score in LOWER_IS_BETTER else 1
-            return max(known, key=lambda name: sign * known[name])  # the first of equal ones
-    return stages[0] if stages else None
 
 
 def number(metrics: Mapping[str, Any], name: str) -> float | None:

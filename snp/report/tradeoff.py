@@ -12,14 +12,22 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from snp.report.canvas import CONTEXT, CUT, KEPT, drawing, panels, save, write_csv
 from snp.report.intervals import wilson
 from snp.report.record import Record
-from snp.report.stages import SCORE_WORDS, SMALL, format_count, format_measure, number, read_stages, score_of
+from snp.report.stages import (
+    SCORE_WORDS,
+    SMALL,
+    SMALL_WORDS,
+    format_count,
+    format_measure,
+    number,
+    read_stages,
+    score_of,
+)
 
 __all__ = ["STAGE_COLOURS", "Cost", "cost_of", "draw_tradeoff", "tradeoff_panel"]
 
 STAGE_COLOURS = {"dense": "#6c757d", "pruned": CUT, "tuned": "#8a6fb0", "finetuned": KEPT}
 # Small networks share their cost: labels go below, beside and above their points.
 LABEL_SIDES = {"dense": 0, "pruned": -1, "tuned": 0, "finetuned": 1}
-_WORDS = {"finetuned": "fine-tuned"}
 UNITS = {"acc1_percent": " %", "perplexity": ""}
 _APART = 0.03  # of the largest cost, between the places of small networks and their cost
 AXES = {"acc1_percent": "top-1 accuracy (%)", "perplexity": "perplexity (lower is better)"}
@@ -106,7 +114,7 @@ def _stages(points: Sequence[Point], score: str, cost: Cost) -> Callable[[Axes],
 
 def _note(points: Sequence[Point]) -> str:
     bars = "; bars: 95 % interval by the number of test samples" if any(point.interval for point in points) else ""
-    small = [_WORDS.get(point.stage, point.stage) for point in points if point.stage in SMALL]
+    small = [SMALL_WORDS.get(point.stage, point.stage) for point in points if point.stage in SMALL]
     return bars + (f"\n{' and '.join(small)} cost the same and stand side by side" if len(small) > 1 else "")
 
 
@@ -162,7 +170,7 @@ def _draw_point(axis: Axes, point: Point, most: float, up: int, score: str) -> N
     to_left = point.stage != "dense" and point.cost > 0.35 * most
     edge = place if point.stage == "dense" else point.cost + (-1 if to_left else 1) * _APART * most
     axis.annotate(
-        f"{_WORDS.get(point.stage, point.stage)}\n{format_measure(score, point.score)}{UNITS[score]}",
+        f"{SMALL_WORDS.get(point.stage, point.stage)}\n{format_measure(score, point.score)}{UNITS[score]}",
         (edge, point.score),
         (-8 if to_left else 8, 5 * up),
         textcoords="offset points",

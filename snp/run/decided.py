@@ -40,7 +40,8 @@ def write_decision(
     folder.write_damage(groups, selection)
     folder.write_layers(problem.costs, kept)
     folder.write_facts(facts)
-    folder.record({"test/samples": facts["data"].get("test")} | _target(settings, problem, kept))
+    counted = {f"{part}/samples": facts["data"].get(part) for part in ("val", "test")}
+    folder.record(counted | _target(settings, problem, kept))
 
 
 def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> dict[str, Any]:

@@ -83,8 +83,10 @@ def _report(job: Run) -> None:
     """Page, figures, loggers, and the table on the terminal."""
     job.folder.record(peak_memory_bytes())
     write_report(job.folder.path)
+    said = job.facts["data"]["doubts"]  # when the data were looked at
     for sentence in findings(read_record(job.folder.path)):
-        log(f"note: {sentence.replace('`', '')}")
+        if sentence not in said:
+            log(f"note: {sentence.replace('`', '')}")
     track(job.loggers, job.folder.path)
     close_loggers(job.loggers)
     print_summary(job.folder.metrics, job.folder.path)

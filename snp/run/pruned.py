@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
 from snp.core.gram import Moments
-from snp.fit.calibration import Measured, Sensitivity, sensitivity_of
+from snp.fit.calibration import Measured, objective_asked, sensitivity_of
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
-from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
-from snp.measure.views import with_mirrored
+from snp.measure.objective import Objective
+from snp.measure.samples import Samples
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
@@ -74,16 +74,13 @@ def small_network(
 def _pruned(
     job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
 ) -> _Pruned:
-    inputs, progress = _inputs_again(job, subject), job.lightning.progress()
-    with progress.stage("measure sensitivity"):
-        sensitivity = _sensitivity(job, subject, inputs)
-    measured = Measured(subject, moments, sensitivity)
+    measured, progress = _measured(job, subject, moments), job.lightning.progress()
     with progress.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(measured, job.prune, inputs, table, progress, mirrored=_is_mirrored(job))
-        plan = _decide(job, subject, problem, prepared)
+        subject, problem = prepare(measured, job.prune, table, progress)
+        plan = _decide(job, subject, problem, prepared, measured.samples)
         started = time.perf_counter()
-        subject, problem = settle(measured, job.prune, plan, (subject, problem))
-    result = realise(subject, problem, plan, job.prune, inputs, share=job.calibration.streamed)
+        subject, problem = settle(measured, plan, (subject, problem))
+    result = realise(subject, problem, plan, job.prune, measured.samples, share=job.calibration.streamed)
     job.folder.record(
         {
             "time/prune_s": time.perf_counter() - started,
@@ -94,39 +91,38 @@ def _pruned(
     return _Pruned(plan, result)
 
 
-def _inputs_again(job: Run, subject: Subject) -> list[Batch]:
-    """All calibration inputs, for what looks at more than moments, with the model on their device."""
+def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Measured:
+    """What all calibration samples say of the network, which is on their device if they are looked at again."""
+    metrics = job.folder.metrics
+    num_samples, num_repeats = (metrics[f"calibration/{name}"] for name in ("samples", "repeats"))
+    mirrored = bool(metrics.get("calibration/mirrored"))
     if not job.prune.needs_inputs:
-        return []
+        return Measured(subject, moments, Samples((), mirrored, num_samples, num_repeats))
     subject.to(job.lightning.device)
     inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
-    return [with_mirrored(batch) for batch in inputs] if _is_mirrored(job) else inputs
+    samples = replace(Samples.of(inputs, num_repeats, mirrored=mirrored), num_samples=num_samples)
+    objective = objective_asked(subject, samples.batches, job.prune)
+    fisher = _sensitivity(job, subject, samples, objective) if job.prune.needs_sensitivity else {}
+    return Measured(subject, moments, samples, objective, fisher)
 
 
-def _is_mirrored(job: Run) -> bool:
-    return bool(job.folder.metrics.get("calibration/mirrored"))
-
-
-def _sensitivity(job: Run, subject: Subject, inputs: list[Batch]) -> Sensitivity:
-    """How much the output moves with an error at each layer, where the choice of units asks for it."""
-    if not job.prune.needs_sensitivity:
-        return Sensitivity()
+def _sensitivity(job: Run, subject: Subject, samples: Samples, objective: Objective | None) -> Mapping[str, Tensor]:
+    """How much the output moves with an error at each layer."""
     started = time.perf_counter()
-    found = sensitivity_of(subject, inputs, job.prune)
+    with job.lightning.progress().stage("measure sensitivity"):
+        found = sensitivity_of(subject, samples.batches, objective, job.prune.seed)
     job.folder.record({"time/sensitivity_s": time.perf_counter() - started})
     return found
 
 
-def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared) -> PruningPlan:
+def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared, samples: Samples) -> PruningPlan:
     """Which units stay; results of an earlier run in this folder go."""
     if job.finished.found("plan", job.mark("plan")):
         job.folder.keep_results()
         job.folder.write_facts(job.facts)
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
-    samples, repeats = (job.folder.metrics[f"calibration/{name}"] for name in ("samples", "repeats"))
-    facts = {"samples": samples, "mirrored": _is_mirrored(job), "repeats": repeats}
-    decision = decide(subject, problem, job.prune, **facts)
+    decision = decide(subject, problem, job.prune, **samples.facts)
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)

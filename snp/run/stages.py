@@ -14,9 +14,11 @@ from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
+from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
-from snp.fit.calibration import FEW, mirrors
+from snp.fit.calibration import mirrors, objective_asked
 from snp.measure.exact import plain_arithmetic
+from snp.measure.samples import FEW
 from snp.measure.streamed import refuse_streaming
 from snp.models import Prepared, Spec
 from snp.models.sources.weights import fingerprint
@@ -25,7 +27,7 @@ from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts, without_secrets
 from snp.run.finished import Finished, mark_of
-from snp.run.folder import RunFolder, folder_at, log
+from snp.run.folder import RunFolder, folder_at, is_first_process, log
 from snp.run.processes import from_first
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
@@ -106,6 +108,9 @@ class Run:
 
     def _look_at_samples(self) -> None:
         """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
+        self.facts["data"]["doubts"] = doubts_of(self.data) if is_first_process() else ()
+        for sentence in self.facts["data"]["doubts"]:
+            log(f"note: {sentence}")
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
@@ -155,7 +160,7 @@ class Run:
         def ask() -> str:
             subject.to(self.lightning.device)
             few = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed)
-            found = mirrors(subject, few, self.prune)
+            found = mirrors(subject, few, objective_asked(subject, few, self.prune), self.prune)
             subject.to("cpu")
             return "yes" if found else ""
 

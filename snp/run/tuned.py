@@ -14,6 +14,7 @@ from torch import nn
 from snp.fit.tuning import Tuned, tune
 from snp.library import load
 from snp.measure.exact import plain_arithmetic
+from snp.measure.outputs import objective_of
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.run.folder import log
 from snp.run.processes import agreed, copy_from_first, on_first
@@ -56,7 +57,9 @@ def _tuned(job: Run, small: nn.Module, dense: nn.Module) -> Tuned:
     started, device = time.perf_counter(), job.lightning.device
     inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
     dense, small = dense.to(device).eval(), small.to(device).eval()
-    found = tune(small, dense, [batch.beside(dense) for batch in inputs], job.prune, job.lightning.progress())
+    inputs = [batch.beside(dense) for batch in inputs]
+    objective = objective_of(dense, inputs, job.prune.objective)
+    found = tune(small, dense, inputs, objective, job.prune, job.lightning.progress())
     for model in (dense, small, found.model):
         model.to("cpu")
     log(str(found))

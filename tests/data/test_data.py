@@ -6,6 +6,7 @@ import inspect
 import io
 import pickle
 import random
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional
 
-from snp.data import data_sets, other
+from snp.data import data_sets, other, overlaps
 from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, TransformedSamples
 from snp.data.cifar10 import CLASSES, Cifar10
@@ -33,6 +34,7 @@ from snp.data.digit_pairs import CANVAS, DigitPairs, write_pairs
 from snp.data.digits import Digits, handwritten
 from snp.data.image_folder import ImageFolder
 from snp.data.imagenet import ImageNet
+from snp.data.overlaps import doubts_of
 from snp.data.sampling import ExactlyOnceSampler
 from snp.data.splits import stratified, subset
 from snp.data.text import TextData
@@ -293,6 +295,49 @@ def test_dropped_batch(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), batch_size=5, num_workers=0, val_fraction=0)
     data.configure(32, HALF, HALF, "bilinear", 1.0)
     assert [len(labels) for _, labels in data.train_dataloader()] == [5, 5, 5]
+
+
+def divided() -> dict[str, bytes]:
+    """Two classes in three parts, all images different."""
+    return files_of(tuple(f"{part}/{name}" for part in ("train", "val", "test") for name in "ab"), 3)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_images_in_two_classes_or_two_parts_are_counted(kind: str, tmp_path: Path) -> None:
+    """With an example each; the graver one first. Copies inside a class of one part, and equal sizes, are no matter."""
+    files = divided()
+    files["train/a/again.png"] = files["train/a/0.png"]
+    quiet = ImageFolder(str(write_folder(tmp_path / "quiet", files)))
+    assert doubts_of(quiet) == ()
+    files["train/b/x.png"] = files["train/a/1.png"]
+    files["test/a/y.png"], files["test/a/z.png"] = files["train/a/2.png"], files["val/a/2.png"]
+    root = write_folder(tmp_path / "data", files) if kind == "folder" else write_tar(tmp_path / "data.tar", files)
+    classes, parts = doubts_of(ImageFolder(str(root)))
+    assert classes.startswith(
+        "1 image lies in two classes (train/a/1.png and train/b/x.png): one of the two labels is wrong"
+    )
+    assert parts.startswith(
+        "2 images lie in two parts, as training and test (train/a/2.png and test/a/y.png): scores on"
+    )
+
+
+def test_copies_that_a_random_division_tears_apart_are_found(tmp_path: Path) -> None:
+    """In a folder that is not divided, where training and test parts are drawn."""
+    files = files_of(("a", "b"), 20)
+    files |= {name.replace("/", "/copy_"): content for name, content in files.items()}
+    (sentence,) = doubts_of(ImageFolder(str(write_folder(tmp_path, files))))
+    assert re.match(r"\d+ images lie in two parts, as training and test \(a/\S+ and a/\S+\): ", sentence)
+
+
+def test_no_end_of_images_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many nothing is looked for; of other data nothing is known."""
+    files = divided()
+    files["test/a/y.png"] = files["train/a/2.png"]
+    data = ImageFolder(str(write_folder(tmp_path, files)))
+    assert len(doubts_of(data)) == 1
+    monkeypatch.setattr(overlaps, "MOST_IMAGES", len(files) - 1)
+    assert doubts_of(data) == ()
+    assert doubts_of(Digits()) == ()
 
 
 # ------------------------------------------------------------------------------------------ sampling and splits

@@ -133,6 +133,7 @@ def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["int8"]["bytes"] < found["pruned"]["bytes"] < found["dense"]["bytes"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("dense", "int8", "top-1 %", "in turns"))
+    assert printed.startswith("Weights: pruned; there are no other weights\n")
 
 
 def test_language_models_read_texts_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +212,8 @@ def test_the_better_weights_are_exported(tmp_path: Path, tuned: float, weights: 
     metrics = {"pruned/acc1_percent": 80.0, "finetuned/acc1_percent": tuned}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     folder = ExportFolder(tmp_path)
-    assert folder.weights(None) == weights
-    assert (folder.weights("pruned"), folder.weights("finetuned")) == ("pruned", "finetuned")
+    assert folder.weights(None).stage == weights
+    assert (folder.weights("pruned").stage, folder.weights("finetuned").stage) == ("pruned", "finetuned")
 
 
 def test_a_noisy_clock_is_said() -> None:

@@ -15,6 +15,7 @@ from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.library import prune
 from snp.measure.moments import MomentCollector
+from snp.measure.samples import Samples
 from snp.pruning import PruneResult, decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
@@ -351,7 +352,9 @@ def fits(model: nn.Module, batches: list[Tensor], sums: Sums, **options: Any) ->
     with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
         model(images(24))  # the plan is the same whatever share of the images this process has
     problem = problem_of(subject, collector.moments)
-    return realise(subject, problem, decide(subject, problem, settings).plan, settings, Batch.all(batches), sums).model
+    return realise(
+        subject, problem, decide(subject, problem, settings).plan, settings, Samples.of(Batch.all(batches)), sums
+    ).model
 
 
 @pytest.mark.parametrize("ridge", [1e-4, None])

@@ -50,6 +50,10 @@ def settings(**options: Any) -> PruneSettings:
     return PruneSettings(reconstruct="tuned", **({"tune_epochs": 4, "tune_rate": 0.05} | options))
 
 
+def tuned_by(small: nn.Module, dense: nn.Module, inputs: list[Batch], asked: PruneSettings) -> Tuned:
+    return tune(small, dense, inputs, objective_of(dense, inputs, asked.objective), asked)
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -106,7 +110,7 @@ def test_without_epochs_it_is_the_closed_form_to_the_bit(family: str) -> None:
 def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: float) -> None:
     """Whatever the rate does: the network given back is at the smallest distance, and no farther than the start."""
     dense, small, batches = pruned(family)
-    tuned = tune(small, dense, batches, settings(tune_rate=rate))
+    tuned = tuned_by(small, dense, batches, settings(tune_rate=rate))
     judged = judged_by(dense, batches)
     start, end = (apart(family, dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
@@ -122,7 +126,7 @@ def test_it_learns() -> None:
     for family in FAMILIES:
         dense, small, batches = pruned(family, 96)
         small, others = disturbed(small), Batch.of(FAMILIES[family][1](64, 1))
-        tuned = tune(small, dense, batches, settings(tune_epochs=16))
+        tuned = tuned_by(small, dense, batches, settings(tune_epochs=16))
         assert divergence(dense, tuned.model, others) < 0.7 * divergence(dense, small, others), family
 
 
@@ -131,7 +135,7 @@ def test_only_parameters_move() -> None:
     dense, small, batches = pruned("cnn")
     small = disturbed(small)
     before = [state(dense), state(small)]
-    tuned = tune(small, dense, batches, settings())
+    tuned = tuned_by(small, dense, batches, settings())
     assert tuned.epoch > 0
     assert_same(state(dense), before[0])
     assert_same(state(small), before[1])
@@ -149,7 +153,7 @@ def test_seed_repeats_and_another_one_differs() -> None:
     found = []
     for seed, noise in ((3, 0), (3, 1), (4, 0)):
         torch.manual_seed(noise)
-        found.append(tune(small, dense, batches, settings(seed=seed)))
+        found.append(tuned_by(small, dense, batches, settings(seed=seed)))
     assert_same(state(found[0].model), state(found[1].model))
     assert found[0].distances == found[1].distances
     assert found[0].distances != found[2].distances
@@ -158,7 +162,7 @@ def test_seed_repeats_and_another_one_differs() -> None:
 def test_batches_given_in_other_sizes_are_the_same_samples() -> None:
     """Gradients add up over as many samples at once as were given at once; the scale of features is each part's."""
     dense, small, (whole,) = pruned("attention")
-    found = [tune(small, dense, batches, settings()).distances for batches in ([whole], whole.split(5))]
+    found = [tuned_by(small, dense, batches, settings()).distances for batches in ([whole], whole.split(5))]
     assert found[0] == pytest.approx(found[1], rel=0.03)
 
 
@@ -167,7 +171,7 @@ def test_precision_stays_and_the_rounded_network_is_judged(dtype: torch.dtype) -
     """Networks in half precision learn in single precision, where small steps are not lost, and come back in theirs."""
     dense, small, (batch,) = pruned("attention")
     dense, small, batch = dense.to(dtype), small.to(dtype), batch.mapped(lambda t: t.to(dtype))
-    tuned = tune(small, dense, [batch], settings(tune_epochs=8, tune_rate=0.2))
+    tuned = tuned_by(small, dense, [batch], settings(tune_epochs=8, tune_rate=0.2))
     assert {parameter.dtype for parameter in tuned.model.parameters()} == {dtype}
     judged = judged_by(dense, [batch])
     start, end = (apart("attention", dense, model, judged) for model in (small, tuned.model))
@@ -192,7 +196,7 @@ def test_several_outputs_of_a_recurrent_network() -> None:
     dense, inputs = Recurrent().eval(), torch.randn(64, 6, 5)
     result = snp.prune(dense, [inputs], reconstruct="tuned", tune_epochs=2, **CUT)
     assert "Tuned without labels" in str(result)
-    tuned = tune(disturbed(result.model), dense, [Batch.of(inputs)], settings())
+    tuned = tuned_by(disturbed(result.model), dense, [Batch.of(inputs)], settings())
     assert tuned.distances[-1] < 0.7 * tuned.distances[0]
 
 
@@ -204,7 +208,7 @@ def test_objective_of_the_user_judges() -> None:
     def first_class_only(wanted: Tensor, found: Tensor) -> float:
         return float((wanted - found)[:, 0].square().mean())
 
-    tuned = tune(small, dense, batches, settings(objective=first_class_only))
+    tuned = tuned_by(small, dense, batches, settings(objective=first_class_only))
     assert tuned.epoch > 0
     judged = judged_by(dense, batches)
     with torch.no_grad():
@@ -257,7 +261,7 @@ def test_features_are_the_last_with_positions_that_no_cut_narrows() -> None:
     inputs = torch.randn(32, 6)
     narrow = snp.prune(plain, [inputs], **CUT).model
     assert common_features(plain, narrow, Batch.of(inputs)) is None
-    assert isinstance(tune(narrow, plain, [Batch.of(inputs)], settings()), Tuned)
+    assert isinstance(tuned_by(narrow, plain, [Batch.of(inputs)], settings()), Tuned)
 
 
 def test_a_module_that_is_called_twice_is_told_apart() -> None:
@@ -352,8 +356,8 @@ def test_views_of_what_is_no_image_are_refused(views: str) -> None:
     """By the name of the option; `auto` shows them as they are."""
     dense, small, batches = pruned("attention")
     with pytest.raises(ValueError, match=r"prune\.tune_views"):
-        tune(small, dense, batches, settings(tune_views=views))
-    assert tune(small, dense, batches, settings(tune_epochs=1)).views == Views()
+        tuned_by(small, dense, batches, settings(tune_views=views))
+    assert tuned_by(small, dense, batches, settings(tune_epochs=1)).views == Views()
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
@@ -379,7 +383,7 @@ def test_outputs_without_gradients_are_refused_by_name() -> None:
 
     dense, small, batches = pruned("attention")
     with pytest.raises(ValueError, match=r"prune\.reconstruct=tuned: no gradient"):
-        tune(Frozen(small).eval(), Frozen(dense).eval(), batches, settings())
+        tuned_by(Frozen(small).eval(), Frozen(dense).eval(), batches, settings())
 
 
 def test_streaming_is_refused_by_name() -> None:
@@ -441,6 +445,6 @@ def test_weights_are_not_fitted_on_samples_held_back() -> None:
 def test_more_than_half_as_far_again_is_undone() -> None:
     """A rate far too high is lowered; one that first leads away and then back is left alone."""
     dense, small, batches = pruned("cnn", 96)
-    tuned = tune(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))
+    tuned = tuned_by(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))
     assert tuned.rate < 20.0
     assert tuned.distances[tuned.epoch] <= tuned.distances[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.calibration import mirrors
+from snp.fit.calibration import mirrors, objective_asked
 from snp.fit.sequential import ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.measure.views import with_mirrored, without_mirrored
@@ -45,7 +45,8 @@ def answer(model: nn.Module, batches: list[Tensor], **options: object) -> bool:
     """What the network says of mirrored images."""
     found = [Batch.of(batch) for batch in batches]
     settings = replace(SETTINGS, **options)  # type: ignore[arg-type]
-    return mirrors(subject_of(model.eval(), found[0].example(), settings), found, settings)
+    subject = subject_of(model.eval(), found[0].example(), settings)
+    return mirrors(subject, found, objective_asked(subject, found, settings), settings)
 
 
 @pytest.mark.parametrize("sizes", [[64], [16] * 4, [1] * 64])

@@ -12,6 +12,7 @@ from torch import Tensor
 from snp.fit.calibration import Measured, sensitivity_of
 from snp.fit.preparation import prepare
 from snp.graph.batches import Batch
+from snp.measure.samples import Samples
 from snp.models.sources.weights import write_tensors
 from snp.plan import planners
 from snp.plan.allocation import Curves, PooledScores, equal_shares
@@ -29,7 +30,8 @@ SETTINGS = PruneSettings(target_macs=0.6, round_to=1)
 def problem() -> Problem:
     subject, inputs = subject_of(cnn(), images(2), SETTINGS), [Batch.of(images(24))]
     moments = measured_moments(subject, inputs)
-    return prepare(Measured(subject, moments, sensitivity_of(subject, inputs, SETTINGS)), SETTINGS, inputs)[1]
+    measured = Measured(subject, moments, Samples.of(inputs), sensitivity=sensitivity_of(subject, inputs))
+    return prepare(measured, SETTINGS)[1]
 
 
 def chosen(problem: Problem, planner: str, **options: object) -> Selection:

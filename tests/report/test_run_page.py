@@ -8,13 +8,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+from snp.report.choice import better_stage, choice_of
 from snp.report.document import Cell, Code, Listing, Notes, Page, Section, Table, Text
 from snp.report.findings import findings
 from snp.report.html import to_html
+from snp.report.intervals import standard_error
 from snp.report.markdown import to_markdown
 from snp.report.page import write_report
 from snp.report.record import Record
-from snp.report.stages import better_stage
 from tests.report.browser import overflow, screenshot
 from tests.report.test_report import METRICS, make_plan, write_run
 
@@ -61,6 +62,13 @@ def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: 
     assert said in sentence
 
 
+def test_doubts_of_the_data_are_said(tmp_path: Path) -> None:
+    """What the run found when it looked at the images."""
+    record = record_of(tmp_path)
+    record.facts["data"] = {"doubts": ["2 images lie in two classes"]}
+    assert findings(record) == ("2 images lie in two classes",)
+
+
 def test_layers_left_whole_are_said(tmp_path: Path) -> None:
     """Most of the cost in layers that nothing could be cut of is a warning; in the head alone it is none."""
     record = record_of(tmp_path)
@@ -91,6 +99,55 @@ def test_layers_left_whole_are_said(tmp_path: Path) -> None:
 def test_the_better_network_is_the_headline(metrics: dict[str, Any], best: str | None) -> None:
     """By accuracy or perplexity; the later one where both are equal."""
     assert better_stage(metrics) == best
+
+
+@pytest.mark.parametrize(
+    ("samples", "pruned", "finetuned", "best", "said"),
+    [
+        (
+            144,
+            95.83,
+            95.14,
+            "finetuned",
+            "the latest, and none is better by more than the standard error of 2.6 points",
+        ),
+        (144, 95.83, 96.53, "finetuned", "none scored better: pruned 95.83, fine-tuned 96.53 % on the 144 validation"),
+        (144, 95.83, 90.97, "pruned", "better than what came after it, by more than the standard error of 3.0 points"),
+        (50_000, 76.0, 75.4, "pruned", "better than what came after it, by more than the standard error of 0.3 points"),
+        (144, 100.0, 99.3, "finetuned", "the latest"),
+        (None, 95.83, 95.14, "pruned", "better than what came after it: pruned 95.83, fine-tuned 95.14 %"),
+    ],
+)
+def test_a_choice_is_not_made_by_one_image(
+    tmp_path: Path, samples: int | None, pruned: float, finetuned: float, best: str, said: str
+) -> None:
+    """An earlier network is taken only where it is clearly better; the page says which was, and why."""
+    scores = {"val/samples": samples, "pruned/val_acc1_percent": pruned, "finetuned/val_acc1_percent": finetuned,
+              "pruned/acc1_percent": 80.0, "finetuned/acc1_percent": 99.0}  # fmt: skip
+    choice = choice_of(scores)
+    assert choice is not None
+    assert choice.stage == better_stage(scores) == best
+    assert said in choice.reason
+    folder, _ = write_run(tmp_path / "run", metrics=METRICS | scores)
+    text = write_report(folder).read_text()
+    assert f"| reported and exported | {best}; {choice.reason} |" in text
+    assert ("Fine-tuning made it worse" in text) == (best == "pruned")
+
+
+def test_the_standard_error_of_a_difference() -> None:
+    """Of 80 and 70 of 100 that of the textbook to a few hundredth parts, and never zero."""
+    assert standard_error(80.0, 70.0, 100) == pytest.approx(100 * (0.8 * 0.2 / 100 + 0.7 * 0.3 / 100) ** 0.5, rel=0.02)
+    assert standard_error(100.0, 100.0, 50) > 1
+
+
+def test_the_latest_of_three_networks_needs_no_clear_lead() -> None:
+    """Tuned and fine-tuned networks win the doubtful cases, in this order, and lose the clear ones."""
+    scores = {"val/samples": 100, "pruned/val_acc1_percent": 91.0, "tuned/val_acc1_percent": 90.0,
+              "finetuned/val_acc1_percent": 89.0, "pruned/acc1_percent": 1, "tuned/acc1_percent": 1,
+              "finetuned/acc1_percent": 1}  # fmt: skip
+    assert better_stage(scores) == "finetuned"
+    assert better_stage(scores | {"finetuned/val_acc1_percent": 60.0}) == "tuned"
+    assert better_stage(scores | {"finetuned/val_acc1_percent": 60.0, "tuned/val_acc1_percent": 50.0}) == "pruned"
 
 
 def test_warnings_come_first_and_the_better_network_is_reported(tmp_path: Path) -> None:

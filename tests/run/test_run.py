@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import snp
@@ -234,6 +235,41 @@ def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
     ended = run_here("calibration.samples=5000", "prune.target_macs=0.0001", folder=tmp_path)
     said = [line for line in ended.stdout.splitlines() if "5000" in line]
     assert said == ["[snp] calibration.samples=5000: the training part has 1,294; all of them are taken"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prune.target_macs=0.5,1.5"], ["prune.target_macs must be", "1.5"]),
+        (["prune.target_macs=0.5", "prune.ordering=zca,zcaa"], ["prune.ordering must be one of", "zcaa"]),
+        (["seed=0,5000000000"], ["seed must be"]),
+        (["data.batch_size=64,0"], ["data.batch_size=0"]),
+        (
+            ["prune.target_macs=0.5,null", "prune.target_var=null,0.9"],
+            ["prune.target_var and prune.target_macs exclude"],
+        ),
+        (["experiment=ratios", "finetune.keep=last,bst"], ["finetune.keep must be"]),
+    ],
+)
+def test_a_bad_value_of_a_later_job_stops_the_first(words: list[str], said: list[str], tmp_path: Path) -> None:
+    """All jobs' settings are made before any job starts; nothing was trained, and no folder of a job is there."""
+    ended = run_here("-m", *words, folder=tmp_path)
+    assert_refused(ended, *said)
+    assert ended.stdout == ""
+    assert not list(tmp_path.glob("sweep/*"))
+
+
+def test_images_that_lie_in_two_classes_are_said_once(tmp_path: Path) -> None:
+    """Before anything is trained, with an example."""
+    for number in range(16):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(path)
+    shutil.copy(tmp_path / "photos" / "a" / "2.png", tmp_path / "photos" / "b")
+    words = ("data=image_folder", f"data.root={tmp_path / 'photos'}", "data.num_workers=0", "prune.target_macs=0.0001")
+    ended = run_here(*words, folder=tmp_path)
+    assert ended.stdout.count("[snp] note: 1 image lies in two classes (a/2.png and b/2.png)") == 1
+    assert_refused(ended, "cannot be reached")
 
 
 @pytest.mark.parametrize("option", ["prune.target_vr=0.9", "model=nope", "prune.ordering=a,b"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import snp
 from snp.export.folder import ExportFolder
-from snp.report.stages import better_stage
+from snp.report.choice import better_stage
 from tests.command_line import Ended, run, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data

@@ -27,7 +27,7 @@ from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples, held_back
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
-from snp.measure.outputs import objective_of
+from snp.measure.objective import Objective
 from snp.measure.views import Views, views_of
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
@@ -75,6 +75,7 @@ def tune(
     small: nn.Module,
     dense: nn.Module,
     inputs: Sequence[Batch],
+    objective: Objective,
     settings: PruneSettings,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -85,7 +86,8 @@ def tune(
         dense: the network it comes from, likewise.
         inputs: calibration inputs on the device of both; ``small`` was not fitted on those that
             :func:`~snp.fit.tuning.samples.held_back` names.
-        settings: ``tune_epochs``, ``tune_rate``, ``tune_views``, ``objective`` and ``seed``.
+        objective: how far their outputs are apart.
+        settings: ``tune_epochs``, ``tune_rate``, ``tune_views`` and ``seed``.
         progress: is told of the stage.
 
     Returns:
@@ -95,7 +97,6 @@ def tune(
         ValueError: too few samples, views of what are no images, or outputs that no gradient reaches.
     """
     progress, generator = progress or Progress(), torch.Generator().manual_seed(settings.seed)
-    objective = objective_of(dense, inputs, settings.objective)
     samples = TuningSamples(inputs, held_back(dense, inputs, settings.seed))
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())

@@ -1,0 +1,62 @@
+"""Is what a sweep asks for possible in every job?  Looked at before the first job starts, not after hours of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice, product
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from snp.run.errors import guarded
+from snp.run.refusals import refuse_seed
+
+__all__ = ["CheckJobs"]
+
+# What is made of options alone, without a look at data or weights.
+_PARTS = ("model", "data", "prune", "calibration", "dense", "finetune")
+_MOST_JOBS = 200  # composing one takes a tenth of a second
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class CheckJobs(Callback):
+    """Makes the settings of every job of a grid, and exits where one of them is refused.
+
+    Other sweepers decide on a job when they know the last one's result.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """The jobs are known, and none has started."""
+        if config.hydra.sweeper.get("_target_") == _GRID:
+            with suppress(HydraException):  # an option that is not there: Hydra says so next, before the first job
+                guarded(_check)(config)
+
+
+def _check(config: DictConfig) -> None:
+    given = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
+    made = set[str]()
+    for overrides in islice(_jobs([*given, *config.hydra.overrides.task]), _MOST_JOBS):
+        job = hydra.compose("config", [*overrides])
+        refuse_seed(job.seed)
+        for part in _PARTS:
+            text = OmegaConf.to_yaml(job[part], resolve=True)
+            if text not in made:
+                hydra.utils.instantiate(job[part])
+                made.add(text)
+
+
+def _jobs(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """Every combination of the values that options list; of an option that is given twice the last ones."""
+    choices: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(words):
+        key = override.get_key_element()
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            choices[key] = [override.input_line or ""]
+    return product(*choices.values())
