@@ -173,6 +173,11 @@ class PruneSettings(TargetSettings, FitSettings):
         return self.is_sequential or self.needs_sensitivity or self.is_tuned
 
     @property
+    def mirrors(self) -> bool | str:
+        """``mirrored``, whose auto is for what looks at samples one by one."""
+        return self.mirrored if self.needs_inputs or self.mirrored is True else False
+
+    @property
     def moment_gram(self) -> str:
         """What moments are made of: patches only where the choice of units or a joint fit looks at them."""
         patches = self.conv_gram == "patch" and (self.needs_sensitivity or not self.is_sequential)
@@ -180,11 +185,8 @@ class PruneSettings(TargetSettings, FitSettings):
 
     @property
     def largest_patch(self) -> int:
-        """Columns of a patch Gram beyond which moments are made by channel.
-
-        Choosing units needs no more: eliminating 512 channels of 3 x 3 patches one by one takes minutes. A joint fit
-        solves from the moments themselves.
-        """
+        """Columns of a patch Gram beyond which moments are made by channel; a joint fit solves from the moments."""
+        # Choosing units needs no more: eliminating 512 channels of 3 x 3 patches one by one takes minutes.
         return 2304 if self.is_sequential else 8192
 
     def to_json(self) -> dict[str, Any]:

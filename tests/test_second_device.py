@@ -146,7 +146,7 @@ def test_layers_are_timed_on_another_device() -> None:
     """What a latency budget and the comparison of two networks measure."""
     model = cnn().eval().to(SECOND)
     subject = subject_of(model, Batch.of(images(2)), PruneSettings())
-    table = measure_table(model, subject.graph, subject.groups, subject.example, 2, 1)
+    table = measure_table(subject, subject.example, 2, 1)
     assert table.layers
     assert measured_share(model, model, subject.example, 2, 1)["passes"] > 0
 

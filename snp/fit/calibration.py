@@ -21,7 +21,7 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["Measured", "calibrate", "mirrors", "objective_asked", "sensitivity_of"]
+__all__ = ["Measured", "calibrate", "objective_asked", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,11 @@ class Measured:
     objective: Objective | None = None
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def asked(self) -> Objective:
+        """The objective, for what is only done where somebody asks."""
+        assert self.objective is not None, "objective_asked knows who looks at outputs"
+        return self.objective
+
     def in_memory(self) -> tuple[dict[str, Moments], dict[str, Tensor]]:
         """Moments and Fisher matrices in main memory."""
         moments = {name: entry.cpu() for name, entry in self.moments.items()}
@@ -61,7 +66,7 @@ def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, pr
     with progress.stage("calibrate", given.num_batches):
         few = [batch.beside(model) for batch in given.few]
         objective = objective_asked(subject, few, settings)
-        mirrored = mirrors(subject, few, objective, settings)
+        mirrored = is_mirrored(model, few, objective, settings.mirrors)
         shown = (with_mirrored(batch) if mirrored else batch for batch in given)
         moments, samples, inputs = _moments(subject, shown, settings.needs_inputs, progress)
         distinct = without_near_copies(inputs, 1 + mirrored)
@@ -69,7 +74,7 @@ def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, pr
             moments, samples, inputs = _moments(subject, distinct, True, progress)
         num_samples, num_near = samples // (1 + mirrored), num_near // (1 + mirrored)
     with progress.stage("measure sensitivity"):
-        objective = beside_spread_of(objective, model, inputs)
+        objective = objective and beside_spread_of(objective, model, inputs)
         fisher = sensitivity_of(subject, inputs, objective, settings.seed) if settings.needs_sensitivity else {}
     return Measured(
         subject, moments, Samples(inputs, mirrored, num_samples, given.num_repeats + num_near), objective, fisher
@@ -120,21 +125,3 @@ def sensitivity_of(
     generator = torch.Generator().manual_seed(seed)
     objective = objective or objective_of(subject.model, inputs)
     return measure_sensitivity(subject.model, few, subject.readers, generator, objective=objective)
-
-
-def mirrors(subject: Subject, inputs: Sequence[Batch], objective: Objective | None, settings: PruneSettings) -> bool:
-    """Is the network calibrated on mirrored images, too?
-
-    Args:
-        subject: the dense network.
-        inputs: the first calibration inputs, on its device.
-        objective: of :func:`objective_asked`.
-        settings: ``mirrored``; auto is for what looks at samples one by one.
-
-    Raises:
-        ValueError: mirrored images are asked for and inputs are no images.
-    """
-    wanted = settings.mirrored
-    if wanted is False or (wanted == "auto" and not settings.needs_inputs):
-        return False
-    return is_mirrored(subject.model, inputs, objective, wanted)

@@ -126,7 +126,8 @@ class _Fitting:
     def _best(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
-        objective = beside_spread_of(self.problem.objective, model, inputs) or objective_of(model, inputs)
+        known = self.problem.objective
+        objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
         outputs = Outputs(model, objective, self.sums, group)
         deleted = masked_weights(model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group

@@ -64,15 +64,15 @@ def objective_of(
     return Objective(tuple(found), wanted if callable(wanted) else None)
 
 
-def beside_spread_of(objective: Objective | None, model: nn.Module, batches: Sequence[Batch]) -> Objective | None:
+def beside_spread_of(objective: Objective, model: nn.Module, batches: Sequence[Batch]) -> Objective:
     """The same objective, with squared errors beside the spread that outputs have over these samples.
 
     Args:
-        objective: of :func:`objective_of`; None stays None.
+        objective: of :func:`objective_of`.
         model: in evaluation mode.
         batches: on its device; none change nothing.
     """
-    if objective is None or not batches or all(output.class_dim is not None for output in objective.outputs):
+    if not batches or all(output.class_dim is not None for output in objective.outputs):
         return objective
     few = _first(batches)
     with torch.no_grad():

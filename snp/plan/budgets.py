@@ -14,10 +14,11 @@ from torch import Tensor
 from snp.core.budget import Target
 from snp.core.rounding import Rounding
 from snp.graph.units import UnitGroup
+from snp.plan.level import moved
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import twins_of
 
-__all__ = ["TOLERANCE", "use_up"]
+__all__ = ["TOLERANCE", "met_again", "use_up"]
 
 # What is reached lies between the share asked for and this much less.
 TOLERANCE = 0.01
@@ -63,6 +64,15 @@ def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
     if not filler.is_met(kept):
         raise ValueError(_refusal(target, filler.share(kept)))
     return selection.with_kept(kept)
+
+
+def met_again(problem: Problem, target: Target, selection: Selection) -> Selection:
+    """The same orders at the level that meets the target by the costs of this problem, and what that leaves spent.
+
+    Raises:
+        ValueError: the budget cannot be reached; the message says what can.
+    """
+    return use_up(problem, target, moved(problem, target, selection))
 
 
 def _refusal(target: Target, share: float) -> str:

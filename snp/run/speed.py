@@ -35,7 +35,7 @@ def _table(job: Run, subject: Subject) -> LatencyTable:
         log(f"timing layers: batch {batch}, CPU threads {threads}")
         subject.to(job.lightning.device)
         example = job.lightning.example(batch).beside(subject.model)
-        return measure_table(subject.model, subject.graph, subject.groups, example, batch, threads)
+        return measure_table(subject, example, batch, threads)
 
     return job.cache.latency(subject, batch, threads, measure)
 

@@ -16,10 +16,11 @@ from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
-from snp.fit.calibration import mirrors, objective_asked
+from snp.fit.calibration import objective_asked
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import FEW
 from snp.measure.streamed import refuse_streaming
+from snp.measure.views import is_mirrored
 from snp.models import Prepared, Spec
 from snp.models.sources.weights import fingerprint
 from snp.run import refusals
@@ -160,7 +161,7 @@ class Run:
         def ask() -> str:
             subject.to(self.lightning.device)
             few = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed)
-            found = mirrors(subject, few, objective_asked(subject, few, self.prune), self.prune)
+            found = is_mirrored(subject.model, few, objective_asked(subject, few, self.prune), self.prune.mirrors)
             subject.to("cpu")
             return "yes" if found else ""
 

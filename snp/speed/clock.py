@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from snp.core.budget import Target
-from snp.plan.budgets import TOLERANCE, use_up
-from snp.plan.level import moved
+from snp.plan.budgets import TOLERANCE, met_again
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.speed.layer_times import measured_share
@@ -89,7 +88,7 @@ def _next(
     has_met = bool(_within(timed, target.share))
     aimed = target if number == 0 or has_met else _aimed_lower(target, number)
     try:
-        return use_up(problem, aimed, moved(problem, aimed, selection))
+        return met_again(problem, aimed, selection)
     except ValueError:
         if aimed is target and not has_met:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.graph import CouplingGraph
 from snp.graph.batches import Batch, device_of
 from snp.graph.units import UnitGroup, module_of
-from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.timing import Durations, time_in_turns
 from snp.surgery.module_sizes import refresh
+from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
 __all__ = ["measure_table", "measured_share"]
@@ -40,24 +39,20 @@ class _Layer:
     num_calls: int
 
 
-def measure_table(
-    model: nn.Module, graph: CouplingGraph, groups: Sequence[UnitGroup], example: Batch, batch: int, threads: int
-) -> LatencyTable:
+def measure_table(subject: Subject, example: Batch, batch: int, threads: int) -> LatencyTable:
     """Time every layer whose size a cut changes, then the dense network and one cut to halves, and put them together.
 
     The least of several measurements counts: what disturbs a measurement only makes it longer. For the same reason time
     in which other programs have the core is left out, where one CPU thread works.
 
     Args:
-        model: the dense network in evaluation mode.
-        graph: what the analysis found.
-        groups: the groups that may be cut.
-        example: some samples on the model's device, repeated up to the batch size.
+        subject: the dense network.
+        example: some samples on its device, repeated up to the batch size.
         batch: samples per pass, 1 or more.
         threads: CPU threads, 1 or more.
     """
-    inputs, device = example.repeated(batch), device_of(model)
-    costs = CostModel(model, graph, groups)
+    model, groups, graph = subject.model, subject.groups, subject.graph
+    inputs, costs = example.repeated(batch), subject.costs
     layers = _called(model, inputs, costs.resized_weights)
     times: dict[str, LayerTimes] = {}
     known: dict[tuple[object, ...], LayerTimes] = {}
@@ -70,7 +65,7 @@ def measure_table(
     half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
     seconds = _network_seconds({"dense": model, "half": half}, inputs, threads)
     whole = {name: 1e3 * min(found.own) for name, found in seconds.items()}
-    raw = LatencyTable(times, 1.0, 0.0, 0.0, batch, threads, _machine(device), whole)
+    raw = LatencyTable(times, 1.0, 0.0, 0.0, batch, threads, _machine(subject.device), whole)
     kept = [len(_half(group).kept) for group in groups]
     activations = costs.activations(kept) / costs.activations(costs.dense)
     sums = [raw.layers_ms(costs.sizes(numbers, times)) for numbers in (costs.dense, kept)]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.calibration import mirrors, objective_asked
+from snp.fit.calibration import objective_asked
 from snp.fit.sequential import ToFit, fit_in_sequence
 from snp.graph.batches import Batch
-from snp.measure.views import with_mirrored, without_mirrored
+from snp.measure.views import is_mirrored, with_mirrored, without_mirrored
 from snp.settings import FitSettings, PruneSettings
 from snp.surgery.subject import subject_of
 from tests.networks import images, language, words
@@ -46,7 +46,7 @@ def answer(model: nn.Module, batches: list[Tensor], **options: object) -> bool:
     found = [Batch.of(batch) for batch in batches]
     settings = replace(SETTINGS, **options)  # type: ignore[arg-type]
     subject = subject_of(model.eval(), found[0].example(), settings)
-    return mirrors(subject, found, objective_asked(subject, found, settings), settings)
+    return is_mirrored(subject.model, found, objective_asked(subject, found, settings), settings.mirrors)
 
 
 @pytest.mark.parametrize("sizes", [[64], [16] * 4, [1] * 64])

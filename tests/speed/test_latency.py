@@ -43,8 +43,8 @@ def wide() -> nn.Module:
 @pytest.fixture(scope="module")
 def measured() -> tuple[nn.Module, CostModel, tuple[object, ...]]:
     model, images = wide(), torch.randn(2, 3, 24, 24)
-    found = survey(model, images, PruneSettings())
-    table = measure_table(model, found.graph, found.groups, Batch.of(images), batch=4, threads=1)
+    found = subject_of(model, images, PruneSettings())
+    table = measure_table(found, Batch.of(images), batch=4, threads=1)
     return model, CostModel(model, found.graph, found.groups, table), found.groups
 
 

@@ -28,6 +28,7 @@ from snp.fit.tuning.samples import TuningSamples, held_back
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
 from snp.measure.objective import Objective
+from snp.measure.outputs import beside_spread_of
 from snp.measure.views import Views, views_of
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
@@ -97,7 +98,8 @@ def tune(
         ValueError: too few samples, views of what are no images, or outputs that no gradient reaches.
     """
     progress, generator = progress or Progress(), torch.Generator().manual_seed(settings.seed)
-    samples = TuningSamples(inputs, held_back(dense, inputs, settings.seed))
+    objective, is_held = beside_spread_of(objective, dense, inputs), held_back(dense, inputs, settings.seed)
+    samples = TuningSamples(inputs, is_held)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
     nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
