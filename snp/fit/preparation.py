@@ -13,7 +13,6 @@ from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
 from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
-from snp.measure.outputs import objective_of
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -57,11 +56,11 @@ def prepare(
 
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
-    samples, objective = measured.samples.as_given, measured.objective
+    samples = measured.samples.as_given
     is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
     if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
         return None
-    return FitJudge(subject, problem, settings, samples, objective or objective_of(subject.model, samples))
+    return FitJudge(subject, problem, settings, samples, measured.asked())
 
 
 def problem_of(

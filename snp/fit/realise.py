@@ -93,7 +93,7 @@ def in_sequence(
     subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings, inputs: Sequence[Batch]
 ) -> Fits:
     """The fit in sequence of a plan's readers on some samples, as it comes: held to no other fit."""
-    return _Fitting(subject, problem, plan, settings, ALONE).in_sequence(problem, inputs)
+    return _Fitting(subject, problem, plan, settings, ALONE, is_mirrored=False).in_sequence(problem, inputs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snp.fit.calibration import Measured, measure
+from snp.fit.calibration import Measured
 from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.preparation import prepare, problem_of
 from snp.fit.realise import realise
 from snp.graph.batches import Batch
 from snp.library import prune
+from snp.measure.moments import MomentCollector
 from snp.measure.outputs import objective_of
-from snp.measure.views import with_mirrored
+from snp.measure.samples import Samples
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
-from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 from tests import networks
@@ -27,8 +27,10 @@ SETTINGS = PruneSettings(target_macs=0.5, round_to=1, ridge=1e-3)
 
 def measured(model: nn.Module, inputs: list[Batch]) -> tuple[Subject, Problem]:
     subject = subject_of(model, inputs[0].first(2), SETTINGS)
-    moments, _, _ = measure(subject, inputs, False, Progress())
-    return subject, problem_of(subject, moments)
+    with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
+        for batch in inputs:
+            collector.measure(batch)
+    return subject, problem_of(subject, collector.moments)
 
 
 def halves(problem: Problem) -> list[GroupPlan]:
@@ -50,7 +52,7 @@ def test_distance_is_that_of_the_small_network_on_other_samples(
     order = torch.randperm(160, generator=torch.Generator().manual_seed(SETTINGS.seed))
     fitted, others = inputs[order[:40].sort().values], inputs[order[40:].sort().values]
     plan = PruningPlan(tuple(halves(problem)), attention=subject.graph.attention)
-    small = realise(subject, problem, plan, SETTINGS, [Batch((fitted,))]).model
+    small = realise(subject, problem, plan, SETTINGS, Samples.of([Batch((fitted,))])).model
     with torch.no_grad():
         wanted, given = model(others).log_softmax(-1), small(others).log_softmax(-1)
         apart = F.kl_div(given, wanted, log_target=True, reduction="none").flatten(1).sum(1)
@@ -84,10 +86,10 @@ def test_when_plans_are_judged(count: int, options: dict[str, object], is_judged
     """With samples enough, not counting mirrored ones, where trials and the fit in sequence are asked for."""
     settings = PruneSettings(**({"target_macs": 0.5} | options))  # type: ignore[arg-type]
     model, batches = networks.cnn(), Batch.all([networks.images(count)])
-    batches = [with_mirrored(batch) for batch in batches] if mirrored else batches
     subject = subject_of(model, batches[0].first(2), settings)
-    moments, _, inputs = measure(subject, batches, True, Progress())
-    _, problem = prepare(Measured(subject, moments), settings, inputs, mirrored=mirrored)
+    samples, objective = Samples.of(batches, mirrored=mirrored), objective_of(model, batches)
+    _, alone = measured(model, batches)
+    _, problem = prepare(Measured(subject, alone.moments, samples, objective), settings)
     assert (problem.judge is not None) == is_judged
 
 
