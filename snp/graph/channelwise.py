@@ -170,9 +170,14 @@ def _complex(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
 @rule("index", "index_select", "gather")
 def _picked(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """Values at chosen places: which ones does not matter along dimensions that hold one unit."""
-    shadow, result = tracer.shadow(args[0]), node.meta["val"]
-    name = _name(node)
+    name, result = _name(node), node.meta["val"]
     places = args[1] if name == "index" else args[2]
+    if isinstance(args[0], Parameter) and args[0].ndim == 2 and name == "index" and len(places) == 1:
+        number = node.all_input_nodes[-1].meta["val"]
+        if not number.is_floating_point() and number.dtype != torch.bool:
+            # Rows of a table, as biases of relative positions: its columns are units.
+            return tracer.along(args[0], 1).expand(result.shape)
+    shadow = tracer.shadow(args[0])
     if shadow is None or isinstance(args[0], Parameter):
         return unknown(tracer, node, args)
     given: Any = node.args[1] if name == "index" else ()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
 from snp.graph.rotary import SHARED
+from snp.graph.splits import components_of
 from snp.graph.traced import HEAD_DIMENSION, Call
 from snp.graph.tracer import Tracer
 from snp.graph.units import Slice, UnitGroup
@@ -104,9 +105,7 @@ def _owners(tracer: Tracer, groups: Sequence[UnitGroup]) -> dict[int, str]:
     """Component -> the group whose unit it is."""
     found: dict[int, str] = {}
     for group in groups:
-        first = group.producers[0]
-        roots = tracer.labels.roots(tracer.dims[(first.tensor, first.dim)][first.index[:, 0]])
-        found |= dict.fromkeys(roots.tolist(), group.name)
+        found |= dict.fromkeys(components_of(tracer, group).tolist(), group.name)
     return found
 
 

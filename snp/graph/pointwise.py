@@ -52,6 +52,9 @@ def elementwise(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     for rotary in (table_of(tracer, node, operands), turned_by_table(tracer, node, operands, shape)):
         if rotary is not None:
             return rotary
+    # Labels of activations stand for a layer's outputs, those of a scale before them do not.
+    ordered = [tracer.shadow(value) for value in sorted(args, key=lambda value: isinstance(value, Parameter))]
+    operands = [shadow for shadow in ordered if shadow is not None]
     result = tied(tracer, without_broadcast_over_units(tracer, operands, shape), shape)
     if tracer.streams.is_residual(_terms(node)) and not _are_multiples(tracer, _terms(node), result):
         tracer.labels.mark_stream(result)

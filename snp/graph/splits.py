@@ -16,12 +16,21 @@ from snp.graph.traced import Split
 from snp.graph.tracer import Tracer
 from snp.graph.units import Count, UnitGroup
 
-__all__ = ["along", "with_counts"]
+__all__ = ["along", "components_of", "with_counts"]
 
 
 def along(parts: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
     """Labels of every part along one dimension, at the first position of the others; empty where there is none."""
     return tuple(part.movedim(dim, 0).flatten(1)[:, 0] if part.numel() else part.new_empty(0) for part in parts)
+
+
+def components_of(tracer: Tracer, group: UnitGroup) -> Tensor:
+    """The component of each unit of a group, shape [U]."""
+    first = group.producers[0]
+    labels = tracer.dims.get((first.tensor, first.dim))
+    if labels is None:  # a table that is read element by element
+        labels = along([tracer.elements[first.tensor]], first.dim)[0]
+    return tracer.labels.roots(labels[first.index[:, 0]])
 
 
 def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -> tuple[UnitGroup, ...]:
@@ -33,9 +42,7 @@ def with_counts(model: nn.Module, tracer: Tracer, groups: Sequence[UnitGroup]) -
     """
     owners: dict[int, int] = {}
     for number, group in enumerate(groups):
-        first = group.producers[0]
-        roots = tracer.labels.roots(tracer.dims[(first.tensor, first.dim)][first.index[:, 0]])
-        owners |= dict.fromkeys(roots.tolist(), number)
+        owners |= dict.fromkeys(components_of(tracer, group).tolist(), number)
     counts: dict[int, list[Count]] = defaultdict(list)
     for (module, attribute), splits in _lists(model, tracer.splits).items():
         for position in range(len(splits[0].sizes)):

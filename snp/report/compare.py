@@ -46,7 +46,7 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
     pair = runs.pair
     names = [runs.names[record.folder] for record in pair]
     overlap = plan_table(*pair) if len(pair) == 2 else None
-    named = {network: f" of {network}" if len(runs.by_network) > 1 else "" for network in runs.by_network}
+    named = {network: f" ({network})" if len(runs.by_network) > 1 else "" for network in runs.by_network}
     sections = (
         _section("", _lead(runs), _warning(runs)),
         *first,
@@ -63,11 +63,13 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
         _section(
             "Units kept",
             *(
-                _figure(f"Share of the units that stay, by run and group{of}", plots.heat_map(runs, network))
-                for network, of in named.items()
+                _figure(f"Share of the units that stay, by run and group{whose}", plots.heat_map(runs, network))
+                for network, whose in named.items()
             ),
         ),
-        _section("Curves by group", *(block for network, of in named.items() for block in _curves(runs, network, of))),
+        _section(
+            "Curves by group", *(block for network, whose in named.items() for block in _curves(runs, network, whose))
+        ),
         _section(
             "Two plans",
             Text(
@@ -111,11 +113,11 @@ def _warning(runs: Runs) -> Text | None:
     return Text(" ".join(words)) if words else None
 
 
-def _curves(runs: Runs, network: str, of: str) -> tuple[Figure | None, ...]:
+def _curves(runs: Runs, network: str, whose: str) -> tuple[Figure | None, ...]:
     return (
-        _figure(f"Variance lost with the first units kept{of}", plots.curves(runs, network, "variance")),
+        _figure(f"Variance lost with the first units kept{whose}", plots.curves(runs, network, "variance")),
         _figure(
-            f"Predicted error at the output, where the cut looked at it{of}", plots.curves(runs, network, "damage")
+            f"Predicted error at the output, where the cut looked at it{whose}", plots.curves(runs, network, "damage")
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from snp.core.registry import close_to
 __all__ = ["asked_name", "configuration", "objective", "question", "refuse_unknown", "sentence"]
 
 _SCORES = ("acc1_percent", "perplexity")
+
+
+# Flags of Hydra behind which a word stands.
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+               "--experimental-rerun", "--info", "-i")  # fmt: skip
 
 
 def configuration() -> Path:
@@ -41,7 +47,9 @@ def refuse_unknown(words: Sequence[str]) -> None:
     """
     sections, groups = _known()
     own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
-    for word in words:
+    for before, word in pairwise(["", *words]):
+        if re.fullmatch(r"[A-Za-z]\w*", word) and before not in _WITH_VALUE and word not in sections:
+            raise ValueError(f"{word} is no option: write NAME=VALUE{close_to(word, [*sections])}")
         name, is_override, value = word.partition("=")
         section, _, key = name.partition(".")
         if not is_override and section in sections and re.fullmatch(r"[a-z_][\w.]*", name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,17 @@ def refuse_unwritable(words: Sequence[str], default: str, *, is_multirun: bool) 
     remedy = f"give another folder with {option}=FOLDER"
     if not there.is_dir():
         raise NotADirectoryError(f"{option}={folder}: {there} is a file; {remedy}")
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.W_OK | os.X_OK) or not _takes_folders(there):
         raise PermissionError(f"{option}={folder}: nothing may be written into {there.absolute()}; {remedy}")
+
+
+def _takes_folders(folder: Path) -> bool:
+    """Can one be made there?  Some file systems refuse what rights allow."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:

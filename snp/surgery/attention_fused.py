@@ -6,6 +6,7 @@ module under their names, so that weights and plans fit, and divides by two size
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from snp.graph.heads import AttentionLayer, HeadSizes, Removed
 from snp.graph.plain_attention import PlainAttention
 from snp.surgery.attention_biased import BiasedAttention, is_biased
+from snp.surgery.attention_on_maps import ReducedAttention, WindowedAttention, is_reduced, is_windowed
 from snp.surgery.attention_separate import SeparateAttention
 from snp.surgery.attention_sloped import SlopedAttention, is_sloped
 from snp.surgery.projections import projections_of
@@ -22,6 +24,12 @@ __all__ = ["SplitAttention", "in_place_of", "pick_places", "resize"]
 
 _FUSED = {"qkv", "attn_drop", "proj"}
 _ALSO_FUSED = {"q_norm", "k_norm", "norm", "gate", "proj_drop"}
+_MAKES: tuple[tuple[Callable[[nn.Module], bool], type[SeparateAttention]], ...] = (
+    (is_biased, BiasedAttention),
+    (is_sloped, SlopedAttention),
+    (is_reduced, ReducedAttention),
+    (is_windowed, WindowedAttention),
+)
 _NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _NUM_SHARED = ("num_key_value_heads", "num_kv_heads")
 _HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head", "key_value_proj_dim")
@@ -147,7 +155,7 @@ def in_place_of(
     projections = projections_of(module, layer)
     if projections is not None:
         try:
-            made = BiasedAttention if is_biased(module) else SlopedAttention if is_sloped(module) else SeparateAttention
+            made = next((ours for is_it, ours in _MAKES if is_it(module)), SeparateAttention)
             return made(module, projections, sizes, dense.query_size**-0.5)
         except ValueError:  # not of that make
             pass

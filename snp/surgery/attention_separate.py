@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from snp.graph.heads import HeadSizes
 from snp.surgery.projections import Projections, is_matrix
-from snp.surgery.rotary_places import turned_heads
+from snp.surgery.rotary_places import turning_of
 
 __all__ = ["SeparateAttention"]
 
 # Numbers of the stock module that would be wrong here; whatever still reads them has to fail.
-_OF_ONE_SIZE = (
-    *("head_dim", "head_size", "attention_head_size", "key_value_proj_dim"),
-    *("all_head_size", "split_size", "embed_dim", "inner_dim"),
-)
+_OF_ONE_SIZE = """head_dim head_size attention_head_size key_value_proj_dim
+    all_head_size split_size embed_dim inner_dim""".split()
 # Names of the scale of products, and of what is dropped of the scores and of the output.
 _SCALES = ("scaling", "scale")
 _DROPOUT = ("attention_dropout", "attn_dropout", "attn_drop", "dropout_prob", "dropout_p", "dropout")
 _OF_OUTPUT = ("resid_dropout", "out_drop")
+_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"))
+_BEFORE = ("EsmSelfAttention",)  # scales queries by the size of heads, and products by a number of its own
 _OPTIONS = {"softcap": "attn_logit_softcapping", "s_aux": "sinks"}
 # Tensors that modules are given and that change nothing, or that the function that attends knows.
 _HARMLESS = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
@@ -66,6 +66,9 @@ class SeparateAttention(nn.Module):
         if not is_known or not self._is_of_this_make(stock):
             raise ValueError(f"{self.stock.__name__} has one size for queries and values")
         self.scaling = next((getattr(self, name) for name in _SCALES if hasattr(self, name)), scaling)
+        self.scaling *= scaling if self.stock.__name__ in _BEFORE else 1.0
+        turn: Any = getattr(self._file(), "apply_rotary_pos_emb", None)
+        self.turning = turning_of(turn, getattr(self, "rotary_ndims", None))
         self.output = others[0] if others else ""
         self.query_size, self.value_size = sizes.query_size, sizes.value_size
         self.register_buffer("places", None, persistent=False)  # the plan says it
@@ -125,11 +128,10 @@ class SeparateAttention(nn.Module):
             query, key, value = self.projections.divided(outputs, self.query_size, self.value_size)
         else:
             query, key, value = (self._made(name, tokens) for name in names)
-        query, key = self._normalised("q_norm", query), self._normalised("k_norm", key)
+        query, key = self._normalised(query, 0), self._normalised(key, 1)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         if tables is not None:
-            turn = self._file().apply_rotary_pos_emb
-            query, key = turned_heads(turn, (query, key), tables, self.places, self.first_places)
+            query, key = self.turning.heads(query, key, tables, self.places, self.first_places)
         if kept is not None:
             key, value = getattr(kept, "self_attention_cache", kept).update(key, value, self.layer_idx)
         return query, key, value
@@ -139,12 +141,12 @@ class SeparateAttention(nn.Module):
         if self.projections.is_fused:
             raise ValueError(f"{self.stock.__name__} is given key_value_states, which is not understood")
         of_query, of_key, of_value = self.projections.names
-        query = self._normalised("q_norm", self._made(of_query, tokens)).transpose(1, 2)
+        query = self._normalised(self._made(of_query, tokens), 0).transpose(1, 2)
         of_both = hasattr(kept, "cross_attention_cache")
         if of_both and kept.is_updated.get(self.layer_idx):
             held = kept.cross_attention_cache.layers[self.layer_idx]
             return query, held.keys, held.values
-        key, value = self._normalised("k_norm", self._made(of_key, others)), self._made(of_value, others)
+        key, value = self._normalised(self._made(of_key, others), 1), self._made(of_value, others)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if kept is not None:
             key, value = getattr(kept, "cross_attention_cache", kept).update(key, value, self.layer_idx)
@@ -164,9 +166,13 @@ class SeparateAttention(nn.Module):
         calls = hasattr(sys.modules[type(stock).__module__], "ALL_ATTENTION_FUNCTIONS")
         return calls and not getattr(stock, "reorder_and_upcast_attn", False)
 
-    def _normalised(self, name: str, heads: Tensor) -> Tensor:
-        layer: Any = getattr(self, name, None)
-        normalised: Tensor = heads if layer is None else layer(heads)
+    def _normalised(self, heads: Tensor, role: int) -> Tensor:
+        """Queries, or keys, [B, N, H, D], normed head by head, or all heads together."""
+        layer: Any = next((getattr(self, names[role]) for names in _NORMS if hasattr(self, names[role])), None)
+        if layer is None:
+            return heads
+        is_by_head = layer.weight is None or layer.weight.shape[-1] == heads.shape[-1]
+        normalised: Tensor = layer(heads) if is_by_head else layer(heads.flatten(2)).unflatten(-1, heads.shape[2:])
         return normalised
 
     def _attend(self) -> Any:

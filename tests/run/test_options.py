@@ -141,6 +141,8 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("sed=1", "there is no option sed; did you mean seed?"),
         ("prune.zzz=1", "there is no option prune.zzz"),
         ("prune.target_macs", "prune.target_macs has no value: write prune.target_macs=VALUE, without a space"),
+        ("foo", "foo is no option: write NAME=VALUE"),
+        ("experimnt", "experimnt is no option: write NAME=VALUE; did you mean experiment?"),
         ("logger=wanb", "there is no logger=wanb; choices are both, csv, none, wandb; did you mean wandb?"),
         ("logger=csv,zzz", "there is no logger=zzz; choices are both, csv, none, wandb"),
         (
