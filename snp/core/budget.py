@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -42,9 +43,27 @@ class Target:
         return self.kind in ("macs", "params", "latency")
 
     @property
+    def is_counted(self) -> bool:
+        """Is it a budget that numbers of units decide alone?"""
+        return self.kind in ("macs", "params")
+
+    @property
     def is_timed(self) -> bool:
         """Is the budget one of time?"""
         return self.kind == "latency"
+
+    def out_of_reach(self, reached: float) -> ValueError:
+        """The refusal where every group at its smallest leaves more than is asked for.
+
+        Args:
+            reached: what they leave, as a share of the dense network's.
+        """
+        least = math.ceil(1e3 * reached) / 1e3
+        remedies = "".join(f", or {remedy}" for remedy in self.remedies)
+        return ValueError(
+            f"{self.option}={self.share:g} cannot be reached: with every group at its smallest, {least:.3f} of the "
+            f"dense {self.kind} are left. Ask for that or more{remedies}."
+        )
 
     @property
     def cut(self) -> str:

@@ -67,8 +67,10 @@ def _require_same(model: nn.Module, stock: nn.Module) -> None:
     for network in (model, stock):
         was_training = network.training
         device = next(network.parameters()).device
+        tokens = torch.arange(_NUM_TOKENS, device=device)[None] + 3
+        written = {"decoder_input_ids": tokens} if getattr(model.config, "is_encoder_decoder", False) else {}
         with torch.no_grad():
-            outputs.append(_first(network.eval()(torch.arange(_NUM_TOKENS, device=device)[None] + 3)).float().cpu())
+            outputs.append(_first(network.eval()(tokens, **written)).float().cpu())
         network.train(was_training)
     difference = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp_min(1e-30))
     if not difference <= _TOLERANCE:
@@ -105,17 +107,27 @@ def _config_of_sizes(model: nn.Module) -> Any:
         }
     )
     for changes in _changes(owner.config.to_dict(), pairs):
-        changed = copy.deepcopy(config)
-        for path, value in changes.items():
-            *parents, field = path.split(".")
-            setattr(functools.reduce(getattr, parents, changed), field, value)
-        if _shapes(type(model), changed) == wanted:
+        changed = _changed(config, changes)
+        if changed is not None and _shapes(type(model), changed) == wanted:
             return changed
     raise ValueError(
         f"no configuration of {type(model).__name__} gives layers of the sizes {sorted({kept for _, kept in pairs})}: "
         "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
         "snp.save and snp.load; sizes of heads only few configurations can say"
     )
+
+
+def _changed(config: Any, changes: Mapping[str, int]) -> Any:
+    """A copy of a configuration with other numbers; None where it computes one of them from others (Falcon)."""
+    changed = copy.deepcopy(config)
+    for path, value in changes.items():
+        *parents, field = path.split(".")
+        owner = functools.reduce(getattr, parents, changed)
+        computed = getattr(type(owner), field, None)
+        if isinstance(computed, property) and computed.fset is None:
+            return None
+        setattr(owner, field, value)
+    return changed
 
 
 def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, int]]:

@@ -45,12 +45,10 @@ def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
     """
     if not target.is_budget:
         return selection
-    cost = problem.costs.of_target(target)
-    dense = cost(problem.costs.dense)
     filler = _Filler(
         problem.groups,
         [_damage(choice) for choice in selection.choices],
-        lambda kept: cost(kept) / dense,
+        problem.costs.share_of(target),
         target.share,
     )
     kept = selection.kept

@@ -167,6 +167,12 @@ class CostModel:
             return self.params if target.counts_embeddings else self.params_outside_embeddings
         return self.macs
 
+    def share_of(self, target: Target) -> Callable[[Sequence[int]], float]:
+        """What kept units leave of the dense network's cost, as a budget of that kind counts it."""
+        cost = self.of_target(target)
+        dense = cost(self.dense)
+        return lambda kept: cost(kept) / dense
+
     @property
     def dense(self) -> list[int]:
         """Kept units per group of the dense network."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from snp.plan.costs import CostModel
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import evened
 
-__all__ = ["by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "selected"]
+__all__ = ["Level", "by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "selected"]
 
 
 def kept_at_level(problem: Problem, target: Target, allocation: Allocation, level: float) -> list[int]:
@@ -28,24 +27,37 @@ def kept_at_level(problem: Problem, target: Target, allocation: Allocation, leve
     ]
 
 
-def level_for(problem: Problem, target: Target, allocation: Allocation) -> float:
+@dataclass(frozen=True)
+class Level:
+    """Where the cut is made.
+
+    Attributes:
+        value: what every group keeps, in the unit of the allocation.
+        kept: units per group, rounded.
+    """
+
+    value: float
+    kept: list[int]
+
+
+def level_for(problem: Problem, target: Target, allocation: Allocation) -> Level:
     """The level that the target asks for, by bisection where it is a budget.
 
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
+
+    def kept(level: float) -> list[int]:
+        return kept_at_level(problem, target, allocation, level)
+
     if not target.is_budget:
-        return target.share
-    cost = problem.costs.of_target(target)
-    dense = cost(problem.costs.dense)
-
-    def fraction(level: float) -> float:
-        return cost(kept_at_level(problem, target, allocation, level)) / dense
-
+        return Level(target.share, kept(target.share))
+    share = problem.costs.share_of(target)
     try:
-        return bisect_level(fraction, target.share)
+        found = bisect_level(lambda level: share(kept(level)), target.share)
     except BudgetError as error:
-        raise ValueError(_refusal(target, error.reached)) from error
+        raise target.out_of_reach(error.reached) from error
+    return Level(found, kept(found))
 
 
 def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], target: Target) -> None:
@@ -58,19 +70,9 @@ def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], target: Ta
     """
     if not target.is_budget or target.is_timed:
         return
-    cost = costs.of_target(target)
     least = [target.rounding.up(1, group.num_units, group.step) for group in groups]
-    if (share := cost(least) / cost(costs.dense)) > target.share:
-        raise ValueError(_refusal(target, share))
-
-
-def _refusal(target: Target, reached: float) -> str:
-    least = math.ceil(1e3 * reached) / 1e3
-    remedies = "".join(f", or {remedy}" for remedy in target.remedies)
-    return (
-        f"{target.option}={target.share:g} cannot be reached: with every group at its smallest, {least:.3f} of the "
-        f"dense {target.kind} are left. Ask for that or more{remedies}."
-    )
+    if (share := costs.share_of(target)(least)) > target.share:
+        raise target.out_of_reach(share)
 
 
 def moved(problem: Problem, target: Target, selection: Selection) -> Selection:
@@ -81,8 +83,7 @@ def moved(problem: Problem, target: Target, selection: Selection) -> Selection:
     """
     assert selection.allocation is not None, "only a selection by level can be moved"
     level = level_for(problem, target, selection.allocation)
-    kept = kept_at_level(problem, target, selection.allocation, level)
-    return replace(selection.with_kept(kept), level=level)
+    return replace(selection.with_kept(level.kept), level=level.value)
 
 
 def selected(
@@ -100,9 +101,8 @@ def selected(
         ValueError: the budget cannot be reached; the message says what can.
     """
     level = level_for(problem, target, allocation)
-    kept = kept_at_level(problem, target, allocation, level)
-    choices = tuple(Choice(order(number, count), count) for number, count in enumerate(kept))
-    return Selection(choices, level, allocation)
+    choices = tuple(Choice(order(number, count), count) for number, count in enumerate(level.kept))
+    return Selection(choices, level.value, allocation)
 
 
 def by_falling_score(problem: Problem, target: Target, scores: Sequence[Tensor], allocation: Allocation) -> Selection:

@@ -36,8 +36,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def outputs(model: nn.Module, batch: object) -> Tensor:
-    """All output tensors in one row, float64."""
-    with torch.no_grad():
+    """All output tensors in one row, float64; under one seed, as some networks are random in evaluation, too."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         leaves = [
             leaf for leaf in pytree.tree_leaves(Batch.of(batch).beside(model).call(model)) if isinstance(leaf, Tensor)
         ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import snp
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
+from snp.models import huggingface
 from snp.plan.costs import CostModel
 from snp.speed.network import macs
 from snp.surgery.attention_biased import BiasedAttention
@@ -132,3 +133,20 @@ def test_pruned_twice(name: str) -> None:
     once = snp.prune(transformer(name), batches, structures=ALL, target_units=0.7, calibration="joint")
     twice = snp.prune(once.model, batches, structures=ALL, target_units=0.5, calibration="joint")
     assert twice.plan.macs["dense"] == once.plan.macs["pruned"] > twice.plan.macs["pruned"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_whole_heads_of_t5_are_saved_in_the_stock_form(name: str, tmp_path: Path) -> None:
+    """Its configuration names the size of heads beside their number; that of BART does not, and is refused."""
+    batches = [texts(12, seed) for seed in (1, 2)]
+    small: Any = snp.prune(
+        transformer(name), batches, structures=("heads",), target_units=0.6, calibration="joint"
+    ).model.eval()
+    if name == "bart":
+        with pytest.raises(ValueError, match=r"snp\.save and snp\.load"):
+            huggingface.save_pretrained(small, tmp_path)
+        return
+    huggingface.save_pretrained(small, tmp_path)
+    stock: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
+    assert stock.config.num_heads == 2
+    torch.testing.assert_close(stock(**texts()).logits, small(**texts()).logits)

@@ -276,3 +276,19 @@ def test_one_head_of_keys_for_all_queries(name: str) -> None:
     groups, refused = confirm(model, graph.groups, Batch.of(tokens()), graph.attention)
     assert not refused
     assert_cut_is_right_and_counted(model, graph, groups, irregular(graph, groups, seed=2), tokens())
+
+
+@pytest.mark.parametrize("name", ["phi3", "falcon"])
+def test_heads_of_fused_projections_in_the_stock_form(name: str, tmp_path: Path) -> None:
+    """Phi-3 has the size of heads in its configuration; Falcon computes it, and is told what to use instead."""
+    small: Any = snp.prune(
+        transformer(name), token_batches(), structures=("heads",), target_units=0.5, calibration="joint"
+    ).model.eval()
+    if name == "falcon":
+        with pytest.raises(ValueError, match=r"snp\.save and snp\.load"):
+            huggingface.save_pretrained(small, tmp_path)
+        return
+    huggingface.save_pretrained(small, tmp_path)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert (stock.config.num_attention_heads, stock.config.num_key_value_heads) == (2, 1)
+    torch.testing.assert_close(outputs(stock, tokens()), outputs(small, tokens()))

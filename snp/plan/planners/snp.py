@@ -19,7 +19,7 @@ from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import Curves
-from snp.plan.level import kept_at_level, level_for
+from snp.plan.level import level_for
 from snp.plan.problem import Choice, Problem, Selection, Trial
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
@@ -40,8 +40,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         choices = _tried(problem, problem.trial, settings, choices)
     allocation = _allocation(problem, settings, choices)
     level = level_for(problem, settings.target, allocation)
-    kept = kept_at_level(problem, settings.target, allocation, level)
-    return Selection(tuple(choices), level, allocation).with_kept(kept)
+    return Selection(tuple(choices), level.value, allocation).with_kept(level.kept)
 
 
 def _uncut(problem: Problem, settings: PruneSettings, group: UnitGroup, generator: torch.Generator) -> Choice:
@@ -84,8 +83,7 @@ def _tried(problem: Problem, trial: Trial, settings: PruneSettings, choices: Seq
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, replace(settings, cut=cut_name), found)
-        level = level_for(problem, settings.target, allocation)
-        kept = kept_at_level(problem, settings.target, allocation, level)
+        kept = level_for(problem, settings.target, allocation).kept
         with problem.progress.stage("try cuts", len(kept)):
             for number, count in enumerate(kept):
                 order, tried = found[number].order, found[number].tried
