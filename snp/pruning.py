@@ -17,6 +17,7 @@ from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
@@ -137,7 +138,10 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings))
+    selection, tilt = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings)), 0.0
+    if problem.judge is not None:
+        with problem.progress.stage("try allocations"):
+            tilt, selection = best_tilt(problem, settings.target, selection)
     by_layers = problem.costs
     if settings.target.is_timed:
         problem, selection = checked_by_clock(subject, problem, settings.target, selection)
@@ -147,7 +151,10 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     kept, costs = [len(decision.kept) for decision in decisions], problem.costs
     plan = PruningPlan(
         decisions,
-        settings.to_json() | {"level": selection.level, "mirrored": False} | _objective(problem, settings) | provenance,
+        settings.to_json()
+        | {"level": selection.level, "tilted": tilt, "mirrored": False}
+        | _objective(problem, settings)
+        | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
         latency=costs.predicted(kept, by_layers),

@@ -43,6 +43,11 @@ class Target:
         return self.kind in ("macs", "params", "latency")
 
     @property
+    def is_counted(self) -> bool:
+        """Is it a budget that numbers of units decide alone?"""
+        return self.kind in ("macs", "params")
+
+    @property
     def is_timed(self) -> bool:
         """Is the budget one of time?"""
         return self.kind == "latency"

@@ -106,7 +106,7 @@ def _within(limits: Mapping[str, float], *, is_whole: bool) -> str:
 
 
 # The dense network's activations are all that weights are fitted on, one transfer per kernel.
-_JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False, "mirrored": False}
+_JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False, "tilt": False, "mirrored": False}
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": _JOINT | {"ordering": "zca", "cut": "variance"},
     "quick": _JOINT,

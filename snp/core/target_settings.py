@@ -27,6 +27,11 @@ class TargetSettings:
     target_latency: float | None = option(
         None, "share of the dense forward pass's time that is left, by layer times measured here", gt=0, le=1
     )
+    tilt: bool = option(
+        True,
+        "a budget of target_macs or target_params is tilted along the depth: whole allocations are fitted on some "
+        "samples and judged by others (with trials, calibration=sequential and 128 samples or more)",
+    )
     latency_batch: int = option(8, "samples per pass, where passes are timed for a plan or against each other", ge=1)
     latency_threads: int = option(1, "CPU threads of these passes", ge=1)
     count_embeddings: bool = option(

@@ -11,6 +11,7 @@ from torch import Tensor
 from snp.core.gram import Moments
 from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
+from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
@@ -49,8 +50,17 @@ def prepare(
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
         trials = Trials(turned.subject, problem, inputs, measured.objective, replays=settings.is_sequential)
-        problem = replace(problem, trial=trials)
+        problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
     return turned.subject, replace(problem, objective=measured.objective, progress=progress)
+
+
+def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
+    """What whole allocations are judged by, where they are asked for and there are samples enough."""
+    samples = measured.samples.as_given
+    is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
+    if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
+        return None
+    return FitJudge(subject, problem, settings, samples, measured.asked())
 
 
 def problem_of(

@@ -28,7 +28,7 @@ from snp.surgery.counts import check_counts
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
-__all__ = ["Realised", "realise"]
+__all__ = ["Realised", "in_sequence", "realise"]
 
 _NO_SAMPLES = Samples()
 
@@ -89,6 +89,13 @@ def realise(
     return Realised(small, difference, fits.samples)
 
 
+def in_sequence(
+    subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings, inputs: Sequence[Batch]
+) -> Fits:
+    """The fit in sequence of a plan's readers on some samples, as it comes: held to no other fit."""
+    return _Fitting(subject, problem, plan, settings, ALONE, is_mirrored=False).in_sequence(problem, inputs)
+
+
 @dataclass(frozen=True, eq=False)
 class _Fitting:
     """How the readers of a plan are fitted, on whatever samples."""
@@ -105,7 +112,7 @@ class _Fitting:
         readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings.fit)
         inputs = self._not_judged_by(samples)
         with self.problem.progress.stage("fit weights", len(readers)):
-            found = self._in_sequence(self.problem, inputs)
+            found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
             return replace(found, tensors=dict(self._best(found, inputs)))
@@ -137,13 +144,14 @@ class _Fitting:
             for batch in some:
                 collector.measure(batch)
         problem = replace(self.problem, moments=collector.moments, progress=Progress())
-        return Candidates(deleted, (self._in_sequence(problem, some).tensors, self._jointly(problem)))
+        return Candidates(deleted, (self.in_sequence(problem, some).tensors, self._jointly(problem)))
 
     def _jointly(self, problem: Problem) -> Tensors:
         silent = replace(problem, progress=Progress())
         return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
 
-    def _in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
+    def in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
+        """Of some samples and their moments."""
         subject, plan, settings = self.subject, self.plan, self.settings
         readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings.fit)
         kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}

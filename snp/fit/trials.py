@@ -59,7 +59,7 @@ class Trials:
         replays: bool = False,
     ) -> None:
         self._model = subject.model
-        self._objective = objective or objective_of(subject.model, inputs)
+        self.objective = objective or objective_of(subject.model, inputs)
         total = sum(batch.size for batch in inputs)
         with torch.no_grad():
             first = pytree.tree_leaves(inputs[-1].first(1).call(subject.model))
@@ -91,7 +91,7 @@ class Trials:
         with torch.no_grad():
             outputs = self._outputs(weights)
             moved = (
-                self._objective.distance(dense, found, batch)
+                self.objective.distance(dense, found, batch)
                 for batch, dense, found in zip(self._probes, self._dense, outputs, strict=True)
             )
             return sum(moved) / sum(batch.size for batch in self._probes)

@@ -15,9 +15,10 @@ from snp.measure.objective import Objective
 from snp.measure.readers import Reader
 from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
+from snp.plan.group_plan import GroupPlan
 from snp.plan.progress import Progress
 
-__all__ = ["Choice", "LogitStatistics", "Problem", "Selection", "Trial"]
+__all__ = ["Choice", "Judge", "LogitStatistics", "Problem", "Selection", "Trial"]
 
 
 _MAIN_MEMORY = torch.device("cpu")
@@ -49,6 +50,21 @@ class Trial(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """Carries out whole plans on some samples, to see on others what they do; see :class:`snp.fit.judge.FitJudge`."""
+
+    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+        """How far the fitted network's predictions are from the dense one's, in nats per sample.
+
+        Args:
+            groups: what stays of every group.
+
+        Returns:
+            Means over parts of the samples, the same parts for every plan, shape [P], float64.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What a planner may look at.
@@ -62,6 +78,7 @@ class Problem:
         sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
         logits: group name -> what its units do to attention logits, for units of queries and keys.
         trial: cuts single groups to see what that does; None where that cannot be tried.
+        judge: carries out whole plans to see what that does; None where it cannot be tried.
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
             :func:`snp.plan.placing.place_of` says.
         objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
@@ -76,6 +93,7 @@ class Problem:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
     trial: Trial | None = None
+    judge: Judge | None = None
     device: torch.device = _MAIN_MEMORY
     objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)

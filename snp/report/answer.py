@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from snp.report.document import Cell, Table
 from snp.report.intervals import mean_and_spread
-from snp.report.record import Record
+from snp.report.record import FOUND, Record
 from snp.report.runs import Runs
 from snp.report.stages import LOWER_IS_BETTER, SMALL, number
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # What follows from a setting, or is chosen with another one, is no question of its own.
-_NOT_ASKED = {"seed", "level", "samples", "target"}
+_NOT_ASKED = {"seed", "target"} | FOUND
 _ENOUGH = 3  # seeds, before a lead in all of them says something
 
 EVERYWHERE = "all runs"  # where nothing but the axis differs

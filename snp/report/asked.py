@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "network", f"{record.model}; {facts['weights']}" if facts.get("weights") else record.model
     yield "target", target_words(record) if record.target else None
     yield "rule", f"{record.rule} (ordering / cut)" if record.settings else None
+    yield "allocation", _tilt(number(record.settings, "tilted"))
     yield "data", _data(facts.get("data") or {})
     yield "calibration", _calibration(record)
     yield "tuning without labels", _tuning(record)
@@ -55,6 +57,13 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
     yield "code", f"commit `{facts['commit']}`" if facts.get("commit") else None
     yield "machine", _machine(facts)
     yield "versions", ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items())
+
+
+def _tilt(tilt: float | None) -> str | None:
+    if not tilt:
+        return None
+    first, last = math.exp(-tilt), math.exp(tilt)
+    return f"damages count {first:.2f} times at the first group, {last:.2f} times at the last, as held-back samples say"
 
 
 def _data(data: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snp.report.document import Cell, Table
-from snp.report.record import Record
+from snp.report.record import FOUND, Record
 from snp.report.runs import COSTS, Runs
 from snp.report.speed import is_noisy
 from snp.report.stages import STAGE_WORDS, STAGES, number
@@ -68,7 +68,7 @@ def spread_table(runs: Runs, stage: str) -> Table | None:
 
 def settings_table(runs: Runs) -> Table | None:
     """Settings in which the runs differ; None where they differ in nothing."""
-    rows = [[f"`{name}`", *values] for name, values in runs.varying.items() if name != "level"]
+    rows = [[f"`{name}`", *values] for name, values in runs.varying.items() if name not in FOUND]
     header = ("setting", *(runs.names[record.folder] for record in runs.records))
     return Table(header, rows, folded="Settings in which the runs differ") if rows else None
 

@@ -12,9 +12,12 @@ from typing import Any
 
 from snp.report.stages import number
 
-__all__ = ["Layer", "Record", "read_json", "read_record"]
+__all__ = ["FOUND", "Layer", "Record", "read_json", "read_record"]
 
 Curve = list[tuple[int, float]]
+
+# What the settings of a plan hold that nobody asked for: it was found.
+FOUND = frozenset({"level", "samples", "repeats", "tilted"})
 
 
 @dataclass(frozen=True)

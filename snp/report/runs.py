@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.cells import Cell
-from snp.report.record import Record, read_record
+from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import read_stages, score_of
 
 __all__ = ["COSTS", "Runs", "read_runs"]
@@ -20,7 +20,7 @@ __all__ = ["COSTS", "Runs", "read_runs"]
 # Name of a cost, and the title of what is left of it, as a share of the dense network's.
 COSTS = {"macs": "MACs left (%)", "params": "parameters left (%)", "latency": "time of a pass left, in turns (%)"}
 # Named by the line's own words, by the point on it, or not chosen by anyone.
-_NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "level", "samples", "dry_run"}
+_NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "dry_run"} | FOUND
 _LONG = 26  # of a name beside a figure, letters
 _PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
 

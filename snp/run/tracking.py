@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.report.choice import better_stage
 from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
-from snp.report.record import Record, read_record
+from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import SMALL, STAGES
 from snp.run.facts import without_secrets
 
@@ -79,10 +79,10 @@ def tags_of(record: Record) -> tuple[str, ...]:
 
 def _decided(record: Record) -> dict[str, Any]:
     config = record.facts.get("config") or {}
-    decided = {name: value for name, value in record.settings.items() if name not in ("level", "samples")}
+    decided = {name: value for name, value in record.settings.items() if name not in FOUND}
     found = {
         "prune": {**(config.get("prune") or {}), **decided},
-        "level": record.settings.get("level"),
+        **{name: record.settings.get(name) for name in ("level", "tilted")},
         "facts": {name: record.facts.get(name) for name in _FACTS},
     }
     hidden: dict[str, Any] = without_secrets(found)

@@ -18,6 +18,7 @@ from snp.surgery.attention_biased import BiasedAttention, is_biased
 from snp.surgery.attention_on_maps import ReducedAttention, WindowedAttention, is_reduced, is_windowed
 from snp.surgery.attention_separate import SeparateAttention
 from snp.surgery.attention_sloped import SlopedAttention, is_sloped
+from snp.surgery.attention_tables import TableAttention, is_of_tables
 from snp.surgery.projections import projections_of
 
 __all__ = ["SplitAttention", "in_place_of", "pick_places", "resize"]
@@ -99,13 +100,17 @@ def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSize
         The module, and whether it scales queries by the size that they have now, so that what the dense size gave
         has to be folded into the weights.
     """
-    _renumber(module, _NUM_HEADS, dense.num_heads, sizes.num_heads)
+    for part in (module, *module.children()):  # which may make biases of positions for each head
+        _renumber(part, _NUM_HEADS, dense.num_heads, sizes.num_heads)
+        shape = getattr(part, "bias_shape", None)  # of timm's
+        if isinstance(shape, tuple) and shape[-1] == dense.num_heads:
+            part.bias_shape = (*shape[:-1], sizes.num_heads)
     _renumber(module, _NUM_SHARED, dense.num_key_value_heads, sizes.num_key_value_heads)
-    if isinstance(module, SplitAttention | SeparateAttention | PlainAttention):
+    if isinstance(module, SplitAttention | SeparateAttention | TableAttention | PlainAttention):
         module.query_size, module.value_size = sizes.query_size, sizes.value_size
         return module, False
     picks = layer.is_rotary and sizes.query_size != dense.query_size
-    if sizes.query_size != sizes.value_size or picks or is_biased(module) or is_sloped(module):
+    if sizes.query_size != sizes.value_size or picks or is_biased(module) or is_sloped(module) or is_of_tables(module):
         return _of_two_sizes(module, layer, dense, sizes), False
     _renumber(module, _HEAD_SIZE, dense.query_size, sizes.query_size)
     whole, now = dense.num_heads * dense.query_size, sizes.num_heads * sizes.query_size
@@ -132,7 +137,7 @@ def pick_places(module: nn.Module, layer: AttentionLayer, removed: Removed) -> N
     if isinstance(module, SlopedAttention):
         module.pick_heads(layer.heads_left(removed))
     is_smaller = layer.sizes(removed).query_size != layer.sizes().query_size
-    if isinstance(module, SeparateAttention):
+    if isinstance(module, SeparateAttention | TableAttention):
         if (layer.is_rotary and is_smaller) or module.places is not None:
             module.pick_places(*layer.places(removed))
     elif layer.is_rotary and is_smaller:
@@ -140,6 +145,8 @@ def pick_places(module: nn.Module, layer: AttentionLayer, removed: Removed) -> N
 
 
 def _of_two_sizes(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> nn.Module:
+    if is_of_tables(module):
+        return TableAttention(module, sizes, dense.query_size**-0.5)
     layers = {name for name, _ in module.named_children()}
     # Tables of positions and layers of other names do what SplitAttention knows nothing of.
     if _FUSED <= layers <= _FUSED | _ALSO_FUSED and not dict(module.named_parameters(recurse=False)):

@@ -82,8 +82,9 @@ def test_trials_from_held_values_find_what_whole_passes_find(make: Callable[[], 
         assert replayed.distance(group, kept) == pytest.approx(whole.distance(group, kept), rel=1e-4, abs=1e-8)
 
 
-def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network is exported once to be analysed, and once for the batches of both."""
+@pytest.mark.parametrize(("tilt", "programs"), [(False, 2), (True, 3)])
+def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch, tilt: bool, programs: int) -> None:
+    """Exported once to be analysed, once for the batches of both, and once for the smaller ones of all allocations."""
     exported = []
 
     def noted(model: nn.Module, *rest: object, **named: object) -> object:
@@ -92,8 +93,8 @@ def test_one_program_serves_trials_and_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
     original = torch.export.export
     monkeypatch.setattr(torch.export, "export", noted)
-    prune(networks.cnn(), list(networks.images(128).split(32)), target_macs=0.5, progress=False)
-    assert len(exported) == 2
+    prune(networks.cnn(), list(networks.images(128).split(32)), target_macs=0.5, tilt=tilt, progress=False)
+    assert len(exported) == programs
 
 
 def test_keeping_all_moves_nothing() -> None:

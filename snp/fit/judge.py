@@ -1,0 +1,93 @@
+"""How far from the dense network is a whole plan, once its layers are fitted?
+
+The layers are fitted in sequence on a part of the calibration samples, and the outputs compared on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from snp.fit.realise import in_sequence
+from snp.graph.batch_form import kind_of
+from snp.graph.batches import Batch
+from snp.measure.objective import Objective
+from snp.plan.group_plan import GroupPlan
+from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
+from snp.plan.progress import Progress
+from snp.settings import PruneSettings
+from snp.surgery.subject import Subject
+from snp.surgery.surgery import with_weights
+
+__all__ = ["FEWEST_SAMPLES", "FitJudge"]
+
+FEWEST_SAMPLES = 128
+_SHARE = 4  # one sample in so many is fitted on
+_MOST_FITTED = 256
+_MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
+_PIECE = 32  # samples of a part, at most
+
+
+class FitJudge:
+    """Whole plans carried out on some samples, a :class:`snp.plan.problem.Judge`.
+
+    Args:
+        subject: the dense network.
+        problem: its moments; a layer whose weight is read twice is folded by them.
+        settings: how weights are fitted.
+        samples: calibration inputs on the model's device, without mirrored ones; at least :data:`FEWEST_SAMPLES`.
+        objective: how far outputs are from the dense network's.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        problem: Problem,
+        settings: PruneSettings,
+        samples: Sequence[Batch],
+        objective: Objective,
+    ) -> None:
+        self._subject, self._settings, self._objective = subject, settings, objective
+        self._problem = replace(problem, progress=Progress())
+        total = sum(batch.size for batch in samples)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(settings.seed))
+        num_fitted = min(_MOST_FITTED, total // _SHARE)
+        with torch.no_grad():
+            leaves = pytree.tree_leaves(samples[0].first(1).call(subject.model))
+            per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+            num_judged = max(1, min(total - num_fitted, _MOST_LOGITS // max(1, per_sample)))
+            self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)
+            self._judged = _of_numbers(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
+            self._dense = [batch.call(subject.model) for batch in self._judged]
+
+    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+        """Of a plan, see :class:`snp.plan.problem.Judge`.
+
+        Args:
+            groups: what stays of every group.
+        """
+        plan = PruningPlan(tuple(groups), attention=self._subject.graph.attention)
+        fits = in_sequence(self._subject, self._problem, plan, self._settings, self._fitted)
+        fitted = with_weights(self._subject.model, fits.tensors, share=True)
+        with torch.no_grad():
+            found = [
+                self._objective.distance(dense, batch.call(fitted), batch) / batch.size
+                for batch, dense in zip(self._judged, self._dense, strict=True)
+            ]
+        return torch.tensor(found, dtype=torch.float64)
+
+
+def _of_numbers(batches: Sequence[Batch], numbers: Tensor, size: int) -> list[Batch]:
+    """Samples by their numbers in all batches, in batches of one kind and at most one size."""
+    starts, found = 0, dict[object, list[Batch]]()
+    for batch in batches:
+        inside = numbers[(numbers >= starts) & (numbers < starts + batch.size)].sort().values - starts
+        starts += batch.size
+        if len(inside):
+            found.setdefault(kind_of(batch), []).append(batch.picked(inside))
+    return [piece for alike in found.values() for piece in Batch.joined(alike).split(size)]

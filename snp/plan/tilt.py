@@ -1,0 +1,148 @@
+"""How is a budget spread along the depth, where layers behind a cut make up for it?
+
+Damages are those of single cuts. What an early layer loses the layers behind it, fitted on what the pruned network
+computes, bring back in part; what the last ones lose stays lost. So damages are tilted, by one factor along the
+execution order, and the tilt is the one whose whole allocation, fitted on some samples, serves others best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from snp.core.budget import Target
+from snp.plan.allocation import Curves
+from snp.plan.budgets import use_up
+from snp.plan.group_plan import GroupPlan
+from snp.plan.level import moved
+from snp.plan.problem import Problem, Selection
+
+__all__ = ["at_tilt", "best_tilt"]
+
+_STEP = 0.5  # of tilts: the last group's damage counts exp(2 * 0.5) times as much beside the first one's
+_MOST = 5  # allocations judged
+_SAME = 0.1  # tilts nearer than this are one
+
+
+def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float) -> Selection:
+    """The same orders within the same budget, with damages times exp(tilt * t), t from -1 for the first group to 1.
+
+    Args:
+        problem: knows costs; its groups are in execution order.
+        target: the budget.
+        selection: by level, with damages.
+        tilt: 0 changes nothing.
+
+    Raises:
+        ValueError: single units are too large for that.
+    """
+    allocation = selection.allocation
+    assert isinstance(allocation, Curves), "tilts change damages"
+    factors = torch.linspace(-tilt, tilt, len(selection.choices), dtype=torch.float64).exp().tolist()
+    curves = [
+        replace(curve, damage=_times(curve.damage, f)) for curve, f in zip(allocation.curves, factors, strict=True)
+    ]
+    choices = [replace(one, damage=_times(one.damage, f)) for one, f in zip(selection.choices, factors, strict=True)]
+    changed = replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
+    return use_up(problem, target, moved(problem, target, changed))
+
+
+def _times(damage: Tensor | None, factor: float) -> Tensor | None:
+    return None if damage is None else damage * factor
+
+
+def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[float, Selection]:
+    """The tilt, and the allocation it leads to, after which the fitted network is nearest to the dense one.
+
+    Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
+    best three has its lowest point. One that is not better by a standard error of the difference is none.
+
+    Args:
+        problem: knows costs and a judge.
+        target: a budget.
+        selection: within it, without a tilt.
+    """
+    search = _Search(problem, target, selection, {})
+    search.judge(0.0)
+    direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
+    place = direction if direction < 0 else 2 * _STEP
+    while len(search.tried) < _MOST - 1 and search.judge(place) < search.mean(place - direction):
+        place += direction
+    if len(search.tried) < _MOST:
+        search.judge(search.lowest())
+    return search.best()
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Tilts that have been judged.
+
+    Attributes:
+        problem, target, selection: as :func:`best_tilt` gets them.
+        tried: tilt -> distances of parts of the samples, shape [P].
+    """
+
+    problem: Problem
+    target: Target
+    selection: Selection
+    tried: dict[float, Tensor]
+
+    def mean(self, tilt: float) -> float:
+        """Distance from the dense network, in nats per sample."""
+        return float(self.tried[tilt].mean())
+
+    def judge(self, tilt: float) -> float:
+        """The same of a tilt that may be new."""
+        if tilt not in self.tried:
+            self.tried[tilt] = self._distances(tilt)
+            self.problem.progress.step()
+        return self.mean(tilt)
+
+    def _distances(self, tilt: float) -> Tensor:
+        assert self.problem.judge is not None, "whole allocations are judged"
+        try:
+            selection = self.at(tilt)
+        except ValueError:  # single units are too large for the budget at this tilt; it is met without one
+            return torch.full_like(self.tried[0.0], math.inf)
+        return self.problem.judge.distances(_decisions(self.problem, selection))
+
+    def at(self, tilt: float) -> Selection:
+        """What a tilt keeps; its damages are those that were measured."""
+        if tilt == 0:
+            return self.selection
+        found = at_tilt(self.problem, self.target, self.selection, tilt)
+        return replace(found, choices=self.selection.with_kept(found.kept).choices)
+
+    def lowest(self) -> float:
+        """Where a parabola through the best tilt and its nearest two is lowest; the best one where it has no bottom."""
+        best = min(self.tried, key=self.mean)
+        left, right = (
+            max((tilt for tilt in self.tried if tilt < best), default=None),
+            min((tilt for tilt in self.tried if tilt > best), default=None),
+        )
+        if left is None or right is None:
+            return best
+        down, up = self.mean(left) - self.mean(best), self.mean(right) - self.mean(best)
+        before, behind = best - left, right - best
+        if not math.isfinite(down + up):
+            return best
+        bottom = (down * behind**2 - up * before**2) / (2 * (down * behind + up * before) or math.inf)
+        return best + bottom if abs(bottom) > _SAME else best
+
+    def best(self) -> tuple[float, Selection]:
+        """What is chosen."""
+        tilt = min(self.tried, key=self.mean)
+        gain = self.tried[0.0] - self.tried[tilt]
+        error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+        tilt = tilt if float(gain.mean()) > error else 0.0
+        return tilt, self.at(tilt)
+
+
+def _decisions(problem: Problem, selection: Selection) -> Sequence[GroupPlan]:
+    """What would be cut."""
+    pairs = zip(problem.groups, selection.choices, strict=True)
+    return [GroupPlan(group, choice.order[: choice.num_kept].cpu().sort().values) for group, choice in pairs]
