@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 from against_dense import MapError, Neighbours
 from harness import Batches, accuracy, arguments_of, existing, in_memory, print_provenance, print_table
-from opt_perplexity import MEANS_FOLDED, Bench
 from opt_perplexity import METHODS as OF_LANGUAGE
+from opt_perplexity import Bench
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-import snp
 from snp import models
 from snp.data.base import ImageData
 from snp.data.cifar10 import Cifar10
@@ -56,16 +55,12 @@ def rows_of(
     """
     rows = []
     for structures in options.structures:
-        bench = Bench(model, batches, structures.split(","))
+        bench = Bench(model, batches, structures.split(","), options.seed)
         for method in options.methods:
             row = [method if len(options.structures) == 1 else f"{method}: {structures.replace(',', ', ')}"]
             for removed in options.removed:
                 started = time.process_time()
-                if method in MEANS_FOLDED:
-                    small = bench.pruned(method, **target(removed))
-                else:  # as anybody calls it, with all that the library does on its own
-                    chosen = {"structures": bench.structures, "seed": options.seed, **METHODS[method]}
-                    small = snp.prune(model, batches, **chosen, **target(removed)).model
+                small = bench.pruned(method, **METHODS[method], **target(removed))
                 seconds = time.process_time() - started
                 row.append(cell(small))
                 print(f"{removed:.0%} {row[0]}: {row[-1]}, pruned in {seconds:.0f} s", file=sys.stderr, flush=True)

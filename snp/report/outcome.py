@@ -149,7 +149,7 @@ def figure(path: str | None, panel: str | None) -> Figure | None:
     """The stages in one drawing."""
     if path is None:
         return None
-    title = "Score against what was to be saved, with 95 % intervals; networks that cost the same stand side by side"
+    title = "Score against cost, with 95 % intervals; what costs the same stands side by side"
     return Figure(title, path, (panel,) if panel else ())
 
 

@@ -137,7 +137,7 @@ def _draw_stages(axis: Axes, points: Sequence[Point], score: str, cost: Cost) ->
     margin = max(0.3 * (max(values) - min(values)), 1.0)
     places = [(_place(point, most), point.score) for point in points]
     for before, after in pairwise(places):
-        arrow = {"arrowstyle": "->", "color": "#9aa5b1", "linestyle": ":", "shrinkA": 4, "shrinkB": 4}
+        arrow = {"arrowstyle": "->", "color": "#9aa5b1", "linestyle": ":", "shrinkB": 5, "mutation_scale": 7}
         axis.annotate("", after, before, arrowprops=arrow, zorder=1)
     for point in points:
         _draw_point(axis, point, most, LABEL_SIDES[point.stage] * (1 if lifted else -1), score)

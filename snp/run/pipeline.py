@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.models import Prepared
+from snp.plan.level import refuse_unreachable
 from snp.report.findings import findings
 from snp.report.page import write_report
 from snp.report.record import read_record
@@ -71,6 +72,7 @@ def _stages(job: Run) -> dict[str, Any]:
 def _pruned(job: Run, prepared: Prepared) -> nn.Module:
     """The small network, from calibration on."""
     subject = job.analyse(prepared)
+    refuse_unreachable(subject.costs, subject.groups, job.prune.target)
     moments = job.calibrate(subject)
     small = small_network(job, prepared, subject, moments, latency_table(job, subject))
     compare_speed(job, subject, small)

@@ -129,7 +129,7 @@ def test_options(command: Documented, tmp_path: Path) -> None:
 def test_flags(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every flag that a page gives to a benchmark is one of those that its help lists."""
     monkeypatch.setattr(sys, "argv", [script, "--help"])
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend((ROOT / script).parent)  # as Python does
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert ended.value.code == 0

@@ -182,6 +182,8 @@ def test_mistakes_leave_a_finished_run_alone(
     before = contents(again)
     ended = run_here(*options, folder=tmp_path)
     assert_refused(ended, said)
+    assert "calibrat" not in ended.stdout
+    assert "moments" not in ended.stdout
     assert contents(again) == before
 
 
