@@ -15,11 +15,21 @@ from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.network import macs
+from snp.surgery.attention_fused import in_place_of
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from tests.audit import randomise
 
-__all__ = ["NETWORKS", "Grouped", "assert_cut_is_right_and_counted", "build", "irregular", "pictures", "words"]
+__all__ = [
+    "NETWORKS",
+    "Grouped",
+    "assert_cut_is_right_and_counted",
+    "build",
+    "in_place_of_stock",
+    "irregular",
+    "pictures",
+    "words",
+]
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -113,3 +123,13 @@ def assert_cut_is_right_and_counted(
     assert costs.macs(kept) == macs(small, batch[:1])
     assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
     return masked, small
+
+
+def in_place_of_stock(model: nn.Module, graph: CouplingGraph) -> nn.Module:
+    """The same network with our attention modules, of which nothing is cut."""
+    ours = cut(model, PruningPlan((), attention=graph.attention))
+    for layer in graph.attention:
+        module = in_place_of(ours.get_submodule(layer.module), layer, layer.sizes(), layer.sizes())
+        assert module is not None
+        ours.set_submodule(layer.module, module)
+    return ours

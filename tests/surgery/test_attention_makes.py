@@ -14,14 +14,12 @@ import snp
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
 from snp.plan.costs import CostModel
-from snp.plan.plan import PruningPlan
 from snp.speed.network import macs
-from snp.surgery.attention_fused import in_place_of
 from snp.surgery.checks import self_check
 from snp.surgery.rotary_places import turning_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import irregular
+from tests.attention_networks import in_place_of_stock, irregular
 from tests.audit import audit, control, outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -107,11 +105,7 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, kinds: tuple[str, ...]) 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_without_a_cut_it_is_the_stock_module(name: str) -> None:
     model, graph = analysed(name)
-    ours = cut(model, PruningPlan((), attention=graph.attention))
-    for layer in graph.attention:
-        module = in_place_of(ours.get_submodule(layer.module), layer, layer.sizes(), layer.sizes())
-        assert module is not None
-        ours.set_submodule(layer.module, module)
+    ours = in_place_of_stock(model, graph)
     torch.testing.assert_close(outputs(ours, inputs(name)), outputs(model, inputs(name)), rtol=1e-5, atol=1e-5)
 
 

@@ -15,12 +15,10 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch
 from snp.graph.units import Slice, UnitGroup, module_of
 from snp.models import huggingface
-from snp.plan.plan import PruningPlan
-from snp.surgery.attention_fused import in_place_of
 from snp.surgery.attention_separate import SeparateAttention
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import assert_cut_is_right_and_counted, irregular
+from tests.attention_networks import assert_cut_is_right_and_counted, in_place_of_stock, irregular
 from tests.audit import audit, control, outputs, randomise
 from tests.transformer_models import token_batches
 
@@ -194,11 +192,7 @@ def test_comes_back_from_disk_exports_and_trains(name: str, tmp_path: Path) -> N
 def test_without_a_cut_it_is_the_stock_module_in_training_too(name: str) -> None:
     """The same values are dropped under one seed, of scores and of outputs."""
     model, graph = analysed(name)
-    ours = cut(model, PruningPlan((), attention=graph.attention))
-    for layer in graph.attention:
-        module = in_place_of(ours.get_submodule(layer.module), layer, layer.sizes(), layer.sizes())
-        assert module is not None
-        ours.set_submodule(layer.module, module)
+    ours = in_place_of_stock(model, graph)
     found = []
     for network, trains in ((ours, True), (model, True), (model, False)):
         torch.manual_seed(0)
