@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from snp.fit.two_networks import TwoNetworks
+from snp.graph.flattened import product_of_tokens
 
 __all__ = ["Read", "mean_behind", "own_name", "reads_of"]
 
@@ -52,6 +53,8 @@ def _product(networks: TwoNetworks, node: fx.Node) -> Read | None:
     """The convolution or linear layer that a node computes; None where it is something else."""
     name = str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
     args = list(node.args)
+    if node.target is product_of_tokens:
+        return _read(networks, args[1], args[2], args[0])
     if name in _LAYERS and len(args) > 1:
         return _read(networks, args[0], args[1], args[2] if len(args) > 2 else None)
     if name == "addmm":

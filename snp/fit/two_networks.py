@@ -119,6 +119,8 @@ class TwoNetworks:
         for argument in node.all_input_nodes:
             self.compute(argument)
         self._visit(self, node)
+        for argument in node.all_input_nodes:
+            self._renew(argument)
         self._call(node)
         self.open.remove(node)
         for argument in node.all_input_nodes:
@@ -126,6 +128,11 @@ class TwoNetworks:
             if self._uses[argument] == 0:
                 self.dense.pop(argument, None)
                 self.current.pop(argument, None)
+
+    def _renew(self, node: fx.Node) -> None:
+        """Compute what is made of a weight alone, such as its transpose, from the weight as it was just fitted."""
+        if node.op == "call_function" and all(argument.name in self._names for argument in node.all_input_nodes):
+            self._call(node)
 
     def _given(self, node: fx.Node) -> list[Any]:
         if node.name in self._exported.constants:

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.graph.exported import Exported, export, tensors_of
+from snp.graph.flattened import with_tokens
 
 __all__ = ["Exports"]
 
@@ -29,7 +30,8 @@ class Exports:
         key = _form(batch)
         if key not in self._known:
             # Weights are the asker's own: none is kept alive here.
-            self._known[key] = replace(export(model, batch), tensors={})
+            exported = export(model, batch)
+            self._known[key] = replace(exported, graph=with_tokens(exported.graph), tensors={})
         return replace(self._known[key], tensors=tensors_of(model))
 
 

@@ -14,6 +14,7 @@ from snp.graph.plain_experts import experts_around
 from snp.graph.units import Reading, Slice, UnitGroup, module_of
 from snp.measure.patches import LARGEST_GRAM, Patch, num_sampled, patch_of
 from snp.measure.reader import Block, Reader
+from snp.measure.reading_code import RECURRENT, is_matrix_of_tokens, is_stock
 from snp.settings import FitSettings, PruneSettings
 
 __all__ = [
@@ -117,7 +118,11 @@ def other_readers(
     for name, num_positions in graph.positions.items():
         module: Any = model.get_submodule(module_of(name))
         reading = graph.readings[name]
-        if name in readers or not _is_stock(model, name, reading) or getattr(module, "groups", 1) > 1:
+        if name in readers or getattr(module, "groups", 1) > 1:
+            continue
+        if not is_stock(model, name, reading):
+            if is_matrix_of_tokens(model, name, reading):
+                found[name] = _plain_reader(model, name, reading, model.get_parameter(name).shape[reading.input_dim])
             continue
         if isinstance(module, nn.Linear) and module.in_features <= LARGEST_GRAM:
             found[name] = _plain_reader(model, name, reading, module.in_features)
@@ -172,25 +177,8 @@ def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: in
         num_columns,
         input_dim=reading.input_dim,
         output_channel_dim=reading.output_channel_dim,
-        by_operator=not _is_stock(model, name, reading),
+        by_operator=not is_stock(model, name, reading),
         is_product=model.get_parameter(name).ndim == 2,
-        is_recurrent=isinstance(model.get_submodule(reading.module), _RECURRENT),
+        is_recurrent=isinstance(model.get_submodule(reading.module), RECURRENT),
         is_routed=experts_around(model, reading.module) is not None,
     )
-
-
-_STOCK = tuple(
-    kind.forward
-    for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-)
-
-
-_RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
-
-
-def _is_stock(model: nn.Module, name: str, reading: Reading) -> bool:
-    """Is the weight read by a module of PyTorch's own that gets what the operator gets?"""
-    if module_of(name) != reading.module:
-        return False
-    module = model.get_submodule(reading.module)
-    return isinstance(module, _RECURRENT) or (name.endswith("weight") and type(module).forward in _STOCK)

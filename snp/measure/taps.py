@@ -111,5 +111,12 @@ class _Operators(TorchFunctionMode):
             held = weight._base if weight._base is not None and weight._base.numel() == weight.numel() else weight
             for known in (weight, held):  # as it is, or turned round
                 if id(known) in self._names:
-                    return self._names[id(known)], other
+                    return self._names[id(known)], _unflattened(other) if func.__name__ == "addmm" else other
         return None
+
+
+def _unflattened(rows: Tensor) -> Tensor:
+    """The tokens [..., K] of which rows [N, K] are a view: which of them make up a sample is lost in it."""
+    whole = rows._base
+    is_whole = whole is not None and whole.ndim > 2 and whole.is_contiguous() and whole.numel() == rows.numel()
+    return whole if is_whole and whole.shape[-1] == rows.shape[-1] else rows  # type: ignore[union-attr,return-value]
