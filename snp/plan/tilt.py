@@ -26,6 +26,7 @@ __all__ = ["at_tilt", "best_tilt"]
 _STEP = 0.5  # of tilts: the last group's damage counts exp(2 * 0.5) times as much beside the first one's
 _MOST = 5  # allocations judged
 _SAME = 0.1  # tilts nearer than this are one
+_DOUBT = 0.5  # standard errors of a difference that are chance
 
 
 def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float) -> Selection:
@@ -59,7 +60,7 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
     """The tilt, and the allocation it leads to, after which the fitted network is nearest to the dense one.
 
     Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
-    best three has its lowest point. One that is not better by a standard error of the difference is none.
+    best three has its lowest point. One that is not better by half a standard error of the difference is none.
 
     Args:
         problem: knows costs and a judge.
@@ -138,7 +139,7 @@ class _Search:
         tilt = min(self.tried, key=self.mean)
         gain = self.tried[0.0] - self.tried[tilt]
         error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-        tilt = tilt if float(gain.mean()) > error else 0.0
+        tilt = tilt if float(gain.mean()) > _DOUBT * error else 0.0
         return tilt, self.at(tilt)
 
 

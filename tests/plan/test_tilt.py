@@ -91,13 +91,13 @@ def test_the_best_tilt_is_found_in_five_plans(wanted: float) -> None:
 
 
 def test_chance_is_no_reason() -> None:
-    """Where all plans are alike but for noise, the first one mostly stays."""
+    """Where all plans are alike but for noise, the first one stays twice as often as it would be the best."""
     problem, selection = start()
     found = []
     for seed in range(20):
         judge = Guessing(torch.Generator().manual_seed(seed))
         found.append(best_tilt(replace(problem, judge=judge), TARGET, selection)[0])
-    assert found.count(0.0) >= 14
+    assert found.count(0.0) >= 8  # of five guesses the least is the first one four times in twenty
 
 
 def test_a_tilt_that_no_budget_fits_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
