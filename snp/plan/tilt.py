@@ -26,6 +26,7 @@ __all__ = ["at_tilt", "best_tilt"]
 _STEP = 0.5  # of tilts: the last group's damage counts exp(2 * 0.5) times as much beside the first one's
 _MOST = 5  # allocations judged
 _SAME = 0.1  # tilts nearer than this are one
+_LITTLE = 0.01  # nats per sample that need no better allocation
 _DOUBT = 0.5  # standard errors of a difference that are chance
 
 
@@ -61,6 +62,7 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
 
     Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
     best three has its lowest point. One that is not better by half a standard error of the difference is none.
+    Where the network hardly moves without a tilt none is tried.
 
     Args:
         problem: knows costs and a judge.
@@ -68,7 +70,8 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
         selection: within it, without a tilt.
     """
     search = _Search(problem, target, selection, {})
-    search.judge(0.0)
+    if search.judge(0.0) < _LITTLE:
+        return 0.0, selection
     direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
     place = direction if direction < 0 else 2 * _STEP
     while len(search.tried) < _MOST - 1 and search.judge(place) < search.mean(place - direction):

@@ -111,3 +111,11 @@ def test_a_tilt_that_no_budget_fits_is_passed_over(monkeypatch: pytest.MonkeyPat
     tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), TARGET, selection)
     assert tilt == 0
     assert found.kept == selection.kept
+
+
+def test_none_is_tried_where_nothing_moves() -> None:
+    """One allocation is judged; it is near enough."""
+    problem, selection = start()
+    judge = Wanting(selection.kept)
+    assert best_tilt(replace(problem, judge=judge), TARGET, selection) == (0.0, selection)
+    assert judge.num_asked == 1
