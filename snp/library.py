@@ -102,10 +102,8 @@ def prune_streamed(
 ) -> PruneResult:
     """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
 
-    Tensors that lose nothing are the same in both networks afterwards.
-
     Args:
-        model: as there; it is not changed, and put into evaluation mode while this runs.
+        model: as there, in evaluation mode while this runs; tensors that lose nothing are the same in both networks.
         batches: a sequence of batches on the model's device; they are used once per call of this function.
         progress: as there.
         settings: as there; the fit is joint, and order and cut are those that look at moments only.

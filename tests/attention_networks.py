@@ -1,6 +1,7 @@
 """Which small attention networks do several test files cut, and how?"""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,15 @@ from snp.speed.network import macs
 from snp.surgery.attention_fused import in_place_of
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
-from tests.audit import randomise
+from snp.surgery.trial_cuts import confirm
+from tests.audit import audit, control, randomise
 
 __all__ = [
     "NETWORKS",
     "Grouped",
     "assert_cut_is_right_and_counted",
     "build",
+    "check_structures",
     "in_place_of_stock",
     "irregular",
     "pictures",
@@ -133,3 +136,21 @@ def in_place_of_stock(model: nn.Module, graph: CouplingGraph) -> nn.Module:
         assert module is not None
         ours.set_submodule(layer.module, module)
     return ours
+
+
+def check_structures(model: nn.Module, graph: CouplingGraph, inputs: Tensor, counts: Mapping[str, int]) -> None:
+    """As many groups of each kind inside attention; none is refused on trial, each passes the audit and does something.
+
+    Args:
+        model: of random weights.
+        graph: of it.
+        inputs: one batch.
+        counts: kind -> groups.
+    """
+    found = [group for group in graph.groups if group.kind in ("qk", "vo", "heads")]
+    assert Counter(group.kind for group in found) == counts
+    assert not confirm(model, graph.groups, Batch.of(inputs), graph.attention)[1]
+    for group in found:
+        if not group.is_multiplied:
+            assert audit(model, [group], inputs) < 1e-5, group.name
+            assert control(model, [group], inputs) > 1e-7, group.name

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from snp.fit.realise import in_sequence
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
+from snp.measure.outputs import most_remembered
 from snp.plan.group_plan import GroupPlan
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -29,7 +29,6 @@ __all__ = ["FEWEST_SAMPLES", "FitJudge"]
 FEWEST_SAMPLES = 128
 _SHARE = 4  # one sample in so many is fitted on
 _MOST_FITTED = 256
-_MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
 _PIECE = 32  # samples of a part, at most
 
 
@@ -57,12 +56,10 @@ class FitJudge:
         total = sum(batch.size for batch in samples)
         order = torch.randperm(total, generator=torch.Generator().manual_seed(settings.seed))
         num_fitted = min(_MOST_FITTED, total // _SHARE)
+        num_judged = min(total - num_fitted, most_remembered(subject.model, samples[0]))
+        self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)
+        self._judged = _of_numbers(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
         with torch.no_grad():
-            leaves = pytree.tree_leaves(samples[0].first(1).call(subject.model))
-            per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
-            num_judged = max(1, min(total - num_fitted, _MOST_LOGITS // max(1, per_sample)))
-            self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)
-            self._judged = _of_numbers(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
             self._dense = [batch.call(subject.model) for batch in self._judged]
 
     def distances(self, groups: Sequence[GroupPlan]) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from snp.core.gram import Moments
 from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
@@ -24,7 +23,7 @@ from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup
 from snp.measure.moments import MomentCollector
 from snp.measure.objective import Objective
-from snp.measure.outputs import objective_of
+from snp.measure.outputs import most_remembered, objective_of
 from snp.plan.placing import place_of
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
@@ -35,7 +34,6 @@ __all__ = ["Trials"]
 
 _SHARE = 4  # one calibration sample in so many is predicted, the others are fitted on
 _MOST_SAMPLES = 256
-_MOST_LOGITS = 2**26  # that are remembered; fewer samples where there are more
 
 
 class Trials:
@@ -61,10 +59,7 @@ class Trials:
         self._model = subject.model
         self.objective = objective or objective_of(subject.model, inputs)
         total = sum(batch.size for batch in inputs)
-        with torch.no_grad():
-            first = pytree.tree_leaves(inputs[-1].first(1).call(subject.model))
-            per_sample = sum(leaf.numel() for leaf in first if isinstance(leaf, Tensor))
-        most = min(_MOST_SAMPLES, _MOST_LOGITS // per_sample, total // _SHARE)
+        most = min(_MOST_SAMPLES, most_remembered(subject.model, inputs[-1]), total // _SHARE)
         self._probes = _last_samples(inputs, max(1, most))
         self._replay = None
         if replays and len({kind_of(batch) for batch in self._probes}) == 1:

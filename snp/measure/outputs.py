@@ -15,10 +15,12 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective, Output, floating, named_outputs, without_padding
 
-__all__ = ["beside_spread_of", "first_tensor", "objective_of"]
+__all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"]
 
 # Samples that the spread of an output is taken from.
 _MOST_SAMPLES = 256
+# Values of outputs that are kept to compare others with.
+_MOST_REMEMBERED = 2**26
 # Variance beside the mean square under which a channel is constant, and says nothing of its own spread.
 _CONSTANT = 1e-10
 # Activations that the next token's computation is spared, no results.
@@ -84,6 +86,19 @@ def beside_spread_of(objective: Objective, model: nn.Module, batches: Sequence[B
         for output in objective.outputs
     )
     return replace(objective, outputs=tuple(outputs))
+
+
+def most_remembered(model: nn.Module, batch: Batch) -> int:
+    """Of how many samples the outputs may be remembered, at least one.
+
+    Args:
+        model: in evaluation mode.
+        batch: on its device; its first sample tells how many values an output has.
+    """
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(batch.first(1).call(model))
+    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+    return max(1, _MOST_REMEMBERED // max(1, per_sample))
 
 
 def _spread(place: int, channel_dim: int | None, outputs: Sequence[Any], batches: Sequence[Batch]) -> Tensor:

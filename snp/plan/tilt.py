@@ -16,9 +16,8 @@ from torch import Tensor
 
 from snp.core.budget import Target
 from snp.plan.allocation import Curves
-from snp.plan.budgets import use_up
+from snp.plan.budgets import met_again
 from snp.plan.group_plan import GroupPlan
-from snp.plan.level import moved
 from snp.plan.problem import Problem, Selection
 
 __all__ = ["at_tilt", "best_tilt"]
@@ -50,7 +49,7 @@ def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float)
     ]
     choices = [replace(one, damage=_times(one.damage, f)) for one, f in zip(selection.choices, factors, strict=True)]
     changed = replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
-    return use_up(problem, target, moved(problem, target, changed))
+    return met_again(problem, target, changed)
 
 
 def _times(damage: Tensor | None, factor: float) -> Tensor | None:
@@ -62,7 +61,7 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
 
     Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
     best three has its lowest point. One that is not better by half a standard error of the difference is none.
-    Where the network hardly moves without a tilt none is tried.
+    Where the network hardly moves without a tilt, or has one group, none is tried.
 
     Args:
         problem: knows costs and a judge.
@@ -70,7 +69,7 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
         selection: within it, without a tilt.
     """
     search = _Search(problem, target, selection, {})
-    if search.judge(0.0) < _LITTLE:
+    if len(selection.choices) < 2 or search.judge(0.0) < _LITTLE:
         return 0.0, selection
     direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
     place = direction if direction < 0 else 2 * _STEP

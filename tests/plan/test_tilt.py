@@ -107,7 +107,7 @@ def test_a_tilt_that_no_budget_fits_is_passed_over(monkeypatch: pytest.MonkeyPat
     def refusing(*arguments: object) -> Selection:
         raise ValueError("cannot be met")
 
-    monkeypatch.setattr("snp.plan.tilt.use_up", refusing)
+    monkeypatch.setattr("snp.plan.tilt.met_again", refusing)
     tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), TARGET, selection)
     assert tilt == 0
     assert found.kept == selection.kept

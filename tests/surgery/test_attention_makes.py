@@ -1,6 +1,5 @@
 """Do the modules of further families bear cuts: other norms, other tables, maps, windows, sizes per stage?"""
 
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from snp.speed.network import macs
 from snp.surgery.checks import self_check
 from snp.surgery.rotary_places import turning_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
-from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import in_place_of_stock, irregular
-from tests.audit import audit, control, outputs, randomise
+from tests.attention_networks import check_structures, in_place_of_stock, irregular
+from tests.audit import outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
 SIZES: dict[str, Any] = {
@@ -77,15 +75,9 @@ def analysed(name: str) -> tuple[nn.Module, CouplingGraph]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_structure_is_found_and_passes_the_audit(name: str) -> None:
+    """As many of each kind as there are, and none that another unit's values depend on."""
     model, graph = analysed(name)
-    found = [group for group in graph.groups if group.kind in ("qk", "vo", "heads")]
-    assert Counter(group.kind for group in found) == CONFIGS[name][1]
-    refused = confirm(model, graph.groups, Batch.of(inputs(name)), graph.attention)[1]
-    assert not refused
-    for group in found:
-        if not group.is_multiplied:
-            assert audit(model, [group], inputs(name)) < 1e-5, group.name
-            assert control(model, [group], inputs(name)) > 1e-7, group.name
+    check_structures(model, graph, inputs(name), CONFIGS[name][1])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

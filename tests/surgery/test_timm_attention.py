@@ -1,6 +1,5 @@
 """Are heads of timm's networks cut right where scores get biases of positions, or queries and keys are turned?"""
 
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from snp.speed.network import macs
 from snp.surgery.attention_tables import TableAttention, is_of_tables
 from snp.surgery.checks import self_check
 from snp.surgery.surgery import cut, masked_weights, with_weights
-from snp.surgery.trial_cuts import confirm
-from tests.attention_networks import irregular
-from tests.audit import audit, control, outputs, randomise
+from tests.attention_networks import check_structures, irregular
+from tests.audit import outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 5}
@@ -62,14 +60,9 @@ def analysed(name: str) -> tuple[nn.Module, CouplingGraph]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_structure_is_found_and_passes_the_audit(name: str) -> None:
+    """As many of each kind as there are, and none that another unit's values depend on."""
     model, graph = analysed(name)
-    found = [group for group in graph.groups if group.kind in ("qk", "vo", "heads")]
-    assert Counter(group.kind for group in found) == MODELS[name][2]
-    assert not confirm(model, graph.groups, Batch.of(pictures(name)), graph.attention)[1]
-    for group in found:
-        if not group.is_multiplied:
-            assert audit(model, [group], pictures(name)) < 1e-5, group.name
-            assert control(model, [group], pictures(name)) > 1e-7, group.name
+    check_structures(model, graph, pictures(name), MODELS[name][2])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
+from snp.measure.outputs import most_remembered
 
 __all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "without"]
 
-# One sample in so many is held back, at most so many in all, and no more values of their outputs than this.
-_SHARE, _MOST_HELD, _MOST_OUTPUTS = 8, 256, 2**26
+# One sample in so many is held back, at most so many in all.
+_SHARE, _MOST_HELD = 8, 256
 FEWEST_SAMPLES = 2 * _SHARE
 
 
@@ -45,7 +45,7 @@ def held_back(dense: nn.Module, inputs: Sequence[Batch], seed: int) -> list[Tens
         )
     is_held = torch.zeros(total, dtype=torch.bool)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    is_held[order[: max(1, min(total // _SHARE, _MOST_HELD, _most_remembered(dense, inputs[0])))]] = True
+    is_held[order[: max(1, min(total // _SHARE, _MOST_HELD, most_remembered(dense, inputs[0])))]] = True
     return list(is_held.split(sizes))
 
 
@@ -57,13 +57,6 @@ def without(inputs: Sequence[Batch], is_held: Sequence[Tensor]) -> list[Batch]:
         if len(left):
             parts.append(batch.picked(left))
     return parts
-
-
-def _most_remembered(model: nn.Module, batch: Batch) -> int:
-    with torch.no_grad():
-        leaves = pytree.tree_leaves(batch.first(1).call(model))
-    per_sample = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
-    return max(1, _MOST_OUTPUTS // max(1, per_sample))
 
 
 class TuningSamples:

@@ -88,7 +88,7 @@ def tune(
         inputs: calibration inputs on the device of both; ``small`` was not fitted on those that
             :func:`~snp.fit.tuning.samples.held_back` names.
         objective: how far their outputs are apart.
-        settings: ``tune_epochs``, ``tune_rate``, ``tune_views`` and ``seed``.
+        settings: those of tuning, and ``seed``.
         progress: is told of the stage.
 
     Returns:
@@ -108,12 +108,17 @@ def tune(
         lesson.begin(settings.tune_rate)
         for _ in range(settings.tune_epochs):
             lesson.epoch(samples, settings.tune_epochs, generator)
-            if not nearest.heeds(lesson.mean):  # steps are too large for this network
-                write_parameters(nearest.kept, student)
-                lesson.begin(_SLOWER * lesson.rate)
+            if not nearest.heeds(lesson.mean):
+                _begin_slower(lesson, nearest, student)
             progress.step()
     counts = samples.num_tuned, samples.num_held
     return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
+
+
+def _begin_slower(lesson: Lesson, nearest: Nearest, student: nn.Module) -> None:
+    """Steps are too large for this network: back to where it was nearest."""
+    write_parameters(nearest.kept, student)
+    lesson.begin(_SLOWER * lesson.rate)
 
 
 @contextlib.contextmanager
