@@ -95,7 +95,7 @@ class Subject:
     halves: tuple[Batches, Batches]
 
 
-def subject_at(data: Path, checkpoint: Path, split_seed: int = 0) -> Subject:
+def subject_at(data: Path, checkpoint: Path, split_seed: int = 0, device: str = "cpu") -> Subject:
     """The network with its ImageNet weights, strictly loaded, and the images as timm's configuration wants them."""
     spec = ModelSpec("timm", "efficientnet_lite0", {"model_name": TIMM_NAME}, checkpoint=str(checkpoint))
     prepared = spec.prepare(1000, None, trains_from_scratch=False)
@@ -108,7 +108,9 @@ def subject_at(data: Path, checkpoint: Path, split_seed: int = 0) -> Subject:
     scored = in_memory(images.test_dataloader())
     # All of the other half, in random order; the classes are those of the folders, one image each.
     others = sum(len(part) for part in images.parts().values()) - sum(len(labels) for _, labels in scored)
-    return Subject(prepared.model.eval(), (in_memory(images.calibration_dataloader(others, 0)), scored))
+    halves = (in_memory(images.calibration_dataloader(others, 0)), scored)
+    first, second = ([(one.to(device), labels.to(device)) for one, labels in half] for half in halves)
+    return Subject(prepared.model.eval().to(device), (first, second))
 
 
 def accuracies(subject: Subject, settings: PruneSettings | None) -> list[float]:
@@ -155,6 +157,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     )
     add_fits(parser)
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args(words)
 
 
@@ -166,9 +169,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(options.out or Path(folder) / "efficientnet_lite0.safetensors")
         for seed in options.split_seeds:
-            subject = subject_at(data, checkpoint, seed)
+            subject = subject_at(data, checkpoint, seed, options.device)
             for name, settings in variants.items():
                 found[name] += accuracies(subject, settings)
+                print(f"division {seed}, {name}: {found[name][-2]:.2f}, {found[name][-1]:.2f}", flush=True)
     asked = "" if options.target_macs else f": {options.keep:g} of the expanded channels stay, {options.ordering}"
     print(f"\nEfficientNet-Lite0, imagenet_sample{asked}")
     print_table(["network", "top-1 %"], [[name, spread(values)] for name, values in found.items()])
