@@ -20,7 +20,7 @@ from snp.plan.group_plan import GroupPlan
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
-from snp.settings import PruneSettings
+from snp.settings import FitSettings
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import with_weights
 
@@ -41,20 +41,22 @@ class FitJudge:
         settings: how weights are fitted.
         samples: calibration inputs on the model's device, without mirrored ones; at least :data:`FEWEST_SAMPLES`.
         objective: how far outputs are from the dense network's.
+        generator: draws the samples that are fitted on.
     """
 
     def __init__(
         self,
         subject: Subject,
         problem: Problem,
-        settings: PruneSettings,
+        settings: FitSettings,
         samples: Sequence[Batch],
         objective: Objective,
+        generator: torch.Generator,
     ) -> None:
         self._subject, self._settings, self._objective = subject, settings, objective
         self._problem = replace(problem, progress=Progress())
         total = sum(batch.size for batch in samples)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(settings.seed))
+        order = torch.randperm(total, generator=generator)
         num_fitted = min(_MOST_FITTED, total // _SHARE)
         num_judged = min(total - num_fitted, most_remembered(subject.model, samples[0]))
         self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)

@@ -49,7 +49,7 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
     for group in problem.groups:
         kept = torch.arange(0, group.num_units, 2)
         plan = PruningPlan((GroupPlan(group, kept),), attention=subject.graph.attention)
-        small = realise(subject, fitted, plan, JOINT).model
+        small = realise(subject, fitted, plan, JOINT.fit).model
         with torch.no_grad():
             wanted, found = dense(probes).log_softmax(-1), small(probes).log_softmax(-1)
         expected = float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / 15
