@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic.dataclasses import dataclass
 
 from snp.core.budget import Target
@@ -41,6 +43,6 @@ class TargetSettings:
     @property
     def target(self) -> Target:
         """The target given, else half of the multiply-accumulates."""
-        given = ((name.removeprefix("target_"), getattr(self, name)) for name in TARGETS)
-        kind, share = next((pair for pair in given if pair[1]), ("macs", 0.5))
-        return Target(kind, share, self.count_embeddings)
+        given = next((name for name in TARGETS if getattr(self, name)), None)
+        target = Target(counts_embeddings=self.count_embeddings)
+        return replace(target, kind=given.removeprefix("target_"), share=getattr(self, given)) if given else target

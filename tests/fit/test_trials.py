@@ -130,7 +130,9 @@ def test_a_group_that_trials_find_dear_keeps_more() -> None:
     settings = PruneSettings(target_macs=0.5, round_to=1)
 
     def kept(dear: int) -> list[int]:
-        choices = choose(replace(problem, trial=Dear(problem.groups[dear].name)), settings).choices
+        choices = choose(
+            replace(problem, trial=Dear(problem.groups[dear].name), target=settings.target), settings
+        ).choices
         alive[:] = [int((choice.damage > 0).sum()) for choice in choices if choice.damage is not None]
         return [choice.num_kept for choice in choices]
 
