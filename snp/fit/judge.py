@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snp.fit.realise import in_sequence
-from snp.graph.batch_form import kind_of
+from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.measure.outputs import most_remembered
@@ -59,8 +59,8 @@ class FitJudge:
         order = torch.randperm(total, generator=generator)
         num_fitted = min(_MOST_FITTED, total // _SHARE)
         num_judged = min(total - num_fitted, most_remembered(subject.model, samples[0]))
-        self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)
-        self._judged = _of_numbers(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
+        self._fitted = numbered(samples, order[:num_fitted], samples[0].size)
+        self._judged = numbered(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
         with torch.no_grad():
             self._dense = [batch.call(subject.model) for batch in self._judged]
 
@@ -79,14 +79,3 @@ class FitJudge:
                 for batch, dense in zip(self._judged, self._dense, strict=True)
             ]
         return torch.tensor(found, dtype=torch.float64)
-
-
-def _of_numbers(batches: Sequence[Batch], numbers: Tensor, size: int) -> list[Batch]:
-    """Samples by their numbers in all batches, in batches of one kind and at most one size."""
-    starts, found = 0, dict[object, list[Batch]]()
-    for batch in batches:
-        inside = numbers[(numbers >= starts) & (numbers < starts + batch.size)].sort().values - starts
-        starts += batch.size
-        if len(inside):
-            found.setdefault(kind_of(batch), []).append(batch.picked(inside))
-    return [piece for alike in found.values() for piece in Batch.joined(alike).split(size)]
