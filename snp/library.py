@@ -14,7 +14,7 @@ from torch import nn
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, problem_of, settle
 from snp.fit.realise import realise
-from snp.fit.tuning import tune
+from snp.fit.tuning import left_to_fit, tune
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
@@ -86,7 +86,8 @@ def _pruned(
         subject, problem = prepare(measured, settings, table, stages)
         decision = decide(subject, problem, settings, **measured.samples.facts, **found)
         subject, problem = settle(measured, decision.plan, (subject, problem))
-    result = realise(subject, problem, decision.plan, settings, measured.samples)
+    fitted_on = left_to_fit(subject.model, measured.samples, settings)
+    result = realise(subject, problem, decision.plan, settings.fit, fitted_on)
     tuned = None
     if settings.is_tuned:
         images, objective = measured.samples.as_given, measured.asked()
@@ -138,7 +139,7 @@ def prune_streamed(
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
                 decision = decide(subject, problem, settings, **Samples.of(inputs, given.num_repeats).facts, **found)
-            result = realise(subject, problem, decision.plan, settings, share=True)
+            result = realise(subject, problem, decision.plan, settings.fit, share=True)
     plan = decision.plan.with_inputs(forms_of(inputs[0]))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
 

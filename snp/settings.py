@@ -52,20 +52,12 @@ class PruneSettings(TargetSettings, FitSettings):
         "auto: kl for what looks like logits; the library also takes a function of both networks' outputs",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
-    reconstruct: bool | Literal["tuned"] = option(
-        True,
-        "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
-        "calibration samples, without labels",
-    )
     tune_epochs: int = option(20, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
     tune_rate: float = option(0.01, "learning rate of reconstruct=tuned at its peak", gt=0)
     tune_views: Literal["auto", "both", "mirror", "shift", "mix", "none"] = option(
         "auto",
         "how reconstruct=tuned shows images: mirrored, shifted (both), mixed; auto: mixed, and what the dense network "
         "sees the same in",
-    )
-    calibration: Literal["sequential", "joint"] = option(
-        "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
     mirrored: bool | Literal["auto"] = option(
         "auto", "calibrate on mirrored images, too; auto: where the dense network sees the same in them"
@@ -151,16 +143,6 @@ class PruneSettings(TargetSettings, FitSettings):
     def needs_trials(self) -> bool:
         """Are single groups cut on trial?"""
         return self.trials and bool(self.reconstruct) and self.planner == "snp" and self.cut_name == "output"
-
-    @property
-    def is_sequential(self) -> bool:
-        """Are layers fitted in execution order?"""
-        return bool(self.reconstruct) and self.calibration == "sequential"
-
-    @property
-    def is_tuned(self) -> bool:
-        """Is the small network trained on the dense one's outputs?"""
-        return self.reconstruct == "tuned"
 
     @property
     def needs_inputs(self) -> bool:

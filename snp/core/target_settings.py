@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -56,9 +57,9 @@ class TargetSettings:
     @property
     def target(self) -> Target:
         """The target given, else half of the multiply-accumulates, and in which steps units are kept."""
-        given = ((name.removeprefix("target_"), getattr(self, name)) for name in TARGETS)
-        kind, share = next((pair for pair in given if pair[1]), ("macs", 0.5))
-        return Target(kind, share, self.count_embeddings, self.rounding)
+        given = next((name for name in TARGETS if getattr(self, name)), None)
+        target = Target(counts_embeddings=self.count_embeddings, rounding=self.rounding)
+        return replace(target, kind=given.removeprefix("target_"), share=getattr(self, given)) if given else target
 
     @property
     def rounding(self) -> Rounding:

@@ -18,7 +18,7 @@ from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
-from snp.fit.rows import HOLD_BACK_ONE_IN
+from snp.fit.rows import batch_size_for
 from snp.fit.two_networks import TwoNetworks, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
@@ -28,8 +28,6 @@ from snp.settings import FitSettings
 from snp.surgery.subject import Subject
 
 __all__ = ["Fits", "ToFit", "fit_in_sequence"]
-
-_LARGEST_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +88,7 @@ def fit_in_sequence(
             where there is no memory for all of them the images are fitted on alone.
     """
     fitter = _Fitter(wanted, settings, progress or Progress())
-    total = sum(batch.size for batch in batches)
-    # At least four batches, so that one in four can be held back.
-    size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
+    size = batch_size_for(sum(batch.size for batch in batches))
     alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
     networks = TwoNetworks(subject.model, alike, fitter.visit, sums, subject.exports)
     samples = networks.limit(memory)

@@ -19,6 +19,7 @@ from snp.core.gram import Moments
 from snp.fit.calibration import Measured, objective_asked, sensitivity_of
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
+from snp.fit.tuning import left_to_fit
 from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
 from snp.measure.objective import Objective
@@ -84,7 +85,8 @@ def _pruned(
         plan = _decide(job, subject, problem, settings, prepared, measured.samples.facts | found)
         started = time.perf_counter()
         subject, problem = settle(measured, plan, (subject, problem))
-    result = realise(subject, problem, plan, settings, measured.samples, share=job.calibration.streamed)
+    fitted_on = left_to_fit(subject.model, measured.samples, settings)
+    result = realise(subject, problem, plan, settings.fit, fitted_on, share=job.calibration.streamed)
     job.folder.record(
         {
             "time/prune_s": time.perf_counter() - started,

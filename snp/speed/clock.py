@@ -67,7 +67,6 @@ class _Timed:
 def checked_by_clock(
     subject: Subject,
     problem: Problem,
-    target: Target,
     selection: Selection,
     share_of: Callable[[nn.Module], float] | None = None,
 ) -> tuple[Problem, Selection]:
@@ -75,8 +74,7 @@ def checked_by_clock(
 
     Args:
         subject: the dense network.
-        problem: whose costs have a table of layer times.
-        target: a latency.
+        problem: whose costs have a table of layer times, and whose target is a latency.
         selection: meets the budget by that table.
         share_of: time of a cut network's pass over the dense one's; by default the clock tells.
 
@@ -86,7 +84,7 @@ def checked_by_clock(
     Raises:
         ValueError: the budget is out of reach, by the corrected table or for every network that was timed.
     """
-    share_of, share = share_of or _clock(subject, problem), target.share
+    share_of, share = share_of or _clock(subject, problem), problem.target.share
     timed: list[_Timed] = []
     for number in range(2 * _MOST_ROUNDS):
         is_new = _is_new(problem, timed, selection)
@@ -98,21 +96,20 @@ def checked_by_clock(
             problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
-        following = _next(problem, target, timed, selection, number)
+        following = _next(problem, timed, selection, number)
         if following is None:
             break
         selection = following
-    return _best(problem, target, timed) if timed else (problem, selection)
+    return _best(problem, timed) if timed else (problem, selection)
 
 
-def _next(
-    problem: Problem, target: Target, timed: Sequence[_Timed], selection: Selection, number: int
-) -> Selection | None:
+def _next(problem: Problem, timed: Sequence[_Timed], selection: Selection, number: int) -> Selection | None:
     """What is timed after so many rounds; None where only a lower aim is out of reach."""
+    target = problem.target
     has_met = bool(_within(timed, target.share))
     aimed = target if number == 0 or has_met else _aimed_lower(target, number)
     try:
-        return met_again(problem, aimed, selection)
+        return met_again(replace(problem, target=aimed), selection)
     except ValueError:
         if aimed is target and not has_met:
             raise
@@ -133,7 +130,8 @@ def _within(timed: Sequence[_Timed], share: float) -> list[_Timed]:
     return [found for found in timed if found.measured <= share + TOLERANCE]
 
 
-def _best(problem: Problem, target: Target, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
+def _best(problem: Problem, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
+    target = problem.target
     met = _within(timed, target.share)
     if not met:
         least = min(found.measured for found in timed)
