@@ -1,6 +1,6 @@
 """How do the inverse Gram matrix and the folded weights of a consumer follow while units go, one after the other?
 
-With P = C^-1 and w_p the folded weights of unit p, removing p costs tr(P_pp^-1 w_p w_p^T) (Hassibi and Stork 1993, for
+With P = G^-1 and w_p the folded weights of unit p, removing p costs tr(P_pp^-1 w_p w_p^T) (Hassibi and Stork 1993, for
 whole units). Costs need the diagonal blocks of P and of M = w w^T only. With P_pp = L L^T, u = P_:p L^-T and
 h = M_:p L^-T - u s / 2, where s = L^-1 M_pp L^-T, a removal is
 
@@ -119,7 +119,7 @@ def _root(block: Tensor) -> Tensor:
 
 
 def _inverse(gram: Tensor) -> Tensor:
-    """(C + ridge I)^-1 of a matrix of mean diagonal 1."""
+    """(G + ridge I)^-1 of a matrix of mean diagonal 1."""
     regular = gram.clone()
     regular.diagonal().add_(_RIDGE)
     lower, info = torch.linalg.cholesky_ex(regular)
