@@ -190,7 +190,7 @@ def _prune(subject: Subject, batch: Batch, found: dict[str, Any]) -> None:
     except ValueError as error:
         raise RefusedError(str(error)) from error
     try:
-        result = realise(subject, problem, decision.plan, settings)
+        result = realise(subject, problem, decision.plan, settings.fit)
     except SelfCheckError as error:
         raise WrongError(f"self-check: {error}") from error
     plan = decision.plan

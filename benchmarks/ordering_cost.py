@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from cost_networks import seconds_of
 from harness import print_provenance, print_table
 from torch import Tensor
 
@@ -88,15 +89,22 @@ def iteration_rows(num_units: int) -> list[list[str]]:
     return rows
 
 
-def greedy_row(num_units: int) -> list[str]:
-    """Greedy elimination of all units by what a reader with as many outputs, or a quarter of them, misses."""
-    samples = activations(2 * num_units, num_units)
-    gram, costs = samples.T @ samples, []
-    for num_outputs in (num_units, num_units // 4):
-        weight = torch.randn(num_outputs, num_units, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        reader = ReaderStatistics(gram, weight, 1)
-        costs.append(seconds(lambda reader=reader: eliminate([reader])))
-    return [f"{num_units:,}", *(f"{cost:.2f}" for cost in costs)]
+def greedy_row(num_units: int, columns: int, device: str) -> list[str]:
+    """Greedy elimination of all units by what a reader with as many outputs as columns, or a quarter, misses."""
+    width = num_units * columns
+    samples = activations(2 * width, width)
+    gram, costs, same = samples.T @ samples, [], []
+    for num_outputs in (width, width // 4):
+        weight = torch.randn(num_outputs, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        reader = ReaderStatistics(gram.to(device), weight.to(device), columns)
+        costs.append(min(seconds_of(lambda reader=reader: eliminate([reader]), device) for _ in range(2)))
+        if device != "cpu":
+            order, in_main_memory = (
+                eliminate([reader])[0].cpu(),
+                eliminate([ReaderStatistics(gram, weight, columns)])[0],
+            )
+            same.append(f"{(order == in_main_memory).double().mean():.0%}")
+    return [f"{num_units:,} x {columns}", *(f"{cost:.2f}" for cost in costs), ", ".join(same)]
 
 
 def main() -> None:
@@ -107,6 +115,8 @@ def main() -> None:
     parser.add_argument("--samples", type=float, nargs="+", default=[4, 0.5, 0.25], help="samples per unit")
     parser.add_argument("--iterate", type=int, default=1024, help="units where Newton-Schulz is tried; 0 for none")
     parser.add_argument("--greedy", type=int, nargs="*", default=[], help="units of layers ordered by the output")
+    parser.add_argument("--columns", type=int, nargs="+", default=[1], help="of a unit, in the greedy order")
+    parser.add_argument("--device", default="cpu", help="of the greedy order")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row_of(size, samples) for size in options.sizes for samples in options.samples]
@@ -115,8 +125,10 @@ def main() -> None:
         header = ["units", "samples per unit", "rank", "Gram", "eigh", "spectrum", "LDL", "fit"]
         print_table(header, rows)
     if options.greedy:
-        print("\nGreedy order by the output, CPU seconds")
-        print_table(["units", "outputs as many", "a quarter"], [greedy_row(size) for size in options.greedy])
+        clock = "CPU seconds" if options.device == "cpu" else f"seconds on {torch.cuda.get_device_name()}"
+        print(f"\nGreedy order by the output, {clock}")
+        rows = [greedy_row(size, columns, options.device) for columns in options.columns for size in options.greedy]
+        print_table(["units x columns", "outputs as many", "a quarter", "places as in main memory"], rows)
     if options.iterate:
         print(f"\nInverse root of a Gram matrix of {options.iterate:,} units, CPU seconds")
         header = ["matrix", "condition", "eigh", "Newton-Schulz", "steps", "difference"]

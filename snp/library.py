@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
-from snp.fit.tuning import tune
+from snp.fit.tuning import left_to_fit, tune
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
@@ -24,7 +25,9 @@ from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
 from snp.saving import load, save
 from snp.settings import PruneSettings
+from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
+from snp.speed.multiples import Place, precision_of, with_measured_rounding
 from snp.surgery import inspection
 from snp.surgery.subject import Subject, subject_of
 
@@ -60,24 +63,33 @@ def prune(
     """
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
+    precision = precision_of(model)
     with plain_arithmetic():
-        return _pruned(model, batches, settings, Progress(shows=progress))
+        return _pruned(model, batches, settings, Progress(shows=progress), precision)
 
 
-def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
+def _pruned(
+    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, precision: torch.dtype
+) -> PruneResult:
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
-    result = _carried_out(subject, given, settings, stages, None)
+    result = _carried_out(subject, given, settings, stages, precision)
     return replace(result, model=alike(result.model, model))
 
 
 def _carried_out(
-    subject: Subject, given: GivenSamples, settings: PruneSettings, stages: Progress, folder: Path | None
+    subject: Subject,
+    given: GivenSamples,
+    settings: PruneSettings,
+    stages: Progress,
+    precision: torch.dtype,
+    folder: Path | None = None,
 ) -> PruneResult:
     """Everything that follows the analysis; with a folder for moments, block by block."""
+    settings, found = _rounded(subject, settings, stages, precision)
     measured = calibrate(subject, given, settings, stages, folder)
     example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
@@ -85,9 +97,10 @@ def _carried_out(
             table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(measured, settings, table, stages)
-        decision = decide(subject, problem, settings, **measured.samples.facts)
+        decision = decide(subject, problem, settings, **measured.samples.facts, **found)
         subject, problem = settle(measured, decision.plan, (subject, problem))
-    result = realise(subject, problem, decision.plan, settings, measured.samples, share=folder is not None)
+    fitted_on = left_to_fit(subject.model, measured.samples, settings)
+    result = realise(subject, problem, decision.plan, settings.fit, fitted_on, share=folder is not None)
     tuned = None
     if settings.is_tuned:
         images, objective = measured.samples.as_given, measured.asked()
@@ -95,7 +108,9 @@ def _carried_out(
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(measured_share(subject.model, small, example, table.batch, table.threads))
+            plan = plan.with_latency(
+                measured_share(subject.model, small, example, table.batch, table.threads, table.graphs)
+            )
     plan = plan.with_inputs(forms_of(given.few[0]))
     return PruneResult(small, plan, decision.selection, result.check, stages.times, tuned)
 
@@ -126,14 +141,25 @@ def prune_streamed(
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
     refuse_streaming(settings)
-    stages = Progress(shows=progress)
+    stages, precision = Progress(shows=progress), precision_of(model)
     with plain_arithmetic(), evaluated(model) as dense, tempfile.TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
             subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks()
             refuse_unreachable(subject.costs, subject.groups, settings.target)
-        result = _carried_out(subject, given, settings, stages, Path(folder))
+        result = _carried_out(subject, given, settings, stages, precision, Path(folder))
     return replace(result, model=alike(result.model, model))
+
+
+def _rounded(
+    subject: Subject, settings: PruneSettings, stages: Progress, precision: torch.dtype
+) -> tuple[PruneSettings, dict[str, Any]]:
+    """The settings with numbers for ``round_to="auto"``, asked of the device that the network is on."""
+    if settings.round_to != "auto":
+        return settings, {}
+    with stages.stage("ask for multiples"):
+        place = Place(subject.device, precision, settings.latency_batch, settings.latency_threads, user_table())
+        return with_measured_rounding(settings, subject, subject.example, place)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:

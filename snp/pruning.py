@@ -20,7 +20,7 @@ from snp.plan.progress import StageTime
 from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
-from snp.speed.clock import checked_by_clock
+from snp.speed.clock import checked_by_clock, refuse_overhead
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
@@ -109,7 +109,10 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
+    if settings.target.is_timed and problem.costs.table is not None:
+        refuse_overhead(problem.costs.table, settings.target)
     found: dict[str, str] = {}
+    problem = replace(problem, target=settings.target)
     while True:
         try:
             decision = _decided(subject, problem, settings, provenance)
@@ -138,13 +141,13 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection, tilt = use_up(problem, settings.target, planners.load(settings.planner)(problem, settings)), 0.0
+    selection, tilt = use_up(problem, planners.load(settings.planner)(problem, settings)), 0.0
     if problem.judge is not None:
         with problem.progress.stage("try allocations"):
-            tilt, selection = best_tilt(problem, settings.target, selection)
+            tilt, selection = best_tilt(problem, selection)
     by_layers = problem.costs
-    if settings.target.is_timed:
-        problem, selection = checked_by_clock(subject, problem, settings.target, selection)
+    if problem.target.is_timed:
+        problem, selection = checked_by_clock(subject, problem, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )

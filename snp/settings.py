@@ -18,7 +18,6 @@ from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.core.rounding import Rounding
 from snp.core.structures import check_structures, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings
 
@@ -53,20 +52,12 @@ class PruneSettings(TargetSettings, FitSettings):
         "auto: kl for what looks like logits; the library also takes a function of both networks' outputs",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
-    reconstruct: bool | Literal["tuned"] = option(
-        True,
-        "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
-        "calibration samples, without labels",
-    )
     tune_epochs: int = option(20, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
     tune_rate: float = option(0.01, "learning rate of reconstruct=tuned at its peak", gt=0)
     tune_views: Literal["auto", "both", "mirror", "shift", "mix", "none"] = option(
         "auto",
         "how reconstruct=tuned shows images: mirrored, shifted (both), mixed; auto: mixed, and what the dense network "
         "sees the same in",
-    )
-    calibration: Literal["sequential", "joint"] = option(
-        "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )
     mirrored: bool | Literal["auto"] = option(
         "auto", "calibrate on mirrored images, too; auto: where the dense network sees the same in them"
@@ -87,10 +78,6 @@ class PruneSettings(TargetSettings, FitSettings):
         "free", "sizes of queries and values may differ; equal: they do not, and the stock module stays"
     )
     streams: bool = option(False, "cut residual streams, too")
-    round_to: int = option(8, "kept units are a multiple of this in wide groups; 1 switches it off", ge=1)
-    round_from: int | None = option(
-        None, "units of a wide group at least; null: 16 times round_to. ONNX Runtime likes 16, see docs/export.md", ge=1
-    )
     seed: int = option(0, "of everything random", ge=0, lt=2**63)
     dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
 
@@ -128,7 +115,7 @@ class PruneSettings(TargetSettings, FitSettings):
     def target(self) -> Target:
         """What is asked for, in which steps units are kept, and what else could be cut."""
         remedies = remedies_beside(self.streams, self.structures, self.ignore)
-        return replace(super().target, rounding=Rounding(self.round_to, self.round_from), remedies=remedies)
+        return replace(super().target, remedies=remedies)
 
     @property
     def fit(self) -> FitSettings:
@@ -156,16 +143,6 @@ class PruneSettings(TargetSettings, FitSettings):
     def needs_trials(self) -> bool:
         """Are single groups cut on trial?"""
         return self.trials and bool(self.reconstruct) and self.planner == "snp" and self.cut_name == "output"
-
-    @property
-    def is_sequential(self) -> bool:
-        """Are layers fitted in execution order?"""
-        return bool(self.reconstruct) and self.calibration == "sequential"
-
-    @property
-    def is_tuned(self) -> bool:
-        """Is the small network trained on the dense one's outputs?"""
-        return self.reconstruct == "tuned"
 
     @property
     def needs_inputs(self) -> bool:

@@ -46,7 +46,7 @@ def seconds_of(model: nn.Module, batches: Batches, **options: Any) -> float:
     fisher = sensitivity_of(subject, inputs, seed=settings.seed) if settings.needs_sensitivity else {}
     samples = Samples.of(inputs)
     subject, problem = prepare(Measured(subject, collector.moments, samples, sensitivity=fisher), settings)
-    realise(subject, problem, decide(subject, problem, settings).plan, settings, samples)
+    realise(subject, problem, decide(subject, problem, settings).plan, settings.fit, samples)
     return time.perf_counter() - started
 
 

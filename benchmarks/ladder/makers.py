@@ -105,7 +105,7 @@ def _library(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:
     settings = settings_of(rung, share, calibrated.seed)
     subject, problem = calibrated.problem(settings)
     plan = _within_reach(lambda: decide(subject, problem, settings)).plan
-    return realise(subject, problem, plan, settings, Samples.of(calibrated.inputs)).model
+    return realise(subject, problem, plan, settings.fit, Samples.of(calibrated.inputs)).model
 
 
 def _mean_folding(calibrated: Calibrated, rung: Rung, share: float) -> nn.Module:

@@ -26,8 +26,8 @@ class Target:
         remedies: what else could be asked for where this is out of reach, in words.
     """
 
-    kind: str
-    share: float
+    kind: str = "macs"
+    share: float = 0.5
     counts_embeddings: bool = False
     rounding: Rounding = field(default=Rounding(), compare=False)
     remedies: tuple[str, ...] = field(default=(), compare=False)

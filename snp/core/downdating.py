@@ -1,6 +1,6 @@
 """How do the inverse Gram matrix and the folded weights of a consumer follow while units go, one after the other?
 
-With P = C^-1 and w_p the folded weights of unit p, removing p costs tr(P_pp^-1 w_p w_p^T) (Hassibi and Stork 1993, for
+With P = G^-1 and w_p the folded weights of unit p, removing p costs tr(P_pp^-1 w_p w_p^T) (Hassibi and Stork 1993, for
 whole units). Costs need the diagonal blocks of P and of M = w w^T only. With P_pp = L L^T, u = P_:p L^-T and
 h = M_:p L^-T - u s / 2, where s = L^-1 M_pp L^-T, a removal is
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from snp.core.folded_energy import diagonal_blocks, energy_of, solved
+from snp.core.panel import Panel
 from snp.core.subspace import columns_of
 
 __all__ = ["Eliminator"]
@@ -42,19 +43,19 @@ class Eliminator:
         mean = gram.diagonal().mean().double()
         self._scale = torch.where(mean > torch.finfo(torch.float64).tiny, mean, 1.0)
         self._inverse = _inverse(gram.double() / self._scale)
-        self._gone = gram.new_zeros(len(gram), _PANEL + columns_per_unit).double()
-        self._energy = energy_of(weighted.double(), columns_per_unit, self._gone.shape[1])
-        self._begin_panel()
+        num_columns = self.steps_per_panel * columns_per_unit
+        self._gone = Panel(self._inverse, num_columns, columns_per_unit)
+        self._energy = energy_of(weighted.double(), columns_per_unit, num_columns)
+        self._look_at_blocks()
 
-    def _begin_panel(self) -> None:
-        self._used = 0  # columns of the panel
+    def _look_at_blocks(self) -> None:
         self._inverse_blocks = diagonal_blocks(self._inverse, self._width)
         self._energy_blocks = self._energy.blocks()
 
     @property
-    def is_full(self) -> bool:
-        """Should the matrices catch up before the next unit goes?"""
-        return self._used >= _PANEL
+    def steps_per_panel(self) -> int:
+        """Removals before the matrices must catch up."""
+        return -(-_PANEL // self._width)
 
     def costs(self) -> Tensor:
         """Squared output error that each removal would add, shape [U]; meaningless for removed units."""
@@ -70,14 +71,13 @@ class Eliminator:
         lower = _root(self._inverse_blocks.index_select(0, unit)[0])
         # Rows for columns: the matrix is symmetric.
         column = self._inverse.index_select(0, own)
-        gone = self._gone[:, : self._used]
+        gone = self._gone.columns
         own_gone = gone.index_select(0, own)
-        if self._used:
+        if not self._gone.is_empty:
             column.addmm_(own_gone, gone.T, alpha=-1)
         u = solved(lower, column)
         h = self._energy.half_step(own, lower, u, gone, own_gone)
-        self._gone[:, self._used : self._used + self._width] = u.T
-        self._used += self._width
+        self._gone.add(u)
         self._downdate_blocks(u, h)
         # A removed unit is made independent of the others, so that batched inverses stay defined.
         self._inverse_blocks.index_copy_(0, unit, self._eye)
@@ -94,20 +94,20 @@ class Eliminator:
 
     def catch_up(self, is_closed: Tensor) -> None:
         """End the panel: bring the matrices up to date; ``is_closed`` says which units are gone, bool, shape [U]."""
-        gone = self._gone[:, : self._used]
+        gone = self._gone.columns
         self._inverse.addmm_(gone, gone.T, alpha=-1)
         self._energy.catch_up(gone)
-        self._begin_panel()
+        self._gone.clear()
+        self._look_at_blocks()
         self._inverse_blocks[is_closed] = self._eye
 
     def compact(self, units: Tensor) -> None:
         """Forget all units but these, between panels: steps cost as much as the units that are left."""
-        assert self._used == 0
         columns = columns_of(units, self._width)
         self._inverse = self._inverse.index_select(0, columns).index_select(1, columns)
         self._energy.compact(columns)
-        self._gone = self._gone[: len(columns)]
-        self._begin_panel()
+        self._gone.compact(len(columns))
+        self._look_at_blocks()
 
 
 def _root(block: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _root(block: Tensor) -> Tensor:
 
 
 def _inverse(gram: Tensor) -> Tensor:
-    """(C + ridge I)^-1 of a matrix of mean diagonal 1."""
+    """(G + ridge I)^-1 of a matrix of mean diagonal 1."""
     regular = gram.clone()
     regular.diagonal().add_(_RIDGE)
     lower, info = torch.linalg.cholesky_ex(regular)

@@ -14,8 +14,16 @@ __all__ = ["FitSettings"]
 @named(lambda given: "prune")
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class FitSettings:
-    """How weights are fitted; what is marked (sequential) belongs to ``calibration="sequential"``."""
+    """How weights are fitted; what is marked (sequential) belongs to that calibration."""
 
+    reconstruct: bool | Literal["tuned"] = option(
+        True,
+        "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
+        "calibration samples, without labels",
+    )
+    calibration: Literal["sequential", "joint"] = option(
+        "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
+    )
     conv_gram: Literal["patch", "channel"] = option(
         "patch", "fit every kernel element of a convolution; channel: one transfer per kernel"
     )
@@ -35,3 +43,13 @@ class FitSettings:
         gt=0,
     )
     memory_gib: float = option(8.0, "for the activations of the sequential fit; it uses fewer samples beyond", gt=0)
+
+    @property
+    def is_sequential(self) -> bool:
+        """Are layers fitted in execution order?"""
+        return bool(self.reconstruct) and self.calibration == "sequential"
+
+    @property
+    def is_tuned(self) -> bool:
+        """Is the small network trained on the dense one's outputs?"""
+        return self.reconstruct == "tuned"

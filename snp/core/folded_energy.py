@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from snp.core.panel import Panel
+
 __all__ = ["FoldedEnergy", "diagonal_blocks", "energy_of", "solved"]
 
 
@@ -54,54 +56,53 @@ def energy_of(weight_OC: Tensor, columns_per_unit: int, num_columns: int) -> Fol
 class _Matrix:
     def __init__(self, weight_OC: Tensor, columns_per_unit: int, num_columns: int) -> None:
         self._products, self._width = weight_OC.T @ weight_OC, columns_per_unit
-        self._half, self._used = weight_OC.new_zeros(weight_OC.shape[1], num_columns), 0
+        self._half = Panel(self._products, num_columns, columns_per_unit)
 
     def blocks(self) -> Tensor:
         return diagonal_blocks(self._products, self._width)
 
     def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor, own_gone: Tensor) -> Tensor:
-        rows, half = self._products.index_select(0, own), self._half[:, : self._used]
-        if self._used:
+        rows, half = self._products.index_select(0, own), self._half.columns
+        if not self._half.is_empty:
             rows.addmm_(own_gone, half.T, alpha=-1).addmm_(half.index_select(0, own), gone.T, alpha=-1)
         v = solved(lower, rows)
         h = torch.addmm(v, solved(lower, v.index_select(1, own).T), u, alpha=-0.5)
-        self._half[:, self._used : self._used + self._width] = h.T
-        self._used += self._width
+        self._half.add(h)
         return h
 
     def catch_up(self, gone: Tensor) -> None:
-        half, self._used = self._half[:, : self._used], 0
+        half = self._half.columns
         self._products.addmm_(half, gone.T, alpha=-1).addmm_(gone, half.T, alpha=-1)
+        self._half.clear()
 
     def compact(self, columns: Tensor) -> None:
         self._products = self._products.index_select(0, columns).index_select(1, columns)
-        self._half = self._half[: len(columns)]
+        self._half.compact(len(columns))
 
 
 class _Weights:
     def __init__(self, weight_OC: Tensor, columns_per_unit: int, num_columns: int) -> None:
         self._weight, self._width = weight_OC.clone(), columns_per_unit
-        self._moved, self._used = weight_OC.new_zeros(len(weight_OC), num_columns), 0
+        self._moved = Panel(weight_OC, num_columns, columns_per_unit)
 
     def blocks(self) -> Tensor:
         parts = self._weight.T.reshape(self._weight.shape[1] // self._width, self._width, len(self._weight))
         return parts @ parts.mT
 
     def half_step(self, own: Tensor, lower: Tensor, u: Tensor, gone: Tensor, own_gone: Tensor) -> Tensor:
-        rows, moved = self._weight.index_select(1, own).T, self._moved[:, : self._used]
-        if self._used:
+        rows, moved = self._weight.index_select(1, own).T, self._moved.columns
+        if not self._moved.is_empty:
             rows = torch.addmm(rows, own_gone, moved.T, alpha=-1)
         a = solved(lower, rows)  # [b, O]
         v = a @ self._weight
-        if self._used:
+        if not self._moved.is_empty:
             v.addmm_(a @ moved, gone.T, alpha=-1)
-        self._moved[:, self._used : self._used + self._width] = a.T
-        self._used += self._width
+        self._moved.add(a)
         return v.addmm_(a @ a.T, u, alpha=-0.5)
 
     def catch_up(self, gone: Tensor) -> None:
-        moved, self._used = self._moved[:, : self._used], 0
-        self._weight.addmm_(moved, gone.T, alpha=-1)
+        self._weight.addmm_(self._moved.columns, gone.T, alpha=-1)
+        self._moved.clear()
 
     def compact(self, columns: Tensor) -> None:
         self._weight = self._weight.index_select(1, columns)

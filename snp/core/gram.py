@@ -117,12 +117,8 @@ class CrossMoments:
         return CrossMoments(Moments.zeros(self.cross.shape[1], self.cross.device), *parts)
 
     def __add__(self, other: CrossMoments) -> CrossMoments:
-        return CrossMoments(
-            self.inputs + other.inputs,
-            self.cross + other.cross,
-            self.target + other.target,
-            self.energy + other.energy,
-        )
+        inputs, cross = self.inputs + other.inputs, self.cross + other.cross
+        return CrossMoments(inputs, cross, self.target + other.target, self.energy + other.energy)
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Gram matrix [K, K] and cross moments [O, K] of deviations from the means."""

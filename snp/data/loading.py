@@ -177,10 +177,9 @@ class SampleData(LightningDataModule):
         return self._loader(dataset, sampler=ExactlyOnceSampler(dataset) if num_processes() > 1 else None)
 
     def _loader(self, dataset: Samples, **arguments: Any) -> Batches:
-        common = {"persistent_workers": self.num_workers > 0, "pin_memory": torch.cuda.is_available()}
-        return DataLoader(
-            dataset, num_workers=self.num_workers, **{"batch_size": self.batch_size, **common, **arguments}
-        )
+        common: dict[str, Any] = {"batch_size": self.batch_size, "pin_memory": torch.cuda.is_available()}
+        common |= {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        return DataLoader(dataset, **common | arguments)
 
 
 def require_at_least(**numbers: tuple[int | None, int]) -> None:

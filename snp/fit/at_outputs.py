@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.surgery.surgery import named_tensors, with_weights
@@ -163,14 +164,9 @@ class Outputs:
 
     def _some(self, inputs: Sequence[Batch], places: Set[tuple[int, int]]) -> list[Batch]:
         """The samples of some pieces of folds; groups are dealt out in turn, through all batches."""
-        found, before = list[Batch](), 0
-        for batch in inputs:
-            groups = [(before + sample) // self.group for sample in range(batch.size)]
-            index = [n for n, g in enumerate(groups) if (g % _FOLDS, g // _FOLDS % _PIECES) in places]
-            if index:
-                found.append(batch.picked(torch.tensor(index)))
-            before += batch.size
-        return found
+        groups = [number // self.group for number in range(sum(batch.size for batch in inputs))]
+        picked = [n for n, g in enumerate(groups) if (g % _FOLDS, g // _FOLDS % _PIECES) in places]
+        return numbered(inputs, torch.tensor(picked, dtype=torch.long), inputs[0].size)
 
 
 def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snp.fit.realise import in_sequence
-from snp.graph.batch_form import kind_of
+from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.measure.outputs import most_remembered
@@ -20,7 +20,7 @@ from snp.plan.group_plan import GroupPlan
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
-from snp.settings import PruneSettings
+from snp.settings import FitSettings
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import with_weights
 
@@ -41,24 +41,26 @@ class FitJudge:
         settings: how weights are fitted.
         samples: calibration inputs on the model's device, without mirrored ones; at least :data:`FEWEST_SAMPLES`.
         objective: how far outputs are from the dense network's.
+        generator: draws the samples that are fitted on.
     """
 
     def __init__(
         self,
         subject: Subject,
         problem: Problem,
-        settings: PruneSettings,
+        settings: FitSettings,
         samples: Sequence[Batch],
         objective: Objective,
+        generator: torch.Generator,
     ) -> None:
         self._subject, self._settings, self._objective = subject, settings, objective
         self._problem = replace(problem, progress=Progress())
         total = sum(batch.size for batch in samples)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(settings.seed))
+        order = torch.randperm(total, generator=generator)
         num_fitted = min(_MOST_FITTED, total // _SHARE)
         num_judged = min(total - num_fitted, most_remembered(subject.model, samples[0]))
-        self._fitted = _of_numbers(samples, order[:num_fitted], samples[0].size)
-        self._judged = _of_numbers(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
+        self._fitted = numbered(samples, order[:num_fitted], samples[0].size)
+        self._judged = numbered(samples, order[num_fitted : num_fitted + num_judged], _PIECE)
         with torch.no_grad():
             self._dense = [batch.call(subject.model) for batch in self._judged]
 
@@ -77,14 +79,3 @@ class FitJudge:
                 for batch, dense in zip(self._judged, self._dense, strict=True)
             ]
         return torch.tensor(found, dtype=torch.float64)
-
-
-def _of_numbers(batches: Sequence[Batch], numbers: Tensor, size: int) -> list[Batch]:
-    """Samples by their numbers in all batches, in batches of one kind and at most one size."""
-    starts, found = 0, dict[object, list[Batch]]()
-    for batch in batches:
-        inside = numbers[(numbers >= starts) & (numbers < starts + batch.size)].sort().values - starts
-        starts += batch.size
-        if len(inside):
-            found.setdefault(kind_of(batch), []).append(batch.picked(inside))
-    return [piece for alike in found.values() for piece in Batch.joined(alike).split(size)]

@@ -60,7 +60,8 @@ def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured
     is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
     if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
         return None
-    return FitJudge(subject, problem, settings, samples, measured.asked())
+    generator = torch.Generator().manual_seed(settings.seed)
+    return FitJudge(subject, problem, settings.fit, samples, measured.asked(), generator)
 
 
 def problem_of(

@@ -15,7 +15,6 @@ from snp.core.sums import ALONE, Sums
 from snp.fit.at_outputs import Candidates, Outputs, Tensors, is_few
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
-from snp.fit.tuning.samples import held_back, without
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.measure.moments import MomentCollector
@@ -26,7 +25,7 @@ from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
-from snp.settings import PruneSettings
+from snp.settings import FitSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
 from snp.surgery.subject import Subject
@@ -56,7 +55,7 @@ def realise(
     subject: Subject,
     problem: Problem,
     plan: PruningPlan,
-    settings: PruneSettings,
+    settings: FitSettings,
     samples: Samples = _NO_SAMPLES,
     sums: Sums = ALONE,
     *,
@@ -69,8 +68,7 @@ def realise(
         problem: its moments; its progress is told of the stages.
         plan: the units that stay.
         settings: how weights are fitted.
-        samples: calibrated on, for ``calibration="sequential"``; those that tuning is judged by are left out where the
-            network will be tuned.
+        samples: fitted on, for ``calibration="sequential"``.
         sums: over all processes.
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
@@ -78,12 +76,7 @@ def realise(
         SelfCheckError: the small network differs from the dense one with the same units masked, or its cost is not
             what the plan says.
     """
-    if not settings.reconstruct:
-        fits = Fits(masked_weights(subject.model, plan))
-    elif settings.is_sequential:
-        fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).best(samples)
-    else:
-        fits = Fits(fitted_jointly(subject.model, problem, plan, settings.ridge))
+    fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).fits(samples.batches)
     with problem.progress.stage("cut and check"):
         masked = with_weights(subject.model, fits.tensors, share=share)
         small = cut(masked, plan, share=share)
@@ -94,7 +87,7 @@ def realise(
 
 
 def in_sequence(
-    subject: Subject, problem: Problem, plan: PruningPlan, settings: PruneSettings, inputs: Sequence[Batch]
+    subject: Subject, problem: Problem, plan: PruningPlan, settings: FitSettings, inputs: Sequence[Batch]
 ) -> Fits:
     """The fit in sequence of a plan's readers on some samples, as it comes: held to no other fit."""
     return _Fitting(subject, problem, plan, settings, ALONE, is_mirrored=False).in_sequence(problem, inputs)
@@ -107,27 +100,28 @@ class _Fitting:
     subject: Subject
     problem: Problem
     plan: PruningPlan
-    settings: PruneSettings
+    settings: FitSettings
     sums: Sums
     is_mirrored: bool
 
-    def best(self, samples: Samples) -> Fits:
+    def fits(self, inputs: Sequence[Batch]) -> Fits:
+        """What takes over, as it was asked for."""
+        if not self.settings.reconstruct:
+            return Fits(masked_weights(self.subject.model, self.plan))
+        if self.settings.is_sequential:
+            return self._best(inputs)
+        return Fits(fitted_jointly(self.subject.model, self.problem, self.plan, self.settings.ridge))
+
+    def _best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
-        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings.fit)
-        inputs = self._not_judged_by(samples)
+        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
         with self.problem.progress.stage("fit weights", len(readers)):
             found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
-            return replace(found, tensors=dict(self._best(found, inputs)))
+            return replace(found, tensors=dict(self._nearest(found, inputs)))
 
-    def _not_judged_by(self, samples: Samples) -> Sequence[Batch]:
-        """Without the samples that tuning will be judged by."""
-        if not (self.settings.is_tuned and self.settings.tune_epochs):
-            return samples.batches
-        return without(samples.batches, held_back(self.subject.model, samples.as_given, self.settings.seed))
-
-    def _best(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
+    def _nearest(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
         known = self.problem.objective
@@ -165,7 +159,7 @@ class _Fitting:
     def in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
         """Of some samples and their moments."""
         subject, plan, settings = self.subject, self.plan, self.settings
-        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings.fit)
+        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings)
         kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
         def start(name: str) -> Tensor:
@@ -173,4 +167,4 @@ class _Fitting:
 
         wanted = ToFit(readers, kept, start, silent_rows(plan))
         mirrored = self.is_mirrored
-        return fit_in_sequence(subject, inputs, wanted, settings.fit, self.sums, problem.progress, mirrored=mirrored)
+        return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

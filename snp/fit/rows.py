@@ -11,10 +11,11 @@ from torch import Tensor
 from snp.core.gram import CrossMoments
 from snp.core.sums import Sums
 
-__all__ = ["HOLD_BACK_ONE_IN", "Base", "Parts", "Rows", "is_held_back"]
+__all__ = ["Base", "Parts", "Rows", "batch_size_for", "is_held_back"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
+_LARGEST_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,11 @@ class Rows:
 
 def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+def batch_size_for(num_samples: int) -> int:
+    """Of what is fitted in sequence: at least four batches, so that one in four can be held back."""
+    return max(1, min(_LARGEST_BATCH, num_samples // HOLD_BACK_ONE_IN))
 
 
 def is_held_back(batch: int) -> bool:

@@ -19,7 +19,7 @@ from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.recomputed import RecomputedNetworks
-from snp.fit.rows import HOLD_BACK_ONE_IN
+from snp.fit.rows import batch_size_for
 from snp.fit.two_networks import TwoNetworks, Visit, equal_batches
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
@@ -29,8 +29,6 @@ from snp.settings import FitSettings
 from snp.surgery.subject import Subject
 
 __all__ = ["Fits", "ToFit", "fit_in_sequence"]
-
-_LARGEST_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +89,7 @@ def fit_in_sequence(
             where there is no memory for all of them the images are fitted on alone.
     """
     fitter, memory = _Fitter(wanted, settings, progress or Progress()), int(settings.memory_gib * 2**30)
-    total = sum(batch.size for batch in batches)
-    # At least four batches, so that one in four can be held back.
-    size = max(1, min(_LARGEST_BATCH, total // HOLD_BACK_ONE_IN))
+    size = batch_size_for(sum(batch.size for batch in batches))
     alike = equal_batches(batches, size)
     networks = _networks(subject, alike, fitter.visit, sums, memory)
     samples = networks.limit(memory)

@@ -17,6 +17,7 @@ from torch import Tensor
 from snp.core.gram import Moments
 from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
 from snp.fit.replay import Replay
+from snp.fit.rows import batch_size_for
 from snp.fit.two_networks import equal_batches
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
@@ -63,7 +64,8 @@ class Trials:
         self._probes = _last_samples(inputs, max(1, most))
         self._replay = None
         if replays and len({kind_of(batch) for batch in self._probes}) == 1:
-            self._probes = equal_batches(self._probes, max(1, most))
+            # Of the size that is fitted in sequence, so that one exported program serves both.
+            self._probes = equal_batches(self._probes, min(max(1, most), batch_size_for(total)))
             exported = subject.exports.of(subject.model, self._probes[0])
             self._replay = None if exported.outputs is None else Replay(exported, self._probes)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:

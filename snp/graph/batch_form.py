@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from snp.graph.batches import Batch
 from snp.graph.decoder_inputs import with_decoder_inputs
 from snp.graph.shared_inputs import HOW, shared_places
 
-__all__ = ["BatchForm", "by_kind", "kind_of", "parsed"]
+__all__ = ["BatchForm", "by_kind", "kind_of", "numbered", "parsed"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,23 @@ def by_kind(batches: Iterable[Batch]) -> list[list[Batch]]:
     for batch in batches:
         kinds.setdefault(kind_of(batch), []).append(batch)
     return [*kinds.values()]
+
+
+def numbered(batches: Sequence[Batch], numbers: Tensor, size: int) -> list[Batch]:
+    """Samples by their numbers, counted through all batches, in batches of one kind.
+
+    Args:
+        batches: on any device.
+        numbers: shape [N]; samples come in the order of the batches.
+        size: of a batch at most.
+    """
+    found, before = list[Batch](), 0
+    for batch in batches:
+        inside = numbers[(numbers >= before) & (numbers < before + batch.size)].sort().values - before
+        before += batch.size
+        if len(inside):
+            found.append(batch.picked(inside))
+    return [piece for alike in by_kind(found) for piece in Batch.joined(alike).split(size)]
 
 
 def kind_of(batch: Batch) -> tuple[object, ...]:

@@ -185,12 +185,11 @@ class Tracer:
             self.alone[weight.name] = self.alone.get(weight.name, 0) + positions
         if weight.name not in self.readers:
             self.readers.append(weight.name)
-        if is_convolution:
-            self.convolutions.add(weight.name)
-        if torch.Size(weight.shape[2:]).numel() > 1:
-            self.spatial.add(weight.name)
-        if weight.is_buffer:
-            self.buffers.add(weight.name)
+        is_spatial = torch.Size(weight.shape[2:]).numel() > 1
+        kinds = (self.convolutions, is_convolution), (self.spatial, is_spatial), (self.buffers, weight.is_buffer)
+        for kind, holds in kinds:
+            if holds:
+                kind.add(weight.name)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from snp.graph.batch_form import by_kind
@@ -37,7 +38,7 @@ _ROUNDING = 1e-7
 
 
 def compared(batch: Batch) -> tuple[Tensor, ...] | None:
-    """What samples are compared by: parts [N, F] on the CPU, one for every input and channel.
+    """What samples are compared by: parts [N, F], one for every input and channel, on a GPU if the batch is there.
 
     None where nothing can be nearly alike: of whole numbers, and of codes (one-hot, binary, signs), where one value
     that differs is another meaning.
@@ -48,7 +49,8 @@ def compared(batch: Batch) -> tuple[Tensor, ...] | None:
             continue
         if not value.is_floating_point():
             return None
-        values = value.detach().to("cpu", torch.promote_types(value.dtype, torch.float32))
+        place_of_work = value.device if value.is_cuda else "cpu"
+        values = value.detach().to(place_of_work, torch.promote_types(value.dtype, torch.float32))
         is_code = is_code and bool(((values.abs() <= 1) & (values == values.round())).all())
         has_channels = values.ndim > 2 and values.shape[1] <= _MOST_CHANNELS
         channels = values.unbind(1) if has_channels else (values,)
@@ -60,16 +62,19 @@ def compared(batch: Batch) -> tuple[Tensor, ...] | None:
 def _sketched(rows_NF: Tensor, most: int) -> Tensor:
     """Deviations from a sample's mean, and that mean, with distances as they were, and nearly so of many values.
 
-    Every value has a say, of however few a sample consists that are not zero (count sketch, Charikar et al. 2002).
+    Every value has a say, of however few a sample consists that are not zero (count sketch, Charikar et al. 2002, with
+    as many values in every sum, which needs no scattered writes).
     """
     count, width = rows_NF.shape
     mean = rows_NF.mean(dim=1, keepdim=True)
     rows = rows_NF - mean
     if width > most:
         generator = torch.Generator().manual_seed(0)
+        summed = -(-width // most)
         signs = 2 * torch.randint(2, (width,), generator=generator).to(rows) - 1
-        places = torch.randint(most, (width,), generator=generator)
-        rows = rows.new_zeros(count, most).index_add_(1, places, rows * signs)
+        order = torch.randperm(width, generator=generator).to(rows.device)
+        padded = F.pad((rows * signs)[:, order], (0, summed * most - width))
+        rows = padded.reshape(count, summed, most).sum(dim=1)
     return torch.cat([rows, mean * width**0.5], dim=1)
 
 
@@ -87,7 +92,8 @@ def near_copies(parts: Sequence[Tensor], *, table: bool = False) -> Tensor:
         return none
     apart = torch.stack([_apart(part.double(), table) for part in parts])
     # Parts in which a pair is equal say nothing of others.
-    is_near, stays = apart.square().sum(dim=0) < _NEAR**2 * (apart > 0).sum(dim=0).clamp(min=1), none.clone()
+    is_near = (apart.square().sum(dim=0) < _NEAR**2 * (apart > 0).sum(dim=0).clamp(min=1)).cpu()
+    stays = none.clone()
     for sample in range(count):
         stays[sample] = not bool(is_near[sample][stays].any())
     is_crowded = is_near.float() @ (is_near.sum(dim=1) > _MOST_COPIES).float() > 0

@@ -27,7 +27,7 @@ _MOST_EXCHANGED = 5  # groups
 _MOST_COMBINATIONS = 4096
 
 
-def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
+def use_up(problem: Problem, selection: Selection) -> Selection:
     """A selection that meets the budget to one percent of the dense network.
 
     A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
@@ -36,13 +36,13 @@ def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
     last a group gives way to others. Other targets are left as they are.
 
     Args:
-        problem: knows costs.
-        target: what is asked for.
+        problem: knows costs, and what is asked for.
         selection: of a planner, within the budget.
 
     Raises:
         ValueError: single units are too large for that; the message says what was reached.
     """
+    target = problem.target
     if not target.is_budget:
         return selection
     filler = _Filler(
@@ -64,13 +64,13 @@ def use_up(problem: Problem, target: Target, selection: Selection) -> Selection:
     return selection.with_kept(kept)
 
 
-def met_again(problem: Problem, target: Target, selection: Selection) -> Selection:
-    """The same orders at the level that meets the target by the costs of this problem, and what that leaves spent.
+def met_again(problem: Problem, selection: Selection) -> Selection:
+    """The same orders at the level that meets this problem's target by its costs, and what that leaves spent.
 
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
-    return use_up(problem, target, moved(problem, target, selection))
+    return use_up(problem, moved(problem, selection))
 
 
 def _refusal(target: Target, share: float) -> str:

@@ -18,11 +18,11 @@ from snp.plan.twins import evened
 __all__ = ["Level", "by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "selected"]
 
 
-def kept_at_level(problem: Problem, target: Target, allocation: Allocation, level: float) -> list[int]:
+def kept_at_level(problem: Problem, allocation: Allocation, level: float) -> list[int]:
     """Kept units per group at a level, rounded."""
     kept = evened(problem.groups, [allocation.num_kept(number, level) for number in range(len(problem.groups))])
     return [
-        target.rounding.up(count, group.num_units, group.step)
+        problem.target.rounding.up(count, group.num_units, group.step)
         for count, group in zip(kept, problem.groups, strict=True)
     ]
 
@@ -40,15 +40,16 @@ class Level:
     kept: list[int]
 
 
-def level_for(problem: Problem, target: Target, allocation: Allocation) -> Level:
+def level_for(problem: Problem, allocation: Allocation) -> Level:
     """The level that the target asks for, by bisection where it is a budget.
 
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
+    target = problem.target
 
     def kept(level: float) -> list[int]:
-        return kept_at_level(problem, target, allocation, level)
+        return kept_at_level(problem, allocation, level)
 
     if not target.is_budget:
         return Level(target.share, kept(target.share))
@@ -75,38 +76,35 @@ def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], target: Ta
         raise target.out_of_reach(share)
 
 
-def moved(problem: Problem, target: Target, selection: Selection) -> Selection:
-    """The same orders at the level that meets the target by the costs of this problem.
+def moved(problem: Problem, selection: Selection) -> Selection:
+    """The same orders at the level that meets this problem's target by its costs.
 
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
     assert selection.allocation is not None, "only a selection by level can be moved"
-    level = level_for(problem, target, selection.allocation)
+    level = level_for(problem, selection.allocation)
     return replace(selection.with_kept(level.kept), level=level.value)
 
 
-def selected(
-    problem: Problem, target: Target, allocation: Allocation, order: Callable[[int, int], Tensor]
-) -> Selection:
+def selected(problem: Problem, allocation: Allocation, order: Callable[[int, int], Tensor]) -> Selection:
     """What an allocation keeps at the level that meets the target.
 
     Args:
-        problem: knows costs.
-        target: what is asked for.
+        problem: knows costs, and what is asked for.
         allocation: of units to levels.
         order: number of a group and how many of its units stay -> its units in order of keeping, shape [U].
 
     Raises:
         ValueError: the budget cannot be reached; the message says what can.
     """
-    level = level_for(problem, target, allocation)
+    level = level_for(problem, allocation)
     choices = tuple(Choice(order(number, count), count) for number, count in enumerate(level.kept))
     return Selection(choices, level.value, allocation)
 
 
-def by_falling_score(problem: Problem, target: Target, scores: Sequence[Tensor], allocation: Allocation) -> Selection:
+def by_falling_score(problem: Problem, scores: Sequence[Tensor], allocation: Allocation) -> Selection:
     """Units of every group by falling score, shape [U] each, as many as an allocation keeps."""
     pairs = zip(scores, problem.groups, strict=True)
     orders = [interleaved(descending(score), group.num_partitions) for score, group in pairs]
-    return selected(problem, target, allocation, lambda number, _: orders[number])
+    return selected(problem, allocation, lambda number, _: orders[number])

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from snp.core.budget import Target
 from snp.core.gram import Moments
 from snp.graph.units import UnitGroup
 from snp.measure.objective import Objective
@@ -21,6 +22,7 @@ from snp.plan.progress import Progress
 __all__ = ["Choice", "Judge", "LogitStatistics", "Problem", "Selection", "Trial"]
 
 
+_HALF = Target()
 _MAIN_MEMORY = torch.device("cpu")
 
 
@@ -77,6 +79,7 @@ class Problem:
         costs: the cost of any choice.
         sensitivity: weight name -> Fisher matrix of the reader's outputs [O, O]; empty where it was not measured.
         logits: group name -> what its units do to attention logits, for units of queries and keys.
+        target: what is asked for, as the settings of :func:`snp.pruning.decide` say.
         trial: cuts single groups to see what that does; None where that cannot be tried.
         judge: carries out whole plans to see what that does; None where it cannot be tried.
         device: the network's. Moments and weights lie in main memory; where a group's are worked on,
@@ -92,6 +95,7 @@ class Problem:
     costs: CostModel
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, LogitStatistics] = field(default_factory=dict)
+    target: Target = _HALF
     trial: Trial | None = None
     judge: Judge | None = None
     device: torch.device = _MAIN_MEMORY

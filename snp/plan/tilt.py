@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from snp.core.budget import Target
 from snp.plan.allocation import Curves
 from snp.plan.budgets import met_again
 from snp.plan.group_plan import GroupPlan
@@ -29,12 +28,11 @@ _LITTLE = 0.01  # nats per sample that need no better allocation
 _DOUBT = 0.5  # standard errors of a difference that are chance
 
 
-def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float) -> Selection:
+def at_tilt(problem: Problem, selection: Selection, tilt: float) -> Selection:
     """The same orders within the same budget, with damages times exp(tilt * t), t from -1 for the first group to 1.
 
     Args:
-        problem: knows costs; its groups are in execution order.
-        target: the budget.
+        problem: knows costs and the budget; its groups are in execution order.
         selection: by level, with damages.
         tilt: 0 changes nothing.
 
@@ -49,14 +47,14 @@ def at_tilt(problem: Problem, target: Target, selection: Selection, tilt: float)
     ]
     choices = [replace(one, damage=_times(one.damage, f)) for one, f in zip(selection.choices, factors, strict=True)]
     changed = replace(selection, choices=tuple(choices), allocation=replace(allocation, curves=tuple(curves)))
-    return met_again(problem, target, changed)
+    return met_again(problem, changed)
 
 
 def _times(damage: Tensor | None, factor: float) -> Tensor | None:
     return None if damage is None else damage * factor
 
 
-def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[float, Selection]:
+def best_tilt(problem: Problem, selection: Selection) -> tuple[float, Selection]:
     """The tilt, and the allocation it leads to, after which the fitted network is nearest to the dense one.
 
     Tilts are tried in steps in the direction that helps until one helps no more, then where a parabola through the
@@ -64,11 +62,10 @@ def best_tilt(problem: Problem, target: Target, selection: Selection) -> tuple[f
     Where the network hardly moves without a tilt, or has one group, none is tried.
 
     Args:
-        problem: knows costs and a judge.
-        target: a budget.
+        problem: knows costs, a budget and a judge.
         selection: within it, without a tilt.
     """
-    search = _Search(problem, target, selection, {})
+    search = _Search(problem, selection, {})
     if len(selection.choices) < 2 or search.judge(0.0) < _LITTLE:
         return 0.0, selection
     direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
@@ -85,12 +82,11 @@ class _Search:
     """Tilts that have been judged.
 
     Attributes:
-        problem, target, selection: as :func:`best_tilt` gets them.
+        problem, selection: as :func:`best_tilt` gets them.
         tried: tilt -> distances of parts of the samples, shape [P].
     """
 
     problem: Problem
-    target: Target
     selection: Selection
     tried: dict[float, Tensor]
 
@@ -117,7 +113,7 @@ class _Search:
         """What a tilt keeps; its damages are those that were measured."""
         if tilt == 0:
             return self.selection
-        found = at_tilt(self.problem, self.target, self.selection, tilt)
+        found = at_tilt(self.problem, self.selection, tilt)
         return replace(found, choices=self.selection.with_kept(found.kept).choices)
 
     def lowest(self) -> float:

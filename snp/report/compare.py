@@ -43,9 +43,6 @@ def write_comparison(
 
 
 def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
-    pair = runs.pair
-    names = [runs.names[record.folder] for record in pair]
-    overlap = plan_table(*pair) if len(pair) == 2 else None
     named = {network: f" ({network})" if len(runs.by_network) > 1 else "" for network in runs.by_network}
     sections = (
         _section("", _lead(runs), _warning(runs)),
@@ -70,18 +67,18 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
         _section(
             "Curves by group", *(block for network, whose in named.items() for block in _curves(runs, network, whose))
         ),
-        _section(
-            "Two plans",
-            Text(
-                f"Units that `{names[0]}` (first) and `{names[1]}` (second) keep; `snp compare OTHER OTHER` shows "
-                "two others."
-            )
-            if overlap
-            else None,
-            overlap,
-        ),
+        _two_plans(runs),
     )
     return Page(title or f"{len(runs.records)} runs compared", sections)
+
+
+def _two_plans(runs: Runs) -> Section:
+    if len(runs.pair) != 2:
+        return _section("Two plans", None)
+    first, second = (runs.names[record.folder] for record in runs.pair)
+    words = f"Units that `{first}` (first) and `{second}` (second) keep; `snp compare OTHER OTHER` shows two others."
+    overlap = plan_table(*runs.pair)
+    return _section("Two plans", Text(words) if overlap else None, overlap)
 
 
 def subjects(runs: Runs) -> list[str]:

@@ -36,13 +36,14 @@ _LOWEST = 1e-6  # on logarithmic axes; what is smaller decides nothing
 
 def legend(runs: Runs) -> str:
     """Which colour is which line, as HTML."""
-    chips = [
-        f'<span><i style="background:{colour}"></i>{html.escape(line)}</span>'
-        for line, colour in _colours(runs).items()
-    ]
     marks = "<span>dashed, circles: pruned</span><span>solid, diamonds: fine-tuned</span>"
     if any(cell.score("tuned") for cell in runs.cells):
         marks += "<span>dash-dotted, squares: tuned without labels</span>"
+    return _legend(_colours(runs), marks)
+
+
+def _legend(colours: Mapping[str, str], marks: str = "") -> str:
+    chips = [f'<span><i style="background:{colour}"></i>{html.escape(line)}</span>' for line, colour in colours.items()]
     return f'<p class="legend">{"".join(chips)}{marks}</p>'
 
 
@@ -160,9 +161,7 @@ def curves(runs: Runs, network: str, kind: str) -> str | None:
 
 def legend_lines(runs: Runs, records: Sequence[Record]) -> str:
     """The lines of some runs, as HTML."""
-    lines, colours = dict.fromkeys(runs.line_of(record) for record in records), _colours(runs)
-    chips = [f'<span><i style="background:{colours[line]}"></i>{html.escape(line)}</span>' for line in lines]
-    return f'<p class="legend">{"".join(chips)}</p>'
+    return _legend({(line := runs.line_of(record)): _colours(runs)[line] for record in records})
 
 
 def _curve(

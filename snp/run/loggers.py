@@ -72,9 +72,7 @@ def build_loggers(
         ValueError: A mode is unknown, online was asked for without a key, or `project` is empty.
     """
     folder = Path(run_dir)
-    loggers: list[Logger] = []
-    if csv:
-        loggers.append(TrainingTable(folder))
+    loggers: list[Logger] = [TrainingTable(folder)] if csv else []
     mode = resolve_mode(wandb)
     if mode != "disabled":
         if not project:

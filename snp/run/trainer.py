@@ -113,14 +113,8 @@ class JobTrainer:
         )
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
         metric = f"{recipe.where}/val_loss" if validates else None
-        shown = EpochBar(recipe.where) if self._shows_bars else EpochLines(recipe.where, log)
-        callbacks = [
-            EpochSeed(seed),
-            GoOnFrom(recipe.where),
-            shown,
-            *([EMAWeightAveraging(decay=recipe.average)] if recipe.average else []),
-            *(checkpoints.callbacks(metric) if checkpoints else []),
-        ]
+        kept = checkpoints.callbacks(metric) if checkpoints else []
+        callbacks = [EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)
@@ -129,6 +123,11 @@ class JobTrainer:
             checkpoints.load_best(model)
         model.to("cpu")
         copy_from_first(model)
+
+    def _of_epochs(self, recipe: TrainingRecipe) -> list[Callback]:
+        """How an epoch is shown, and the running mean of the weights where the recipe asks for one."""
+        shown = EpochBar(recipe.where) if self._shows_bars else EpochLines(recipe.where, log)
+        return [shown, EMAWeightAveraging(decay=recipe.average)] if recipe.average else [shown]
 
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback, *, mirrored: bool = False) -> None:
         """Show the calibration samples to a network, each once over all processes, and perhaps mirrored."""

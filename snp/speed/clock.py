@@ -19,17 +19,41 @@ from torch import nn
 
 from snp.core.budget import Target
 from snp.plan.budgets import TOLERANCE, met_again
+from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.speed.layer_times import measured_share
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
-__all__ = ["checked_by_clock"]
+__all__ = ["MOST_OVERHEAD", "checked_by_clock", "refuse_overhead"]
+
+MOST_OVERHEAD = 0.9  # of the dense pass; what is left for cuts is no more than clocks differ from day to day
 
 _MOST_ROUNDS = 6
 _LOWER = 0.05  # of the budget, for each network beyond the first one that was too slow
 _FAR_LOWER = 0.2  # and for each beyond those that are timed in any case
+
+
+def refuse_overhead(table: LatencyTable, target: Target) -> None:
+    """A budget of time for a network whose layers hardly take any.
+
+    Args:
+        table: measured on it.
+        target: a latency; all of the dense time can always be met.
+
+    Raises:
+        ValueError: the message says what the layers take, and what to try.
+    """
+    if target.share >= 1 - TOLERANCE or table.overhead_share <= MOST_OVERHEAD:
+        return
+    way = "replayed as a CUDA graph" if table.graphs else "called layer by layer"
+    raise ValueError(
+        f"{target.option}={target.share:g} cannot be met: this network is all overhead. Only "
+        f"{1 - table.overhead_share:.0%} of a pass ({table.measured['dense']:.3g} ms for {table.batch} samples, {way}) "
+        f"is time of what a cut makes smaller. Give a larger batch (prune.latency_batch, {table.batch} now), or "
+        "a budget that does not ask the clock (prune.target_macs)."
+    )
 
 
 @dataclass(frozen=True)
@@ -43,7 +67,6 @@ class _Timed:
 def checked_by_clock(
     subject: Subject,
     problem: Problem,
-    target: Target,
     selection: Selection,
     share_of: Callable[[nn.Module], float] | None = None,
 ) -> tuple[Problem, Selection]:
@@ -51,8 +74,7 @@ def checked_by_clock(
 
     Args:
         subject: the dense network.
-        problem: whose costs have a table of layer times.
-        target: a latency.
+        problem: whose costs have a table of layer times, and whose target is a latency.
         selection: meets the budget by that table.
         share_of: time of a cut network's pass over the dense one's; by default the clock tells.
 
@@ -62,7 +84,7 @@ def checked_by_clock(
     Raises:
         ValueError: the budget is out of reach, by the corrected table or for every network that was timed.
     """
-    share_of, share = share_of or _clock(subject, problem), target.share
+    share_of, share = share_of or _clock(subject, problem), problem.target.share
     timed: list[_Timed] = []
     for number in range(2 * _MOST_ROUNDS):
         is_new = _is_new(problem, timed, selection)
@@ -74,21 +96,20 @@ def checked_by_clock(
             problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
-        following = _next(problem, target, timed, selection, number)
+        following = _next(problem, timed, selection, number)
         if following is None:
             break
         selection = following
-    return _best(problem, target, timed) if timed else (problem, selection)
+    return _best(problem, timed) if timed else (problem, selection)
 
 
-def _next(
-    problem: Problem, target: Target, timed: Sequence[_Timed], selection: Selection, number: int
-) -> Selection | None:
+def _next(problem: Problem, timed: Sequence[_Timed], selection: Selection, number: int) -> Selection | None:
     """What is timed after so many rounds; None where only a lower aim is out of reach."""
+    target = problem.target
     has_met = bool(_within(timed, target.share))
     aimed = target if number == 0 or has_met else _aimed_lower(target, number)
     try:
-        return met_again(problem, aimed, selection)
+        return met_again(replace(problem, target=aimed), selection)
     except ValueError:
         if aimed is target and not has_met:
             raise
@@ -109,7 +130,8 @@ def _within(timed: Sequence[_Timed], share: float) -> list[_Timed]:
     return [found for found in timed if found.measured <= share + TOLERANCE]
 
 
-def _best(problem: Problem, target: Target, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
+def _best(problem: Problem, timed: Sequence[_Timed]) -> tuple[Problem, Selection]:
+    target = problem.target
     met = _within(timed, target.share)
     if not met:
         least = min(found.measured for found in timed)
@@ -127,7 +149,8 @@ def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
     assert table is not None, "layers are timed before networks are"
 
     def share_of(small: nn.Module) -> float:
-        return measured_share(subject.model, small, subject.example, table.batch, table.threads)["own_share"]
+        found = measured_share(subject.model, small, subject.example, table.batch, table.threads, table.graphs)
+        return found["own_share"]
 
     return share_of
 

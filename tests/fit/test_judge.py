@@ -33,6 +33,10 @@ def measured(model: nn.Module, inputs: list[Batch]) -> tuple[Subject, Problem]:
     return subject, problem_of(subject, collector.moments)
 
 
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SETTINGS.seed)
+
+
 def halves(problem: Problem) -> list[GroupPlan]:
     return [GroupPlan(group, torch.arange(0, group.num_units, 2)) for group in problem.groups]
 
@@ -47,12 +51,12 @@ def test_distance_is_that_of_the_small_network_on_other_samples(
     inputs = networks.images(160) if make is networks.cnn else networks.tokens(160)
     batches = Batch.all(inputs.split(sizes))
     subject, problem = measured(model, batches)
-    judge = FitJudge(subject, problem, SETTINGS, batches, objective_of(model, batches))
+    judge = FitJudge(subject, problem, SETTINGS.fit, batches, objective_of(model, batches), generator())
     found = judge.distances(halves(problem))
     order = torch.randperm(160, generator=torch.Generator().manual_seed(SETTINGS.seed))
     fitted, others = inputs[order[:40].sort().values], inputs[order[40:].sort().values]
     plan = PruningPlan(tuple(halves(problem)), attention=subject.graph.attention)
-    small = realise(subject, problem, plan, SETTINGS, Samples.of([Batch((fitted,))])).model
+    small = realise(subject, problem, plan, SETTINGS.fit, Samples.of([Batch((fitted,))])).model
     with torch.no_grad():
         wanted, given = model(others).log_softmax(-1), small(others).log_softmax(-1)
         apart = F.kl_div(given, wanted, log_target=True, reduction="none").flatten(1).sum(1)
@@ -64,7 +68,7 @@ def test_a_whole_network_is_no_way_off() -> None:
     """Nothing cut, nothing moved; and the same plan is judged the same again."""
     model, batches = networks.cnn(), Batch.all([networks.images(128)])
     subject, problem = measured(model, batches)
-    judge = FitJudge(subject, problem, SETTINGS, batches, objective_of(model, batches))
+    judge = FitJudge(subject, problem, SETTINGS.fit, batches, objective_of(model, batches), generator())
     whole = [GroupPlan(group, torch.arange(group.num_units)) for group in problem.groups]
     assert float(judge.distances(whole).abs().max()) < 1e-9
     assert torch.equal(judge.distances(halves(problem)), judge.distances(halves(problem)))

@@ -49,7 +49,7 @@ def test_trial_is_the_divergence_on_samples_not_fitted_on(model: object, sizes: 
     for group in problem.groups:
         kept = torch.arange(0, group.num_units, 2)
         plan = PruningPlan((GroupPlan(group, kept),), attention=subject.graph.attention)
-        small = realise(subject, fitted, plan, JOINT).model
+        small = realise(subject, fitted, plan, JOINT.fit).model
         with torch.no_grad():
             wanted, found = dense(probes).log_softmax(-1), small(probes).log_softmax(-1)
         expected = float(F.kl_div(found, wanted, log_target=True, reduction="sum")) / 15
@@ -130,7 +130,9 @@ def test_a_group_that_trials_find_dear_keeps_more() -> None:
     settings = PruneSettings(target_macs=0.5, round_to=1)
 
     def kept(dear: int) -> list[int]:
-        choices = choose(replace(problem, trial=Dear(problem.groups[dear].name)), settings).choices
+        choices = choose(
+            replace(problem, trial=Dear(problem.groups[dear].name), target=settings.target), settings
+        ).choices
         alive[:] = [int((choice.damage > 0).sum()) for choice in choices if choice.damage is not None]
         return [choice.num_kept for choice in choices]
 

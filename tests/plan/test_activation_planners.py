@@ -1,5 +1,7 @@
 """Do the peers that look at activations score what their papers log, against plain loops over the data?"""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,7 +63,8 @@ def test_flap_is_variance_times_squared_norm(network: nn.Module, problem: Proble
 
 def test_flap_gives_groups_their_own_share(problem: Problem) -> None:
     """One threshold on standardised scores: the units above it, in every group."""
-    selection = planners.load("flap")(problem, PruneSettings(planner="flap", target_units=0.5, cut="uniform"))
+    settings = PruneSettings(planner="flap", target_units=0.5, cut="uniform")
+    selection = planners.load("flap")(replace(problem, target=settings.target), settings)
     pooled = []
     for group in problem.groups:
         values = flap.scores(problem, group)

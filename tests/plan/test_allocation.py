@@ -31,11 +31,12 @@ def problem() -> Problem:
     subject, inputs = subject_of(cnn(), images(2), SETTINGS), [Batch.of(images(24))]
     moments = measured_moments(subject, inputs)
     measured = Measured(subject, moments, Samples.of(inputs), sensitivity=sensitivity_of(subject, inputs))
-    return prepare(measured, SETTINGS)[1]
+    return replace(prepare(measured, SETTINGS)[1], target=SETTINGS.target)
 
 
 def chosen(problem: Problem, planner: str, **options: object) -> Selection:
-    return planners.load(planner)(problem, replace(SETTINGS, planner=planner, **options))  # type: ignore[arg-type]
+    settings = replace(SETTINGS, planner=planner, **options)  # type: ignore[arg-type]
+    return planners.load(planner)(replace(problem, target=settings.target), settings)
 
 
 def are_equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
@@ -57,9 +58,9 @@ def test_the_allocation_says_what_was_kept(problem: Problem, planner: str) -> No
     """At the level found it keeps what was chosen, and moving to the same budget moves nothing."""
     found = chosen(problem, planner)
     assert found.allocation is not None
-    kept = kept_at_level(problem, SETTINGS.target, found.allocation, found.level)
+    kept = kept_at_level(problem, found.allocation, found.level)
     assert kept == [choice.num_kept for choice in found.choices]
-    again = moved(problem, SETTINGS.target, found)
+    again = moved(problem, found)
     assert again.level == found.level
     assert [choice.num_kept for choice in again.choices] == kept
 

@@ -54,6 +54,11 @@ def share(problem: Problem, kept: list[int], target: str) -> float:
     return cost(kept) / cost(problem.costs.dense)
 
 
+def chosen_for(problem: Problem, settings: PruneSettings) -> Selection:
+    problem = replace(problem, target=settings.target)
+    return use_up(problem, planners.load("snp")(problem, settings))
+
+
 CASES = [*product(planners.names(), cuts.names(), ["macs", "params"], ["cnn", "wide", "single"])]
 
 
@@ -62,12 +67,12 @@ def test_budget_is_met_to_one_percent(
     problems: dict[str, Problem], planner: str, cut: str, target: str, network: str
 ) -> None:
     """The share that is left lies in [target - 0.01, target], whatever chose the units and however wide the steps."""
-    problem = problems[network]
     for value in (0.25, 0.4, 0.55, 0.73, 0.9, 1.0):
         options = {"planner": planner, "cut": cut, "ordering": "variance", f"target_{target}": value}
         settings = PruneSettings(**options)
+        problem = replace(problems[network], target=settings.target)
         chosen = planners.load(planner)(problem, settings)
-        met = use_up(problem, settings.target, chosen)
+        met = use_up(problem, chosen)
         assert value - TOLERANCE <= share(problem, counts(met), target) <= value
         assert [choice.order.tolist() for choice in met.choices] == [choice.order.tolist() for choice in chosen.choices]
 
@@ -75,11 +80,11 @@ def test_budget_is_met_to_one_percent(
 @pytest.mark.parametrize("network", ["cnn", "wide", "single"])
 def test_measured_damage_spends_what_is_left(problems: dict[str, Problem], network: str) -> None:
     """No further step of any group that avoids damage fits, and none that was chosen is lost."""
-    problem = problems[network]
     for value in (0.3, 0.41, 0.52, 0.6, 0.7, 0.8, 0.9):
         settings = PruneSettings(target_macs=value, round_to=1)
+        problem = replace(problems[network], target=settings.target)
         chosen = planners.load("snp")(problem, settings)
-        met = use_up(problem, settings.target, chosen)
+        met = use_up(problem, chosen)
         if share(problem, counts(chosen), "macs") < value - TOLERANCE:
             continue  # groups may have given way to others
         assert all(after >= before for after, before in zip(counts(met), counts(chosen), strict=True))
@@ -95,15 +100,15 @@ def test_measured_damage_spends_what_is_left(problems: dict[str, Problem], netwo
 
 def test_what_is_met_already_stays(problems: dict[str, Problem]) -> None:
     """Where the level alone comes within one percent, no group is touched; other targets are never touched."""
-    problem = problems["cnn"]
     variance = {"target_macs": 0.6, "round_to": 1, "cut": "variance"}
     for options in (variance, {"target_var": 0.9}, {"target_units": 0.3, "cut": "uniform"}):
         settings = PruneSettings(**options)
+        problem = replace(problems["cnn"], target=settings.target)
         chosen = planners.load("snp")(problem, settings)
         if "target_macs" in options:
             reached = share(problem, counts(chosen), "macs")
-            settings = replace(settings, target_macs=reached)
-        assert counts(use_up(problem, settings.target, chosen)) == counts(chosen)
+            problem = replace(problem, target=replace(settings.target, share=reached))
+        assert counts(use_up(problem, chosen)) == counts(chosen)
 
 
 def test_rounding_is_kept_where_rounded_steps_fit() -> None:
@@ -112,7 +117,7 @@ def test_rounding_is_kept_where_rounded_steps_fit() -> None:
     problem = problem_for(perceptron(12, 800, 900, 4), rows)
     for value in (0.3, 0.62, 0.8):
         settings = PruneSettings(target_macs=value, cut="uniform", ordering="variance")
-        met = use_up(problem, settings.target, planners.load("snp")(problem, settings))
+        met = chosen_for(problem, settings)
         assert value - TOLERANCE <= share(problem, counts(met), "macs") <= value
         assert all(count % 8 == 0 or count == 900 for count in counts(met))
 
@@ -124,10 +129,10 @@ def test_refused_with_what_can_be_had() -> None:
     with pytest.raises(
         ValueError, match=r"prune\.target_macs=0\.55 cannot be met within 1%: 0\.5000 of the dense"
     ) as caught:
-        use_up(problem, settings.target, planners.load("snp")(problem, settings))
+        chosen_for(problem, settings)
     named = re.findall(r"target_macs=([\d.]*\d)", str(caught.value))[-1]
     again = replace(settings, target_macs=float(named))
-    assert counts(use_up(problem, again.target, planners.load("snp")(problem, again))) == [5]
+    assert counts(chosen_for(problem, again)) == [5]
 
 
 def test_best_damage_per_cost_goes_first(problems: dict[str, Problem]) -> None:
@@ -138,7 +143,7 @@ def test_best_damage_per_cost_goes_first(problems: dict[str, Problem]) -> None:
         damages = [torch.linspace(1.0 if number == favoured else 0.0, 0, size + 1) for number, size in enumerate(sizes)]
         choices = tuple(Choice(torch.arange(size), 1, damage=d) for size, d in zip(sizes, damages, strict=True))
         settings = PruneSettings(target_macs=0.2, round_to=1)
-        met = use_up(problem, settings.target, Selection(choices, 0.0))
+        met = use_up(replace(problem, target=settings.target), Selection(choices, 0.0))
         assert counts(met)[favoured] == sizes[favoured]
         assert counts(met)[1 - favoured] < sizes[1 - favoured]
 
@@ -150,9 +155,10 @@ def test_a_group_gives_way_where_nothing_else_fits() -> None:
     met = 0
     for percent in range(30, 100, 3):
         settings = PruneSettings(target_macs=percent / 100, ordering="variance", cut="variance")
-        chosen = planners.load("snp")(problem, settings)
+        asked = replace(problem, target=settings.target)
+        chosen = planners.load("snp")(asked, settings)
         try:
-            found = counts(use_up(problem, settings.target, chosen))
+            found = counts(use_up(asked, chosen))
         except ValueError:
             assert not [one for one in every if percent / 100 - TOLERANCE <= one <= percent / 100], percent
         else:

@@ -17,7 +17,6 @@ from snp.settings import PruneSettings
 from tests.fit.test_trials import measured
 
 SETTINGS = PruneSettings(target_macs=0.5, round_to=1)
-TARGET = SETTINGS.target
 
 
 @dataclass
@@ -53,23 +52,24 @@ def start() -> tuple[Problem, Selection]:
     inputs = torch.randn(512, 48, generator=torch.Generator().manual_seed(0))
     subject, problem = measured(nn.Sequential(*layers, nn.Linear(48, 48)).eval(), [inputs])
     fisher = {name: torch.eye(len(subject.model.get_parameter(name)), dtype=torch.float64) for name in subject.readers}
+    problem = replace(problem, target=SETTINGS.target)
     apart = choose(replace(problem, sensitivity=fisher), SETTINGS)
     for group, choice in zip(problem.groups, apart.choices, strict=True):
         assert choice.damage is not None
         fisher |= {member.tensor: fisher[member.tensor] / choice.damage[0] for member in group.consumers}
     problem = replace(problem, sensitivity=fisher)
 
-    return problem, use_up(problem, TARGET, choose(problem, SETTINGS))
+    return problem, use_up(problem, choose(problem, SETTINGS))
 
 
 def test_tilts_move_units_from_one_end_to_the_other() -> None:
     """None changes nothing; a positive one takes from the first layers; orders stay; every budget is met."""
     problem, selection = start()
-    assert at_tilt(problem, TARGET, selection, 0.0).kept == selection.kept
+    assert at_tilt(problem, selection, 0.0).kept == selection.kept
     cost, dense = problem.costs.macs, problem.costs.macs(problem.costs.dense)
     differences = []
     for tilt in (-1.5, -0.5, 0.0, 0.5, 1.5):
-        found = at_tilt(problem, TARGET, selection, tilt)
+        found = at_tilt(problem, selection, tilt)
         differences.append(found.kept[-1] - found.kept[0])
         assert 0.49 * dense <= cost(found.kept) <= 0.5 * dense
         assert all(torch.equal(a.order, b.order) for a, b in zip(found.choices, selection.choices, strict=True))
@@ -81,8 +81,8 @@ def test_tilts_move_units_from_one_end_to_the_other() -> None:
 def test_the_best_tilt_is_found_in_five_plans(wanted: float) -> None:
     """Whichever way it lies, at most five whole allocations are judged; damages stay those that were measured."""
     problem, selection = start()
-    judge = Wanting(at_tilt(problem, TARGET, selection, wanted).kept)
-    tilt, found = best_tilt(replace(problem, judge=judge), TARGET, selection)
+    judge = Wanting(at_tilt(problem, selection, wanted).kept)
+    tilt, found = best_tilt(replace(problem, judge=judge), selection)
     assert judge.apart(found.kept) < 0.2 * judge.apart(selection.kept)
     assert abs(tilt - wanted) < 0.35
     assert judge.num_asked <= 5
@@ -96,7 +96,7 @@ def test_chance_is_no_reason() -> None:
     found = []
     for seed in range(20):
         judge = Guessing(torch.Generator().manual_seed(seed))
-        found.append(best_tilt(replace(problem, judge=judge), TARGET, selection)[0])
+        found.append(best_tilt(replace(problem, judge=judge), selection)[0])
     assert found.count(0.0) >= 8  # of five guesses the least is the first one four times in twenty
 
 
@@ -108,7 +108,7 @@ def test_a_tilt_that_no_budget_fits_is_passed_over(monkeypatch: pytest.MonkeyPat
         raise ValueError("cannot be met")
 
     monkeypatch.setattr("snp.plan.tilt.met_again", refusing)
-    tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), TARGET, selection)
+    tilt, found = best_tilt(replace(problem, judge=Wanting([1] * 5)), selection)
     assert tilt == 0
     assert found.kept == selection.kept
 
@@ -117,5 +117,5 @@ def test_none_is_tried_where_nothing_moves() -> None:
     """One allocation is judged; it is near enough."""
     problem, selection = start()
     judge = Wanting(selection.kept)
-    assert best_tilt(replace(problem, judge=judge), TARGET, selection) == (0.0, selection)
+    assert best_tilt(replace(problem, judge=judge), selection) == (0.0, selection)
     assert judge.num_asked == 1

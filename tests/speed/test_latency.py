@@ -198,13 +198,14 @@ def chosen_by(clock: Callable[[float], float]) -> tuple[Problem, list[int], int]
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
         model(images)
     problem = problem_of(subject, collector.moments, table=square_root_table(subject))
-    chosen = use_up(problem, settings.target, planners.load("snp")(problem, settings))
+    problem = replace(problem, target=settings.target)
+    chosen = use_up(problem, planners.load("snp")(problem, settings))
     whole = sum(parameter.numel() for parameter in model.parameters())
 
     def share_of(small: nn.Module) -> float:
         return clock(sum(parameter.numel() for parameter in small.parameters()) / whole)
 
-    corrected, selection = checked_by_clock(subject, problem, settings.target, chosen, share_of)
+    corrected, selection = checked_by_clock(subject, problem, chosen, share_of)
     return corrected, selection.kept, whole
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.measure.outputs import most_remembered
+from snp.measure.samples import Samples
+from snp.settings import PruneSettings
 
-__all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "without"]
+__all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "left_to_fit", "without"]
 
 # One sample in so many is held back, at most so many in all.
 _SHARE, _MOST_HELD = 8, 256
@@ -22,8 +25,8 @@ FEWEST_SAMPLES = 2 * _SHARE
 def held_back(dense: nn.Module, inputs: Sequence[Batch], seed: int) -> list[Tensor]:
     """Which samples a tuned network is judged by.
 
-    Weights that were fitted on them would seem nearer than they are: whoever fits them leaves these out
-    (:func:`without`).
+    Weights that were fitted on them would seem nearer than they are: they are fitted on the others
+    (:func:`left_to_fit`).
 
     Args:
         dense: in evaluation mode; its outputs for these samples have to be remembered.
@@ -47,6 +50,19 @@ def held_back(dense: nn.Module, inputs: Sequence[Batch], seed: int) -> list[Tens
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     is_held[order[: max(1, min(total // _SHARE, _MOST_HELD, most_remembered(dense, inputs[0])))]] = True
     return list(is_held.split(sizes))
+
+
+def left_to_fit(dense: nn.Module, samples: Samples, settings: PruneSettings) -> Samples:
+    """The samples that weights are fitted on: where the network will be tuned, without those it will be judged by.
+
+    Args:
+        dense: in evaluation mode.
+        samples: calibrated on, on its device.
+        settings: will it be tuned, and by which seed?
+    """
+    if not (settings.is_tuned and settings.tune_epochs):
+        return samples
+    return replace(samples, batches=without(samples.batches, held_back(dense, samples.as_given, settings.seed)))
 
 
 def without(inputs: Sequence[Batch], is_held: Sequence[Tensor]) -> list[Batch]:

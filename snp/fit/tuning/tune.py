@@ -85,8 +85,7 @@ def tune(
     Args:
         small: the pruned network in evaluation mode; not changed.
         dense: the network it comes from, likewise.
-        inputs: calibration inputs on the device of both; ``small`` was not fitted on those that
-            :func:`~snp.fit.tuning.samples.held_back` names.
+        inputs: calibration inputs on the device of both; ``small`` was fitted on those of :func:`left_to_fit`.
         objective: how far their outputs are apart.
         settings: those of tuning, and ``seed``.
         progress: is told of the stage.

@@ -39,4 +39,4 @@ def _standardised(values: Tensor) -> Tensor:
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling score; the level is the share of all the network's units that stays, at least one a group."""
     found = tuple(_standardised(scores(problem, group)) for group in problem.groups)
-    return by_falling_score(problem, settings.target, found, PooledScores(found))
+    return by_falling_score(problem, found, PooledScores(found))

@@ -28,4 +28,4 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling norm of the weights that produce them, the same share in every group."""
     found = [scores(problem, group) for group in problem.groups]
-    return by_falling_score(problem, settings.target, found, equal_shares(problem.costs.dense))
+    return by_falling_score(problem, found, equal_shares(problem.costs.dense))

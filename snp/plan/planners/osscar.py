@@ -31,7 +31,6 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
 
     return selected(
         problem,
-        settings.target,
         equal_shares(problem.costs.dense),
         lambda number, count: _order(problem, problem.groups[number], count),
     )

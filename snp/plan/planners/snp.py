@@ -36,10 +36,10 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     for group in problem.groups:
         choices.append(_uncut(problem, settings, group, generator))
         problem.progress.step()
-    if settings.cut_name == "output" and problem.trial is not None and settings.target.is_budget:
-        choices = _tried(problem, problem.trial, settings, choices)
-    allocation = _allocation(problem, settings, choices)
-    level = level_for(problem, settings.target, allocation)
+    if settings.cut_name == "output" and problem.trial is not None and problem.target.is_budget:
+        choices = _tried(problem, problem.trial, choices)
+    allocation = _allocation(problem, settings.cut_name, choices)
+    level = level_for(problem, allocation)
     return Selection(tuple(choices), level.value, allocation).with_kept(level.kept)
 
 
@@ -74,16 +74,16 @@ def _ordered(
     return orderings.load(settings.ordering_name)(statistics), partial(damage_of, statistics)
 
 
-def _allocation(problem: Problem, settings: PruneSettings, choices: Sequence[Choice]) -> Curves:
-    return Curves(settings.cut_name, tuple(_curves(problem, settings, choices)))
+def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice]) -> Curves:
+    return Curves(cut_name, tuple(_curves(problem, choices)))
 
 
-def _tried(problem: Problem, trial: Trial, settings: PruneSettings, choices: Sequence[Choice]) -> list[Choice]:
+def _tried(problem: Problem, trial: Trial, choices: Sequence[Choice]) -> list[Choice]:
     """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        allocation = _allocation(problem, replace(settings, cut=cut_name), found)
-        kept = level_for(problem, settings.target, allocation).kept
+        allocation = _allocation(problem, cut_name, found)
+        kept = level_for(problem, allocation).kept
         with problem.progress.stage("try cuts", len(kept)):
             for number, count in enumerate(kept):
                 order, tried = found[number].order, found[number].tried
@@ -100,19 +100,19 @@ def _corrected(predicted: Choice, tried: Mapping[int, float]) -> Choice:
     return replace(predicted, damage=corrected(predicted.damage, tried), tried=tried)
 
 
-def _curves(problem: Problem, settings: PruneSettings, choices: Sequence[Choice]) -> list[Curve]:
+def _curves(problem: Problem, choices: Sequence[Choice]) -> list[Curve]:
     """Curves with damage and cost as shares of the whole network's."""
     variances = [choice.kept_variance for choice in choices if choice.kept_variance is not None]
     damages = [choice.damage for choice in choices if choice.damage is not None]
     if not damages:
         return [Curve(variance) for variance in variances]
-    cost = problem.costs.of_target(settings.target)
+    cost = problem.costs.of_target(problem.target)
     dense = problem.costs.dense
     whole = cost(dense)
     # A unit's cost depends on how many its neighbours keep; the dense network's is the common yardstick.
     # Of partitioned groups one unit of every partition goes: less is no whole number of kernel columns.
     # Single units hardly show in measured times, so there it is half of a group.
-    parts = 2 if settings.target.is_timed else 1
+    parts = 2 if problem.target.is_timed else 1
     steps = [
         group.num_partitions * max(1, (parts - 1) * (group.num_units // (2 * group.num_partitions)))
         for group in problem.groups

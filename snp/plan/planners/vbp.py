@@ -32,4 +32,4 @@ def unit_variance(problem: Problem, group: UnitGroup) -> Tensor:
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling variance; the level is the share of all the network's units that stays, at least one a group."""
     found = tuple(unit_variance(problem, group) for group in problem.groups)
-    return by_falling_score(problem, settings.target, found, PooledScores(found))
+    return by_falling_score(problem, found, PooledScores(found))

@@ -33,4 +33,4 @@ def _weighed(weight: Tensor, moments: Moments) -> Tensor:
 def choose(problem: Problem, settings: PruneSettings) -> Selection:
     """Units by falling score, the same share in every group."""
     found = [scores(problem, group) for group in problem.groups]
-    return by_falling_score(problem, settings.target, found, equal_shares(problem.costs.dense))
+    return by_falling_score(problem, found, equal_shares(problem.costs.dense))
