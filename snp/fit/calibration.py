@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.graph.batches import Batch
+from snp.measure.checkpointed import checkpointed
 from snp.measure.moments import MomentCollector
 from snp.measure.near_copies import without_near_copies
 from snp.measure.objective import Objective
@@ -139,6 +140,5 @@ def sensitivity_of(
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(seed)
     objective = objective or objective_of(subject.model, inputs)
-    return measure_sensitivity(
-        subject.model, few, subject.readers, generator, objective=objective, blocks=subject.blocks
-    )
+    with checkpointed(subject.model, subject.blocks):
+        return measure_sensitivity(subject.model, few, subject.readers, generator, objective=objective)

@@ -19,8 +19,8 @@ from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.recomputed import RecomputedNetworks
-from snp.fit.rows import batch_size_for
-from snp.fit.two_networks import TwoNetworks, Visit, equal_batches
+from snp.fit.rows import batch_size_for, equal_batches
+from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored

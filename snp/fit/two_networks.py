@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.graph.batch_form import by_kind
 from snp.graph.batches import Batch
 from snp.graph.exported import footprint, is_inplace
 from snp.graph.exports import Exports
 
-__all__ = ["TwoNetworks", "Visit", "equal_batches", "result_of"]
+__all__ = ["TwoNetworks", "Visit", "result_of"]
 
 Visit = Callable[["TwoNetworks", fx.Node], None]
 _Store = Mapping[fx.Node, Sequence[Any]]
@@ -198,18 +197,3 @@ def result_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
         # The value that is written over may still be needed under its old name.
         args = (args[0].clone(), *args[1:])
     return target(*args, **kwargs)
-
-
-def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
-    """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
-
-    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead. Of samples of
-    several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
-    two networks run as a graph of fixed shapes.
-    """
-    joined = Batch.joined(max(by_kind(batches), key=lambda alike: sum(batch.size for batch in alike)))
-    total = joined.size
-    size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
-    if size * 4 < min(largest, total):
-        size = min(largest, total)
-    return [batch for batch in joined.split(size) if batch.size == size]

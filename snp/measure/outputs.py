@@ -28,8 +28,7 @@ _CONSTANT = 1e-10
 _CACHES = ("past_key_values", "cache", "mems")
 # What encoders of Hugging Face make of one token of the other beside it: counted, that token would weigh half of all.
 _SUMMARY, _WHOLE = "pooler_output", "last_hidden_state"
-# Of values in memory: storage, offset, number.
-_Place = tuple[int, int, int]
+_Place = tuple[int, int, int]  # of values in memory: storage, offset, number
 
 
 def objective_of(

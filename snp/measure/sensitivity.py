@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.graph.wrappers import at_rest
-from snp.measure.checkpointed import checkpointed
 from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
 from snp.measure.readers import Reader
@@ -33,7 +32,6 @@ def measure_sensitivity(
     generator: torch.Generator,
     over: Sums = ALONE,
     objective: Objective | None = None,
-    blocks: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Fisher matrix of the outputs of every reader.
 
@@ -44,7 +42,6 @@ def measure_sensitivity(
         generator: draws the labels, on the CPU.
         over: sums over all processes.
         objective: what its outputs are asked for; by default what they look like.
-        blocks: names of blocks whose activations are not all in memory at once.
 
     Returns:
         Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
@@ -60,7 +57,7 @@ def measure_sensitivity(
     objective = objective or objective_of(model, batches)
     taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums))
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
-    with at_rest(model), taps, checkpointed(model, blocks), _backward_through_recurrent(model):
+    with at_rest(model), taps, _backward_through_recurrent(model):
         for batch in batches:
             with torch.enable_grad():
                 objective.score(batch.call(model), batch, generator).backward()

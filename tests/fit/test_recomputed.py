@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from snp.fit.recomputed import RecomputedNetworks
 from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
+from snp.measure.checkpointed import checkpointed
 from snp.measure.readers import Reader
 from snp.measure.sensitivity import measure_sensitivity
 from tests.networks import Block
@@ -144,8 +145,8 @@ def test_sensitivity_with_checkpoints() -> None:
         readers = {f"{name}.weight": Reader(f"{name}.weight", name, -1, 40) for name in names}
         for blocks in ((), blocks_of(model)):
             generator = torch.Generator().manual_seed(0)
-            with Alive(model) as alive:
-                found.append(measure_sensitivity(model, batches_of(2), readers, generator, blocks=blocks))
+            with Alive(model) as alive, checkpointed(model, blocks):
+                found.append(measure_sensitivity(model, batches_of(2), readers, generator))
             most[depth, bool(blocks)] = alive.most
         assert found[0].keys() == found[1].keys()
         assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

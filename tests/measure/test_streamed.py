@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import snp
 from snp.core.gram import Moments
 from snp.fit.recomputed import RecomputedNetworks
-from snp.fit.two_networks import TwoNetworks, equal_batches
+from snp.fit.rows import equal_batches
+from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.blocks import blocks_of
