@@ -3,7 +3,8 @@
 Random weights and images of 224 x 224 pixels: the time of a pass depends on sizes, not on values. Every group keeps the
 same share of its units, which needs no calibration; ``--own`` lets the library's default cut choose. Dense and pruned
 networks are timed in turns. Where nothing else is named the networks run as they are; ``folded`` has BatchNorm folded
-into convolutions and the channels-last memory format, as for deployment.
+into convolutions and the channels-last memory format, as for deployment. ``--round-to auto`` asks this device in this
+precision which multiples pay. On a GPU that would wait for launches, or with ``--graphs``, passes are CUDA graphs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import snp
-from snp.speed.timing import Durations, time_in_turns
+from snp.speed.passes import Passes, passes_in_turns
 
 NETWORKS: dict[str, dict[str, Any]] = {
     # As timm initialises it, the last norm of every block is zero.
@@ -34,13 +35,15 @@ STRUCTURES = {"resnet50": ("ffn",), "deit_small_patch16_224": ("ffn", "vo", "qk"
 EQUAL = {"planner": "magnitude", "reconstruct": False, "calibration": "joint"}
 
 
-def pruned(name: str, dense: nn.Module, images: Tensor, options: argparse.Namespace, round_to: int) -> Any:
-    """The pruned network and its plan."""
+def pruned(name: str, dense: nn.Module, images: Tensor, options: argparse.Namespace, round_to: int | str) -> Any:
+    """The pruned network and its plan; in half precision the multiples of that are asked for."""
     target = {f"target_{options.target}": options.share}
     settings = {} if options.own else EQUAL
     timed = {"latency_batch": options.batch_size, "latency_threads": options.threads}
-    structures = STRUCTURES[name]
-    return snp.prune(dense, [images], structures=structures, round_to=round_to, **target, **settings, **timed)
+    chosen = {"structures": STRUCTURES[name], "round_to": round_to, "progress": False}
+    is_half = options.precision != "float32"
+    with torch.autocast(torch.device(options.device).type, getattr(torch, options.precision), enabled=is_half):
+        return snp.prune(dense, [images], **chosen, **target, **settings, **timed)
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -53,17 +56,18 @@ def folded(model: nn.Module) -> nn.Module:
                 setattr(module, first, fuse_conv_bn_eval(conv, norm))
                 setattr(module, second, nn.Identity())
     small = small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(2, 3, 64, 64, device=next(model.parameters()).device)
-    with torch.no_grad():
-        torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-3)
+    images = torch.randn(2, 3, 64, 64, device=next(model.parameters()).device).double()
+    with torch.no_grad():  # GPUs round products of single precision
+        folded_outputs, outputs = (copy.deepcopy(one).double()(images) for one in (small, model))
+    torch.testing.assert_close(folded_outputs, outputs, rtol=1e-4, atol=1e-4)
     return small
 
 
-def timed(models: dict[str, nn.Module], images: Tensor, options: argparse.Namespace) -> dict[str, Durations]:
+def timed(models: dict[str, nn.Module], images: Tensor, options: argparse.Namespace) -> Passes:
     """Passes of all networks in turns."""
     calls: dict[str, Callable[[], object]] = {name: partial(model, images) for name, model in models.items()}
     turns = {"num_threads": options.threads, "min_rounds": options.rounds, "min_seconds": 0.0}
-    return time_in_turns(calls, device=options.device, **turns)
+    return passes_in_turns(calls, device=options.device, graphs=options.graphs or None, **turns)
 
 
 def ratio(dense: list[float], small: list[float]) -> str:
@@ -87,14 +91,29 @@ def rows_of(name: str, options: argparse.Namespace) -> list[list[str]]:
     rows = []
     precision = getattr(torch, options.precision)
     for form, (networks, inputs) in forms.items():
-        found = timed({key: model.to(precision) for key, model in networks.items()}, inputs.to(precision), options)
+        cast = {key: copy.deepcopy(model).to(precision) for key, model in networks.items()}
+        passes = timed(cast, inputs.to(precision), options)
+        way = f"{form}, CUDA graphs" if passes.graphs else form
         for round_to, result in results.items():
-            small, whole = found[str(round_to)], found["dense"]
+            small, whole = passes.times[str(round_to)], passes.times["dense"]
             macs = result.plan.macs["pruned"] / result.plan.macs["dense"]
-            line = [f"{name}, {form}, round_to={round_to}", f"{macs:.3f}"]
+            line = [f"{name}, {way}, {rounding_of(round_to, result.plan.settings)}", f"{macs:.3f}"]
             line += [f"{1e3 * statistics.median(times.wall):.3g}" for times in (whole, small)]
-            rows.append([*line, ratio(whole.wall, small.wall), ratio(whole.own, small.own)])
+            rows.append([*line, ratio(whole.wall, small.wall), ratio(whole.own, small.own), f"{passes.idle:.2f}"])
     return rows
+
+
+def rounding_of(round_to: int | str, settings: Mapping[str, Any]) -> str:
+    """The option, and what it was found to be."""
+    if round_to != "auto":
+        return f"round_to={round_to}"
+    wide = f", round_from={settings['round_from']}" if settings["round_from"] else ""
+    return f"round_to=auto: {settings['round_to']}{wide}"
+
+
+def multiple_of(word: str) -> int | str:
+    """What `--round-to` may be."""
+    return word if word == "auto" else int(word)
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -106,19 +125,29 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target", choices=("macs", "latency"), default="macs", help="the budget")
     parser.add_argument("--share", type=float, default=0.5, help="of the dense network that is left")
     parser.add_argument("--own", action="store_true", help="the library's default cut instead of equal shares")
-    parser.add_argument("--round-to", type=int, nargs="+", default=[8], help="units are multiples of this")
+    parser.add_argument(
+        "--round-to",
+        type=multiple_of,
+        nargs="+",
+        default=[8],
+        help="units are multiples of this; auto: of what pays here",
+    )
+    parser.add_argument("--graphs", action="store_true", help="replay passes as CUDA graphs in any case")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=11, help="passes of each network")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.graphs and "cuda" not in options.device:
+        parser.error("--graphs: CUDA graphs need --device cuda")
+    return options
 
 
 def main() -> None:
     """Print the table."""
     options = options_of()
-    header = ["network", "MACs left", "dense ms", "pruned ms", "speed-up", "speed-up, processor time"]
+    header = ["network", "MACs left", "dense ms", "pruned ms", "speed-up", "speed-up, processor time", "GPU idle"]
     print_table(header, [row for name in options.models for row in rows_of(name, options)])
     machine = torch.cuda.get_device_name() if "cuda" in options.device else f"CPU threads: {options.threads}"
     print(

@@ -82,6 +82,8 @@ def jobs_of(options: argparse.Namespace, out: Path) -> list[Job]:
         run("resnet56", "model=cifar_resnet56", "finetune.epochs=0"),
         Job("opt", call="opt"),
         Job("resnet50, target_latency", call="latency"),
+        Job("resnet50, target_latency, few images", call="latency few"),
+        Job("resnet50, round_to=auto", call="auto"),
     ]
     return [*found, *(Job(f"{net}, {way}", call=f"{way} {net}") for way in ("plain", "default") for net in NETWORKS)]
 
@@ -145,7 +147,8 @@ def facts_of(result: Any, device: torch.device) -> dict[str, Any]:
     assert {tensor.device.type for tensor in result.model.state_dict().values()} == {device.type}
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     share = result.plan.macs["pruned"] / result.plan.macs["dense"]
-    return {"MACs left": share, "self-check": result.check, "peak GiB": peak}
+    facts = {"MACs left": share, "self-check": result.check, "peak GiB": peak, **result.plan.latency}
+    return facts | {name: result.plan.settings[name] for name in ("round_to", "round_from")}
 
 
 def opt(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -168,9 +171,13 @@ def opt(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 def calls(options: argparse.Namespace) -> dict[str, Callable[[torch.device], dict[str, Any]]]:
     """Name of a call -> the call."""
     timed = {"target_latency": 0.9, "latency_batch": 2 if options.small else 32, **PLAIN}
+    few = timed | {"latency_batch": 2}  # a GPU waits for launches, so that passes are replayed as CUDA graphs
+    rounded = {"target_macs": 0.7, "round_to": "auto", "latency_batch": timed["latency_batch"], **PLAIN}
     found: dict[str, Callable[[torch.device], dict[str, Any]]] = {
         "opt": lambda device: opt(options, device),
         "latency": lambda device: pruned("resnet50", timed, options, device, ratio=False),
+        "latency few": lambda device: pruned("resnet50", few, options, device, ratio=False),
+        "auto": lambda device: pruned("resnet50", rounded, options, device, ratio=False),
     }
     for name in NETWORKS:
         for way, settings in (("plain", PLAIN), ("default", {})):
@@ -218,6 +225,8 @@ def facts_of_run(folder: Path) -> dict[str, Any]:
 
 
 _FORMS = {"calibrate / forward": ".2f", "MACs left": ".3f", "self-check": ".0e", "peak GiB": ".2f", "top-1 %": ""}
+_FORMS |= {"measured_share": ".2f", "graphs": ".0f", "idle_share": ".2f", "overhead_share": ".2f"}
+_FORMS |= {"round_to": "", "round_from": ""}
 
 
 def row(job: Job, seconds: float, found: dict[str, Any] | str) -> list[str]:

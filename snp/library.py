@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from snp.fit.calibration import calibrate
@@ -24,9 +25,11 @@ from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
 from snp.saving import load, save
 from snp.settings import PruneSettings
+from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
+from snp.speed.multiples import Place, precision_of, with_measured_rounding
 from snp.surgery import inspection
-from snp.surgery.subject import subject_of
+from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
 
@@ -60,16 +63,20 @@ def prune(
     """
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
+    precision = precision_of(model)
     with plain_arithmetic():
-        return _pruned(model, batches, settings, Progress(shows=progress))
+        return _pruned(model, batches, settings, Progress(shows=progress), precision)
 
 
-def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress) -> PruneResult:
+def _pruned(
+    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, precision: torch.dtype
+) -> PruneResult:
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
+    settings, found = _rounded(subject, settings, stages, precision)
     measured = calibrate(subject, given, settings, stages)
     example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
@@ -77,7 +84,7 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
             table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(measured, settings, table, stages)
-        decision = decide(subject, problem, settings, **measured.samples.facts)
+        decision = decide(subject, problem, settings, **measured.samples.facts, **found)
         subject, problem = settle(measured, decision.plan, (subject, problem))
     fitted_on = left_to_fit(subject.model, measured.samples, settings)
     result = realise(subject, problem, decision.plan, settings.fit, fitted_on)
@@ -88,7 +95,9 @@ def _pruned(model: nn.Module, batches: Iterable[Any], settings: PruneSettings, s
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(measured_share(subject.model, small, example, table.batch, table.threads))
+            plan = plan.with_latency(
+                measured_share(subject.model, small, example, table.batch, table.threads, table.graphs)
+            )
     plan = plan.with_inputs(forms_of(given.few[0]))
     return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
 
@@ -116,22 +125,34 @@ def prune_streamed(
     """
     settings = replace(settings or PruneSettings(), **options)
     refuse_streaming(settings)
-    stages = Progress(shows=progress)
+    stages, precision = Progress(shows=progress), precision_of(model)
     with evaluated(model) as dense:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
             inputs = [batch.beside(dense) for batch in given]
             subject = subject_of(dense, inputs[0].example(), settings)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
+        settings, found = _rounded(subject, settings, stages, precision)
         with tempfile.TemporaryDirectory() as folder:
             with stages.stage("calibrate"):
                 moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
             with stages.stage("choose units", len(subject.groups)):
                 problem = replace(problem_of(subject, moments), progress=stages)
-                decision = decide(subject, problem, settings, **Samples.of(inputs, given.num_repeats).facts)
+                decision = decide(subject, problem, settings, **Samples.of(inputs, given.num_repeats).facts, **found)
             result = realise(subject, problem, decision.plan, settings.fit, share=True)
     plan = decision.plan.with_inputs(forms_of(inputs[0]))
     return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
+
+
+def _rounded(
+    subject: Subject, settings: PruneSettings, stages: Progress, precision: torch.dtype
+) -> tuple[PruneSettings, dict[str, Any]]:
+    """The settings with numbers for ``round_to="auto"``, asked of the device that the network is on."""
+    if settings.round_to != "auto":
+        return settings, {}
+    with stages.stage("ask for multiples"):
+        place = Place(subject.device, precision, settings.latency_batch, settings.latency_threads, user_table())
+        return with_measured_rounding(settings, subject, subject.example, place)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:

@@ -20,7 +20,7 @@ from snp.plan.progress import StageTime
 from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
-from snp.speed.clock import checked_by_clock
+from snp.speed.clock import checked_by_clock, refuse_overhead
 from snp.surgery.subject import Subject
 from snp.surgery.trial_cuts import culprits
 
@@ -109,6 +109,8 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
+    if settings.target.is_timed and problem.costs.table is not None:
+        refuse_overhead(problem.costs.table, settings.target)
     found: dict[str, str] = {}
     problem = replace(problem, target=settings.target)
     while True:

@@ -18,7 +18,6 @@ from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.core.rounding import Rounding
 from snp.core.structures import check_structures, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings
 
@@ -79,10 +78,6 @@ class PruneSettings(TargetSettings, FitSettings):
         "free", "sizes of queries and values may differ; equal: they do not, and the stock module stays"
     )
     streams: bool = option(False, "cut residual streams, too")
-    round_to: int = option(8, "kept units are a multiple of this in wide groups; 1 switches it off", ge=1)
-    round_from: int | None = option(
-        None, "units of a wide group at least; null: 16 times round_to. ONNX Runtime likes 16, see docs/export.md", ge=1
-    )
     seed: int = option(0, "of everything random", ge=0, lt=2**63)
     dry_run: bool = option(False, "list the groups that can be cut, and why others cannot, and stop")
 
@@ -120,7 +115,7 @@ class PruneSettings(TargetSettings, FitSettings):
     def target(self) -> Target:
         """What is asked for, in which steps units are kept, and what else could be cut."""
         remedies = remedies_beside(self.streams, self.structures, self.ignore)
-        return replace(super().target, rounding=Rounding(self.round_to, self.round_from), remedies=remedies)
+        return replace(super().target, remedies=remedies)
 
     @property
     def fit(self) -> FitSettings:

@@ -7,7 +7,7 @@ made of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -83,15 +83,18 @@ def rule(field: Any) -> str:
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(parts)}"
+    names = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
     if bool in parts:  # a switch that has further states
-        names = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
         return f"true, false or {' or '.join(names)}"
     if get_origin(kind) is tuple:
         return f"a list such as {list(field.examples[0])}"
     inner = kind if get_origin(kind) is Mapping else next((part for part in parts if part is not type(None)), kind)
-    limits = {name: getattr(limit, name) for limit in field.metadata for name in _LIMITS if hasattr(limit, name)}
+    bounds = field.metadata
+    if get_origin(inner) is Annotated:  # a number beside which names may stand
+        inner, bounds = get_args(inner)[0], get_args(inner)[1].metadata
+    limits = {name: getattr(limit, name) for limit in bounds for name in _LIMITS if hasattr(limit, name)}
     words = _KINDS.get(inner, "a mapping") + _within(limits, is_whole=inner is int)
-    return words + " or null" if type(None) in parts else words
+    return " or ".join([words, *names, *(["null"] if type(None) in parts else [])])
 
 
 def _within(limits: Mapping[str, float], *, is_whole: bool) -> str:

@@ -1,13 +1,16 @@
-"""How much of the network is to be left, and of what?"""
+"""How much of the network is to be left, of what, and in which steps?"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from snp.core.budget import Target
 from snp.core.options import STRICT, named, option
+from snp.core.rounding import Rounding
 
 __all__ = ["TARGETS", "TargetSettings"]
 
@@ -39,10 +42,26 @@ class TargetSettings:
     count_embeddings: bool = option(
         False, "target_params counts embeddings and heads tied to them, too (language models)"
     )
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = option(
+        8,
+        "kept units are a multiple of this in wide groups; 1 switches it off; auto: what pays on this device in this "
+        "precision, measured",
+    )
+    round_from: int | None = option(
+        None,
+        "units of a wide group at least; null: 16 times round_to, with auto what pays. ONNX Runtime likes 16, see "
+        "docs/export.md",
+        ge=1,
+    )
 
     @property
     def target(self) -> Target:
-        """The target given, else half of the multiply-accumulates."""
+        """The target given, else half of the multiply-accumulates, and in which steps units are kept."""
         given = next((name for name in TARGETS if getattr(self, name)), None)
-        target = Target(counts_embeddings=self.count_embeddings)
+        target = Target(counts_embeddings=self.count_embeddings, rounding=self.rounding)
         return replace(target, kind=given.removeprefix("target_"), share=getattr(self, given)) if given else target
+
+    @property
+    def rounding(self) -> Rounding:
+        """In which steps units are kept; single ones where that has yet to be measured."""
+        return Rounding(1 if self.round_to == "auto" else self.round_to, self.round_from)

@@ -154,6 +154,9 @@ class CostModel:
         return {
             "batch": self.table.batch,
             "threads": self.table.threads,
+            "graphs": float(self.table.graphs),
+            "idle_share": self.table.idle_share,
+            "overhead_share": self.table.overhead_share,
             "predicted_ms": pruned_ms,
             "predicted_share": pruned_ms / dense_ms,
             "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),

@@ -73,6 +73,8 @@ class LatencyTable:
         measured: the whole network's passes that this was calibrated on, milliseconds by name; ``dense`` is one.
         corrections: the share that the parts say of whole cut networks, and what the clock said of each, both in (0, 1)
             and rising.
+        graphs: were passes replayed as CUDA graphs, because launches would have hidden what a smaller network gains?
+        idle_share: of a pass called layer by layer, in which the GPU waits for launches; 0 where nothing waits.
     """
 
     layers: Mapping[str, LayerTimes]
@@ -84,6 +86,13 @@ class LatencyTable:
     device: str
     measured: Mapping[str, float]
     corrections: tuple[tuple[float, float], ...] = ()
+    graphs: bool = False
+    idle_share: float = 0.0
+
+    @property
+    def overhead_share(self) -> float:
+        """What no cut changes of the dense network's pass, as a share of it."""
+        return self.constant_ms / self.measured["dense"]
 
     def share(self, sizes: Mapping[str, tuple[int, int]], activations: float) -> float:
         """What the parts say of a pass, as a share of the dense one's, before the correction; as :meth:`total_ms`."""

@@ -21,6 +21,7 @@ _TIMES = {
     "forward": "the same pass without measuring",
     "sensitivity": "sensitivity of the output",
     "latency": "layer times",
+    "multiples": "times of layers at multiples",
     "plan": "plan",
     "prune": "prune and fit",
     "tune": "tune without labels",

@@ -17,7 +17,7 @@ __all__ = ["FOUND", "Layer", "Record", "read_json", "read_record"]
 Curve = list[tuple[int, float]]
 
 # What the settings of a plan hold that nobody asked for: it was found.
-FOUND = frozenset({"level", "samples", "repeats", "tilted"})
+FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples"})
 
 
 @dataclass(frozen=True)

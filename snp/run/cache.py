@@ -22,6 +22,7 @@ from snp.run.calibrate import CalibrationSettings, read_moments, write_moments
 from snp.run.folder import log
 from snp.run.processes import agreed
 from snp.run.training.recipe import TrainingRecipe
+from snp.speed.layers import device_name
 from snp.surgery.subject import Subject
 
 __all__ = ["Cache"]
@@ -106,12 +107,18 @@ class Cache:
         rank_zero_only(write_moments)(moments, path, metadata)
         return moments, {**measured, "reused": False, "entry": path.name}
 
-    def latency(self, subject: Subject, batch: int, threads: int, measure: Callable[[], LatencyTable]) -> LatencyTable:
-        """Layer times measured before on this machine, else measured now and kept."""
+    def latency(
+        self,
+        subject: Subject,
+        batch: int,
+        threads: int,
+        measure: Callable[[], LatencyTable],
+        device: torch.device | str = "cpu",
+    ) -> LatencyTable:
+        """Layer times measured before on this device, else measured now and kept."""
         sizes = [(group.name, group.num_units) for group in subject.groups]
-        mark = fingerprint(
-            subject.model, sizes, batch, threads, torch.__version__, platform.node(), platform.processor()
-        )
+        machine = torch.__version__, platform.node(), device_name(device)
+        mark = fingerprint(subject.model, sizes, batch, threads, *machine)
         path = self.folder / f"latency-{mark}.json"
         try:
             if kept := _read(path, mark):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ from snp.plan.problem import Problem
 from snp.pruning import decide
 from snp.run.decided import write_decision
 from snp.run.processes import copy_from_first, on_first, text_from_first
+from snp.run.speed import rounded
 from snp.run.stages import Run
+from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
@@ -75,14 +78,15 @@ def small_network(
 def _pruned(
     job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
 ) -> _Pruned:
+    settings, found = rounded(job, subject)
     measured, progress = _measured(job, subject, moments), job.lightning.progress()
     with progress.stage("choose units", len(subject.groups)):
-        subject, problem = prepare(measured, job.prune, table, progress)
-        plan = _decide(job, subject, problem, prepared, measured.samples)
+        subject, problem = prepare(measured, settings, table, progress)
+        plan = _decide(job, subject, problem, settings, prepared, measured.samples.facts | found)
         started = time.perf_counter()
         subject, problem = settle(measured, plan, (subject, problem))
-    fitted_on = left_to_fit(subject.model, measured.samples, job.prune)
-    result = realise(subject, problem, plan, job.prune.fit, fitted_on, share=job.calibration.streamed)
+    fitted_on = left_to_fit(subject.model, measured.samples, settings)
+    result = realise(subject, problem, plan, settings.fit, fitted_on, share=job.calibration.streamed)
     job.folder.record(
         {
             "time/prune_s": time.perf_counter() - started,
@@ -117,14 +121,21 @@ def _sensitivity(job: Run, subject: Subject, samples: Samples, objective: Object
     return found
 
 
-def _decide(job: Run, subject: Subject, problem: Problem, prepared: Prepared, samples: Samples) -> PruningPlan:
+def _decide(
+    job: Run,
+    subject: Subject,
+    problem: Problem,
+    settings: PruneSettings,
+    prepared: Prepared,
+    found: Mapping[str, Any],
+) -> PruningPlan:
     """Which units stay; results of an earlier run in this folder go."""
     if job.finished.found("plan", job.mark("plan")):
         job.folder.keep_results()
         job.folder.write_facts(job.facts)
         return PruningPlan.load(job.folder.path / "plan.json")
     started = time.perf_counter()
-    decision = decide(subject, problem, job.prune, **samples.facts)
+    decision = decide(subject, problem, settings, **found)
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import torch
 from torch import nn
 
 from snp.data.text import TextData
@@ -12,10 +14,29 @@ from snp.plan.plan import PruningPlan
 from snp.run.folder import is_first_process, log
 from snp.run.processes import from_first
 from snp.run.stages import Run
+from snp.settings import PruneSettings
+from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
+from snp.speed.multiples import Place, precision_of, with_measured_rounding
 from snp.surgery.subject import Subject
 
-__all__ = ["compare_speed", "latency_table"]
+__all__ = ["compare_speed", "latency_table", "rounded"]
+
+_PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+def rounded(job: Run, subject: Subject) -> tuple[PruneSettings, dict[str, Any]]:
+    """The settings of the prune with numbers for ``round_to=auto``, asked of the trainer's device and precision."""
+    if job.prune.round_to != "auto":
+        return job.prune, {}
+    precision = _PRECISIONS.get(str(job.lightning.trainer().precision), precision_of(subject.model))
+    place = Place(job.lightning.device, precision, job.prune.latency_batch, job.prune.latency_threads, user_table())
+    started = time.perf_counter()
+    settings, found = with_measured_rounding(job.prune, subject, subject.example, place)
+    job.folder.record({"time/multiples_s": time.perf_counter() - started})
+    wide = settings.round_from or 16 * int(settings.round_to)
+    log(f"round_to=auto: {settings.round_to} in groups of {wide} units or more, by times of layers on {place.name}")
+    return settings, found
 
 
 def latency_table(job: Run, subject: Subject) -> LatencyTable | None:
@@ -37,7 +58,7 @@ def _table(job: Run, subject: Subject) -> LatencyTable:
         example = job.lightning.example(batch).beside(subject.model)
         return measure_table(subject, example, batch, threads)
 
-    return job.cache.latency(subject, batch, threads, measure)
+    return job.cache.latency(subject, batch, threads, measure, job.lightning.device)
 
 
 def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
@@ -46,9 +67,10 @@ def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
         batch, threads = job.prune.latency_batch, job.prune.latency_threads
         dense = subject.to(job.lightning.device).model
         example = job.lightning.example(batch).beside(dense)
-        measured = measured_share(dense, small.to(subject.device).eval(), example, batch, threads)
         path = job.folder.path / "plan.json"
         plan = PruningPlan.load(path)
+        graphs = bool(plan.latency["graphs"]) if "graphs" in plan.latency else None
+        measured = measured_share(dense, small.to(subject.device).eval(), example, batch, threads, graphs)
         if plan.latency:
             plan = plan.with_latency(measured)
             plan.save(path)

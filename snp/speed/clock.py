@@ -19,17 +19,41 @@ from torch import nn
 
 from snp.core.budget import Target
 from snp.plan.budgets import TOLERANCE, met_again
+from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.speed.layer_times import measured_share
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
-__all__ = ["checked_by_clock"]
+__all__ = ["MOST_OVERHEAD", "checked_by_clock", "refuse_overhead"]
+
+MOST_OVERHEAD = 0.9  # of the dense pass; what is left for cuts is no more than clocks differ from day to day
 
 _MOST_ROUNDS = 6
 _LOWER = 0.05  # of the budget, for each network beyond the first one that was too slow
 _FAR_LOWER = 0.2  # and for each beyond those that are timed in any case
+
+
+def refuse_overhead(table: LatencyTable, target: Target) -> None:
+    """A budget of time for a network whose layers hardly take any.
+
+    Args:
+        table: measured on it.
+        target: a latency; all of the dense time can always be met.
+
+    Raises:
+        ValueError: the message says what the layers take, and what to try.
+    """
+    if target.share >= 1 - TOLERANCE or table.overhead_share <= MOST_OVERHEAD:
+        return
+    way = "replayed as a CUDA graph" if table.graphs else "called layer by layer"
+    raise ValueError(
+        f"{target.option}={target.share:g} cannot be met: this network is all overhead. Only "
+        f"{1 - table.overhead_share:.0%} of a pass ({table.measured['dense']:.3g} ms for {table.batch} samples, {way}) "
+        f"is time of what a cut makes smaller. Give a larger batch (prune.latency_batch, {table.batch} now), or "
+        "a budget that does not ask the clock (prune.target_macs)."
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,8 @@ def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
     assert table is not None, "layers are timed before networks are"
 
     def share_of(small: nn.Module) -> float:
-        return measured_share(subject.model, small, subject.example, table.batch, table.threads)["own_share"]
+        found = measured_share(subject.model, small, subject.example, table.batch, table.threads, table.graphs)
+        return found["own_share"]
 
     return share_of
 

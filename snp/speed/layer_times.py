@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import platform
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snp.graph.batches import Batch, device_of
-from snp.graph.units import UnitGroup, module_of
+from snp.graph.units import UnitGroup
 from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
 from snp.plan.plan import GroupPlan, PruningPlan
-from snp.speed.timing import Durations, time_in_turns
-from snp.surgery.module_sizes import refresh
+from snp.speed.graphs import queued
+from snp.speed.layers import Layer, called_layers, device_name
+from snp.speed.passes import Passes, passes_in_turns
+from snp.speed.timing import time_in_turns
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
@@ -28,15 +27,6 @@ _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 _LAYER_SECONDS = 0.02
 _NETWORK_SECONDS = 1.0
 _NETWORK_ROUNDS = 11
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A layer as it is called in the network: its module, one of its inputs, and how often it is called."""
-
-    module: nn.Module
-    inputs: Tensor
-    num_calls: int
 
 
 def measure_table(subject: Subject, example: Batch, batch: int, threads: int) -> LatencyTable:
@@ -53,7 +43,7 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
     """
     model, groups, graph = subject.model, subject.groups, subject.graph
     inputs, costs = example.repeated(batch), subject.costs
-    layers = _called(model, inputs, costs.resized_weights)
+    layers = called_layers(model, inputs, costs.resized_weights)
     times: dict[str, LayerTimes] = {}
     known: dict[tuple[object, ...], LayerTimes] = {}
     for name, layer in layers.items():
@@ -63,9 +53,11 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
             known[key] = _layer_times(layer, dims, threads)
         times[name] = known[key]
     half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
-    seconds = _network_seconds({"dense": model, "half": half}, inputs, threads)
-    whole = {name: 1e3 * min(found.own) for name, found in seconds.items()}
-    raw = LatencyTable(times, 1.0, 0.0, 0.0, batch, threads, _machine(subject.device), whole)
+    passes = _passes({"dense": model, "half": half}, inputs, threads)
+    whole = {name: 1e3 * min(found.own) for name, found in passes.times.items()}
+    raw = LatencyTable(
+        times, 1.0, 0.0, 0.0, batch, threads, device_name(subject.device), whole, (), passes.graphs, passes.idle
+    )
     kept = [len(_half(group).kept) for group in groups]
     activations = costs.activations(kept) / costs.activations(costs.dense)
     sums = [raw.layers_ms(costs.sizes(numbers, times)) for numbers in (costs.dense, kept)]
@@ -75,7 +67,9 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
     return table.corrected(share, whole["half"] / whole["dense"]) if share < 1 else table
 
 
-def measured_share(dense: nn.Module, small: nn.Module, example: Batch, batch: int, threads: int) -> dict[str, float]:
+def measured_share(
+    dense: nn.Module, small: nn.Module, example: Batch, batch: int, threads: int, graphs: bool | None = None
+) -> dict[str, float]:
     """What the small network's pass takes of the dense one's, measured in turns.
 
     Args:
@@ -84,13 +78,16 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Batch, batch: in
         example: some samples on that device, repeated up to the batch size.
         batch: samples per pass.
         threads: CPU threads.
+        graphs: are passes replayed as CUDA graphs, as the table of layer times says?  None decides by what is found.
 
     Returns:
         ``measured_share``, the ratio of the median times; ``measured_share_low`` and ``_high``, the quartiles of the
         ratios of neighbouring passes; ``own_share``, the ratio of the shortest passes without the time of other
-        programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``.
+        programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``;
+        ``graphs``, 1 where CUDA graphs were replayed, and ``idle_share`` (:class:`snp.speed.passes.Passes`).
     """
-    seconds = _network_seconds({"dense": dense, "pruned": small}, example.repeated(batch), threads)
+    found = _passes({"dense": dense, "pruned": small}, example.repeated(batch), threads, graphs)
+    seconds = found.times
     dense_s, pruned_s = (torch.tensor(seconds[name].wall, dtype=torch.float64) for name in ("dense", "pruned"))
     low, high = (pruned_s / dense_s).quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
     return {
@@ -101,16 +98,21 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Batch, batch: in
         "measured_share_high": high,
         "own_share": min(seconds["pruned"].own) / min(seconds["dense"].own),
         "passes": len(dense_s),
+        "graphs": float(found.graphs),
+        "idle_share": found.idle,
     }
 
 
-def _network_seconds(models: dict[str, nn.Module], inputs: Batch, threads: int) -> dict[str, Durations]:
-    device = device_of(next(iter(models.values())))
+def _passes(models: dict[str, nn.Module], inputs: Batch, threads: int, graphs: bool | None = None) -> Passes:
     calls: dict[str, Callable[[], object]] = {name: partial(inputs.call, model) for name, model in models.items()}
-    modes = {name: model.training for name, model in models.items()}
-    assert not any(modes.values()), "networks are timed as they are evaluated"
-    return time_in_turns(
-        calls, num_threads=threads, min_rounds=_NETWORK_ROUNDS, min_seconds=_NETWORK_SECONDS, device=device
+    assert not any(model.training for model in models.values()), "networks are timed as they are evaluated"
+    return passes_in_turns(
+        calls,
+        device=device_of(next(iter(models.values()))),
+        num_threads=threads,
+        min_rounds=_NETWORK_ROUNDS,
+        min_seconds=_NETWORK_SECONDS,
+        graphs=graphs,
     )
 
 
@@ -121,23 +123,7 @@ def _half(group: UnitGroup) -> GroupPlan:
     return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
 
 
-def _called(model: nn.Module, inputs: Batch, weights: Any) -> dict[str, _Layer]:
-    """The layers that own the weights, with the inputs that they get; others than convolutions and linear ones rest."""
-    seen: dict[str, list[Tensor]] = {}
-    with torch.inference_mode(), ExitStack() as hooks:
-        for name in weights:
-            module = model.get_submodule(module_of(name))
-            if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and name.endswith(".weight"):
-
-                def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                    seen.setdefault(name, []).append(args[0])
-
-                hooks.enter_context(module.register_forward_pre_hook(note))
-        inputs.call(model)
-    return {name: _Layer(model.get_submodule(module_of(name)), found[0], len(found)) for name, found in seen.items()}
-
-
-def _layer_times(layer: _Layer, dims: tuple[int, ...], threads: int) -> LayerTimes:
+def _layer_times(layer: Layer, dims: tuple[int, ...], threads: int) -> LayerTimes:
     """Times at every combination of a few sizes of the dimensions that cuts change."""
     weight: Any = layer.module.weight
     # Rows of a grouped convolution fall into equal blocks.
@@ -156,21 +142,8 @@ def _sizes(size: int, multiple: int) -> tuple[int, ...]:
     return tuple(sorted(found | {size}))
 
 
-def _milliseconds(layer: _Layer, rows: int, columns: int, threads: int) -> float:
-    module = copy.deepcopy(layer.module)
-    weight: Any = module.weight
-    module.weight = nn.Parameter(weight.detach()[:rows, :columns].contiguous(), requires_grad=False)
-    if isinstance(getattr(module, "bias", None), Tensor):
-        module.bias = nn.Parameter(module.bias.detach()[:rows].contiguous(), requires_grad=False)  # type: ignore[operator]
-    refresh(module)
-    dim, width = (-1, module.in_features) if isinstance(module, nn.Linear) else (1, module.in_channels)
-    inputs = layer.inputs.narrow(dim, 0, int(width)).contiguous()  # type: ignore[arg-type]
-    seconds = time_in_turns(
-        {"layer": partial(module, inputs)}, num_threads=threads, min_seconds=_LAYER_SECONDS, device=inputs.device
-    )
-    return 1e3 * layer.num_calls * min(seconds["layer"].own)
-
-
-def _machine(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return f"{device.type} {name}"
+def _milliseconds(layer: Layer, rows: int, columns: int, threads: int) -> float:
+    device = layer.inputs.device
+    queue = queued(layer.resized(rows, columns), device)
+    seconds = time_in_turns({"layer": queue.call}, num_threads=threads, min_seconds=_LAYER_SECONDS, device=device)
+    return 1e3 * layer.num_calls * min(seconds["layer"].own) / queue.length

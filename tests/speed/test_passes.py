@@ -1,0 +1,145 @@
+"""Are passes that wait for launches timed as graphs, and networks that are all overhead refused?"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import snp
+from snp.core.budget import Target
+from snp.plan.latency_table import LatencyTable
+from snp.speed.clock import MOST_OVERHEAD, refuse_overhead
+from snp.speed.graphs import captured, queued
+from snp.speed.passes import MOST_IDLE, Passes, passes_in_turns
+
+TABLE = LatencyTable({}, 1.0, 0.0, 0.0, 8, 1, "none", {"dense": 2.0})
+
+
+def sleeping(seconds: float) -> Callable[[], None]:
+    return lambda: time.sleep(seconds)
+
+
+class Machine:
+    """Passes that sleep, and what is left of each once its launches do not count; None where it has no graph."""
+
+    def __init__(self, **seconds: tuple[float, float | None]) -> None:
+        self.calls = {name: sleeping(call) for name, (call, _) in seconds.items()}
+        self._replays = {self.calls[name]: replay for name, (_, replay) in seconds.items()}
+
+    def capture(self, call: Callable[[], object], _: object) -> Callable[[], object] | None:
+        replay = self._replays[call]  # type: ignore[index]
+        return None if replay is None else sleeping(replay)
+
+
+def medians(found: Passes) -> dict[str, float]:
+    return {name: statistics.median(times.wall) for name, times in found.times.items()}
+
+
+def test_graphs_show_what_launches_hide() -> None:
+    """Two networks that wait for the same launches take the same; replayed, the smaller one takes half."""
+    machine = Machine(dense=(0.012, 0.008), pruned=(0.012, 0.004))
+    found = passes_in_turns(machine.calls, min_seconds=0.0, capture=machine.capture)
+    assert found.graphs
+    assert found.idle == pytest.approx(2 / 3, abs=0.1)  # of the one that waits most
+    assert medians(found)["pruned"] / medians(found)["dense"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_what_hardly_waits_is_called_layer_by_layer() -> None:
+    """A GPU that is busy all the time needs no graph; an earlier decision counts, whatever is found now."""
+    machine = Machine(dense=(0.012, 0.0118), pruned=(0.006, 0.0059))
+    found = passes_in_turns(machine.calls, min_seconds=0.0, capture=machine.capture)
+    assert not found.graphs
+    assert found.idle < MOST_IDLE
+    assert passes_in_turns(machine.calls, min_seconds=0.0, capture=machine.capture, graphs=True).graphs
+    waiting = Machine(dense=(0.012, 0.004), pruned=(0.012, 0.002))
+    kept = passes_in_turns(waiting.calls, min_seconds=0.0, capture=waiting.capture, graphs=False)
+    assert (kept.graphs, kept.idle) == (False, 0.0)
+    assert medians(kept)["pruned"] >= 0.012
+
+
+def test_like_is_compared_with_like() -> None:
+    """Where one of the networks has no graph, all are called layer by layer."""
+    machine = Machine(dense=(0.006, 0.001), pruned=(0.006, None))
+    for graphs in (None, True):
+        found = passes_in_turns(machine.calls, min_seconds=0.0, capture=machine.capture, graphs=graphs)
+        assert (found.graphs, found.idle) == (False, 0.0)
+        assert min(medians(found).values()) >= 0.006
+
+
+def test_a_cpu_has_no_graphs() -> None:
+    """Nothing is captured, and a call stands for itself."""
+    call = sleeping(0.0)
+    assert captured(call, "cpu") is None
+    assert (queued(call, "cpu").call, queued(call, "cpu").length) == (call, 1)
+    assert not passes_in_turns({"pass": call}, min_seconds=0.0).graphs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_graph_computes_what_the_pass_does() -> None:
+    """Replayed after its inputs changed; what looks at values is not captured, and random numbers still come."""
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).cuda().eval(), torch.randn(2, 3, 8, 8, device="cuda")
+    seen: list[torch.Tensor] = []
+
+    def call() -> torch.Tensor:
+        seen.append(model(images))
+        return seen[-1]
+
+    replay = captured(call, "cuda")
+    assert replay is not None
+    images.normal_()
+    replay()
+    with torch.inference_mode():
+        torch.testing.assert_close(seen[-1], model(images))
+    assert captured(lambda: images.sum().item(), "cuda") is None
+    assert torch.randn(3, device="cuda").isfinite().all()
+    assert captured(lambda: model(images), "cuda", repeats=4) is not None
+    assert queued(lambda: images.sum().item(), "cuda").length == queued(lambda: model(images), "cuda").length > 1
+
+
+def test_all_overhead_is_refused_with_the_share_that_is_not() -> None:
+    """The sentence names the budget, the share, the way it was timed, and what to try."""
+    table = replace(TABLE, constant_ms=0.96 * 2.0)
+    with pytest.raises(
+        ValueError, match=r"prune\.target_latency=0\.6 cannot be met: this network is all overhead"
+    ) as caught:
+        refuse_overhead(table, Target("latency", 0.6))
+    for words in (
+        "Only 4% of a pass",
+        "2 ms for 8 samples",
+        "layer by layer",
+        "prune.latency_batch",
+        "prune.target_macs",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(ValueError, match="replayed as a CUDA graph"):
+        refuse_overhead(replace(table, graphs=True), Target("latency", 0.6))
+
+
+@pytest.mark.parametrize(("overhead", "share"), [(1.0, 1.0), (MOST_OVERHEAD, 0.5), (0.0, 0.01)])
+def test_what_layers_take_is_not_called_overhead(overhead: float, share: float) -> None:
+    """All of the time can always be met, and the cut decides what can be reached of layers that take some."""
+    refuse_overhead(replace(TABLE, constant_ms=overhead * 2.0), Target("latency", share))
+
+
+class Waiting(nn.Module):
+    """A network that does something else for most of its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        grid = torch.ones(300, 300)
+        for _ in range(3):
+            grid = grid @ grid / 300
+        return self.layers(rows) + grid.mean()
+
+
+def test_a_network_that_is_all_overhead_is_refused() -> None:
+    """By the library call, as it is measured here."""
+    with pytest.raises(ValueError, match=r"this network is all overhead\. Only \d% of a pass"):
+        snp.prune(Waiting().eval(), [torch.randn(32, 8)], target_latency=0.5, ordering="variance", progress=False)
