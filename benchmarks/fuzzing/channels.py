@@ -9,17 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuzzing.draw import Block, Draw
-
-Made = tuple[nn.Module, int]
-
-
-def _ones(d: int) -> tuple[int, ...]:
-    return (1,) * d
-
-
-def _space(d: int) -> tuple[int, ...]:
-    return tuple(range(2, 2 + d))
+from fuzzing.draw import Block, Draw, Made, ones, space
 
 
 def shuffled(draw: Draw, channels: int, d: int) -> Made:
@@ -184,7 +174,7 @@ def attentive(draw: Draw, channels: int, d: int) -> Made:
         if way == "spatial":
             y = y * m.map(torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)).sigmoid()
         elif way == "along":
-            y = y * m.along(y.mean(_space(d))[:, None])[:, 0].sigmoid().reshape(len(y), -1, *_ones(d))
+            y = y * m.along(y.mean(space(d))[:, None])[:, 0].sigmoid().reshape(len(y), -1, *ones(d))
         elif way == "normalised":
             y = F.normalize(y, dim=1)
         elif way == "coordinates":
@@ -194,7 +184,7 @@ def attentive(draw: Draw, channels: int, d: int) -> Made:
         elif way == "prelu":
             y = m.prelu(y)
         else:
-            y = (y - y.mean(_space(d), keepdim=True)) / (y.var(_space(d), keepdim=True) + 1e-3).sqrt()
+            y = (y - y.mean(space(d), keepdim=True)) / (y.var(space(d), keepdim=True) + 1e-3).sqrt()
         return m.last(y)
 
     return Block(rule, **parts), out

@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 Item = TypeVar("Item")
+Made = tuple[nn.Module, int]  # a module, and how many channels it gives out
+
+
+def ones(d: int) -> tuple[int, ...]:
+    """The size of one value per channel, beside maps of so many dimensions."""
+    return (1,) * d
+
+
+def space(d: int) -> tuple[int, ...]:
+    """The dimensions of a map's positions."""
+    return tuple(range(2, 2 + d))
 
 
 class Block(nn.Module):

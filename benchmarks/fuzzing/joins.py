@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuzzing.draw import Block, Draw
+from fuzzing.draw import Block, Draw, Made
 
-Made = tuple[nn.Module, int]
 Rule = Callable[[Block, Tensor], Tensor]
 
 

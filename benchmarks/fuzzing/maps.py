@@ -14,17 +14,7 @@ from torch import Tensor, nn
 
 from fuzzing import channels as channels_of
 from fuzzing import joins, meetings
-from fuzzing.draw import Block, Draw
-
-Made = tuple[nn.Module, int]
-
-
-def _ones(d: int) -> tuple[int, ...]:
-    return (1,) * d
-
-
-def _space(d: int) -> tuple[int, ...]:
-    return tuple(range(2, 2 + d))
+from fuzzing.draw import Block, Draw, Made, ones, space
 
 
 def plain(draw: Draw, channels: int, d: int) -> Made:
@@ -42,7 +32,7 @@ def residual(draw: Draw, channels: int, d: int) -> Made:
     parts = {
         "first": draw.conv(channels, hidden, d), "norm": draw.norm(hidden, d), "act": draw.act(),
         "second": draw.conv(hidden, channels, d), "last": draw.norm(channels, d),
-        "after": draw.one_of(nn.Identity, nn.ReLU)(), "gamma": nn.Parameter(torch.rand(channels, *_ones(d)) + 0.5),
+        "after": draw.one_of(nn.Identity, nn.ReLU)(), "gamma": nn.Parameter(torch.rand(channels, *ones(d)) + 0.5),
     }  # fmt: skip
     draw.units(hidden, parts["first"], parts["norm"])
     return Block(lambda m, x: m.after(x + m.gamma * m.last(m.second(m.act(m.norm(m.first(x)))))), **parts), channels
@@ -81,7 +71,7 @@ def inverted(draw: Draw, channels: int, d: int) -> Made:
     def rule(m: Block, x: Tensor) -> Tensor:
         y = m.act(m.depth(m.act(m.norm(m.expand(x)))))
         if excited:
-            y = y * gate(m.excite(F.relu(m.squeeze(y.mean(_space(d), keepdim=True)))))
+            y = y * gate(m.excite(F.relu(m.squeeze(y.mean(space(d), keepdim=True)))))
         return x + m.project(y) if adds else m.project(y)
 
     return Block(rule, **parts), channels

@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuzzing.draw import Block, Draw, token_norm
+from fuzzing.draw import Block, Draw, Made, token_norm
 
 __all__ = ["OF_MAPS", "OF_TOKENS"]
-
-Made = tuple[nn.Module, int]
 
 
 class Hierarchical(nn.Module):

@@ -18,7 +18,7 @@ from snp.surgery.attention_biased import BiasedAttention, is_biased
 from snp.surgery.attention_on_maps import ReducedAttention, WindowedAttention, is_reduced, is_windowed
 from snp.surgery.attention_separate import SeparateAttention
 from snp.surgery.attention_sloped import SlopedAttention, is_sloped
-from snp.surgery.attention_tables import TableAttention, is_of_tables
+from snp.surgery.attention_tables import TableAttention, TimmAttention, is_of_tables
 from snp.surgery.projections import projections_of
 
 __all__ = ["SplitAttention", "in_place_of", "pick_places", "resize"]
@@ -37,7 +37,7 @@ _HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "d_head", "key_val
 _ALL_HEADS = ("attn_dim", "all_head_size", "split_size")
 
 
-class SplitAttention(nn.Module):
+class SplitAttention(TimmAttention):
     """Self-attention with one projection for queries, keys and values, whose sizes per head may differ.
 
     Args:
@@ -50,14 +50,6 @@ class SplitAttention(nn.Module):
     qkv: nn.Linear
     attn_drop: nn.Dropout
     proj: nn.Linear
-
-    def __init__(self, stock: nn.Module, sizes: HeadSizes, scale: float) -> None:
-        super().__init__()
-        for name, layer in stock.named_children():
-            self.add_module(name, layer)
-        self.num_heads, self.query_size, self.value_size = sizes.num_heads, sizes.query_size, sizes.value_size
-        self.scale = scale
-        self.training = stock.training
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Tokens [B, N, C] to tokens [B, N, C]."""
@@ -82,15 +74,6 @@ class SplitAttention(nn.Module):
     def _heads(self, part: Tensor) -> Tensor:
         """[B, N, H * D] -> [B, H, N, D]."""
         return part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def _layer(self, name: str, values: Tensor) -> Tensor:
-        layer: Any = getattr(self, name, None)
-        attended: Tensor = values if layer is None else layer(values)
-        return attended
-
-    def extra_repr(self) -> str:
-        """Sizes, for print(model)."""
-        return f"num_heads={self.num_heads}, query_size={self.query_size}, value_size={self.value_size}"
 
 
 def resize(module: Any, layer: AttentionLayer, dense: HeadSizes, sizes: HeadSizes) -> tuple[nn.Module, bool]:

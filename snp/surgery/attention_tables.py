@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snp.graph.heads import HeadSizes
 
-__all__ = ["TableAttention", "is_of_tables"]
+__all__ = ["TableAttention", "TimmAttention", "is_of_tables"]
 
 _KNOWN = {"Attention", "EvaAttention", "RelPosAttention", "WindowAttention"}
 _FILES = ("beit", "davit", "eva", "swin_transformer", "vision_transformer_relpos")
@@ -26,7 +26,33 @@ def is_of_tables(stock: nn.Module) -> bool:
     return package == "timm.models" and file in _FILES and type(stock).__name__ in _KNOWN
 
 
-class TableAttention(nn.Module):
+class TimmAttention(nn.Module):
+    """Self-attention of timm's make with sizes of queries and of values that may differ.
+
+    Args:
+        stock: its layers are taken over.
+        sizes: of the heads.
+        scale: of products: that of the dense heads.
+    """
+
+    def __init__(self, stock: nn.Module, sizes: HeadSizes, scale: float) -> None:
+        super().__init__()
+        for name, layer in stock.named_children():
+            self.add_module(name, layer)
+        self.num_heads, self.query_size, self.value_size = sizes.num_heads, sizes.query_size, sizes.value_size
+        self.scale, self.training = scale, stock.training
+
+    def _layer(self, name: str, values: Tensor) -> Tensor:
+        layer: Any = getattr(self, name, None)
+        attended: Tensor = values if layer is None else layer(values)
+        return attended
+
+    def extra_repr(self) -> str:
+        """Sizes, for print(model)."""
+        return f"num_heads={self.num_heads}, query_size={self.query_size}, value_size={self.value_size}"
+
+
+class TableAttention(TimmAttention):
     """Self-attention with sizes of queries and of values that may differ.
 
     Args:
@@ -39,18 +65,14 @@ class TableAttention(nn.Module):
     proj: nn.Linear
 
     def __init__(self, stock: nn.Module, sizes: HeadSizes, scale: float) -> None:
-        super().__init__()
-        for name, layer in stock.named_children():
-            self.add_module(name, layer)
+        super().__init__(stock, sizes, scale)
         for name, parameter in stock.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         for name, buffer in stock.named_buffers(recurse=False):
             self.register_buffer(name, buffer, persistent=name not in stock._non_persistent_buffers_set)
         plain = {name: value for name, value in vars(stock).items() if not name.startswith("_")}
-        vars(self).update({name: value for name, value in plain.items() if name not in _OF_ONE_SIZE})
+        vars(self).update({name: value for name, value in plain.items() if name not in {*_OF_ONE_SIZE, *vars(self)}})
         self.stock, self.given = type(stock), tuple(inspect.signature(stock.forward).parameters)[1:]
-        self.num_heads, self.query_size, self.value_size = sizes.num_heads, sizes.query_size, sizes.value_size
-        self.scale = scale
         self.register_buffer("places", None, persistent=False)  # the plan says it
 
     def pick_places(self, heads: Tensor, places: Tensor) -> None:
@@ -113,12 +135,3 @@ class TableAttention(nn.Module):
         for other in found[1:]:
             biases = biases + other
         return biases
-
-    def _layer(self, name: str, values: Tensor) -> Tensor:
-        layer: Any = getattr(self, name, None)
-        applied: Tensor = values if layer is None else layer(values)
-        return applied
-
-    def extra_repr(self) -> str:
-        """Sizes, for print(model)."""
-        return f"num_heads={self.num_heads}, query_size={self.query_size}, value_size={self.value_size}"

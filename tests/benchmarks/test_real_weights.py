@@ -3,7 +3,7 @@
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,32 +27,27 @@ _EXPORTED = {**_ATTENTION, "o_proj": "output.dense"}
 
 
 @pytest.fixture
-def dinov2(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def dinov2(script: Callable[[str], ModuleType]) -> ModuleType:
     pytest.importorskip("onnxruntime")
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("real_weights.dinov2")
-    _forget(before)
+    return script("real_weights.dinov2")
 
 
 @pytest.fixture
-def hed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("real_weights.hed")
-    _forget(before)
+def hed(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("real_weights.hed")
 
 
 @pytest.fixture
-def against_dense(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def against_dense(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("against_dense")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports scripts; modules of the folder go again: their short names are nobody else's."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("against_dense")
-    _forget(before)
-
-
-def _forget(before: set[str]) -> None:
-    """Modules of the folder go again: their short names are nobody else's."""
+    yield importlib.import_module
     for name in set(sys.modules) - before:
         if BENCHMARKS in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
             del sys.modules[name]

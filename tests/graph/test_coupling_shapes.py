@@ -31,13 +31,17 @@ def one(graph: CouplingGraph) -> UnitGroup:
     return group
 
 
+def between(function: Callable[[Tensor], Tensor], first: nn.Module, last: nn.Module) -> Net:
+    """A function between two convolutions, the last one of five channels."""
+    return Net(
+        lambda m, x: m.head(F.relu(m.last(function(m.first(x)))).mean((2, 3))),
+        first=first, last=last, head=nn.Linear(5, 4),
+    )  # fmt: skip
+
+
 def test_pixel_shuffle_makes_one_unit_of_four_rows() -> None:
     """Channels that become the pixels of one channel go together."""
-    model = Net(
-        lambda m, x: m.head(F.relu(m.last(F.pixel_shuffle(m.first(x), 2))).mean((2, 3))),
-        first=conv(3, 24), last=conv(6, 5), head=nn.Linear(5, 4),
-    )  # fmt: skip
-    before, after = cut_anyhow(model).groups
+    before, after = cut_anyhow(between(lambda x: F.pixel_shuffle(x, 2), conv(3, 24), conv(6, 5))).groups
     assert (before.num_units, after.num_units) == (6, 5)
     assert before.producers[0].index.tolist() == [list(range(4 * u, 4 * u + 4)) for u in range(6)]
     assert before.consumers[0].index.tolist() == [[u] for u in range(6)]
@@ -45,11 +49,7 @@ def test_pixel_shuffle_makes_one_unit_of_four_rows() -> None:
 
 def test_pixel_unshuffle_makes_four_columns_of_one_unit() -> None:
     """The other way round."""
-    model = Net(
-        lambda m, x: m.head(F.relu(m.last(F.pixel_unshuffle(m.first(x), 2))).mean((2, 3))),
-        first=conv(3, 6), last=conv(24, 5), head=nn.Linear(5, 4),
-    )  # fmt: skip
-    before, _ = cut_anyhow(model).groups
+    before, _ = cut_anyhow(between(lambda x: F.pixel_unshuffle(x, 2), conv(3, 6), conv(24, 5))).groups
     assert before.consumers[0].index.tolist() == [list(range(4 * u, 4 * u + 4)) for u in range(6)]
 
 

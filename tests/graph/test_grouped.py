@@ -81,24 +81,24 @@ def test_one_channel_per_group_on_one_side_is_frozen() -> None:
     assert "each group of middle.weight has one" in graph.frozen["middle.weight"]
 
 
+def concatenated(one: int, two: int) -> Net:
+    """Two convolutions side by side before one of two groups."""
+    return Net(
+        lambda m, x: m.head(F.relu(m.both(torch.cat([m.one(x), m.two(x)], 1))).mean((2, 3))),
+        one=conv(3, one), two=conv(3, two), both=conv(one + two, 8, groups=2), head=nn.Linear(8, 4),
+    )  # fmt: skip
+
+
 def test_groups_that_a_concatenation_shares_unevenly_are_frozen() -> None:
     """Cut alone, neither part leaves the convolution's groups equally wide."""
-    model = Net(
-        lambda m, x: m.head(F.relu(m.both(torch.cat([m.one(x), m.two(x)], 1))).mean((2, 3))),
-        one=conv(3, 4), two=conv(3, 8), both=conv(12, 8, groups=2), head=nn.Linear(8, 4),
-    )  # fmt: skip
-    graph = analysed(model)
+    graph = analysed(concatenated(4, 8))
     assert [(group.name, group.num_partitions) for group in graph.groups] == [("both", 2)]
     assert "both.weight" in graph.frozen["one.weight"]
 
 
 def test_parts_that_fill_one_group_each_are_frozen() -> None:
     """Halves of a concatenation that are a group of the convolution each bind one another: frozen, never wrong."""
-    model = Net(
-        lambda m, x: m.head(F.relu(m.both(torch.cat([m.one(x), m.two(x)], 1))).mean((2, 3))),
-        one=conv(3, 6), two=conv(3, 6), both=conv(12, 8, groups=2), head=nn.Linear(8, 4),
-    )  # fmt: skip
-    assert [group.name for group in analysed(model).groups] == ["both"]
+    assert [group.name for group in analysed(concatenated(6, 6)).groups] == ["both"]
 
 
 def test_chain_of_two_grouped_convolutions_joins_their_partitions() -> None:

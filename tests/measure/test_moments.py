@@ -1,6 +1,5 @@
 """Do collected moments equal the moments of the layers' true inputs?"""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,19 +15,7 @@ from snp.graph.units import Reading, Slice
 from snp.measure.moments import MomentCollector
 from snp.measure.patches import patch_of
 from snp.measure.readers import Reader, reader_of
-
-
-class Net(nn.Module):
-    """Layers by name and a function of them."""
-
-    def __init__(self, function: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
+from tests.graphs import Net
 
 
 def reader(model: nn.Module, name: str) -> Reader:

@@ -14,7 +14,7 @@ from snp.core.budget import Target
 from snp.plan.latency_table import LatencyTable
 from snp.speed.clock import MOST_OVERHEAD, refuse_overhead
 from snp.speed.graphs import captured, queued
-from snp.speed.passes import MOST_IDLE, Passes, passes_in_turns
+from snp.speed.passes import MOST_IDLE, Conditions, Passes, autocast_of, passes_in_turns
 
 TABLE = LatencyTable({}, 1.0, 0.0, 0.0, 8, 1, "none", {"dense": 2.0})
 
@@ -143,3 +143,23 @@ def test_a_network_that_is_all_overhead_is_refused() -> None:
     """By the library call, as it is measured here."""
     with pytest.raises(ValueError, match=r"this network is all overhead\. Only \d% of a pass"):
         snp.prune(Waiting().eval(), [torch.randn(32, 8)], target_latency=0.5, ordering="variance", progress=False)
+
+
+def test_passes_run_in_the_precision_of_the_caller() -> None:
+    """Whatever holds around them: autocast is on where it was asked for, and off where it was not."""
+    model, rows, seen = nn.Linear(4, 4), torch.randn(2, 4), list[torch.dtype]()
+
+    def call() -> None:
+        seen.append(model(rows).dtype)
+
+    device = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert autocast_of(device) == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert autocast_of(device) is None
+            Conditions(1, 1, torch.bfloat16).applied(call, device)()
+            Conditions(1, 1).applied(call, device)()
+    assert seen == [torch.bfloat16, torch.float32]
+    table = replace(TABLE, autocast="bfloat16", graphs=True)
+    assert Conditions.of(LatencyTable.from_json(table.to_json())) == Conditions(8, 1, torch.bfloat16, True)
+    assert Conditions.of(TABLE) == Conditions(8, 1, None, False)

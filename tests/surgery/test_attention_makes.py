@@ -11,13 +11,8 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import CouplingGraph, analyse
-from snp.graph.batches import Batch
-from snp.plan.costs import CostModel
-from snp.speed.network import macs
-from snp.surgery.checks import self_check
 from snp.surgery.rotary_places import turning_of
-from snp.surgery.surgery import cut, masked_weights, with_weights
-from tests.attention_networks import check_structures, in_place_of_stock, irregular
+from tests.attention_networks import assert_cut_is_right_and_counted, check_structures, in_place_of_stock, irregular
 from tests.audit import outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -86,12 +81,7 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, kinds: tuple[str, ...]) 
     model, graph = analysed(name)
     groups = tuple(group for group in graph.groups if group.kind in kinds)
     plan = irregular(graph, groups, seed=3)
-    masked = with_weights(model, masked_weights(model, plan))
-    small = cut(masked, plan)
-    assert self_check(masked, small, Batch.of(inputs(name))) < 1e-5
-    costs, kept = CostModel(model, graph, groups), [len(decision.kept) for decision in plan.groups]
-    assert costs.macs(kept) == macs(small, inputs(name)[:1])
-    assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
+    assert_cut_is_right_and_counted(model, graph, groups, plan, inputs(name))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 import snp
 from snp.graph import CouplingGraph, analyse
-from snp.graph.batches import Batch
-from snp.plan.costs import CostModel
 from snp.plan.plan import PruningPlan
-from snp.speed.network import macs
 from snp.surgery.attention_tables import TableAttention, is_of_tables
-from snp.surgery.checks import self_check
-from snp.surgery.surgery import cut, masked_weights, with_weights
-from tests.attention_networks import check_structures, irregular
+from snp.surgery.surgery import cut
+from tests.attention_networks import assert_cut_is_right_and_counted, check_structures, irregular
 from tests.audit import outputs, randomise
 
 ALL = ("ffn", "vo", "qk", "heads")
@@ -73,13 +69,8 @@ def test_cut_is_the_mask_and_costs_are_exact(name: str, kinds: tuple[str, ...]) 
     if not groups:
         return  # queries and keys that stay whole
     plan = irregular(graph, groups, seed=1)
-    masked = with_weights(model, masked_weights(model, plan))
-    small = cut(masked, plan)
+    _, small = assert_cut_is_right_and_counted(model, graph, groups, plan, pictures(name))
     assert any(isinstance(module, TableAttention) for module in small.modules())
-    assert self_check(masked, small, Batch.of(pictures(name))) < 1e-5
-    costs, kept = CostModel(model, graph, groups), [len(decision.kept) for decision in plan.groups]
-    assert costs.macs(kept) == macs(small, pictures(name)[:1])
-    assert costs.params(kept) == sum(parameter.numel() for parameter in small.parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)
