@@ -15,6 +15,7 @@ from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import left_to_fit, tune
+from snp.graph.batches import device_of
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
@@ -28,6 +29,7 @@ from snp.settings import PruneSettings
 from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
 from snp.speed.multiples import Place, precision_of, with_measured_rounding
+from snp.speed.passes import Conditions, autocast_of
 from snp.surgery import inspection
 from snp.surgery.subject import Subject, subject_of
 
@@ -63,20 +65,20 @@ def prune(
     """
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
-    precision = precision_of(model)
+    autocast = autocast_of(device_of(model))
     with plain_arithmetic():
-        return _pruned(model, batches, settings, Progress(shows=progress), precision)
+        return _pruned(model, batches, settings, Progress(shows=progress), autocast)
 
 
 def _pruned(
-    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, precision: torch.dtype
+    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, autocast: torch.dtype | None
 ) -> PruneResult:
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
-    result = _carried_out(subject, given, settings, stages, precision)
+    result = _carried_out(subject, given, settings, stages, autocast)
     return replace(result, model=alike(result.model, model))
 
 
@@ -85,16 +87,16 @@ def _carried_out(
     given: GivenSamples,
     settings: PruneSettings,
     stages: Progress,
-    precision: torch.dtype,
+    autocast: torch.dtype | None,
     folder: Path | None = None,
 ) -> PruneResult:
     """Everything that follows the analysis; with a folder for moments, block by block."""
-    settings, found = _rounded(subject, settings, stages, precision)
+    settings, found = _rounded(subject, settings, stages, autocast)
     measured = calibrate(subject, given, settings, stages, folder)
     example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
         with stages.stage("time layers"):
-            table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
+            table = measure_table(subject, example, _conditions(settings, autocast))
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(measured, settings, table, stages)
         decision = decide(subject, problem, settings, **measured.samples.facts, **found)
@@ -108,9 +110,7 @@ def _carried_out(
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(
-                measured_share(subject.model, small, example, table.batch, table.threads, table.graphs)
-            )
+            plan = plan.with_latency(measured_share(subject.model, small, example, Conditions.of(table)))
     plan = plan.with_inputs(forms_of(given.few[0]))
     return PruneResult(small, plan, decision.selection, result.check, stages.times, tuned)
 
@@ -141,25 +141,31 @@ def prune_streamed(
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
     refuse_streaming(settings)
-    stages, precision = Progress(shows=progress), precision_of(model)
+    stages, autocast = Progress(shows=progress), autocast_of(device_of(model))
     with plain_arithmetic(), evaluated(model) as dense, tempfile.TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
             subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks()
             refuse_unreachable(subject.costs, subject.groups, settings.target)
-        result = _carried_out(subject, given, settings, stages, precision, Path(folder))
+        result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
     return replace(result, model=alike(result.model, model))
 
 
 def _rounded(
-    subject: Subject, settings: PruneSettings, stages: Progress, precision: torch.dtype
+    subject: Subject, settings: PruneSettings, stages: Progress, autocast: torch.dtype | None
 ) -> tuple[PruneSettings, dict[str, Any]]:
     """The settings with numbers for ``round_to="auto"``, asked of the device that the network is on."""
     if settings.round_to != "auto":
         return settings, {}
     with stages.stage("ask for multiples"):
-        place = Place(subject.device, precision, settings.latency_batch, settings.latency_threads, user_table())
+        precision, conditions = autocast or precision_of(subject.model), _conditions(settings, autocast)
+        place = Place(subject.device, precision, conditions.batch, conditions.threads, user_table())
         return with_measured_rounding(settings, subject, subject.example, place)
+
+
+def _conditions(settings: PruneSettings, autocast: torch.dtype | None) -> Conditions:
+    """How passes are timed, in the precision of the caller."""
+    return Conditions(settings.latency_batch, settings.latency_threads, autocast)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:
