@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
-from snp.fit.at_outputs import Candidates, Outputs, Tensors, is_few
+from snp.fit.at_outputs import Outputs, is_few
+from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
