@@ -28,7 +28,8 @@ def main() -> None:
     torch.set_num_threads(1)
     budget = "target_params" if options.model.startswith(("smollm", "llama")) else "target_macs"
     subject = subject_of(options)
-    torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), strict=False)
+    example = torch.ones(1, 2, device=options.device)
+    torch.export.export(torch.nn.Linear(2, 2).to(options.device), (example,), strict=False)
     settings = snp.PruneSettings(preset=options.preset, **{budget: options.target})
     subject.forward()
     passes = [seconds_of(subject.forward, options.device) for _ in range(3)]

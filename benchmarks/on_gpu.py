@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -246,6 +247,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--opt", type=Path, help="folder of an OPT; a small one of random weights without")
     parser.add_argument("--minutes", type=float, default=8, help="what is not done by then has failed")
     parser.add_argument("--out", type=Path, help="folder for the runs; a temporary one without")
+    parser.add_argument("--side-by-side", type=int, default=1, help="so many at a time: times then say little")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -260,10 +262,15 @@ def main() -> None:
     ends = time.perf_counter() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as temporary:
         jobs = jobs_of(options, (options.out or Path(temporary)).resolve())
-        lines = []
-        for job in jobs:
-            lines.append(row(job, *started(job, options, ends - time.perf_counter())))
-            print(" ".join(lines[-1]), file=sys.stderr, flush=True)
+
+        def done(job: Job) -> list[str]:
+            line = row(job, *started(job, options, ends - time.perf_counter()))
+            print(" ".join(line), file=sys.stderr, flush=True)
+            return line
+
+        # Others look into the folder of the first.
+        with ThreadPoolExecutor(options.side_by_side) as pool:
+            lines = [done(jobs[0]), *pool.map(done, jobs[1:])]
     print_table(["job", "seconds", *_FORMS, ""], lines)
     print(f"device:   {torch.cuda.get_device_name() if options.device == 'cuda' else 'cpu'}")
     print_provenance()

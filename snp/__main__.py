@@ -50,12 +50,25 @@ def _inspect(words: list[str]) -> None:
         from snp.plan.plan import PruningPlan
         from snp.run.errors import guarded
 
-        print(guarded(PruningPlan.load)(Path(words[0]) / "plan.json"))
+        plan = guarded(PruningPlan.load)(Path(words[0]) / "plan.json")
+        print(plan)
+        if not plan.latency:
+            _print_time(Path(words[0]))
         return
     from snp.run.command import run
 
     is_help = any(word in ("--help", "-h") for word in words)
     run(words if is_help else [*words, "prune.dry_run=true"], program="snp inspect")
+
+
+def _print_time(folder: Path) -> None:
+    """What passes in turns took at the end of a run that was asked for something else than time."""
+    from snp.report.record import read_json
+    from snp.report.speed import in_turns
+    from snp.run.errors import guarded
+
+    for sentence in in_turns(guarded(read_json)(folder / "metrics.json")):
+        print(f"\n{sentence}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from snp.fit.calibration import calibrate
-from snp.fit.preparation import prepare, problem_of, settle
+from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
 from snp.fit.tuning import left_to_fit, tune
+from snp.graph.batches import device_of
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
-from snp.measure.samples import GivenSamples, Samples
-from snp.measure.streamed import refuse_streaming, stream_moments
+from snp.measure.samples import GivenSamples
+from snp.measure.streamed import refuse_streaming
 from snp.plan.level import refuse_unreachable
 from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
@@ -28,6 +29,7 @@ from snp.settings import PruneSettings
 from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
 from snp.speed.multiples import Place, precision_of, with_measured_rounding
+from snp.speed.passes import Conditions, autocast_of
 from snp.surgery import inspection
 from snp.surgery.subject import Subject, subject_of
 
@@ -63,31 +65,44 @@ def prune(
     """
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
-    precision = precision_of(model)
+    autocast = autocast_of(device_of(model))
     with plain_arithmetic():
-        return _pruned(model, batches, settings, Progress(shows=progress), precision)
+        return _pruned(model, batches, settings, Progress(shows=progress), autocast)
 
 
 def _pruned(
-    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, precision: torch.dtype
+    model: nn.Module, batches: Iterable[Any], settings: PruneSettings, stages: Progress, autocast: torch.dtype | None
 ) -> PruneResult:
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target)
-    settings, found = _rounded(subject, settings, stages, precision)
-    measured = calibrate(subject, given, settings, stages)
+    result = _carried_out(subject, given, settings, stages, autocast)
+    return replace(result, model=alike(result.model, model))
+
+
+def _carried_out(
+    subject: Subject,
+    given: GivenSamples,
+    settings: PruneSettings,
+    stages: Progress,
+    autocast: torch.dtype | None,
+    folder: Path | None = None,
+) -> PruneResult:
+    """Everything that follows the analysis; with a folder for moments, block by block."""
+    settings, found = _rounded(subject, settings, stages, autocast)
+    measured = calibrate(subject, given, settings, stages, folder)
     example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
         with stages.stage("time layers"):
-            table = measure_table(subject, example, settings.latency_batch, settings.latency_threads)
+            table = measure_table(subject, example, _conditions(settings, autocast))
     with stages.stage("choose units", len(subject.groups)):
         subject, problem = prepare(measured, settings, table, stages)
         decision = decide(subject, problem, settings, **measured.samples.facts, **found)
         subject, problem = settle(measured, decision.plan, (subject, problem))
     fitted_on = left_to_fit(subject.model, measured.samples, settings)
-    result = realise(subject, problem, decision.plan, settings.fit, fitted_on)
+    result = realise(subject, problem, decision.plan, settings.fit, fitted_on, share=folder is not None)
     tuned = None
     if settings.is_tuned:
         images, objective = measured.samples.as_given, measured.asked()
@@ -95,64 +110,62 @@ def _pruned(
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):
-            plan = plan.with_latency(
-                measured_share(subject.model, small, example, table.batch, table.threads, table.graphs)
-            )
+            plan = plan.with_latency(measured_share(subject.model, small, example, Conditions.of(table)))
     plan = plan.with_inputs(forms_of(given.few[0]))
-    return PruneResult(alike(small, model), plan, decision.selection, result.check, stages.times, tuned)
+    return PruneResult(small, plan, decision.selection, result.check, stages.times, tuned)
 
 
 def prune_streamed(
     model: nn.Module,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     settings: PruneSettings | None = None,
     *,
     progress: bool = True,
     **options: Any,
 ) -> PruneResult:
-    """As :func:`snp.prune`, for large networks: calibrated block by block, moments on disk, no copy of the weights.
+    """As :func:`snp.prune`, for large networks: block by block, moments on disk, no second copy of the weights.
+
+    One block's activations are in memory: all samples' where ``memory_gib`` has room for them, else those of one
+    batch, which are computed anew for every layer that is fitted. Plan and weights are those of :func:`snp.prune`.
 
     Args:
         model: as there, in evaluation mode while this runs; tensors that lose nothing are the same in both networks.
-        batches: a sequence of batches on the model's device; they are used once per call of this function.
+        batches: as there; all inputs are in memory, or on the model's device.
         progress: as there.
-        settings: as there; the fit is joint, and order and cut are those that look at moments only.
+        settings: as there, but for trial cuts (``trials=False``), tuning, latency budgets and attention heads.
         **options: single settings.
 
     Raises:
-        ValueError: the settings need more than moments (sequential fit, sensitivity, heads), or the network has no
-            blocks.
+        ValueError: the settings need the network as a whole, or it has no blocks.
     """
     settings = replace(settings or PruneSettings(), **options)
+    _refuse_dry_run(settings)
     refuse_streaming(settings)
-    stages, precision = Progress(shows=progress), precision_of(model)
-    with evaluated(model) as dense:
+    stages, autocast = Progress(shows=progress), autocast_of(device_of(model))
+    with plain_arithmetic(), evaluated(model) as dense, tempfile.TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
-            inputs = [batch.beside(dense) for batch in given]
-            subject = subject_of(dense, inputs[0].example(), settings)
+            subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks()
             refuse_unreachable(subject.costs, subject.groups, settings.target)
-        settings, found = _rounded(subject, settings, stages, precision)
-        with tempfile.TemporaryDirectory() as folder:
-            with stages.stage("calibrate"):
-                moments = stream_moments(subject.model, inputs, subject.readers, Path(folder))
-            with stages.stage("choose units", len(subject.groups)):
-                problem = replace(problem_of(subject, moments), progress=stages)
-                decision = decide(subject, problem, settings, **Samples.of(inputs, given.num_repeats).facts, **found)
-            result = realise(subject, problem, decision.plan, settings.fit, share=True)
-    plan = decision.plan.with_inputs(forms_of(inputs[0]))
-    return PruneResult(alike(result.model, model), plan, decision.selection, result.check, stages.times)
+        result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
+    return replace(result, model=alike(result.model, model))
 
 
 def _rounded(
-    subject: Subject, settings: PruneSettings, stages: Progress, precision: torch.dtype
+    subject: Subject, settings: PruneSettings, stages: Progress, autocast: torch.dtype | None
 ) -> tuple[PruneSettings, dict[str, Any]]:
     """The settings with numbers for ``round_to="auto"``, asked of the device that the network is on."""
     if settings.round_to != "auto":
         return settings, {}
     with stages.stage("ask for multiples"):
-        place = Place(subject.device, precision, settings.latency_batch, settings.latency_threads, user_table())
+        precision, conditions = autocast or precision_of(subject.model), _conditions(settings, autocast)
+        place = Place(subject.device, precision, conditions.batch, conditions.threads, user_table())
         return with_measured_rounding(settings, subject, subject.example, place)
+
+
+def _conditions(settings: PruneSettings, autocast: torch.dtype | None) -> Conditions:
+    """How passes are timed, in the precision of the caller."""
+    return Conditions(settings.latency_batch, settings.latency_threads, autocast)
 
 
 def _refuse_dry_run(settings: PruneSettings) -> None:

@@ -312,17 +312,20 @@ def test_model_and_data_of_different_kinds_are_refused(options: list[str], words
     assert words in ended.stderr
 
 
-STREAMED = ["calibration.streamed=true", "prune.calibration=joint", "prune.ordering=zca", "prune.cut=variance"]
+STREAMED = ["calibration.streamed=true", "prune.trials=false"]
 
 
-def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fit", [[], ["prune.ordering=zca", "prune.cut=variance"], ["prune.preset=paper"]], ids=["defaults", "zca", "paper"]
+)
+def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str], folder: Path, tmp_path: Path) -> None:
     """Byte for byte; what lay on disk in between is gone."""
     texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test")]
     options = ["model=opt", f"model.checkpoint={folder}", "data=text", *texts, "data.context=12", "finetune.epochs=0"]
     options += ["calibration.samples=16", "trainer=cpu", "logger=none"]
     homes = []
     for name, streaming in (("streamed", STREAMED), ("whole", STREAMED[1:])):
-        ended = run_here(*options, *streaming, "prune.target_params=0.8", folder=tmp_path / name, tiny=False)
+        ended = run_here(*options, *streaming, *fit, "prune.target_params=0.8", folder=tmp_path / name, tiny=False)
         assert ended.status == 0, ended.stderr
         homes.append(tmp_path / name / "run")
     for artefact in ("plan.json", "pruned.safetensors"):
@@ -334,7 +337,7 @@ def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(folder: Path, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (STREAMED[:1], "prune.calibration='joint'"),
+        (STREAMED[:1], "prune.trials=false"),
         ([*STREAMED, "prune.structures=[ffn,vo]"], "prune.structures=['ffn']"),
         ([*STREAMED, "trainer=ddp_cpu", "trainer.devices=2"], "works in one process"),
         (["calibration.streamed=maybe"], "must be true or false"),

@@ -8,7 +8,7 @@ standard errors, as Breiman et al. 1984 choose the smaller tree).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,59 +16,29 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.candidates import Candidates, Tensors
 from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
+from snp.measure.outputs import most_remembered
 from snp.surgery.surgery import named_tensors, with_weights
 
-__all__ = ["Candidates", "Outputs", "is_few"]
+__all__ = ["Outputs", "is_few"]
 
 # Samples from which on what layers hold back says enough.
 _MANY = 128
 _FOLDS = 4
 # Parts of a fold whose differences say how much of them is chance.
 _PIECES = 4
-# Steps from deletion to a fit.
-_SHARES = (1.0, 0.75, 0.5, 0.25)
 # Share of deletion's mean distance that says nothing: where deletion does no harm to a sample, ratios have no end.
 _NOTHING = 0.01
 # Distances may differ by so much and be equal.
 _ROUNDING = 1e-6
 
-Tensors = Mapping[str, Tensor]
-
 
 def is_few(num_samples: float) -> bool:
     """Are there so few samples that the outputs are asked for samples held back, too?"""
     return num_samples < _MANY
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Weights that the pruned network may get: of every fit, steps from it to deletion, and at last deletion itself.
-
-    Attributes:
-        deleted: name -> tensor of plain deletion; what is not named is the dense network's.
-        fits: the same of every fit.
-    """
-
-    deleted: Tensors
-    fits: tuple[Tensors, ...]
-
-    def __len__(self) -> int:
-        return len(self.fits) * len(_SHARES) + 1
-
-    def tensors(self, number: int, model: nn.Module) -> Tensors:
-        """Name -> tensor of everything that differs from the dense network, or does so in another candidate."""
-        dense = named_tensors(model)
-        names = self.deleted.keys() | {name for fit in self.fits for name in fit}
-        deleted = {name: self.deleted.get(name, dense[name]).detach() for name in sorted(names)}
-        if number == len(self) - 1:
-            return deleted
-        fit, share = self.fits[number // len(_SHARES)], _SHARES[number % len(_SHARES)]
-        if share == 1:
-            return {**deleted, **fit}
-        return {name: start + share * (fit.get(name, start).to(start) - start) for name, start in deleted.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +59,43 @@ class Outputs:
 
     def distances(self, candidates: Candidates, inputs: Sequence[Batch], numbers: Sequence[int] = ()) -> Tensor:
         """Of candidates, by default all, from the dense network: mean over samples, float64; its own is 0."""
+        (found,) = self._of_parts(candidates, [inputs], numbers)
+        return found
+
+    def _of_parts(
+        self, candidates: Candidates, parts: Sequence[Sequence[Batch]], numbers: Sequence[int] = ()
+    ) -> Tensor:
+        """The same of several parts of the samples, shape [parts, candidates]."""
         asked = numbers or range(len(candidates))
-        found = torch.zeros(len(asked), dtype=torch.float64)
+        found = torch.zeros(len(parts), len(asked), dtype=torch.float64)
         with torch.no_grad():
             first = {name: value.clone() for name, value in candidates.tensors(asked[0], self.model).items()}
             other = with_weights(self.model, first, share=True)  # one network, which gets one candidate after the other
             slots = named_tensors(other)
-            for batch in inputs:
-                dense = batch.call(self.model)
-                found -= self._start(dense, batch)
+            for places, batches in self._remembered(parts):
+                dense = [batch.call(self.model) for batch in batches]
+                for part, batch, outputs in zip(places, batches, dense, strict=True):
+                    found[part] -= self._start(outputs, batch)
                 for place, number in enumerate(asked):
                     for name, value in candidates.tensors(number, self.model).items():
                         slots[name].copy_(value)
-                    found[place] += self._distance(other, dense, batch)
-        return self.sums.of(found) / self.sums.number(sum(batch.size for batch in inputs))
+                    for part, batch, outputs in zip(places, batches, dense, strict=True):
+                        found[part, place] += self._distance(other, outputs, batch)
+        sizes = [self.sums.number(sum(batch.size for batch in part)) for part in parts]
+        return self.sums.of(found) / torch.tensor(sizes, dtype=torch.float64)[:, None]
+
+    def _remembered(self, parts: Sequence[Sequence[Batch]]) -> Iterator[tuple[list[int], list[Batch]]]:
+        """Numbers of parts and their batches, as many at a time as the dense outputs may be remembered of."""
+        places, batches, most = list[int](), list[Batch](), 0
+        for part, batch in ((part, batch) for part, inside in enumerate(parts) for batch in inside):
+            most = most or most_remembered(self.model, batch)
+            if batches and sum(each.size for each in batches) + batch.size > most:
+                yield places, batches
+                places, batches = [], []
+            places.append(part)
+            batches.append(batch)
+        if batches:
+            yield places, batches
 
     def _distance(self, other: nn.Module, dense: object, batch: Batch) -> float:
         try:
@@ -154,10 +147,9 @@ class Outputs:
             others = self._some(inputs, everywhere - set(product([fold], range(_PIECES))))
             if not pieces[0] or not others:
                 continue
-            candidates = fit(others)
-            for piece in filter(None, pieces):
-                parts.append(self.distances(candidates, piece))
-                sizes.append(sum(batch.size for batch in piece))
+            there = [piece for piece in pieces if piece]
+            parts += self._of_parts(fit(others), there)
+            sizes += [sum(batch.size for batch in piece) for piece in there]
         if len(parts) < 2:  # nothing is known but what deletion does
             return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
         return _with_chance(torch.stack(parts), torch.tensor(sizes, dtype=torch.float64))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.graph.batches import Batch
+from snp.measure.checkpointed import checkpointed
 from snp.measure.moments import MomentCollector
 from snp.measure.near_copies import without_near_copies
 from snp.measure.objective import Objective
 from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.samples import GivenSamples, Samples
 from snp.measure.sensitivity import measure_sensitivity
+from snp.measure.streamed import stream_moments
 from snp.measure.views import is_mirrored, with_mirrored
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
@@ -53,7 +57,9 @@ class Measured:
         return moments, {name: matrix.cpu() for name, matrix in self.sensitivity.items()}
 
 
-def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, progress: Progress) -> Measured:
+def calibrate(
+    subject: Subject, given: GivenSamples, settings: PruneSettings, progress: Progress, folder: Path | None = None
+) -> Measured:
     """Everything that is measured on the dense network before units are chosen.
 
     Args:
@@ -61,17 +67,18 @@ def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, pr
         given: the samples; they are used up.
         settings: what will be asked of the samples.
         progress: is told of the stages.
+        folder: gets moments that are measured block by block; None keeps all of them in memory.
     """
-    model = subject.model
+    model, measure = subject.model, _moments if folder is None else partial(_streamed, folder)
     with progress.stage("calibrate", given.num_batches):
         few = [batch.beside(model) for batch in given.few]
         objective = objective_asked(subject, few, settings)
         mirrored = is_mirrored(model, few, objective, settings.mirrors)
         shown = (with_mirrored(batch) if mirrored else batch for batch in given)
-        moments, samples, inputs = _moments(subject, shown, settings.needs_inputs, progress)
+        moments, samples, inputs = measure(subject, shown, settings.needs_inputs, progress)
         distinct = without_near_copies(inputs, 1 + mirrored)
         if num_near := samples - sum(batch.size for batch in distinct) if inputs else 0:
-            moments, samples, inputs = _moments(subject, distinct, True, progress)
+            moments, samples, inputs = measure(subject, distinct, True, progress)
         num_samples, num_near = samples // (1 + mirrored), num_near // (1 + mirrored)
     with progress.stage("measure sensitivity"):
         objective = objective and beside_spread_of(objective, model, inputs)
@@ -81,9 +88,18 @@ def calibrate(subject: Subject, given: GivenSamples, settings: PruneSettings, pr
     )
 
 
+def _streamed(
+    folder: Path, subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
+) -> tuple[Mapping[str, Moments], int, list[Batch]]:
+    """The same, block by block, with moments on disk."""
+    inputs = [batch.beside(subject.model) for batch in batches]
+    moments = stream_moments(subject.model, inputs, subject.readers, folder)
+    return moments, sum(batch.size for batch in inputs), inputs if keeps_inputs else []
+
+
 def _moments(
     subject: Subject, batches: Iterable[Batch], keeps_inputs: bool, progress: Progress
-) -> tuple[dict[str, Moments], int, list[Batch]]:
+) -> tuple[Mapping[str, Moments], int, list[Batch]]:
     """Moments, number of samples, and the inputs themselves where they are needed again."""
     samples, inputs = 0, list[Batch]()
     with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
@@ -124,4 +140,5 @@ def sensitivity_of(
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(seed)
     objective = objective or objective_of(subject.model, inputs)
-    return measure_sensitivity(subject.model, few, subject.readers, generator, objective=objective)
+    with checkpointed(subject.model, subject.blocks):
+        return measure_sensitivity(subject.model, few, subject.readers, generator, objective=objective)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
-from snp.fit.at_outputs import Candidates, Outputs, Tensors, is_few
+from snp.fit.at_outputs import Outputs, is_few
+from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
@@ -18,6 +22,7 @@ from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.readers import readers_to_fit
 from snp.measure.samples import Samples
+from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
@@ -134,11 +139,19 @@ class _Fitting:
 
     def _candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
         """The fits, of some samples alone."""
-        with torch.no_grad(), MomentCollector(self.subject.model, self.subject.readers) as collector:
+        with tempfile.TemporaryDirectory() as folder:
+            problem = replace(self.problem, moments=self._moments(some, Path(folder)), progress=Progress())
+            return Candidates(deleted, (self.in_sequence(problem, some).tensors, self._jointly(problem)))
+
+    def _moments(self, some: Sequence[Batch], folder: Path) -> Mapping[str, Moments]:
+        """Of some samples alone; in the folder where the network is worked on block by block."""
+        subject = self.subject
+        if subject.blocks:
+            return stream_moments(subject.model, some, subject.readers, folder)
+        with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             for batch in some:
                 collector.measure(batch)
-        problem = replace(self.problem, moments=collector.moments, progress=Progress())
-        return Candidates(deleted, (self.in_sequence(problem, some).tensors, self._jointly(problem)))
+        return collector.moments
 
     def _jointly(self, problem: Problem) -> Tensors:
         silent = replace(problem, progress=Progress())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from snp.core.gram import CrossMoments
 from snp.core.sums import Sums
+from snp.graph.batch_form import by_kind
+from snp.graph.batches import Batch
 
-__all__ = ["Base", "Parts", "Rows", "batch_size_for", "is_held_back"]
+__all__ = ["Base", "Parts", "Rows", "batch_size_for", "equal_batches", "is_held_back"]
 
 # One batch in so many is held back while the ridge is chosen.
 HOLD_BACK_ONE_IN = 4
@@ -53,6 +55,21 @@ def _single(tensor: Tensor) -> Tensor:
 def batch_size_for(num_samples: int) -> int:
     """Of what is fitted in sequence: at least four batches, so that one in four can be held back."""
     return max(1, min(_LARGEST_BATCH, num_samples // HOLD_BACK_ONE_IN))
+
+
+def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
+    """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
+
+    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead. Of samples of
+    several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
+    two networks run as a graph of fixed shapes.
+    """
+    joined = Batch.joined(max(by_kind(batches), key=lambda alike: sum(batch.size for batch in alike)))
+    total = joined.size
+    size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
+    if size * 4 < min(largest, total):
+        size = min(largest, total)
+    return [batch for batch in joined.split(size) if batch.size == size]
 
 
 def is_held_back(batch: int) -> bool:

@@ -18,8 +18,9 @@ from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
-from snp.fit.rows import batch_size_for
-from snp.fit.two_networks import TwoNetworks, equal_batches
+from snp.fit.recomputed import RecomputedNetworks
+from snp.fit.rows import batch_size_for, equal_batches
+from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
@@ -87,15 +88,16 @@ def fit_in_sequence(
         mirrored: inputs are images, each with its mirrored one behind it (:func:`snp.measure.views.with_mirrored`);
             where there is no memory for all of them the images are fitted on alone.
     """
-    fitter = _Fitter(wanted, settings, progress or Progress())
+    fitter, memory = _Fitter(wanted, settings, progress or Progress()), int(settings.memory_gib * 2**30)
     size = batch_size_for(sum(batch.size for batch in batches))
-    alike, memory = equal_batches(batches, size), int(settings.memory_gib * 2**30)
-    networks = TwoNetworks(subject.model, alike, fitter.visit, sums, subject.exports)
+    alike = equal_batches(batches, size)
+    networks = _networks(subject, alike, fitter.visit, sums, memory)
     samples = networks.limit(memory)
-    if mirrored and samples < sum(batch.size for batch in alike):
+    is_whole = samples == sum(batch.size for batch in alike) and networks.batch_size == alike[0].size
+    if mirrored and not is_whole:
         # Of the batches as they came: where these are split anew an odd one may part an image from its mirror image.
         alike = equal_batches([without_mirrored(batch) for batch in batches], max(1, size // 2))
-        networks = TwoNetworks(subject.model, alike, fitter.visit, sums, subject.exports)
+        networks = _networks(subject, alike, fitter.visit, sums, memory)
         samples = networks.limit(memory)
     elif mirrored:
         samples //= 2
@@ -103,6 +105,22 @@ def fit_in_sequence(
     fitter.count_reads(networks)
     networks.run()
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples, fitter.is_scarce)
+
+
+def _networks(subject: Subject, alike: Sequence[Batch], visit: Visit, sums: Sums, memory: int) -> TwoNetworks:
+    """Both networks; block by block where that is asked for and there is no memory for all values at once.
+
+    Batches of which there is no memory for one block are split.
+    """
+    whole = TwoNetworks(subject.model, alike, visit, sums, subject.exports)
+    if not subject.blocks or whole.bytes_per_batch * len(alike) <= memory:
+        return whole
+    networks = RecomputedNetworks(subject.model, alike, visit, sums, subject.exports, blocks=subject.blocks)
+    size = networks.fitting_size(memory)
+    if size >= alike[0].size:
+        return networks
+    smaller = equal_batches(alike, size)
+    return RecomputedNetworks(subject.model, smaller, visit, sums, subject.exports, blocks=subject.blocks)
 
 
 class _Fitter:

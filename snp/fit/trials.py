@@ -17,8 +17,7 @@ from torch import Tensor
 from snp.core.gram import Moments
 from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
 from snp.fit.replay import Replay
-from snp.fit.rows import batch_size_for
-from snp.fit.two_networks import equal_batches
+from snp.fit.rows import batch_size_for, equal_batches
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
 from snp.graph.units import UnitGroup

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.graph.batch_form import by_kind
 from snp.graph.batches import Batch
 from snp.graph.exported import footprint, is_inplace
 from snp.graph.exports import Exports
 
-__all__ = ["TwoNetworks", "equal_batches"]
+__all__ = ["TwoNetworks", "Visit", "result_of"]
 
 Visit = Callable[["TwoNetworks", fx.Node], None]
+_Store = Mapping[fx.Node, Sequence[Any]]
 
 
 class TwoNetworks:
@@ -38,7 +38,7 @@ class TwoNetworks:
     Attributes:
         sums: as given.
         dense: node -> its value in the dense network, per batch.
-        current: the same in the network that is being changed; the very same list where nothing differs yet.
+        current: the same in the network that is being changed; the very same sequence where nothing differs yet.
         tensors: name -> parameter or buffer of the network that is being changed.
         changed: names of tensors that differ from the dense network's.
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
@@ -60,17 +60,26 @@ class TwoNetworks:
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
         self._silent: dict[str, tuple[int, Tensor]] = {}
-        self.dense: dict[fx.Node, list[Any]] = {}
-        self.current: dict[fx.Node, list[Any]] = {}
+        self.dense: dict[fx.Node, Sequence[Any]] = {}
+        self.current: dict[fx.Node, Sequence[Any]] = {}
         self.open: set[fx.Node] = set()
         self._done: set[fx.Node] = set()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
-    def limit(self, num_bytes: int) -> int:
-        """Use only as many batches as fit into memory, at least one; returns the number of samples left."""
-        per_batch = 2 * footprint(self.graph)
-        del self._inputs[max(1, num_bytes // max(per_batch, 1)) :]
+    def limit(self, memory: int) -> int:
+        """Use only as many batches as fit into so many bytes, at least one; returns the number of samples left."""
+        del self._inputs[max(1, memory // max(self.bytes_per_batch, 1)) :]
         return sum(batch.size for batch in self._inputs)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per batch."""
+        return self._inputs[0].size
+
+    @property
+    def bytes_per_batch(self) -> int:
+        """What is held of one batch at most, of both networks."""
+        return 2 * footprint(self.graph)
 
     def run(self) -> None:
         """Compute all nodes in order."""
@@ -145,7 +154,7 @@ class TwoNetworks:
         found = self._inputs[batch].counted(values.shape[:-1])
         return None if found is None else found.to(values.device)
 
-    def dense_values(self, node: fx.Node) -> list[Any]:
+    def dense_values(self, node: fx.Node) -> Sequence[Any]:
         """The dense network's values of a node whose inputs are computed; kept for when its turn comes."""
         if node not in self.dense:
             self.dense[node] = self._values(node, self.dense, self._dense_tensors)
@@ -160,9 +169,8 @@ class TwoNetworks:
         else:
             self.current[node] = self.dense[node]
 
-    def _values(self, node: fx.Node, store: dict[fx.Node, list[Any]], tensors: dict[str, Tensor]) -> list[Any]:
-        target = node.target
-        assert callable(target)
+    def _values(self, node: fx.Node, store: _Store, tensors: Mapping[str, Tensor]) -> Sequence[Any]:
+        """Of all batches, from those of its arguments as they are now."""
         results = []
         for batch in range(len(self._inputs)):
 
@@ -170,25 +178,22 @@ class TwoNetworks:
                 name = self._names.get(argument.name)
                 return tensors[name] if name is not None else store[argument][batch]
 
-            args: Any = fx.node.map_arg(node.args, value)
-            kwargs: Any = fx.node.map_arg(node.kwargs, value)
-            if is_inplace(node):
-                # The value that is written over may still be needed under its old name.
-                args = (args[0].clone(), *args[1:])
-            results.append(target(*args, **kwargs))
+            results.append(result_of(node, value))
         return results
 
 
-def equal_batches(batches: Sequence[Batch], largest: int) -> list[Batch]:
-    """The same samples in batches of one size: the largest divisor of their number that is at most ``largest``.
+def result_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    """What a node computes.
 
-    A size under a quarter of ``largest`` drops the samples that do not fill the last batch instead. Of samples of
-    several shapes (images of several sizes, texts of several lengths) those of the most frequent one are taken: the
-    two networks run as a graph of fixed shapes.
+    Args:
+        node: a call of an operator.
+        value: gives the value of each of its arguments.
     """
-    joined = Batch.joined(max(by_kind(batches), key=lambda alike: sum(batch.size for batch in alike)))
-    total = joined.size
-    size = max(divisor for divisor in range(1, min(largest, total) + 1) if total % divisor == 0)
-    if size * 4 < min(largest, total):
-        size = min(largest, total)
-    return [batch for batch in joined.split(size) if batch.size == size]
+    target = node.target
+    assert callable(target)
+    args: Any = fx.node.map_arg(node.args, value)
+    kwargs: Any = fx.node.map_arg(node.kwargs, value)
+    if is_inplace(node):
+        # The value that is written over may still be needed under its old name.
+        args = (args[0].clone(), *args[1:])
+    return target(*args, **kwargs)

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 
-__all__ = ["Exported", "export", "footprint", "is_inplace", "program_of", "tensors_of"]
+__all__ = ["Exported", "export", "footprint", "is_inplace", "is_view", "num_bytes", "program_of", "tensors_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ def _schema_arguments(node: fx.Node) -> list[Any]:
     return list(node.target._schema.arguments) if isinstance(node.target, torch._ops.OpOverload) else []
 
 
-def _is_view(node: fx.Node) -> bool:
+def is_view(node: fx.Node) -> bool:
     """May the result share memory with the first argument, unchanged?"""
     if node.target is operator.getitem:
         return True
@@ -115,7 +115,7 @@ def _writes_into_view(node: fx.Node) -> bool:
     if not is_inplace(node):
         return False
     root = node.args[0]
-    while isinstance(root, fx.Node) and root.op == "call_function" and _is_view(root):
+    while isinstance(root, fx.Node) and root.op == "call_function" and is_view(root):
         root = root.args[0]
     family, waiting, readers = 0, [root], 0
     while waiting:
@@ -123,7 +123,7 @@ def _writes_into_view(node: fx.Node) -> bool:
         if not isinstance(member, fx.Node):
             return True
         family += 1
-        views = [user for user in member.users if user.op == "call_function" and _is_view(user)]
+        views = [user for user in member.users if user.op == "call_function" and is_view(user)]
         readers += len(member.users) - len(views)
         waiting += views
     return family > 1 and readers > 1
@@ -137,16 +137,17 @@ def footprint(graph: fx.Graph) -> int:
     uses = {node: len(node.users) for node in graph.nodes}
     alive = most = 0
     for node in graph.nodes:
-        alive += _num_bytes(node)
+        alive += num_bytes(node)
         most = max(most, alive)
         for argument in node.all_input_nodes:
             uses[argument] -= 1
             if uses[argument] == 0:
-                alive -= _num_bytes(argument)
+                alive -= num_bytes(argument)
     return most
 
 
-def _num_bytes(node: fx.Node) -> int:
+def num_bytes(node: fx.Node) -> int:
+    """Bytes of a node's values, for one batch of the exported size; a view counts as if it had memory of its own."""
     if node.op != "call_function":
         return 0
     values = pytree.tree_leaves(node.meta.get("val"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -67,9 +68,15 @@ class MomentCollector:
 
     def run(self, batch: Batch) -> Any:
         """The model's output for a batch whose padded tokens are no samples."""
+        with self.of_batch(batch):
+            return batch.call(self._model)
+
+    @contextmanager
+    def of_batch(self, batch: Batch) -> Iterator[None]:
+        """What runs inside the ``with`` block reads a batch, whose padded tokens are no samples."""
         self._batch, self._latest, self._num_reads = batch, None, 0
         try:
-            return batch.call(self._model)
+            yield
         finally:
             self._batch = None
 

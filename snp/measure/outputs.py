@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
@@ -27,6 +28,7 @@ _CONSTANT = 1e-10
 _CACHES = ("past_key_values", "cache", "mems")
 # What encoders of Hugging Face make of one token of the other beside it: counted, that token would weigh half of all.
 _SUMMARY, _WHOLE = "pooler_output", "last_hidden_state"
+_Place = tuple[int, int, int]  # of values in memory: storage, offset, number
 
 
 def objective_of(
@@ -46,7 +48,7 @@ def objective_of(
     Raises:
         ValueError: the output holds no floating tensor.
     """
-    few, made = _first(batches), set[tuple[int, int]]()
+    few, made = _first(batches), dict[_Place, StorageWeakRef]()
     with torch.no_grad():
         first = _watched(model, few[0], made)
         numbered = [(place, *each) for place, each in enumerate(named_outputs(first))]
@@ -123,15 +125,13 @@ def _results(outputs: Sequence[tuple[int, str, Tensor]]) -> list[tuple[int, str,
     ]
 
 
-def _watched(model: nn.Module, batch: Batch, made: set[tuple[int, int]]) -> Any:
-    """The output, with the places in memory of what layers with weights gave out."""
+def _watched(model: nn.Module, batch: Batch, made: dict[_Place, StorageWeakRef]) -> Any:
+    """The output, with the places in memory of what layers with weights gave out; held weakly, which uses none."""
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            made.add((output.data_ptr(), output.numel()))
-            kept.append(output)  # so that no other tensor takes its place
+            made[_place_of(output)] = StorageWeakRef(output.untyped_storage())  # its name goes to no other
 
-    kept: list[Tensor] = []
     layers = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
     with ExitStack() as hooks:
         for layer in layers:
@@ -139,8 +139,18 @@ def _watched(model: nn.Module, batch: Batch, made: set[tuple[int, int]]) -> Any:
         return batch.call(model)
 
 
+def _place_of(tensor: Tensor) -> _Place:
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.numel()
+
+
 def _class_dim(
-    model: nn.Module, name: str, leaf: Tensor, wanted: Any, num_outputs: int, batch: Batch, made: set[tuple[int, int]]
+    model: nn.Module,
+    name: str,
+    leaf: Tensor,
+    wanted: Any,
+    num_outputs: int,
+    batch: Batch,
+    made: dict[_Place, StorageWeakRef],
 ) -> int | None:
     """Dimension of the classes; None where a squared error counts."""
     dim = 2 if leaf.ndim == 3 else 1
@@ -151,7 +161,7 @@ def _class_dim(
     if wanted != "auto" or num_outputs > 1:
         return None
     reads_tokens = _reads_tokens(batch)
-    is_plain = (leaf.data_ptr(), leaf.numel()) in made
+    is_plain = _place_of(leaf) in made
     if leaf.ndim == 3 and reads_tokens:
         tables = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
         return dim if is_plain or leaf.shape[dim] in tables else None

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from snp.core.gram import Moments
 from snp.graph.batches import Batch
+from snp.measure.blocks import at_first_block, blocks_of, refuse_other_blocks
 from snp.measure.moments import MomentCollector
-from snp.measure.outputs import first_tensor
 from snp.measure.readers import Reader
 from snp.settings import PruneSettings
 
-__all__ = ["MomentsOnDisk", "blocks_of", "refuse_streaming", "stream_moments"]
+__all__ = ["MomentsOnDisk", "refuse_streaming", "stream_moments"]
 
 
 class MomentsOnDisk(Mapping[str, Moments]):
@@ -51,27 +50,8 @@ class MomentsOnDisk(Mapping[str, Moments]):
         return len(self._files)
 
 
-class _ReachedError(Exception):
-    """The first block is reached; the rest of the network is not computed."""
-
-
-def blocks_of(model: nn.Module, readers: Mapping[str, Reader]) -> list[str]:
-    """Names of the blocks that follow each other and hold all readers: the entries of one `nn.ModuleList`.
-
-    Raises:
-        ValueError: there is no such list.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and all(r.module.startswith(f"{name}.") for r in readers.values()):
-            return [f"{name}.{index}" for index in range(len(module))]
-    raise ValueError(
-        f"{type(model).__name__} has no list of blocks that holds every layer to be measured: calibrate it as a whole "
-        "with snp.prune, or leave the layers outside its blocks alone (ignore=...)"
-    )
-
-
 def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
-    """Streamed calibration keeps moments, and no activations, and works in one process.
+    """Streamed calibration has one block at a time in memory, and works in one process.
 
     Raises:
         ValueError: the settings need more than that.
@@ -81,20 +61,15 @@ def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
             f"calibration.streamed=true works in one process, the trainer has {num_processes}: use trainer=gpu or "
             "trainer=cpu, or calibrate without streaming"
         )
-    if settings.is_sequential or settings.needs_sensitivity:
+    if settings.needs_trials:
         raise ValueError(
-            "streamed calibration keeps moments only: ask for prune.calibration='joint' with an ordering and a cut "
-            "that need no sensitivity, such as prune.ordering='zca' with prune.cut='variance'"
+            "prune.trials=true cuts groups of the whole network on trial, and streamed calibration has one block at a "
+            "time in memory: ask for prune.trials=false, or calibrate without streaming"
         )
     if settings.is_tuned:
         raise ValueError(
             "prune.reconstruct=tuned trains a second network beside the dense one, which streamed calibration is there "
             "to avoid; ask for prune.reconstruct=true, or calibrate without streaming"
-        )
-    if settings.mirrored is True:
-        raise ValueError(
-            "prune.mirrored=true: streamed calibration measures the inputs as they are; leave it at auto, or calibrate "
-            "without streaming"
         )
     if settings.target.is_timed:
         raise ValueError(
@@ -118,7 +93,8 @@ def stream_moments(
     """Moments of all readers, block after block.
 
     Every block takes the hidden state first and gives it out first; what it takes beside that (masks, positions) is
-    the same for all blocks, as in the transformers of `transformers` and timm.
+    the same for all blocks, as in the transformers of `transformers` and timm. A first pass of a few samples tells
+    whether that holds.
 
     Args:
         model: in evaluation mode.
@@ -132,35 +108,15 @@ def stream_moments(
     """
     blocks, found = blocks_of(model, readers), MomentsOnDisk(folder)
     with torch.no_grad():
-        states = [_at_first_block(model, blocks[0], batch) for batch in batches]
+        refuse_other_blocks(model, blocks, batches[0].example())
+        calls = [at_first_block(model, blocks[0], batch) for batch in batches]
         for name in blocks:
+            block = model.get_submodule(name)
             own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
             with MomentCollector(model, own, product_dtype) as collector:
-                states = [_through(model.get_submodule(name), *state) for state in states]
+                for number, batch in enumerate(batches):
+                    with collector.of_batch(batch):
+                        calls[number] = calls[number].behind(block(*calls[number].args, **calls[number].kwargs))
             for weight, moments in collector.moments.items():
                 found.add(weight, moments.cpu())
     return found
-
-
-def _at_first_block(model: nn.Module, name: str, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments that the first block is called with."""
-    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append((args, kwargs))
-        raise _ReachedError
-
-    try:
-        with model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True):
-            batch.call(model)
-    except _ReachedError:
-        return caught[0]
-    raise ValueError(f"{name} is not called when the network runs: its blocks cannot be calibrated one by one")
-
-
-def _through(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the next block: the new hidden state takes the place of the old one."""
-    hidden: Tensor = first_tensor(block(*args, **kwargs))
-    if args:
-        return (hidden, *args[1:]), kwargs
-    return (), {**kwargs, "hidden_states": hidden}

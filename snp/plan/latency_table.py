@@ -75,6 +75,7 @@ class LatencyTable:
             and rising.
         graphs: were passes replayed as CUDA graphs, because launches would have hidden what a smaller network gains?
         idle_share: of a pass called layer by layer, in which the GPU waits for launches; 0 where nothing waits.
+        autocast: precision of products as PyTorch calls it; empty for that of the weights.
     """
 
     layers: Mapping[str, LayerTimes]
@@ -88,6 +89,7 @@ class LatencyTable:
     corrections: tuple[tuple[float, float], ...] = ()
     graphs: bool = False
     idle_share: float = 0.0
+    autocast: str = ""
 
     @property
     def overhead_share(self) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from snp.graph.heads import AttentionLayer
 from snp.plan.group_plan import GroupPlan, group_from_json, group_to_json
 from snp.plan.plan_file import FORMAT, content_hash, read_text, write_text
-from snp.plan.table import plan_summary, plan_table
+from snp.plan.table import plan_summary, plan_table, time_sentence
 
 __all__ = ["FORMAT", "GroupPlan", "PruningPlan"]
 
@@ -116,8 +116,10 @@ class PruningPlan:
             raise ValueError(f"plan.json is damaged or not a plan: {type(error).__name__}: {error}") from error
 
     def __str__(self) -> str:
-        """A table of the groups, for terminals and as Markdown."""
-        return plan_table(plan_summary(self.groups, self.macs, self.params), self.groups, self.frozen)
+        """A table of the groups, for terminals and as Markdown, and the time of a pass where that was measured."""
+        table = plan_table(plan_summary(self.groups, self.macs, self.params), self.groups, self.frozen)
+        sentence = time_sentence(self.latency)
+        return f"{table}\n{sentence}\n" if sentence else table
 
     def __repr__(self) -> str:
         return f"Plan({plan_summary(self.groups, self.macs, self.params)})"

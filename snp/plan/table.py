@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from snp.plan.group_plan import GroupPlan
 
-__all__ = ["markdown_table", "plan_summary", "plan_table"]
+__all__ = ["markdown_table", "plan_summary", "plan_table", "time_sentence"]
 
 
 def markdown_table(
@@ -61,6 +61,29 @@ def plan_table(summary: str, groups: Iterable[GroupPlan], frozen: Mapping[str, s
     if frozen:
         lines += ["", "Left alone:", "", *markdown_table(("layer or group", "reason"), frozen.items())]
     return "\n".join(lines) + "\n"
+
+
+def time_sentence(latency: Mapping[str, float | None]) -> str:
+    """What a pass takes of the dense network's, measured in turns, and how; empty where it was not measured.
+
+    Args:
+        latency: of a plan, or of a run's numbers.
+    """
+    names = ("measured_share", "measured_share_low", "measured_share_high", "passes", "batch", "threads")
+    found = {name: value for name in names if (value := latency.get(name)) is not None}
+    if len(found) < len(names):
+        return ""
+    share, low, high, passes, batch, threads = (found[name] for name in names)
+    way = ""
+    if latency.get("graphs"):
+        idle = latency.get("idle_share") or 0.0
+        way = f", replayed as CUDA graphs, because the GPU would wait for launches for {idle:.0%} of a pass"
+    line = (
+        f"Measured in turns ({passes:.0f} passes each, batch {batch:.0f}, CPU threads: {threads:.0f}{way}), the pruned "
+        f"network takes {100 * share:.1f} % of the dense one's time (quartiles {100 * low:.1f} to {100 * high:.1f} %)"
+    )
+    predicted = latency.get("predicted_share")
+    return line + (f"; the plan predicted {100 * predicted:.1f} %." if predicted is not None else ".")
 
 
 def _row(decision: GroupPlan) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from snp.run.folder import log
 from snp.run.processes import agreed
 from snp.run.training.recipe import TrainingRecipe
 from snp.speed.layers import device_name
+from snp.speed.passes import Conditions
 from snp.surgery.subject import Subject
 
 __all__ = ["Cache"]
@@ -110,15 +111,14 @@ class Cache:
     def latency(
         self,
         subject: Subject,
-        batch: int,
-        threads: int,
+        conditions: Conditions,
         measure: Callable[[], LatencyTable],
         device: torch.device | str = "cpu",
     ) -> LatencyTable:
         """Layer times measured before on this device, else measured now and kept."""
         sizes = [(group.name, group.num_units) for group in subject.groups]
         machine = torch.__version__, platform.node(), device_name(device)
-        mark = fingerprint(subject.model, sizes, batch, threads, *machine)
+        mark = fingerprint(subject.model, sizes, conditions, *machine)
         path = self.folder / f"latency-{mark}.json"
         try:
             if kept := _read(path, mark):

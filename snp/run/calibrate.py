@@ -38,7 +38,7 @@ class CalibrationSettings:
         "float64", "precision within a batch: repeats to 1e-10; or float32, for devices on which float64 is slow"
     )
     streamed: bool = option(
-        False, "block by block with moments on disk, for large transformers; joint fit of feed-forward units only"
+        False, "block by block with moments on disk, for large transformers; feed-forward units only, no trials"
     )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from snp.settings import PruneSettings
 from snp.speed.kept_times import user_table
 from snp.speed.layer_times import measure_table, measured_share
 from snp.speed.multiples import Place, precision_of, with_measured_rounding
+from snp.speed.passes import Conditions
 from snp.surgery.subject import Subject
 
 __all__ = ["compare_speed", "latency_table", "rounded"]
@@ -29,8 +31,9 @@ def rounded(job: Run, subject: Subject) -> tuple[PruneSettings, dict[str, Any]]:
     """The settings of the prune with numbers for ``round_to=auto``, asked of the trainer's device and precision."""
     if job.prune.round_to != "auto":
         return job.prune, {}
-    precision = _PRECISIONS.get(str(job.lightning.trainer().precision), precision_of(subject.model))
-    place = Place(job.lightning.device, precision, job.prune.latency_batch, job.prune.latency_threads, user_table())
+    conditions = _conditions(job)
+    precision = conditions.autocast or precision_of(subject.model)
+    place = Place(job.lightning.device, precision, conditions.batch, conditions.threads, user_table())
     started = time.perf_counter()
     settings, found = with_measured_rounding(job.prune, subject, subject.example, place)
     job.folder.record({"time/multiples_s": time.perf_counter() - started})
@@ -49,32 +52,39 @@ def latency_table(job: Run, subject: Subject) -> LatencyTable | None:
     return table
 
 
+def _conditions(job: Run) -> Conditions:
+    """How passes are timed, in the precision of the trainer."""
+    autocast = _PRECISIONS.get(str(job.lightning.trainer().precision))
+    return Conditions(job.prune.latency_batch, job.prune.latency_threads, autocast)
+
+
 def _table(job: Run, subject: Subject) -> LatencyTable:
-    batch, threads = job.prune.latency_batch, job.prune.latency_threads
+    conditions = _conditions(job)
 
     def measure() -> LatencyTable:
-        log(f"timing layers: batch {batch}, CPU threads {threads}")
+        log(f"timing layers: batch {conditions.batch}, CPU threads {conditions.threads}")
         subject.to(job.lightning.device)
-        example = job.lightning.example(batch).beside(subject.model)
-        return measure_table(subject, example, batch, threads)
+        example = job.lightning.example(conditions.batch).beside(subject.model)
+        return measure_table(subject, example, conditions)
 
-    return job.cache.latency(subject, batch, threads, measure, job.lightning.device)
+    return job.cache.latency(subject, conditions, measure, job.lightning.device)
 
 
 def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
     """Passes of the dense and the pruned network in turns, recorded as ``latency/...``, beside what was predicted."""
     if is_first_process():
-        batch, threads = job.prune.latency_batch, job.prune.latency_threads
+        conditions = _conditions(job)
         dense = subject.to(job.lightning.device).model
-        example = job.lightning.example(batch).beside(dense)
+        example = job.lightning.example(conditions.batch).beside(dense)
         path = job.folder.path / "plan.json"
         plan = PruningPlan.load(path)
-        graphs = bool(plan.latency["graphs"]) if "graphs" in plan.latency else None
-        measured = measured_share(dense, small.to(subject.device).eval(), example, batch, threads, graphs)
+        if "graphs" in plan.latency:
+            conditions = replace(conditions, graphs=bool(plan.latency["graphs"]))
+        measured = measured_share(dense, small.to(subject.device).eval(), example, conditions)
         if plan.latency:
             plan = plan.with_latency(measured)
             plan.save(path)
-        facts = {"batch": batch, "threads": threads} | plan.latency | measured
+        facts = {"batch": conditions.batch, "threads": conditions.threads} | plan.latency | measured
         if isinstance(job.data, TextData) and job.data.format is not None:
             facts["tokens"] = job.data.format.context
         job.folder.record({f"latency/{name}": value for name, value in facts.items()})

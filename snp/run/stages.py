@@ -18,7 +18,7 @@ from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.fit.calibration import objective_asked
 from snp.measure.exact import plain_arithmetic
-from snp.measure.samples import FEW
+from snp.measure.samples import FEW, Samples
 from snp.measure.streamed import refuse_streaming
 from snp.measure.views import is_mirrored
 from snp.models import Prepared, Spec
@@ -153,7 +153,7 @@ class Run:
         """Find the groups of the dense network."""
         subject = subject_of(prepared.model, self.lightning.example(2), self.prune)
         log(f"{len(subject.groups)} groups with {sum(group.num_units for group in subject.groups)} units can be cut")
-        return subject
+        return subject.in_blocks() if self.calibration.streamed else subject
 
     def _mirrors(self, subject: Subject) -> bool:
         """Is the network calibrated on mirrored images, too?  The first process asks it, and all do the same."""
@@ -171,18 +171,19 @@ class Run:
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
         moments: Mapping[str, Moments]
+        mirrored = self._mirrors(subject)
         if self.calibration.streamed:
             inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
-            moments, facts = self.streamed.measured(subject, inputs, self.calibration, self.lightning.device)
+            samples = Samples.of(inputs, mirrored=mirrored)
+            moments, facts = self.streamed.measured(subject, samples, self.calibration, self.lightning.device)
         else:
-            mirrored = self._mirrors(subject)
             moments, facts = self.cache.moments(
                 subject,
                 self.calibration,
                 partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored),
                 mirrored=mirrored,
             )
-            self.folder.record({"calibration/mirrored": mirrored})
+        self.folder.record({"calibration/mirrored": mirrored})
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(

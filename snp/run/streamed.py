@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from snp.graph.batches import Batch
+from snp.measure.samples import Samples
 from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.run.calibrate import CalibrationSettings
 from snp.surgery.subject import Subject
@@ -30,17 +29,19 @@ class StreamedMoments:
         self._on_disk: TemporaryDirectory[str] | None = None
 
     def measured(
-        self, subject: Subject, inputs: Sequence[Batch], settings: CalibrationSettings, device: torch.device
+        self, subject: Subject, samples: Samples, settings: CalibrationSettings, device: torch.device
     ) -> tuple[MomentsOnDisk, dict[str, Any]]:
         """Moments of the calibration samples, and facts about how they were measured."""
         subject.to(device)
         self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder)
         started = time.perf_counter()
-        found = stream_moments(subject.model, inputs, subject.readers, Path(self._on_disk.name), settings.product_dtype)
+        model, folder = subject.model, Path(self._on_disk.name)
+        inputs = [batch.beside(model) for batch in samples.batches]
+        found = stream_moments(model, inputs, subject.readers, folder, settings.product_dtype)
         subject.to("cpu")
-        seconds, samples = time.perf_counter() - started, sum(batch.size for batch in inputs)
+        seconds = time.perf_counter() - started
         # There is no pass without measuring to compare with.
-        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples, "reused": False}
+        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples.num_samples, "reused": False}
 
     def forget(self) -> None:
         """Remove what lies on disk, once nobody reads it any more."""

@@ -23,6 +23,7 @@ from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.speed.layer_times import measured_share
+from snp.speed.passes import Conditions
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
@@ -149,8 +150,7 @@ def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
     assert table is not None, "layers are timed before networks are"
 
     def share_of(small: nn.Module) -> float:
-        found = measured_share(subject.model, small, subject.example, table.batch, table.threads, table.graphs)
-        return found["own_share"]
+        return measured_share(subject.model, small, subject.example, Conditions.of(table))["own_share"]
 
     return share_of
 

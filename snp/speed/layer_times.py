@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.speed.graphs import queued
 from snp.speed.layers import Layer, called_layers, device_name
-from snp.speed.passes import Passes, passes_in_turns
+from snp.speed.passes import Conditions, Passes, passes_in_turns
 from snp.speed.timing import time_in_turns
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
@@ -29,7 +28,7 @@ _NETWORK_SECONDS = 1.0
 _NETWORK_ROUNDS = 11
 
 
-def measure_table(subject: Subject, example: Batch, batch: int, threads: int) -> LatencyTable:
+def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> LatencyTable:
     """Time every layer whose size a cut changes, then the dense network and one cut to halves, and put them together.
 
     The least of several measurements counts: what disturbs a measurement only makes it longer. For the same reason time
@@ -38,11 +37,10 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
     Args:
         subject: the dense network.
         example: some samples on its device, repeated up to the batch size.
-        batch: samples per pass, 1 or more.
-        threads: CPU threads, 1 or more.
+        conditions: of the passes.
     """
     model, groups, graph = subject.model, subject.groups, subject.graph
-    inputs, costs = example.repeated(batch), subject.costs
+    inputs, costs = example.repeated(conditions.batch), subject.costs
     layers = called_layers(model, inputs, costs.resized_weights)
     times: dict[str, LayerTimes] = {}
     known: dict[tuple[object, ...], LayerTimes] = {}
@@ -50,13 +48,23 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
         dims = costs.resized_weights[name]
         key = (repr(layer.module), tuple(layer.inputs.shape), dims, layer.num_calls)
         if key not in known:
-            known[key] = _layer_times(layer, dims, threads)
+            known[key] = _layer_times(layer, dims, conditions)
         times[name] = known[key]
     half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
-    passes = _passes({"dense": model, "half": half}, inputs, threads)
+    passes = _passes({"dense": model, "half": half}, inputs, conditions)
     whole = {name: 1e3 * min(found.own) for name, found in passes.times.items()}
     raw = LatencyTable(
-        times, 1.0, 0.0, 0.0, batch, threads, device_name(subject.device), whole, (), passes.graphs, passes.idle
+        times,
+        scale=1.0,
+        activation_ms=0.0,
+        constant_ms=0.0,
+        batch=conditions.batch,
+        threads=conditions.threads,
+        device=device_name(subject.device),
+        measured=whole,
+        graphs=passes.graphs,
+        idle_share=passes.idle,
+        autocast=str(conditions.autocast or "").removeprefix("torch."),
     )
     kept = [len(_half(group).kept) for group in groups]
     activations = costs.activations(kept) / costs.activations(costs.dense)
@@ -67,18 +75,14 @@ def measure_table(subject: Subject, example: Batch, batch: int, threads: int) ->
     return table.corrected(share, whole["half"] / whole["dense"]) if share < 1 else table
 
 
-def measured_share(
-    dense: nn.Module, small: nn.Module, example: Batch, batch: int, threads: int, graphs: bool | None = None
-) -> dict[str, float]:
+def measured_share(dense: nn.Module, small: nn.Module, example: Batch, conditions: Conditions) -> dict[str, float]:
     """What the small network's pass takes of the dense one's, measured in turns.
 
     Args:
         dense: in evaluation mode.
         small: on the same device, in evaluation mode.
         example: some samples on that device, repeated up to the batch size.
-        batch: samples per pass.
-        threads: CPU threads.
-        graphs: are passes replayed as CUDA graphs, as the table of layer times says?  None decides by what is found.
+        conditions: of the passes; those of a table of layer times, for comparison with it.
 
     Returns:
         ``measured_share``, the ratio of the median times; ``measured_share_low`` and ``_high``, the quartiles of the
@@ -86,7 +90,7 @@ def measured_share(
         programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``;
         ``graphs``, 1 where CUDA graphs were replayed, and ``idle_share`` (:class:`snp.speed.passes.Passes`).
     """
-    found = _passes({"dense": dense, "pruned": small}, example.repeated(batch), threads, graphs)
+    found = _passes({"dense": dense, "pruned": small}, example.repeated(conditions.batch), conditions)
     seconds = found.times
     dense_s, pruned_s = (torch.tensor(seconds[name].wall, dtype=torch.float64) for name in ("dense", "pruned"))
     low, high = (pruned_s / dense_s).quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
@@ -103,16 +107,16 @@ def measured_share(
     }
 
 
-def _passes(models: dict[str, nn.Module], inputs: Batch, threads: int, graphs: bool | None = None) -> Passes:
-    calls: dict[str, Callable[[], object]] = {name: partial(inputs.call, model) for name, model in models.items()}
+def _passes(models: dict[str, nn.Module], inputs: Batch, conditions: Conditions) -> Passes:
     assert not any(model.training for model in models.values()), "networks are timed as they are evaluated"
+    device = device_of(next(iter(models.values())))
     return passes_in_turns(
-        calls,
-        device=device_of(next(iter(models.values()))),
-        num_threads=threads,
+        {name: conditions.applied(partial(inputs.call, model), device) for name, model in models.items()},
+        device=device,
+        num_threads=conditions.threads,
         min_rounds=_NETWORK_ROUNDS,
         min_seconds=_NETWORK_SECONDS,
-        graphs=graphs,
+        graphs=conditions.graphs,
     )
 
 
@@ -123,7 +127,7 @@ def _half(group: UnitGroup) -> GroupPlan:
     return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
 
 
-def _layer_times(layer: Layer, dims: tuple[int, ...], threads: int) -> LayerTimes:
+def _layer_times(layer: Layer, dims: tuple[int, ...], conditions: Conditions) -> LayerTimes:
     """Times at every combination of a few sizes of the dimensions that cuts change."""
     weight: Any = layer.module.weight
     # Rows of a grouped convolution fall into equal blocks.
@@ -131,7 +135,7 @@ def _layer_times(layer: Layer, dims: tuple[int, ...], threads: int) -> LayerTime
     is_depthwise = blocks > 1 and weight.shape[1] == 1
     rows = _sizes(weight.shape[0], 1 if is_depthwise else blocks) if 0 in dims else (weight.shape[0],)
     columns = _sizes(weight.shape[1], 1) if 1 in dims else (weight.shape[1],)
-    ms = [[_milliseconds(layer, row, column, threads) for column in columns] for row in rows]
+    ms = [[_milliseconds(layer, row, column, conditions) for column in columns] for row in rows]
     return LayerTimes(rows, columns, rising(ms))
 
 
@@ -142,8 +146,9 @@ def _sizes(size: int, multiple: int) -> tuple[int, ...]:
     return tuple(sorted(found | {size}))
 
 
-def _milliseconds(layer: Layer, rows: int, columns: int, threads: int) -> float:
+def _milliseconds(layer: Layer, rows: int, columns: int, conditions: Conditions) -> float:
     device = layer.inputs.device
-    queue = queued(layer.resized(rows, columns), device)
-    seconds = time_in_turns({"layer": queue.call}, num_threads=threads, min_seconds=_LAYER_SECONDS, device=device)
+    queue = queued(conditions.applied(layer.resized(rows, columns), device), device)
+    turns = {"layer": queue.call}
+    seconds = time_in_turns(turns, num_threads=conditions.threads, min_seconds=_LAYER_SECONDS, device=device)
     return 1e3 * layer.num_calls * min(seconds["layer"].own) / queue.length

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from snp.core.rounding import MULTIPLES, best_rounding, fits
-from snp.graph.batches import Batch, device_of
+from snp.graph.batches import Batch
 from snp.graph.units import Slice
 from snp.settings import PruneSettings
 from snp.speed.graphs import queued
@@ -62,10 +62,7 @@ class Place:
 
 
 def precision_of(model: nn.Module) -> torch.dtype:
-    """In which precision a network runs as it is called here: autocast's, else that of its weights."""
-    device = device_of(model).type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    """In which precision a network runs where no autocast changes it."""
     weights = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return next(weights, torch.get_default_dtype())
 

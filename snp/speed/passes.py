@@ -8,15 +8,57 @@ from dataclasses import dataclass
 
 import torch
 
+from snp.plan.latency_table import LatencyTable
 from snp.speed.graphs import captured
 from snp.speed.timing import Durations, time_in_turns
 
-__all__ = ["MOST_IDLE", "Passes", "passes_in_turns"]
+__all__ = ["MOST_IDLE", "Conditions", "Passes", "autocast_of", "passes_in_turns"]
 
 MOST_IDLE = 0.1  # of a pass's time, in which the GPU waits for the next launch; above, graphs are timed
 _PROBES = 7
 
 Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a pass is run where it is timed.
+
+    Attributes:
+        batch: samples, 1 or more.
+        threads: CPU threads, 1 or more.
+        autocast: precision of products; None for that of the weights.
+        graphs: are passes replayed as CUDA graphs?  None decides by what is found.
+    """
+
+    batch: int
+    threads: int
+    autocast: torch.dtype | None = None
+    graphs: bool | None = None
+
+    @staticmethod
+    def of(table: LatencyTable) -> Conditions:
+        """Those under which a table of layer times was measured."""
+        autocast = getattr(torch, table.autocast) if table.autocast else None
+        return Conditions(table.batch, table.threads, autocast, table.graphs)
+
+    def applied(self, call: Call, device: torch.device) -> Call:
+        """The same call in this precision, whatever holds around it."""
+        if self.autocast is None:
+            return call
+
+        def cast() -> object:
+            # What is kept beyond one pass is not there for the first one, and not in a graph.
+            with torch.autocast(device.type, self.autocast, cache_enabled=False):
+                return call()
+
+        return cast
+
+
+def autocast_of(device: torch.device) -> torch.dtype | None:
+    """The precision of products in which the caller runs networks on a device; None for that of their weights."""
+    is_on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if is_on else None
 
 
 @dataclass(frozen=True)

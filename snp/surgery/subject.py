@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import with_plain_weights
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
+from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
@@ -53,6 +54,8 @@ class Subject:
         readers: what is to be measured, by weight name.
         samples: a small batch, wherever it may be; see :attr:`example`.
         exports: programs of the model that are known; they hold for other values of its weights, too.
+        blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
+            none where it is worked on as a whole.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class Subject:
     readers: dict[str, Reader]
     samples: Batch
     exports: Exports = field(default_factory=Exports)
+    blocks: tuple[str, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -77,6 +81,14 @@ class Subject:
     def device(self) -> torch.device:
         """Where the model is, and its example with it."""
         return device_of(self.model)
+
+    def in_blocks(self) -> Subject:
+        """The same, worked on block by block.
+
+        Raises:
+            ValueError: it has no list of blocks that holds all readers.
+        """
+        return replace(self, blocks=tuple(blocks_of(self.model, self.readers)))
 
     def to(self, device: torch.device | str) -> Subject:
         """Move the model, in place; the example follows."""

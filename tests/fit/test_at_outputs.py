@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import snp
-from snp.fit.at_outputs import Candidates, Outputs, is_few
+from snp.fit.at_outputs import Outputs, is_few
+from snp.fit.candidates import Candidates
 from snp.graph.batches import Batch
 from snp.measure.outputs import objective_of
 from snp.surgery.surgery import masked_weights, with_weights

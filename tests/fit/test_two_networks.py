@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from snp.fit.two_networks import TwoNetworks, equal_batches
+from snp.fit.rows import equal_batches
+from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
 from snp.surgery.surgery import with_weights
 from tests.audit import randomise

@@ -1,22 +1,30 @@
 """Does calibration block by block give the very same plan as all at once, with less in memory?"""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import snp
 from snp.core.gram import Moments
+from snp.fit.recomputed import RecomputedNetworks
+from snp.fit.rows import equal_batches
+from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
+from snp.measure.blocks import blocks_of
 from snp.measure.moments import MomentCollector
-from snp.measure.streamed import MomentsOnDisk, blocks_of, stream_moments
+from snp.measure.streamed import MomentsOnDisk, stream_moments
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests import networks
+from tests.audit import randomise
 from tests.transformer_models import CONFIGS, token_batches, transformer
 
+VIT = {"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
 JOINT = {"calibration": "joint", "ordering": "zca", "cut": "variance"}
 
 
@@ -36,15 +44,88 @@ def test_moments_are_those_of_whole_passes(name: str, tmp_path: Path) -> None:
         assert found[weight].count == moments.count
 
 
-@pytest.mark.parametrize("ordering", ["zca", "residual", "variance", "saw"])
-@pytest.mark.parametrize("name", ["opt", "llama"])
-def test_plan_and_network_are_the_same(name: str, ordering: str) -> None:
-    """plan.json and every tensor, for the orderings of the paper."""
-    model, batches, options = transformer(name), token_batches(), {**JOINT, "ordering": ordering, "target_params": 0.8}
+def test_padding_is_no_sample(tmp_path: Path) -> None:
+    """As in whole passes: tokens that a mask leaves out say nothing."""
+    model, tokens = transformer("llama"), torch.cat(token_batches())
+    mask = (torch.arange(12) < torch.arange(3, 27)[:, None].clamp(max=12)).long()
+    batches = [
+        Batch((), {"input_ids": t, "attention_mask": m}) for t, m in zip(tokens.split(6), mask.split(6), strict=True)
+    ]
+    readers = subject_of(model, batches[0].example(), PruneSettings()).readers
+    with torch.no_grad(), MomentCollector(model, readers) as collector:
+        for batch in batches:
+            collector.run(batch)
+    found = stream_moments(model, batches, readers, tmp_path)
+    for weight, moments in collector.moments.items():
+        assert found[weight].count == moments.count == int(mask.sum())
+        assert torch.equal(found[weight].second, moments.second)
+
+
+def samples_of(name: str, count: int = 24) -> tuple[nn.Module, list[Tensor]]:
+    """A network by name and batches of six samples."""
+    if name != "vit":
+        return transformer(name), token_batches(count)
+    model = randomise(timm.create_model("vit_tiny_patch16_224", **VIT)).eval()
+    return model, list(torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).split(6))
+
+
+def assert_equal(found: snp.pruning.PruneResult, wanted: snp.pruning.PruneResult) -> None:
+    """The units and every tensor, to the bit."""
+    assert [group.kept.tolist() for group in found.plan.groups] == [group.kept.tolist() for group in wanted.plan.groups]
+    tensors = found.model.state_dict()
+    for key, tensor in wanted.model.state_dict().items():
+        assert torch.equal(tensors[key], tensor), key
+
+
+OPTIONS = {
+    "zca": JOINT,
+    "residual": {**JOINT, "ordering": "residual"},
+    "variance": {**JOINT, "ordering": "variance"},
+    "saw": {**JOINT, "ordering": "saw"},
+    "zca, fitted in sequence": {"ordering": "zca", "cut": "variance"},
+    "the same at one ridge": {"ordering": "zca", "cut": "variance", "ridge": 1e-3},
+    "defaults without trials": {"trials": False},
+    "quick": {"preset": "quick"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        *(("opt", asked) for asked in ("zca", "residual", "variance", "saw", "the same at one ridge")),
+        *((name, "zca, fitted in sequence") for name in ("opt", "llama", "vit")),
+        *((name, "defaults without trials") for name in ("opt", "opt_post_norm", "llama", "vit")),
+        *((name, "quick") for name in ("llama", "vit")),
+    ],
+)
+def test_plan_and_network_are_the_same(name: str, asked: str) -> None:
+    """plan.json and every tensor; of few samples, for which fits are compared on samples held back."""
+    model, batches = samples_of(name)
+    options = {"target_params": 0.8, **OPTIONS[asked]}
     whole, streamed = snp.prune(model, batches, **options), prune_streamed(model, batches, **options)
     assert streamed.plan.to_json() == whole.plan.to_json()
-    for key, tensor in whole.model.state_dict().items():
-        assert torch.equal(streamed.model.state_dict()[key], tensor)
+    assert_equal(streamed, whole)
+
+
+@pytest.mark.parametrize("name", ["opt", "llama", "vit"])
+def test_they_are_the_same_where_a_block_is_computed_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little less memory than all values take at once: no sample is left out for that."""
+    model, batches = samples_of(name, 640)
+    alike = equal_batches([batch.beside(model) for batch in Batch.all(batches)], 128)
+    at_once = TwoNetworks(model, alike, lambda *_: None).bytes_per_batch * len(alike)
+    made: list[RecomputedNetworks] = []
+
+    def networks(*args: Any, **keywords: Any) -> RecomputedNetworks:
+        made.append(RecomputedNetworks(*args, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr("snp.fit.sequential.RecomputedNetworks", networks)
+    options = {"target_params": 0.8, "ordering": "zca", "cut": "variance", "mirrored": False}
+    whole = snp.prune(model, batches, **options)
+    streamed = prune_streamed(model, batches, memory_gib=(at_once - 1) / 2**30, **options)
+    (network,) = made
+    assert network.batch_size == 128
+    assert_equal(streamed, whole)
 
 
 def test_one_block_is_measured_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,13 +143,13 @@ def test_one_block_is_measured_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(MomentsOnDisk, "add", add)
     stream_moments(model, Batch.all(batches), readers, tmp_path)
-    per_block = len(readers) // 2
-    assert events == [*["run 0"] * 4, *["write"] * per_block, *["run 1"] * 4, *["write"] * per_block]
+    per_block, check = len(readers) // 2, ["run 0", "run 1"]
+    assert events == [*check, *["run 0"] * 4, *["write"] * per_block, *["run 1"] * 4, *["write"] * per_block]
 
 
 def test_what_needs_more_than_moments_is_refused() -> None:
-    """The defaults are sequential, and say so."""
-    with pytest.raises(ValueError, match="calibration='joint'"):
+    """Trial cuts are of the whole network."""
+    with pytest.raises(ValueError, match=r"prune\.trials=false"):
         prune_streamed(transformer("opt"), token_batches(), target_params=0.8)
     with pytest.raises(ValueError, match=r"prune\.target_latency"):
         prune_streamed(transformer("opt"), token_batches(), target_latency=0.8, **JOINT)
@@ -78,6 +159,32 @@ def test_a_network_without_blocks_is_refused() -> None:
     """The usual path is named."""
     with pytest.raises(ValueError, match=r"calibrate it as a whole with snp\.prune"):
         prune_streamed(networks.cnn().eval(), [networks.images(4)], target_macs=0.5, conv_gram="channel", **JOINT)
+
+
+class Branches(nn.Module):
+    """Blocks of which the second gets what the first one got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 6)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[0](x) + self.blocks[1](x)
+
+
+class Skipped(Branches):
+    """The second block is not called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[0](x)
+
+
+def test_blocks_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
+    """Moments of something else than the network computes are never made."""
+    readers = subject_of(Branches().eval(), torch.randn(2, 6), PruneSettings()).readers
+    for model, words in ((Branches(), "blocks.1 does not get"), (Skipped(), "blocks.1 is not called")):
+        with pytest.raises(ValueError, match=words):
+            stream_moments(model.eval(), [Batch((torch.randn(4, 6),))], readers, tmp_path)
 
 
 def test_the_model_comes_back_as_it_was() -> None:

@@ -26,7 +26,7 @@ from snp.report.summary import write_summary
 from snp.report.terminal import print_summary
 from snp.report.tradeoff import STAGE_COLOURS, draw_tradeoff
 from snp.report.widths import draw_widths
-from snp.speed.network import Latency, latency, macs, num_params
+from snp.speed.network import macs, num_params
 
 METRICS = {
     "dense/acc1_percent": 88.64, "dense/macs": 125_485_706, "dense/params": 855_770, "latency/dense_ms": 12.31,
@@ -103,13 +103,12 @@ def test_macs_count_fused_attention() -> None:
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:
-    """Training flags of every submodule and BatchNorm statistics survive counting and timing."""
+    """Training flags of every submodule and BatchNorm statistics survive counting."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
     net.train()
     net[2].eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     macs(net, torch.randn(2, 3, 4, 4))
-    latency(net, torch.randn(2, 3, 4, 4), min_run_time_s=0.01)
     assert [module.training for module in net.modules()] == [True, True, True, False]
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
@@ -121,41 +120,10 @@ def test_shared_parameters_count_once() -> None:
     assert num_params(net) == 25 + 10
 
 
-def test_latency_grows_with_the_work() -> None:
-    """Median and spread are positive and plausible; a hundredfold network is slower."""
-    example = torch.randn(4, 64)
-    small = latency(nn.Linear(64, 64), example, num_threads=1, min_run_time_s=0.1)
-    large = latency(nn.Sequential(*[nn.Linear(64, 64) for _ in range(100)]), example, num_threads=1, min_run_time_s=0.1)
-    assert isinstance(small, Latency)
-    assert 0 < small.median_ms < 10
-    assert min(small.iqr_ms, large.iqr_ms) > 0
-    assert (small.num_threads, small.batch_size) == (1, 4)
-    assert large.median_ms > 10 * small.median_ms
-
-
-def test_latency_uses_and_restores_threads() -> None:
-    """The threads asked for are those inside the forward pass; afterwards the old number is back."""
-    seen: list[int] = []
-
-    class Probe(nn.Module):
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
-            seen.append(torch.get_num_threads())
-            return batch
-
-    before = torch.get_num_threads()
-    assert latency(Probe(), torch.zeros(1), num_threads=2, min_run_time_s=0.01).num_threads == 2
-    assert set(seen) == {2}
-    assert torch.get_num_threads() == before
-
-
 def test_mistakes_in_measuring_are_named() -> None:
-    """An empty example and impossible numbers are refused in one sentence."""
+    """An empty example is refused in one sentence."""
     with pytest.raises(ValueError, match=r"at least one sample, found shape \(0, 3\)"):
         macs(nn.Linear(3, 3), torch.zeros(0, 3))
-    with pytest.raises(ValueError, match="num_threads must be at least 1"):
-        latency(nn.Linear(3, 3), torch.zeros(1, 3), num_threads=0)
-    with pytest.raises(ValueError, match="min_run_time_s above 0"):
-        latency(nn.Linear(3, 3), torch.zeros(1, 3), min_run_time_s=0)
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

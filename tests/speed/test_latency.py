@@ -26,6 +26,7 @@ from snp.run.cache import Cache
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
 from snp.speed.layer_times import measure_table, measured_share
+from snp.speed.passes import Conditions
 from snp.speed.timing import NUM_WARMUP, time_in_turns
 from snp.surgery.subject import Subject, subject_of, survey
 from snp.surgery.surgery import cut
@@ -44,7 +45,7 @@ def wide() -> nn.Module:
 def measured() -> tuple[nn.Module, CostModel, tuple[object, ...]]:
     model, images = wide(), torch.randn(2, 3, 24, 24)
     found = subject_of(model, images, PruneSettings())
-    table = measure_table(found, Batch.of(images), batch=4, threads=1)
+    table = measure_table(found, Batch.of(images), Conditions(4, 1))
     return model, CostModel(model, found.graph, found.groups, table), found.groups
 
 
@@ -239,7 +240,7 @@ def test_measured_share_sees_which_network_is_smaller() -> None:
     groups = survey(model, images[:2], PruneSettings()).groups
     kept = [torch.arange(group.num_units).reshape(group.num_partitions, -1) for group in groups]
     quarter = [GroupPlan(g, k[:, : k.shape[1] // 4].flatten()) for g, k in zip(groups, kept, strict=True)]
-    found = measured_share(model, cut(model, PruningPlan(tuple(quarter))), Batch.of(images), batch=4, threads=1)
+    found = measured_share(model, cut(model, PruningPlan(tuple(quarter))), Batch.of(images), Conditions(4, 1))
     assert found["measured_share"] < 0.9
     assert found["measured_share_low"] <= found["measured_share_high"]
     assert found["measured_share"] == pytest.approx(found["pruned_ms"] / found["dense_ms"])
@@ -306,10 +307,10 @@ def test_layer_times_are_taken_over(tmp_path: Path) -> None:
         return table
 
     for batch, number in ((4, 1), (4, 1), (8, 2), (8, 2)):
-        found = cache.latency(subject, batch, 1, measure)
+        found = cache.latency(subject, Conditions(batch, 1), measure)
         assert found.to_json() == table.to_json()
         assert len(asked) == number
     for path in tmp_path.glob("latency-*.json"):
         path.write_text("{")
-    cache.latency(subject, 8, 1, measure)
+    cache.latency(subject, Conditions(8, 1), measure)
     assert len(asked) == 3

@@ -184,14 +184,16 @@ def test_the_plan_is_that_of_the_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(off) <= 1  # the last percent of a budget is spent in single units
 
 
-def test_precision_is_that_of_the_passes() -> None:
+def test_precision_is_that_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the weights, or of autocast where the caller runs in it."""
-    model = network()
-    assert precision_of(model) == torch.float32
+    assert precision_of(network()) == torch.float32
     assert precision_of(network().bfloat16()) == torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16):
-        assert precision_of(model) == torch.bfloat16
     assert precision_of(nn.ReLU()) == torch.get_default_dtype()
+    measured_once(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        snp.prune(network(), [torch.randn(64, 3, 8, 8)], round_to="auto", **PLAIN)
+    (place,) = json.loads(user_table().read_text())
+    assert ", bfloat16, torch " in place
 
 
 def test_a_run_asks_its_device(tmp_path: Path) -> None:

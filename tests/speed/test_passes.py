@@ -1,9 +1,13 @@
 """Are passes that wait for launches timed as graphs, and networks that are all overhead refused?"""
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +16,11 @@ from torch import nn
 import snp
 from snp.core.budget import Target
 from snp.plan.latency_table import LatencyTable
+from snp.plan.table import time_sentence
+from snp.report.speed import in_turns
 from snp.speed.clock import MOST_OVERHEAD, refuse_overhead
 from snp.speed.graphs import captured, queued
-from snp.speed.passes import MOST_IDLE, Passes, passes_in_turns
+from snp.speed.passes import MOST_IDLE, Conditions, Passes, autocast_of, passes_in_turns
 
 TABLE = LatencyTable({}, 1.0, 0.0, 0.0, 8, 1, "none", {"dense": 2.0})
 
@@ -143,3 +149,54 @@ def test_a_network_that_is_all_overhead_is_refused() -> None:
     """By the library call, as it is measured here."""
     with pytest.raises(ValueError, match=r"this network is all overhead\. Only \d% of a pass"):
         snp.prune(Waiting().eval(), [torch.randn(32, 8)], target_latency=0.5, ordering="variance", progress=False)
+
+
+def test_passes_run_in_the_precision_of_the_caller() -> None:
+    """Whatever holds around them: autocast is on where it was asked for, and off where it was not."""
+    model, rows, seen = nn.Linear(4, 4), torch.randn(2, 4), list[torch.dtype]()
+
+    def call() -> None:
+        seen.append(model(rows).dtype)
+
+    device = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert autocast_of(device) == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert autocast_of(device) is None
+            Conditions(1, 1, torch.bfloat16).applied(call, device)()
+            Conditions(1, 1).applied(call, device)()
+    assert seen == [torch.bfloat16, torch.float32]
+    table = replace(TABLE, autocast="bfloat16", graphs=True)
+    assert Conditions.of(LatencyTable.from_json(table.to_json())) == Conditions(8, 1, torch.bfloat16, True)
+    assert Conditions.of(TABLE) == Conditions(8, 1, None, False)
+
+
+TURNS = {"measured_share": 0.66, "measured_share_low": 0.6, "measured_share_high": 0.7, "passes": 65.0, "batch": 8.0}
+TURNS |= {"threads": 2.0}
+
+
+def test_the_time_of_a_pass_is_said_with_how_it_was_measured(tmp_path: Path) -> None:
+    """One sentence for plans, pages and `snp inspect`; where nothing was measured there is none."""
+    said = time_sentence(TURNS)
+    assert said == (
+        "Measured in turns (65 passes each, batch 8, CPU threads: 2), the pruned network takes 66.0 % of the dense "
+        "one's time (quartiles 60.0 to 70.0 %)."
+    )
+    replayed = time_sentence(TURNS | {"graphs": 1.0, "idle_share": 0.4, "predicted_share": 0.7})
+    assert "replayed as CUDA graphs, because the GPU would wait for launches for 40% of a pass)" in replayed
+    assert replayed.endswith("; the plan predicted 70.0 %.")
+    assert time_sentence({name: value for name, value in TURNS.items() if name != "passes"}) == ""
+    assert in_turns({f"latency/{name}": value for name, value in TURNS.items()} | {"time/plan_s": 1.0}) == [said]
+    plan = snp.prune(small(), [torch.randn(64, 8)], target_units=0.5, ordering="variance", progress=False).plan
+    assert "Measured in turns" not in str(plan)
+    assert str(plan.with_latency(TURNS)).endswith(f"\n{said}\n")
+    plan.save(tmp_path / "plan.json")
+    for numbers, wanted in (({}, False), ({f"latency/{name}": value for name, value in TURNS.items()}, True)):
+        (tmp_path / "metrics.json").write_text(json.dumps(numbers))
+        words = [sys.executable, "-m", "snp", "inspect", str(tmp_path)]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert (said in shown) == wanted
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
