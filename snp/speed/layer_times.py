@@ -42,7 +42,7 @@ def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> L
     """
     model, groups, graph = subject.model, subject.groups, subject.graph
     inputs, costs = example.repeated(conditions.batch), subject.costs
-    times = _all_layer_times(model, inputs, costs.resized_weights, conditions)
+    times = _times_of(called_layers(model, inputs, costs.resized_weights), costs.resized_weights, conditions)
     half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
     passes = _passes({"dense": model, "half": half}, inputs, conditions)
     whole = {name: 1e3 * min(found.own) for name, found in passes.times.items()}
@@ -120,16 +120,17 @@ def _half(group: UnitGroup) -> GroupPlan:
     return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
 
 
-def _all_layer_times(
-    model: nn.Module, inputs: Batch, resized: Mapping[str, tuple[int, ...]], conditions: Conditions
+def _times_of(
+    layers: Mapping[str, Layer], dims_of: Mapping[str, tuple[int, ...]], conditions: Conditions
 ) -> dict[str, LayerTimes]:
-    """Times of the layers that own these weights; equal layers are timed once."""
+    """Of layers that are alike one is timed."""
     times: dict[str, LayerTimes] = {}
     known: dict[tuple[object, ...], LayerTimes] = {}
-    for name, layer in called_layers(model, inputs, resized).items():
-        key = (repr(layer.module), tuple(layer.inputs.shape), resized[name], layer.num_calls)
+    for name, layer in layers.items():
+        dims = dims_of[name]
+        key = (repr(layer.module), tuple(layer.inputs.shape), dims, layer.num_calls)
         if key not in known:
-            known[key] = _layer_times(layer, resized[name], conditions)
+            known[key] = _layer_times(layer, dims, conditions)
         times[name] = known[key]
     return times
 
