@@ -109,10 +109,10 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
-    if settings.target.is_timed and problem.costs.table is not None:
-        refuse_overhead(problem.costs.table, settings.target)
-    found: dict[str, str] = {}
     problem = replace(problem, target=settings.target)
+    if problem.target.is_timed and problem.costs.table is not None:
+        refuse_overhead(problem.costs.table, problem.target)
+    found: dict[str, str] = {}
     while True:
         try:
             decision = _decided(subject, problem, settings, provenance)
@@ -141,7 +141,8 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    selection, tilt = use_up(problem, planners.load(settings.planner)(problem, settings)), 0.0
+    choose, tilt = planners.load(settings.planner), 0.0
+    selection = use_up(problem, choose(problem, settings))
     if problem.judge is not None:
         with problem.progress.stage("try allocations"):
             tilt, selection = best_tilt(problem, selection)

@@ -1,6 +1,7 @@
 """Does the code keep to its measures?  Rooms, lengths, imports in circles, and what tests may import."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -63,3 +64,37 @@ def test_no_private_module_is_imported(folder: str) -> None:
             parts = name.split(".")
             is_private = any(part.startswith("_") and not part.startswith("__") for part in parts)
             assert parts[0] != "snp" or not is_private, f"{file}: {name}"
+
+
+def room_of(module: str) -> str:
+    """``core`` of ``snp.core.gram``, ``settings`` of ``snp.settings``."""
+    return module.split(".")[1]
+
+
+def drawn() -> dict[str, set[str]]:
+    """Arrows of the picture that docs/architecture.md opens with."""
+    lines = (ROOT / "docs" / "architecture.md").read_text().split("```")[1].splitlines()
+    arrows: dict[str, set[str]] = {}
+    for line in lines:
+        if found := re.match(r"\s+(\w+)\[\"(.*?)<br/>.*\"\](?: --> (.*))?$", line):
+            arrows[found[1]] = set(found[3].split(" & ")) if found[3] else set()
+    return arrows
+
+
+def test_the_picture_is_the_code() -> None:
+    """Every import between rooms runs along its arrows, and every arrow is an import."""
+    taken: dict[str, set[str]] = {}
+    for file in FILES:
+        if file.parent == ROOT / "snp" and file.stem in FACE:
+            continue
+        room = room_of(name_of(file))
+        others = {room_of(name) for name in imported(file) if name.startswith("snp.")}
+        taken[room] = taken.get(room, set()) | (others - {room})
+    arrows = drawn()
+    assert arrows.keys() - {"command"} == taken.keys()
+    reached: dict[str, set[str]] = {}
+    for room in TopologicalSorter(arrows).static_order():
+        reached[room] = arrows[room] | {far for near in arrows[room] for far in reached[near]}
+    for room, others in taken.items():
+        assert others <= reached[room], room
+        assert arrows[room] <= others, room

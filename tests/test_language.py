@@ -339,7 +339,6 @@ def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str]
     [
         (STREAMED[:1], "prune.trials=false"),
         ([*STREAMED, "prune.structures=[ffn,vo]"], "prune.structures=['ffn']"),
-        ([*STREAMED, "trainer=ddp_cpu", "trainer.devices=2"], "works in one process"),
         (["calibration.streamed=maybe"], "must be true or false"),
     ],
 )

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from snp.core.gram import Moments
+from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
-from snp.measure.blocks import at_first_block, blocks_of, refuse_other_blocks
+from snp.measure.blocks import Call, at_first_block, blocks_of, refuse_other_blocks
 from snp.measure.moments import MomentCollector
 from snp.measure.readers import Reader
 from snp.settings import PruneSettings
@@ -50,17 +51,12 @@ class MomentsOnDisk(Mapping[str, Moments]):
         return len(self._files)
 
 
-def refuse_streaming(settings: PruneSettings, num_processes: int = 1) -> None:
-    """Streamed calibration has one block at a time in memory, and works in one process.
+def refuse_streaming(settings: PruneSettings) -> None:
+    """Streamed calibration has one block at a time in memory.
 
     Raises:
         ValueError: the settings need more than that.
     """
-    if num_processes > 1:
-        raise ValueError(
-            f"calibration.streamed=true works in one process, the trainer has {num_processes}: use trainer=gpu or "
-            "trainer=cpu, or calibrate without streaming"
-        )
     if settings.needs_trials:
         raise ValueError(
             "prune.trials=true cuts groups of the whole network on trial, and streamed calibration has one block at a "
@@ -87,9 +83,10 @@ def stream_moments(
     model: nn.Module,
     batches: Sequence[Batch],
     readers: Mapping[str, Reader],
-    folder: Path,
+    folder: Path | None,
     product_dtype: torch.dtype = torch.float64,
-) -> MomentsOnDisk:
+    sums: Sums = ALONE,
+) -> Mapping[str, Moments]:
     """Moments of all readers, block after block.
 
     Every block takes the hidden state first and gives it out first; what it takes beside that (masks, positions) is
@@ -98,25 +95,33 @@ def stream_moments(
 
     Args:
         model: in evaluation mode.
-        batches: inputs on the model's device.
+        batches: inputs on the model's device; the share of this process.
         readers: what is measured, all of it inside the blocks.
-        folder: where the moments go.
+        folder: where the moments go; None on a process that keeps none.
         product_dtype: precision of the products within a batch.
+        sums: over all processes, each of which has the whole network.
 
     Raises:
         ValueError: there are no such blocks.
     """
-    blocks, found = blocks_of(model, readers), MomentsOnDisk(folder)
+    blocks, found = blocks_of(model, readers), None if folder is None else MomentsOnDisk(folder)
     with torch.no_grad():
         refuse_other_blocks(model, blocks, batches[0].example())
         calls = [at_first_block(model, blocks[0], batch) for batch in batches]
         for name in blocks:
-            block = model.get_submodule(name)
             own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
             with MomentCollector(model, own, product_dtype) as collector:
-                for number, batch in enumerate(batches):
-                    with collector.of_batch(batch):
-                        calls[number] = calls[number].behind(block(*calls[number].args, **calls[number].kwargs))
+                calls = _behind(model.get_submodule(name), calls, batches, collector)
             for weight, moments in collector.moments.items():
-                found.add(weight, moments.cpu())
-    return found
+                total = sums.moments(moments)
+                if found is not None:
+                    found.add(weight, total.cpu())
+    return {} if found is None else found
+
+
+def _behind(block: nn.Module, calls: list[Call], batches: Sequence[Batch], collector: MomentCollector) -> list[Call]:
+    """What the next block is called with. Every call is let go of as soon as it is answered."""
+    for number, batch in enumerate(batches):
+        with collector.of_batch(batch):
+            calls[number] = calls[number].behind(block(*calls[number].args, **calls[number].kwargs))
+    return calls

@@ -80,8 +80,8 @@ def _no_time(record: Record) -> Iterator[str]:
     elif share > GAINED_SHARE:
         yield (
             f"No time was gained: a pass takes {format_share(share, 0)} of the dense one's. Small layers do not get "
-            "faster with fewer units; ask for time itself (`prune.target_latency`) or for wider steps "
-            "(`prune.round_to=16`)."
+            "faster with fewer units; ask for time itself (`prune.target_latency`) or for widths that this device "
+            "likes (`prune.round_to=auto`)."
         )
 
 

@@ -91,7 +91,7 @@ class Run:
         self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
         refusals.refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
-            refuse_streaming(self.prune, self.lightning.trainer().world_size)
+            refuse_streaming(self.prune)
 
     def prepared(self) -> Prepared:
         """The network as it is built, with the weights that can be had, and data that fit it."""
@@ -173,7 +173,7 @@ class Run:
         moments: Mapping[str, Moments]
         mirrored = self._mirrors(subject)
         if self.calibration.streamed:
-            inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed)
+            inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed, whole=False)
             samples = Samples.of(inputs, mirrored=mirrored)
             moments, facts = self.streamed.measured(subject, samples, self.calibration, self.lightning.device)
         else:

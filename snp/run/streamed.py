@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from snp.core.gram import Moments
 from snp.measure.samples import Samples
-from snp.measure.streamed import MomentsOnDisk, stream_moments
+from snp.measure.streamed import stream_moments
 from snp.run.calibrate import CalibrationSettings
+from snp.run.folder import is_first_process
+from snp.run.processes import OVER_PROCESSES
 from snp.surgery.subject import Subject
 
 __all__ = ["StreamedMoments"]
@@ -30,18 +34,27 @@ class StreamedMoments:
 
     def measured(
         self, subject: Subject, samples: Samples, settings: CalibrationSettings, device: torch.device
-    ) -> tuple[MomentsOnDisk, dict[str, Any]]:
-        """Moments of the calibration samples, and facts about how they were measured."""
+    ) -> tuple[Mapping[str, Moments], dict[str, Any]]:
+        """Moments of the calibration samples, on the first process, and facts about how they were measured.
+
+        Args:
+            subject: the dense network.
+            samples: the share of this process.
+            settings: how they are measured.
+            device: of this process.
+        """
         subject.to(device)
-        self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder)
-        started = time.perf_counter()
-        model, folder = subject.model, Path(self._on_disk.name)
+        folder = None
+        if is_first_process():
+            self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder)
+            folder = Path(self._on_disk.name)
+        started, model = time.perf_counter(), subject.model
         inputs = [batch.beside(model) for batch in samples.batches]
-        found = stream_moments(model, inputs, subject.readers, folder, settings.product_dtype)
+        found = stream_moments(model, inputs, subject.readers, folder, settings.product_dtype, OVER_PROCESSES)
         subject.to("cpu")
-        seconds = time.perf_counter() - started
+        seconds, num_samples = time.perf_counter() - started, int(OVER_PROCESSES.number(samples.num_samples))
         # There is no pass without measuring to compare with.
-        return found, {"calibrate_s": seconds, "forward_s": None, "samples": samples.num_samples, "reused": False}
+        return found, {"calibrate_s": seconds, "forward_s": None, "samples": num_samples, "reused": False}
 
     def forget(self) -> None:
         """Remove what lies on disk, once nobody reads it any more."""

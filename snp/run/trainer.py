@@ -146,9 +146,9 @@ class JobTrainer:
             self.forward(subject.model, settings.samples, seed, callback, mirrored=mirrored)
         return full.moments, {"forward_s": plain.seconds, "calibrate_s": full.seconds, "samples": full.samples}
 
-    def calibration_inputs(self, samples: int, seed: int) -> list[Batch]:
-        """All calibration inputs on this process's device, in the batches that all processes together calibrate on."""
-        loader = self._data.calibration_dataloader(samples, seed, whole=True)
+    def calibration_inputs(self, samples: int, seed: int, *, whole: bool = True) -> list[Batch]:
+        """Calibration inputs on this process's device, all or its share, in the batches that all calibrate on."""
+        loader = self._data.calibration_dataloader(samples, seed, whole=whole)
         return [Batch.of(batch).to(self.device) for batch in loader]
 
     def score(self, stage: str, model: nn.Module) -> None:

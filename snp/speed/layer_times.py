@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,15 +42,7 @@ def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> L
     """
     model, groups, graph = subject.model, subject.groups, subject.graph
     inputs, costs = example.repeated(conditions.batch), subject.costs
-    layers = called_layers(model, inputs, costs.resized_weights)
-    times: dict[str, LayerTimes] = {}
-    known: dict[tuple[object, ...], LayerTimes] = {}
-    for name, layer in layers.items():
-        dims = costs.resized_weights[name]
-        key = (repr(layer.module), tuple(layer.inputs.shape), dims, layer.num_calls)
-        if key not in known:
-            known[key] = _layer_times(layer, dims, conditions)
-        times[name] = known[key]
+    times = _times_of(called_layers(model, inputs, costs.resized_weights), costs.resized_weights, conditions)
     half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
     passes = _passes({"dense": model, "half": half}, inputs, conditions)
     whole = {name: 1e3 * min(found.own) for name, found in passes.times.items()}
@@ -125,6 +118,21 @@ def _half(group: UnitGroup) -> GroupPlan:
     per_partition = group.num_units // group.num_partitions
     first = torch.arange(group.num_partitions)[:, None] * per_partition
     return GroupPlan(group, (first + torch.arange(max(1, per_partition // 2))).flatten())
+
+
+def _times_of(
+    layers: Mapping[str, Layer], dims_of: Mapping[str, tuple[int, ...]], conditions: Conditions
+) -> dict[str, LayerTimes]:
+    """Of layers that are alike one is timed."""
+    times: dict[str, LayerTimes] = {}
+    known: dict[tuple[object, ...], LayerTimes] = {}
+    for name, layer in layers.items():
+        dims = dims_of[name]
+        key = (repr(layer.module), tuple(layer.inputs.shape), dims, layer.num_calls)
+        if key not in known:
+            known[key] = _layer_times(layer, dims, conditions)
+        times[name] = known[key]
+    return times
 
 
 def _layer_times(layer: Layer, dims: tuple[int, ...], conditions: Conditions) -> LayerTimes:

@@ -56,7 +56,7 @@ MANNERS: dict[str, Manner] = {
     r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0\.5)": Manner(
         "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
     ),
-    r"python run\.py (prune\.reconstruct=tuned|finetune\.schedule=linear) ?.*": Manner(
+    r"python run\.py (prune\.reconstruct=tuned|prune\.round_to=auto|finetune\.schedule=linear) ?.*": Manner(
         "run", {"tune_epochs=40": "tune_epochs=2"}, FEW
     ),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),

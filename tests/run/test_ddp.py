@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.command_line import ROOT, Ended, environment, run
+from tests.transformer_models import save_folder, sentences
 from tests.two_processes import SAMPLES, measure
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
@@ -68,14 +69,19 @@ def test_processes_go_on_with_the_same(together: Path) -> None:
     assert first["trained"] == second["trained"]
 
 
-def assert_same_run(found: Path, wanted: Path) -> None:
-    """The plan to the letter, weights to a millionth, and accuracies to the image."""
+def assert_same_plan_and_weights(found: Path, wanted: Path) -> None:
+    """The plan to the letter, weights to a millionth."""
     plans = [json.loads((folder / "plan.json").read_text())["groups"] for folder in (found, wanted)]
     assert plans[0] == plans[1]
     small, want = (load_file(folder / "pruned.safetensors") for folder in (found, wanted))
     assert small.keys() == want.keys()
     for name, tensor in want.items():
         torch.testing.assert_close(small[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """The same, and accuracies to the image."""
+    assert_same_plan_and_weights(found, wanted)
     numbers = [json.loads((folder / "metrics.json").read_text()) for folder in (found, wanted)]
     for name in ("dense/acc1_percent", "pruned/acc1_percent", "pruned/macs", "calibration/samples"):
         assert numbers[0][name] == pytest.approx(numbers[1][name], abs=1e-4), name
@@ -98,6 +104,25 @@ def test_a_whole_run_on_several_processes(num_processes: int, finished_run: tupl
     numbers = json.loads((tmp_path / "both" / "metrics.json").read_text())
     assert numbers["finetuned/acc1_percent"] > numbers["pruned/acc1_percent"]  # learned from the dense network
     assert not list(tmp_path.glob("outputs"))
+
+
+@pytest.mark.slow
+def test_block_by_block_on_two_processes(tmp_path: Path) -> None:
+    """Each streams its share of the windows; plan and weights are those of one process, and nothing is left behind."""
+    home = save_folder(tmp_path / "opt")
+    for number, (name, count) in enumerate({"train": 60, "test": 25}.items()):
+        (home / f"{name}.txt").write_text(sentences(count, number))
+    texts = [f"data.{name}={home}/{name}.txt" for name in ("train", "test")]
+    options = ["model=opt", f"model.checkpoint={home}", "data=text", *texts, "data.context=12", "finetune.epochs=0"]
+    options += ["calibration.samples=17", "calibration.streamed=true", "prune.trials=false", "logger=none"]
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        asked = ("prune.target_params=0.8", f"trainer={trainer}", f"hydra.run.dir={name}")
+        ended = run(*options, *asked, cwd=tmp_path, tiny=False)
+        assert ended.status == 0, ended.stderr
+    assert_same_plan_and_weights(tmp_path / "two", tmp_path / "one")
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["calibration/samples"] == 17
+    assert not list((tmp_path / "two").glob("moments*"))
 
 
 def folder_with_copies(root: Path) -> str:
