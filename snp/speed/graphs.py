@@ -17,6 +17,7 @@ import torch
 __all__ = ["Queue", "captured", "queued"]
 
 _WARMUP = 3
+_LEAST_FREE = 0.5  # of a GPU's memory, before a capture
 _QUEUED = 16  # calls of one layer, so that the launch of the whole and the wait for its end count for little
 
 
@@ -82,7 +83,10 @@ def _several(call: Callable[[], object]) -> None:
 
 
 def _capture(call: Callable[[], object], repeats: int) -> _Replay:
-    # torch.cuda.graph also empties caches, which takes longer than most layers, and leaves its stream where it fails.
+    # torch.cuda.graph always empties caches, which takes longer than most layers, and leaves its stream where it fails.
+    free, total = torch.cuda.mem_get_info()
+    if free < _LEAST_FREE * total:
+        torch.cuda.empty_cache()  # of graphs that are gone: what they held is given back to no capture
     graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

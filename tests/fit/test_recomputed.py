@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from snp.graph.batches import Batch
 from snp.measure.checkpointed import checkpointed
 from snp.measure.readers import Reader
 from snp.measure.sensitivity import measure_sensitivity
+from snp.models import huggingface
 from tests.networks import Block
 
 
@@ -122,6 +124,30 @@ def test_values_are_those_of_networks_that_keep_them() -> None:
             found.append([*networks.dense[output], *networks.current[output], *networks.dense[output]])
         # Networks that keep values draw batch by batch of one node; so do those that compute again.
         assert all(map(torch.equal, *found))
+
+
+def test_products_of_flattened_tokens() -> None:
+    """GPT-2: nodes that were put together from several know no module, and belong where they stand."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    model = huggingface.build(config={"model_type": "gpt2", "bos_token_id": 0, "eos_token_id": 0, **sizes}).eval()
+    batches = [Batch((tokens,)).beside(model) for tokens in torch.randint(32, (6, 12)).split(2)]
+    found = []
+    for blocks in ([], ["transformer.h.0", "transformer.h.1"]):
+
+        def change(networks: TwoNetworks, node: fx.Node) -> None:
+            name = "transformer.h.0.mlp.c_fc.weight"
+            if name not in networks.changed:
+                networks.change(name, networks.tensors[name] * 0.5)
+
+        kind = partial(RecomputedNetworks, blocks=blocks) if blocks else TwoNetworks
+        networks = kind(model, batches, change)
+        networks.run()
+        if isinstance(networks, RecomputedNetworks):
+            assert networks.bytes_per_batch == 2 * 2 * (2 * 12 * 16 * 4)
+        output = next(node for node in networks.graph.nodes if node.op == "output").args[0][0]
+        found.append([*networks.dense[output], *networks.current[output]])
+    assert all(map(torch.equal, *found))
 
 
 def test_a_batch_may_be_as_large_as_one_block_of_it_fits() -> None:

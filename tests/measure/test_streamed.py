@@ -59,6 +59,9 @@ def test_padding_is_no_sample(tmp_path: Path) -> None:
     for weight, moments in collector.moments.items():
         assert found[weight].count == moments.count == int(mask.sum())
         assert torch.equal(found[weight].second, moments.second)
+    options = {"target_params": 0.8, "preset": "paper"}
+    given = [dict(batch.kwargs) for batch in batches]
+    assert_equal(prune_streamed(model, given, **options), snp.prune(model, given, **options))
 
 
 def samples_of(name: str, count: int = 24) -> tuple[nn.Module, list[Tensor]]:
