@@ -40,7 +40,7 @@ def pruned(name: str, dense: nn.Module, images: Tensor, options: argparse.Namesp
     target = {f"target_{options.target}": options.share}
     settings = {} if options.own else EQUAL
     timed = {"latency_batch": options.batch_size, "latency_threads": options.threads}
-    chosen = {"structures": STRUCTURES[name], "round_to": round_to, "progress": False}
+    chosen = {"structures": STRUCTURES[name], "streams": options.streams, "round_to": round_to, "progress": False}
     is_half = options.precision != "float32"
     with torch.autocast(torch.device(options.device).type, getattr(torch, options.precision), enabled=is_half):
         return snp.prune(dense, [images], **chosen, **target, **settings, **timed)
@@ -132,6 +132,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
         default=[8],
         help="units are multiples of this; auto: of what pays here",
     )
+    parser.add_argument("--streams", action="store_true", help="cut residual streams, too")
     parser.add_argument("--graphs", action="store_true", help="replay passes as CUDA graphs in any case")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
