@@ -19,6 +19,7 @@ from snp.library import prune_streamed
 from snp.plan import placing, planners
 from snp.settings import PruneSettings
 from snp.speed.layer_times import measure_table, measured_share
+from snp.speed.passes import Conditions
 from snp.surgery.subject import subject_of
 from tests.attention_networks import build as attention_network
 from tests.command_line import Ended, run_here
@@ -146,9 +147,9 @@ def test_layers_are_timed_on_another_device() -> None:
     """What a latency budget and the comparison of two networks measure."""
     model = cnn().eval().to(SECOND)
     subject = subject_of(model, Batch.of(images(2)), PruneSettings())
-    table = measure_table(subject, subject.example, 2, 1)
+    table = measure_table(subject, subject.example, Conditions(2, 1))
     assert table.layers
-    assert measured_share(model, model, subject.example, 2, 1)["passes"] > 0
+    assert measured_share(model, model, subject.example, Conditions(2, 1))["passes"] > 0
 
 
 def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:

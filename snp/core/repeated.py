@@ -28,7 +28,7 @@ class Repeated:
 
     def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step, self._device = step, device
-        self._can_record = device.type == "cuda"
+        self._can_record = device.type == "cuda" and torch.cuda.is_available()
 
     def run(self, times: int) -> None:
         """Do it so many times, on the same tensors."""

@@ -58,7 +58,7 @@ def captured(call: Callable[[], object], device: torch.device | str, repeats: in
         code that looks at values on the GPU waits for them, which a graph cannot.
     """
     device = torch.device(device)
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():
         return None
     with torch.cuda.device(device), torch.inference_mode():
         try:
