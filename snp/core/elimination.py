@@ -17,6 +17,8 @@ from snp.core.statistics import ReaderStatistics
 
 __all__ = ["eliminate"]
 
+_LARGEST = 1e300
+
 
 def eliminate(readers: Sequence[ReaderStatistics]) -> tuple[Tensor, Tensor]:
     """Remove one unit after the other, the cheapest first.
@@ -67,7 +69,8 @@ class _Elimination:
         """Take the cheapest unit out."""
         total = self._closed.clone()
         for eliminator in self._eliminators:
-            total += eliminator.costs()
+            # A cost that is no number must not outlive its unit: closed ones stay infinite, and it goes last.
+            total += eliminator.costs().nan_to_num(nan=_LARGEST, posinf=_LARGEST)
         cost, place = total.min(dim=0, keepdim=True)
         self.costs.index_copy_(0, self._number, cost)
         self.removed.index_copy_(0, self._number, self._units.index_select(0, place))

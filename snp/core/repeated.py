@@ -8,6 +8,7 @@ recorded, it is called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -56,9 +57,20 @@ class Repeated:
                     graph.capture_end()
         except RuntimeError:  # of CUDA, or of an operator that looks at its values
             self._can_record = False
+            _end_failed_recording(self._device)
             return None
         torch.cuda.current_stream(self._device).wait_stream(stream)
         return graph
+
+
+def _end_failed_recording(device: torch.device) -> None:
+    """Record what works: a recording that failed leaves the generator of random numbers as if it went on."""
+    graph, numbers = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+    with suppress(RuntimeError), torch.cuda.stream(_side_stream(device)):
+        graph.capture_begin(capture_error_mode="thread_local")
+        numbers.add_(1)
+        graph.capture_end()
+    torch.cuda.synchronize(device)
 
 
 @cache

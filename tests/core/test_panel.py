@@ -54,3 +54,19 @@ def test_a_step_is_done_so_many_times(device: str, times: int) -> None:
         wanted.append(value)
     assert int(number) == times + 2
     torch.testing.assert_close(found[: times + 2].cpu(), torch.tensor(wanted))
+
+
+def test_a_step_that_cannot_be_recorded_is_called() -> None:
+    """And random numbers can be drawn afterwards."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    found: list[float] = []
+    state = torch.ones(1, device="cuda")
+
+    def step() -> None:
+        state.mul_(2)
+        found.append(float(state))
+
+    Repeated(step, state.device).run(6)
+    assert found == [2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    assert torch.rand(1, device="cuda").isfinite()
