@@ -90,8 +90,9 @@ def problem_of(
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    device = next(subject.model.parameters()).device
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
+    return Problem(
+        subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=subject.device
+    )
 
 
 def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Problem]) -> tuple[Subject, Problem]:

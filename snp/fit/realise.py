@@ -126,8 +126,9 @@ class _Fitting:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
         known = self.problem.objective
-        objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
-        outputs = Outputs(model, objective, self.sums, group)
+        with self.subject.visits.of(model):
+            objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
+        outputs = Outputs(model, objective, self.sums, group, self.subject.visits)
         deleted = masked_weights(model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
@@ -147,7 +148,7 @@ class _Fitting:
         """Of some samples alone; in the folder where the network is worked on block by block."""
         subject = self.subject
         if subject.blocks:
-            return stream_moments(subject.model, some, subject.readers, folder)
+            return stream_moments(subject.model, some, subject.readers, folder, visits=subject.visits)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             for batch in some:
                 collector.measure(batch)

@@ -7,16 +7,19 @@ differ yet they share their values. Values are dropped after their last use.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.graph.batches import Batch
+from snp.graph.batches import Batch, device_of
 from snp.graph.exported import footprint, is_inplace
 from snp.graph.exports import Exports
+from snp.measure.visiting import STAYS, Visits
 
 __all__ = ["TwoNetworks", "Visit", "result_of"]
 
@@ -29,18 +32,20 @@ class TwoNetworks:
 
     Args:
         model: the dense network in evaluation mode.
-        batches: inputs, all of one shape, on the model's device.
+        batches: inputs, all of one shape, where the model is.
         visit: called before every node that is computed; it may read :attr:`dense`, :attr:`current` and change
             :attr:`tensors`.
         sums: over all processes, each of which has batches of its own.
         exports: programs of the network that are known.
+        visits: where blocks visit a device, values are there, and of either network's tensors those of one block.
 
     Attributes:
         sums: as given.
         dense: node -> its value in the dense network, per batch.
         current: the same in the network that is being changed; the very same sequence where nothing differs yet.
         tensors: name -> parameter or buffer of the network that is being changed.
-        changed: names of tensors that differ from the dense network's.
+        changed: those that differ from the dense network's, where the model is.
+        device: where values are.
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
     """
 
@@ -51,19 +56,19 @@ class TwoNetworks:
         visit: Visit,
         sums: Sums = ALONE,
         exports: Exports | None = None,
+        visits: Visits = STAYS,
     ) -> None:
-        self._exported = (exports or Exports()).of(model, batches[0])
+        self._exported = (exports or Exports()).of(model, batches[0], visits.device)
         self.graph, self._names = self._exported.graph, self._exported.names
-        self._inputs = list(batches)
-        self._visit, self.sums = visit, sums
-        self._dense_tensors = self._exported.tensors
-        self.tensors = dict(self._dense_tensors)
-        self.changed: set[str] = set()
+        self._inputs, self._visit, self.sums = list(batches), visit, sums
+        self._visits, self.device = visits, visits.device or device_of(model)
+        self.changed: dict[str, Tensor] = {}
+        self._dense_tensors = visits.tensors(self._exported.tensors)
+        self.tensors = ChainMap(visits.tensors(self.changed), self._dense_tensors)
         self._silent: dict[str, tuple[int, Tensor]] = {}
         self.dense: dict[fx.Node, Sequence[Any]] = {}
         self.current: dict[fx.Node, Sequence[Any]] = {}
-        self.open: set[fx.Node] = set()
-        self._done: set[fx.Node] = set()
+        self.open, self._done = set[fx.Node](), set[fx.Node]()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
     def limit(self, memory: int) -> int:
@@ -107,7 +112,6 @@ class TwoNetworks:
             dim, rows = self._silent[name]
             value = value.index_fill(dim, rows.to(value.device), 0.0)
         self.tensors[name] = value
-        self.changed.add(name)
 
     def zero_rows(self, rows: Mapping[str, tuple[int, Tensor]]) -> None:
         """Keep indices along one dimension of tensors of the changed network at zero, whatever they are changed to."""
@@ -147,7 +151,7 @@ class TwoNetworks:
         if node.name in self._exported.constants:
             return [self._exported.constants[node.name]] * len(self._inputs)
         position = self._exported.inputs[node.name]
-        return [batch.leaves[position] for batch in self._inputs]
+        return [self._visits.there(batch.leaves[position]) for batch in self._inputs]
 
     def counted(self, batch: int, values: Tensor) -> Tensor | None:
         """Which rows of an activation [..., C] of a batch are no padding; None where all are."""
@@ -164,22 +168,19 @@ class TwoNetworks:
         self.dense_values(node)
         inputs = [argument for argument in node.all_input_nodes if argument in self.dense]
         names = {self._names[argument.name] for argument in node.all_input_nodes if argument.name in self._names}
-        if names & self.changed or any(self.differs(argument) for argument in inputs):
+        if names & self.changed.keys() or any(self.differs(argument) for argument in inputs):
             self.current[node] = self._values(node, self.current, self.tensors)
         else:
             self.current[node] = self.dense[node]
 
     def _values(self, node: fx.Node, store: _Store, tensors: Mapping[str, Tensor]) -> Sequence[Any]:
         """Of all batches, from those of its arguments as they are now."""
-        results = []
-        for batch in range(len(self._inputs)):
 
-            def value(argument: fx.Node, batch: int = batch) -> Any:
-                name = self._names.get(argument.name)
-                return tensors[name] if name is not None else store[argument][batch]
+        def value(batch: int, argument: fx.Node) -> Any:
+            name = self._names.get(argument.name)
+            return tensors[name] if name is not None else store[argument][batch]
 
-            results.append(result_of(node, value))
-        return results
+        return [result_of(node, partial(value, batch)) for batch in range(len(self._inputs))]
 
 
 def result_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:

@@ -17,6 +17,7 @@ from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
+from snp.measure.visiting import Visits
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
@@ -56,6 +57,7 @@ class Subject:
         exports: programs of the model that are known; they hold for other values of its weights, too.
         blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
             none where it is worked on as a whole.
+        visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
     """
 
     model: nn.Module
@@ -66,6 +68,7 @@ class Subject:
     samples: Batch
     exports: Exports = field(default_factory=Exports)
     blocks: tuple[str, ...] = ()
+    visited: torch.device | None = None
 
     @property
     def example(self) -> Batch:
@@ -79,16 +82,30 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and its example with it."""
-        return device_of(self.model)
+        """Where the model is run."""
+        return self.visited or device_of(self.model)
 
-    def in_blocks(self) -> Subject:
+    @property
+    def visits(self) -> Visits:
+        """Which of its blocks are moved where to be run."""
+        return Visits(self.blocks, self.visited)
+
+    def in_blocks(self, device: torch.device | None = None) -> Subject:
         """The same, worked on block by block.
+
+        Args:
+            device: that blocks visit to be worked on, if that is not where the network is and stays.
 
         Raises:
             ValueError: it has no list of blocks that holds all readers.
         """
-        return replace(self, blocks=tuple(blocks_of(self.model, self.readers)))
+        return replace(
+            self, blocks=tuple(blocks_of(self.model, self.readers)), visited=None if device == self.device else device
+        )
+
+    def placed(self, device: torch.device | str) -> Subject:
+        """The model on the device where it is run, in place; where its blocks visit it, the model stays."""
+        return self if self.visited is not None else self.to(device)
 
     def to(self, device: torch.device | str) -> Subject:
         """Move the model, in place; the example follows."""
