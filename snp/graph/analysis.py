@@ -19,6 +19,7 @@ from snp.graph.interpreter import propagate
 from snp.graph.once import count_for_each
 from snp.graph.plain_experts import PlainExperts, experts_around
 from snp.graph.splits import with_counts
+from snp.graph.stream_norms import untied_heads
 from snp.graph.tracer import Tracer
 from snp.graph.units import Reading, UnitGroup, module_of
 
@@ -40,6 +41,8 @@ class CouplingGraph:
         attention: attention layers whose heads are understood, where dimensions of heads or heads are asked for.
         products: multiply-accumulates per sample of products inside attention, and the names of the groups whose
             share of kept units they fall with.
+        norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
+            where it reads several, or something that was made of one.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -51,6 +54,7 @@ class CouplingGraph:
     embeddings: frozenset[str] = frozenset()
     attention: tuple[AttentionLayer, ...] = ()
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    norms: dict[str, str | None] = field(default_factory=dict)
 
 
 def analyse(
@@ -89,9 +93,10 @@ def analyse(
         fixed,
         tuple(tracer.readers),
         tracer.readings,
-        frozenset(tracer.embeddings),
+        frozenset(tracer.embeddings) | untied_heads(model),
         layers,
         products,
+        tracer.norms.found,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace, compact
+from snp.graph.norm_reads import NormReads
 from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, Turned, module_running
 from snp.graph.units import Reading
@@ -47,6 +48,8 @@ class Tracer:
         equal_sizes, whole_heads: queries, keys and values keep the same dimensions; heads are the units.
         calls, scores: attention calls in execution order; labels of attention scores -> their call.
         constants: nodes of tensors that the code holds -> their values.
+        normed: labels of units that met a norm in the form of :mod:`snp.graph.stream_norms`.
+        norms: which of these norms a weight reads behind.
         tables, turned: labels of rotary embeddings' sines and cosines, and of what is multiplied with them.
     """
 
@@ -74,6 +77,7 @@ class Tracer:
         self.sizes: list[tuple[str, str, Tensor]] = []
         self.calls, self.scores = list[Call](), dict[int, Call]()
         self.tables, self.turned, self.constants = set[int](), list[Tensor](), dict[fx.Node, Tensor]()
+        self.normed, self.norms = list[Tensor](), NormReads()
         self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor, bool]](), 0
         self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 
@@ -190,6 +194,7 @@ class Tracer:
         for kind, holds in kinds:
             if holds:
                 kind.add(weight.name)
+        self.norms.read(weight.name, node)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))
