@@ -67,7 +67,7 @@ def turned(model: nn.Module, group: UnitGroup, matrix_DD: Tensor) -> dict[str, T
         value = found.get(member.tensor, tensors[member.tensor].detach())
         rows = value.movedim(member.dim, 0).double()
         part = rows[len(rows) - len(matrix_DD) :]
-        new = (matrix_DD.to(part.device) @ part.flatten(1)).reshape(part.shape)
+        new = (matrix_DD.to(part.device) @ part.reshape(len(part), -1)).reshape(part.shape)
         rows = torch.cat([rows[: len(rows) - len(part)], new]).movedim(0, member.dim)
         found[member.tensor] = rows.to(value)
     return found
