@@ -16,12 +16,12 @@ class Site:
     """A place where a stream is read.
 
     Attributes:
-        gram_CC: mean outer product of what is read, float64.
-        fisher_CC: how much the network's output moves with an error there, float64; None where that is not known.
+        gram: mean outer product of what is read, shape [C, C], float64.
+        fisher: how much the network's output moves with an error there, shape [C, C]; None where that is not known.
     """
 
-    gram_CC: Tensor
-    fisher_CC: Tensor | None = None
+    gram: Tensor
+    fisher: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class StreamBasis:
     """Directions, those that are needed most first.
 
     Attributes:
-        rows_CC: orthogonal; row i is direction i.
-        energy_C: mean square of what is read along each direction, mean of all places.
-        weight_C: how much the output moves with a squared error of that size along the direction at all places.
+        rows: orthogonal, shape [C, C]; row i is direction i.
+        energy: mean square of what is read along each direction, mean of all places, shape [C].
+        weight: how much the output moves with a squared error of that size along the direction everywhere, shape [C].
     """
 
-    rows_CC: Tensor
-    energy_C: Tensor
-    weight_C: Tensor
+    rows: Tensor
+    energy: Tensor
+    weight: Tensor
 
 
 def stream_basis(sites: Sequence[Site]) -> StreamBasis:
@@ -45,14 +45,14 @@ def stream_basis(sites: Sequence[Site]) -> StreamBasis:
     Args:
         sites: all places where the stream is read.
     """
-    shares = [1.0 if site.fisher_CC is None else float(site.fisher_CC.trace()) / len(site.fisher_CC) for site in sites]
-    total = torch.stack([site.gram_CC * share for site, share in zip(sites, shares, strict=True)]).sum(dim=0)
+    shares = [1.0 if site.fisher is None else float(site.fisher.trace()) / len(site.fisher) for site in sites]
+    total = torch.stack([site.gram * share for site, share in zip(sites, shares, strict=True)]).sum(dim=0)
     rows = torch.linalg.eigh(total).eigenvectors.flip(1).T.contiguous()
     energies, damages = torch.zeros_like(rows[0]), torch.zeros_like(rows[0])
     for site in sites:
-        energy = _along(site.gram_CC, rows)
+        energy = _along(site.gram, rows)
         energies += energy / len(sites)
-        damages += energy if site.fisher_CC is None else energy * _along(site.fisher_CC, rows)
+        damages += energy if site.fisher is None else energy * _along(site.fisher, rows)
     order = torch.argsort(damages, descending=True, stable=True)
     tiny = torch.finfo(energies.dtype).tiny
     return StreamBasis(rows[order], energies[order], (damages / energies.clamp_min(tiny))[order])
@@ -73,4 +73,5 @@ def level_axis(size: int) -> Tensor:
 def random_rotation(size: int, seed: int = 0) -> Tensor:
     """An orthogonal matrix, float64, the same for the same seed."""
     values = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.qr(values).Q
+    rotation: Tensor = torch.linalg.qr(values).Q
+    return rotation

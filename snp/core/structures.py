@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["check_structures", "cuts_attention", "remedies_beside"]
+__all__ = ["check_structures", "remedies_beside"]
 
 _STRUCTURES = ("ffn", "vo", "qk", "heads", "width")
-
-
-def cuts_attention(structures: Sequence[str]) -> bool:
-    """Are dimensions of heads or heads among the structures?"""
-    return not {"vo", "qk", "heads"}.isdisjoint(structures)
 
 
 def check_structures(structures: Sequence[str], attention: str) -> None:

@@ -6,7 +6,6 @@ turned by one matrix, and the network computes what it did. What was measured in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -70,17 +69,17 @@ def _sensitivity(measured: Measured, group: UnitGroup, settings: PruneSettings) 
 
 def _turned(measured: Measured, group: UnitGroup, basis: StreamBasis) -> Measured:
     subject = measured.subject
-    model = with_weights(subject.model, turned(subject.model, group, basis.rows_CC))
+    model = with_weights(subject.model, turned(subject.model, group, basis.rows))
     moments, fisher = dict(measured.moments), dict(measured.sensitivity)
     for member in group.consumers:
         old = moments[member.tensor].cpu()
-        matrix = _whole(basis.rows_CC, member, len(old.first))
+        matrix = _whole(basis.rows, member, len(old.first))
         moments[member.tensor] = Moments(matrix @ old.second @ matrix.T, matrix @ old.first, old.count)
     for member in group.producers:
         if (known := fisher.get(member.tensor)) is not None:
-            matrix = _whole(basis.rows_CC, member, len(known)).to(known)
+            matrix = _whole(basis.rows, member, len(known)).to(known)
             fisher[member.tensor] = matrix @ known @ matrix.T
-    statistics = {group.name: LogitStatistics(basis.energy_C, basis.weight_C)}
+    statistics = {group.name: LogitStatistics(basis.energy, basis.weight)}
     return replace(
         measured,
         subject=replace(subject, model=model),

@@ -78,8 +78,7 @@ def analyse(
     tracer.aliases = _first_modules(model)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
-    groups = with_counts(model, tracer, groups)
-    layers = attention_layers(tracer)
+    groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
     if "heads" in wanted:
         whole = _whole_heads(program, example.size, tracer.aliases, names)
         groups, layers = groups + whole[0], layers or whole[1]
@@ -89,7 +88,7 @@ def analyse(
     return CouplingGraph(
         groups,
         frozen,
-        {name: count * _routed(model, name) / tracer.num_samples for name, count in tracer.positions.items()},
+        _positions(model, tracer),
         fixed,
         tuple(tracer.readers),
         tracer.readings,
@@ -98,6 +97,11 @@ def analyse(
         products,
         tracer.norms.found,
     )
+
+
+def _positions(model: nn.Module, tracer: Tracer) -> dict[str, float]:
+    """Multiply-accumulates per weight element and sample."""
+    return {name: count * _routed(model, name) / tracer.num_samples for name, count in tracer.positions.items()}
 
 
 def _exported(model: nn.Module, example: Batch) -> torch.export.ExportedProgram:

@@ -25,6 +25,7 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     _tie_chunks(tracer)
     _freeze_double_uses(tracer)
     _freeze_buffers(tracer)
+    _freeze_level_axes(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
         dim = _sliceable_dim(tracer, labels)
@@ -101,7 +102,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     of_heads = {root for units in heads for root in units.roots}
     multiplied = {root for units in heads if units.kind in ("qk", "dims") for root in units.roots}
     order = {name: position for position, name in enumerate(tracer.readers)}
-    evenness, normed = Evenness(tracer), _normed_roots(tracer)
+    evenness, normed = Evenness(tracer), _roots_of_normed(tracer)
     for signature, found in by_signature.items():
         keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
         units = None
@@ -129,9 +130,16 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     return _with_names(groups)
 
 
-def _normed_roots(tracer: Tracer) -> set[int]:
+def _freeze_level_axes(tracer: Tracer) -> None:
+    """Of a stream in front of LayerNorm the first unit stays: the mean of all units, once the stream is turned."""
+    for units, centres in tracer.norms.met:
+        if centres and any(map(tracer.labels.is_stream, units.tolist())):
+            tracer.labels.freeze(units[:1], "the direction that LayerNorm takes away")
+
+
+def _roots_of_normed(tracer: Tracer) -> set[int]:
     """Units that meet norms which allow a cut (:mod:`snp.graph.stream_norms`)."""
-    return {root for units in tracer.normed for root in tracer.labels.roots(units).tolist()}
+    return {root for units, _ in tracer.norms.met for root in tracer.labels.roots(units).tolist()}
 
 
 def _refuse_normed(tracer: Tracer, normed: set[int], roots: list[int]) -> None:

@@ -118,10 +118,7 @@ def _norm_of_stream(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     for parameter in args[1:3]:
         if isinstance(parameter, Parameter):
             tracer.labels.tie(units, tracer.along(parameter, 0))
-    if args[5]:
-        tracer.labels.freeze(units[:1], "the direction that LayerNorm takes away")
-    tracer.normed.append(units)
-    tracer.norms.begin(node, args[1].name)
+    tracer.norms.begin(node, args[1].name, units, centres=bool(args[5]))
     return units.expand(node.meta["val"].shape)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from torch import fx
+from torch import Tensor, fx
 
 from snp.graph.aten import ALIKE, SHAPE
 
@@ -19,15 +19,18 @@ class NormReads:
     Attributes:
         found: weight -> name of the norm's weight; None where it reads behind several, or something that was made of
             one.
+        met: labels of units that met a norm, and whether it takes their mean away.
     """
 
     def __init__(self) -> None:
+        self.met: list[tuple[Tensor, bool]] = []
         self.found: dict[str, str | None] = {}
         self._norms: dict[fx.Node, str] = {}
 
-    def begin(self, node: fx.Node, weight: str) -> None:
+    def begin(self, node: fx.Node, weight: str, units: Tensor, *, centres: bool) -> None:
         """A norm of that weight gives out its values."""
         self._norms[node] = weight
+        self.met.append((units, centres))
 
     def follow(self, node: fx.Node) -> None:
         """A node may hold the values of another one, all units of them."""

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from snp.core.structures import cuts_attention
 from snp.graph.copies import copied, refuse_quantised, without_hooks
 from snp.graph.plain_attention import plain_attention
 from snp.graph.plain_experts import plain_experts
@@ -35,7 +34,8 @@ def plain_for(model: nn.Module, structures: Sequence[str]) -> nn.Module:
     Raises:
         ValueError: as there.
     """
-    return with_plain_weights(model, attention=cuts_attention(structures), width="width" in structures)
+    attention = not {"vo", "qk", "heads"}.isdisjoint(structures)
+    return with_plain_weights(model, attention=attention, width="width" in structures)
 
 
 def with_plain_weights(model: nn.Module, *, attention: bool = False, width: bool = False) -> nn.Module:

@@ -49,7 +49,7 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
 
 
 def _looked_at(problem: Problem, group: UnitGroup) -> tuple[Slice, ...]:
-    """The readers whose moments say what units are worth; of a stream its basis says so (:mod:`snp.core.stream_bases`)."""
+    """The readers whose moments say what units are worth; of a stream :mod:`snp.core.stream_bases` says so."""
     return () if group.kind == "width" and group.name in problem.logits else group.consumers
 
 

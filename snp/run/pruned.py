@@ -35,8 +35,8 @@ from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.speed import rounded
 from snp.run.stages import Run
 from snp.settings import PruneSettings
-from snp.surgery.subject import Subject
 from snp.surgery.stock_form import in_stock_form
+from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
 __all__ = ["small_network"]

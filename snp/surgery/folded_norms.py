@@ -35,20 +35,19 @@ def require_width(model: nn.Module, groups: Sequence[UnitGroup], frozen: Mapping
     """
     if any(group.kind == "width" for group in groups):
         return
-    norms = [name for name, norm in stream_norms_in(model).items() if norm.size]
-    reasons = {reason for name, reason in frozen.items() if "width" in name or "norm" in reason} or {*frozen.values()}
+    first = ", ".join(list(stream_norms_in(model))[:2])
+    others = [reason for reason in frozen.values() if "head dimension" not in reason and "rotary" not in reason]
+    reasons = "; ".join(list(dict.fromkeys(others))[:3]) or "no stream of added layers leads to them"
     raise ValueError(
-        f"prune.structures: the width of {type(model).__name__} cannot be cut ({len(norms)} norms stand in its stream; "
-        f"{'; '.join(sorted(reasons)[:3]) or 'no stream of added layers leads to them'}); leave width out"
+        f"prune.structures: the width of {type(model).__name__} cannot be cut in front of {first} and others: "
+        f"{reasons}. Leave width out"
     )
 
 
 def norms_of(model: nn.Module, group: UnitGroup) -> dict[str, StreamNorm]:
     """Names of the weights of the norms that a stream meets -> the norms."""
     found = {member.tensor: model.get_submodule(module_of(member.tensor)) for member in group.others}
-    return {
-        name: norm for name, norm in found.items() if isinstance(norm, StreamNorm) and name.endswith(".weight")
-    }
+    return {name: norm for name, norm in found.items() if isinstance(norm, StreamNorm) and name.endswith(".weight")}
 
 
 def turned(model: nn.Module, group: UnitGroup, matrix_DD: Tensor) -> dict[str, Tensor]:
@@ -73,9 +72,7 @@ def turned(model: nn.Module, group: UnitGroup, matrix_DD: Tensor) -> dict[str, T
     return found
 
 
-def with_folded_norms(
-    model: nn.Module, batch: Batch, graph: CouplingGraph, groups: Sequence[UnitGroup]
-) -> nn.Module:
+def with_folded_norms(model: nn.Module, batch: Batch, graph: CouplingGraph, groups: Sequence[UnitGroup]) -> nn.Module:
     """The same network with its streams in a form that may be turned.
 
     Args:
@@ -116,8 +113,10 @@ def _refuse_parts(model: nn.Module, group: UnitGroup) -> None:
         raise ValueError("prune.structures: width cannot be cut where LayerNorm and RMSNorm share a stream")
     for member in group.members:
         expected = torch.arange(first, group.num_units + first)[:, None]
-        if tensors[member.tensor].shape[member.dim] != group.num_units + first or member.num_blocks > 1 or not (
-            torch.equal(member.index, expected)
+        if (
+            tensors[member.tensor].shape[member.dim] != group.num_units + first
+            or member.num_blocks > 1
+            or not (torch.equal(member.index, expected))
         ):
             raise ValueError(
                 f"prune.structures: width cannot be cut, because {member.tensor} holds more than the units of its "
@@ -129,7 +128,7 @@ def _folded(model: nn.Module, graph: CouplingGraph, group: UnitGroup) -> nn.Modu
     weights = {name: tensor.detach().double() for name, tensor in named_tensors(model).items()}
     found: dict[str, Tensor] = {}
     norms = norms_of(model, group)
-    for name, norm in norms.items():
+    for name in norms:
         found |= _into_readers(model, weights | found, graph, group, name)
         found[name] = torch.ones_like(weights[name])
     changed = with_weights(model, {name: value.to(named_tensors(model)[name]) for name, value in found.items()})
@@ -140,8 +139,10 @@ def _folded(model: nn.Module, graph: CouplingGraph, group: UnitGroup) -> nn.Modu
     written = [m for m in group.producers + group.others if module_of(m.tensor) not in names]
     centred = {m.tensor: _centred(own[m.tensor].detach(), m.dim) for m in written}
     changed = with_weights(changed, centred)
-    size = group.num_units + 1
-    changed = with_weights(changed, turned(changed, group, level_axis(size)))
+    level = turned(changed, group, level_axis(group.num_units + 1))
+    # The mean is gone but for rounding, which LayerNorm would take away and a division by the length would not.
+    silent = {m.tensor: level[m.tensor].index_fill(m.dim, torch.tensor(0), 0.0) for m in written}
+    changed = with_weights(changed, level | silent)
     for norm in _norms(changed, group):
         norm.centres = False
     return changed
