@@ -14,6 +14,7 @@ from torch import nn
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
+from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit, tune
 from snp.graph.batches import device_of
 from snp.graph.input_forms import forms_of
@@ -99,6 +100,7 @@ def _carried_out(
         with stages.stage("time layers"):
             table = measure_table(subject, example, _conditions(settings, autocast))
     with stages.stage("choose units", len(subject.groups)):
+        measured = in_stream_bases(measured, settings)
         subject, problem = prepare(measured, settings, table, stages)
         decision = decide(subject, problem, settings, **measured.samples.facts, **found)
         subject, problem = settle(measured, decision.plan, (subject, problem))

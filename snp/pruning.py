@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from snp.fit.tuning import Tuned
+from snp.graph.stream_norms import untied_heads
 from snp.graph.units import UnitGroup
 from snp.plan import planners
 from snp.plan.budgets import use_up
@@ -158,6 +159,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         settings.to_json()
         | {"level": selection.level, "tilted": tilt, "mirrored": False}
         | _objective(problem, settings)
+        | _untied(subject)
         | provenance,
         macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
         params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
@@ -172,6 +174,12 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
 def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
     """By what units were chosen, in words."""
     return {"objective": str(problem.objective)} if problem.objective and settings.needs_sensitivity else {}
+
+
+def _untied(subject: Subject) -> dict[str, list[str]]:
+    """Heads that are tied to no embedding any more, because a norm's weight is in them."""
+    heads = untied_heads(subject.model)
+    return {"untied": sorted(heads)} if heads else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

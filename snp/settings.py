@@ -70,7 +70,8 @@ class PruneSettings(TargetSettings, FitSettings):
     )
     structures: tuple[str, ...] = option(
         ("ffn",),
-        "hidden units, and in attention vo, qk (dimensions per head) and heads; channels always",
+        "hidden units, and in attention vo, qk (dimensions per head) and heads; width: of the stream of a transformer; "
+        "channels always",
         strict=False,
         examples=[("ffn", "vo")],
     )

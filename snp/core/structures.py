@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 __all__ = ["check_structures", "remedies_beside"]
 
-_STRUCTURES = ("ffn", "vo", "qk", "heads")
+_STRUCTURES = ("ffn", "vo", "qk", "heads", "width")
 
 
 def check_structures(structures: Sequence[str], attention: str) -> None:
@@ -21,8 +21,8 @@ def check_structures(structures: Sequence[str], attention: str) -> None:
     """
     if "residual" in structures:
         raise ValueError(
-            "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
-            "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
+            "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream; "
+            "width turns such a stream and cuts it, prune.streams=true cuts streams that meet no such norm"
         )
     if unknown := sorted(set(structures) - set(_STRUCTURES)):
         raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")

@@ -21,6 +21,7 @@ from snp.measure.samples import GivenSamples, Samples
 from snp.measure.sensitivity import measure_sensitivity
 from snp.measure.streamed import stream_moments
 from snp.measure.views import is_mirrored, with_mirrored
+from snp.plan.problem import LogitStatistics
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
@@ -38,6 +39,7 @@ class Measured:
         samples: those that are looked at again.
         objective: how far its outputs are from others; None where nobody asks.
         sensitivity: weight name -> Fisher matrix of the layer's outputs, shape [O, O]; empty where nobody asks.
+        streams: group name -> what the directions of a stream hold, once it lies in the basis that suits a cut.
     """
 
     subject: Subject
@@ -45,6 +47,7 @@ class Measured:
     samples: Samples = field(default_factory=Samples)
     objective: Objective | None = None
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict)
+    streams: Mapping[str, LogitStatistics] = field(default_factory=dict)
 
     def asked(self) -> Objective:
         """The objective, for what is only done where somebody asks."""
@@ -145,4 +148,4 @@ def sensitivity_of(
     with visits.of(model):
         objective = objective or objective_of(model, inputs)
         with checkpointed(model, subject.blocks, visits):
-            return measure_sensitivity(model, few, subject.readers, generator, objective=objective, visits=visits)
+            return measure_sensitivity(model, few, subject.sensitive, generator, objective=objective, visits=visits)

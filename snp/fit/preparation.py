@@ -43,10 +43,10 @@ def prepare(
     progress = progress or Progress()
     subject, fisher, inputs = measured.subject, measured.sensitivity, measured.samples.batches
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        problem = problem_of(subject, measured.moments, fisher, table=table)
+        problem = problem_of(subject, measured.moments, fisher, measured.streams, table)
         return subject, replace(problem, objective=measured.objective, progress=progress)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
-    problem = problem_of(turned.subject, turned.moments, fisher, turned.logits, table)
+    problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
         trials = Trials(turned.subject, problem, inputs, measured.objective, replays=settings.is_sequential)
@@ -110,5 +110,6 @@ def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Probl
         return prepared
     turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
     before = prepared[1]
-    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, before.costs.table)
+    logits = {**turned.logits, **measured.streams}
+    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, logits, before.costs.table)
     return turned.subject, replace(problem, objective=before.objective, progress=before.progress)

@@ -17,7 +17,6 @@ from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
-from snp.graph.plain_experts import restacked
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.readers import readers_to_fit
@@ -29,6 +28,7 @@ from snp.plan.progress import Progress
 from snp.settings import FitSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
+from snp.surgery.stock_form import checked_stock_form
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
@@ -83,7 +83,7 @@ def realise(
         small = cut(masked, plan, share=share)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
-        small = restacked(small)
+        small = checked_stock_form(small, subject.example, plan)
     return Realised(small, difference, fits.samples)
 
 

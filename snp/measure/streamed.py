@@ -76,8 +76,8 @@ def refuse_streaming(settings: PruneSettings) -> None:
         )
     if settings.structures != ("ffn",):
         raise ValueError(
-            f"prune.structures={list(settings.structures)}: streamed calibration does not turn attention heads into "
-            "the bases that suit a cut; ask for prune.structures=['ffn'], or calibrate without streaming"
+            f"prune.structures={list(settings.structures)}: streamed calibration turns neither attention heads nor the "
+            "stream into the bases that suit a cut; ask for prune.structures=['ffn'], or calibrate without streaming"
         )
 
 

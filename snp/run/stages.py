@@ -146,8 +146,9 @@ class Run:
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""
-        left_out = self.cache.left_out(self.calibration.samples)
-        return mark_of(self._dense, self.prune, self.calibration, *facts, *left_out)
+        return mark_of(
+            self._dense, self.prune, self.calibration, *facts, *self.cache.left_out(self.calibration.samples)
+        )
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
@@ -171,19 +172,19 @@ class Run:
 
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
-        moments: Mapping[str, Moments]
         mirrored = self._mirrors(subject)
         if self.calibration.streamed:
             inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed, whole=False)
             samples = Samples.of(inputs, mirrored=mirrored)
-            moments, facts = self.streamed.measured(subject, samples, self.calibration)
+            found = self.streamed.measured(subject, samples, self.calibration)
         else:
-            moments, facts = self.cache.moments(
+            found = self.cache.moments(
                 subject,
                 self.calibration,
                 partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored),
                 mirrored=mirrored,
             )
+        moments, facts = found
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(

@@ -12,7 +12,7 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
-from snp.graph.plain_weights import with_plain_weights
+from snp.graph.plain_weights import plain_for
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
@@ -21,6 +21,7 @@ from snp.measure.visiting import Visits
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
+from snp.surgery.folded_norms import require_width, with_folded_norms
 from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
@@ -76,6 +77,15 @@ class Subject:
         return self.samples.beside(self.model)
 
     @property
+    def sensitive(self) -> dict[str, Reader]:
+        """The readers whose errors planners ask for: not what reads a stream alone, a head of many outputs among it."""
+        of_width, others = set[str](), set[str]()
+        for group in self.groups:
+            (of_width if group.kind == "width" else others).update(member.tensor for member in group.consumers)
+        others |= {rows.tensor for layer in self.graph.attention for rows in (layer.query, layer.key)}
+        return {name: reader for name, reader in self.readers.items() if name in others or name not in of_width}
+
+    @property
     def costs(self) -> CostModel:
         """What the network costs with fewer units, but for its time."""
         return CostModel(self.model, self.graph, self.groups)
@@ -124,7 +134,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
+    model = plain_for(model, settings.structures)
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
@@ -133,7 +143,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     for group in graph.groups:
         if group.name in ignored:
             frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and not settings.streams:
+        elif group.is_stream and group.kind != "width" and not settings.streams:
             frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
         elif group.kind == "ffn" and "ffn" not in settings.structures:
             frozen[group.name] = "prune.structures leaves out ffn"
@@ -141,6 +151,9 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
         else:
             selected.append(group)
+    if "width" in settings.structures:
+        require_width(model, selected, frozen)
+        model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
     return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
@@ -164,8 +177,8 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         ValueError: nothing in the network can be cut, or it holds values that are not finite.
     """
     refuse_not_finite(model, Batch.of(example))
-    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
     found = survey(model, example, settings)
+    model = found.model
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
