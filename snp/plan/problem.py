@@ -18,6 +18,7 @@ from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
 from snp.plan.group_plan import GroupPlan
 from snp.plan.progress import Progress
+from snp.plan.shares import UNSHARED, Piece, Shares
 
 __all__ = ["Choice", "Judge", "LogitStatistics", "Problem", "Selection", "Trial"]
 
@@ -86,6 +87,7 @@ class Problem:
             :func:`snp.plan.placing.place_of` says.
         objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
+        shares: does what may be done elsewhere, too: see :meth:`tried` and :meth:`judged`.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -101,6 +103,23 @@ class Problem:
     device: torch.device = _MAIN_MEMORY
     objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
+    shares: Shares = UNSHARED
+
+    def tried(self, piece: Piece) -> float:
+        """Distance of a trial cut: of one group, which keeps some units."""
+        assert self.trial is not None, "groups are cut on trial"
+        (group,) = (group for group in self.groups if group.name == piece["group"])
+        return self.trial.distance(group, torch.tensor(piece["kept"], dtype=torch.long))
+
+    def judged(self, piece: Piece) -> list[float]:
+        """Distances of a whole plan, of every part of the samples: group -> units that stay."""
+        assert self.judge is not None, "whole allocations are judged"
+        named = {group.name: group for group in self.groups}
+        kept = {name: torch.tensor(units, dtype=torch.long) for name, units in piece.items()}
+        found: list[float] = self.judge.distances(
+            [GroupPlan(named[name], units) for name, units in kept.items()]
+        ).tolist()
+        return found
 
 
 @dataclass(frozen=True, eq=False)

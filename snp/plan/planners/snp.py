@@ -20,7 +20,7 @@ from snp.core.subspace import factorize
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import Curves
 from snp.plan.level import level_for
-from snp.plan.problem import Choice, Problem, Selection, Trial
+from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
@@ -37,7 +37,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         choices.append(_uncut(problem, settings, group, generator))
         problem.progress.step()
     if settings.cut_name == "output" and problem.trial is not None and problem.target.is_budget:
-        choices = _tried(problem, problem.trial, choices)
+        choices = _tried(problem, choices)
     allocation = _allocation(problem, settings.cut_name, choices)
     level = level_for(problem, allocation)
     return Selection(tuple(choices), level.value, allocation).with_kept(level.kept)
@@ -78,19 +78,18 @@ def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice]) -> C
     return Curves(cut_name, tuple(_curves(problem, choices)))
 
 
-def _tried(problem: Problem, trial: Trial, choices: Sequence[Choice]) -> list[Choice]:
+def _tried(problem: Problem, choices: Sequence[Choice]) -> list[Choice]:
     """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, cut_name, found)
         kept = level_for(problem, allocation).kept
         with problem.progress.stage("try cuts", len(kept)):
-            for number, count in enumerate(kept):
-                order, tried = found[number].order, found[number].tried
-                if count < len(order) and count not in tried:
-                    distance = trial.distance(problem.groups[number], order[:count])
-                    found[number] = replace(found[number], tried={**tried, count: distance})
-                problem.progress.step()
+            new = [n for n, count in enumerate(kept) if count < len(found[n].order) and count not in found[n].tried]
+            pieces = [{"group": problem.groups[n].name, "kept": found[n].order[: kept[n]].tolist()} for n in new]
+            distances = problem.shares.of("trial cuts", pieces, problem.tried, problem.progress.step)
+            for n, distance in zip(new, distances, strict=True):
+                found[n] = replace(found[n], tried={**found[n].tried, kept[n]: distance})
         found = [_corrected(predicted, each.tried) for predicted, each in zip(choices, found, strict=True)]
     return found
 
