@@ -1,0 +1,94 @@
+"""Do pieces of work give the same wherever they are done, on a network and samples that another process has?"""
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from snp.fit.calibration import Measured, calibrate
+from snp.fit.preparation import is_known_everywhere, prepare, settle
+from snp.fit.realise import Realised, fold_of, realise
+from snp.measure.exact import plain_arithmetic
+from snp.measure.samples import GivenSamples
+from snp.plan.plan import PruningPlan
+from snp.plan.progress import Progress
+from snp.plan.shares import UNSHARED, Piece, Shares
+from snp.pruning import decide
+from snp.settings import PruneSettings
+from snp.surgery.subject import subject_of
+from tests.attention_networks import build as attention_network
+from tests.networks import cnn, images
+
+
+def measured(model: nn.Module, count: int, settings: PruneSettings) -> Measured:
+    """What a process knows of a network."""
+    torch.manual_seed(1)
+    given = GivenSamples(model, images(count).split(16))
+    subject = subject_of(model, given.few[0].example(), settings)
+    return calibrate(subject, given, settings, Progress())
+
+
+class Elsewhere(Shares):
+    """Every second piece goes through text to somebody who knows no sensitivity."""
+
+    num_processes = 3
+
+    def __init__(self, model: nn.Module, count: int, settings: PruneSettings) -> None:
+        found = measured(model, count, settings)
+        other = Measured(found.subject, found.moments, found.samples, found.objective)
+        subject, problem = prepare(other, settings)
+        fold = partial(fold_of, subject, problem, settings.fit, other.samples)
+        self._work = {"trial cuts": problem.tried, "allocations": problem.judged, "folds": fold}
+        self.counts: Counter[str] = Counter()
+
+    def of(
+        self, kind: str, pieces: Sequence[Piece], work: Callable[[Piece], Any], done: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        found = []
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                self.counts[kind] += 1
+                found.append(json.loads(json.dumps(self._work[kind](json.loads(json.dumps(piece))))))
+            else:
+                found.append(work(piece))
+            done()
+        return found
+
+
+def pruned(model: nn.Module, count: int, settings: PruneSettings, shares: Shares) -> tuple[PruningPlan, Realised]:
+    """As the library does it."""
+    found = measured(model, count, settings)
+    subject, problem = prepare(found, settings, shares=shares)
+    plan = decide(subject, problem, settings).plan
+    subject, problem = settle(found, plan, (subject, problem))
+    return plan, realise(subject, problem, plan, settings.fit, found.samples)
+
+
+@pytest.mark.parametrize(("count", "kinds"), [(24, {"trial cuts", "folds"}), (136, {"trial cuts", "allocations"})])
+def test_plan_and_weights_are_the_same(count: int, kinds: set[str]) -> None:
+    """To the bit: of few samples, whose fits are cross-validated, and of more, by which allocations are judged."""
+    model, settings = cnn().eval(), PruneSettings(target_macs=0.6, round_to=1, mirrored=False)
+    with plain_arithmetic():
+        elsewhere = Elsewhere(copy.deepcopy(model), count, settings)
+        plan, result = pruned(copy.deepcopy(model), count, settings, elsewhere)
+        wanted_plan, wanted = pruned(model, count, settings, UNSHARED)
+    assert elsewhere.counts.keys() == kinds
+    assert plan.to_json() == wanted_plan.to_json()
+    for name, tensor in wanted.model.state_dict().items():
+        assert torch.equal(result.model.state_dict()[name], tensor), name
+
+
+def test_a_network_that_only_one_process_has_is_not_shared_out() -> None:
+    """Heads lie in bases that sensitivities decide, and these are the first process's."""
+    settings = PruneSettings(target_macs=0.8, structures=("ffn", "vo"))
+    model = attention_network("vit")[0].eval()
+    subject = subject_of(model, torch.randn(2, 3, 16, 16), settings)
+    assert not is_known_everywhere(subject)
+    assert is_known_everywhere(subject_of(model, torch.randn(2, 3, 16, 16), PruneSettings()))
+    assert is_known_everywhere(subject_of(cnn().eval(), images(2), PruneSettings()))
