@@ -1,7 +1,7 @@
 """What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
 
 All methods get the same calibration text, the same groups of units, and the same budgets: shares of the parameters
-outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases. Nothing is fine-tuned.
+outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases, and SliceGPT. Nothing is fine-tuned.
 ``--structures ffn ffn,vo`` compares what may be cut, too.
 """
 
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
+from peers.slicegpt import sliced
 from torch import Tensor, nn
 
 import snp
@@ -41,9 +42,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "FLAP-style, means into biases": {**_PEER, "planner": "flap"},
     "VBP-style, means into biases": {**_PEER, "planner": "vbp"},
     "OSSCAR-style, least squares": {**_PEER, "planner": "osscar", "reconstruct": True},
+    "SliceGPT-style, no fit": {},
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
 }
+SLICED = "SliceGPT-style, no fit"
 MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
 
@@ -78,6 +81,8 @@ class Bench:
 
     def pruned(self, method: str, **options: Any) -> nn.Module:
         """The small network of one method; options are its target, and what differs from the method's own."""
+        if method == SLICED:  # of the width alone, whatever else may be cut
+            return sliced(self._model, self._batches, options["target_params"])
         settings = PruneSettings(**{**self._asked, **METHODS[method], **options})
         result = snp.prune(self._model, self._batches, settings, progress=False)
         print(_kept(result.plan), file=sys.stderr)

@@ -10,7 +10,8 @@ import transformers
 from torch import Tensor, nn
 
 import snp
-from snp.core.stream_bases import Site, level_axis, random_rotation, stream_basis
+from snp.core.rotations import level_axis, random_rotation
+from snp.core.stream_bases import Site, stream_basis
 from snp.core.sums import ALONE
 from snp.fit.regression import fitted
 from snp.fit.rows import Rows
