@@ -1,8 +1,8 @@
 """What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
 
 All methods get the same calibration text, the same groups of units, and the same budgets: shares of the parameters
-outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases, and SliceGPT. Nothing is fine-tuned.
-``--structures ffn ffn,vo`` compares what may be cut, too.
+outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases, and SliceGPT. Nothing is
+fine-tuned. ``--structures ffn ffn,vo`` compares what may be cut, too.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from snp.surgery.subject import Subject, subject_of
 
 # The peers choose by their own scores of plain sums of squares, and are fitted as their papers say.
 _PEER = {"reconstruct": False, "calibration": "joint", "largest_token": None}
+SLICED = "SliceGPT-style, no fit"
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude, deletion": {**_PEER, "planner": "magnitude"},
     "Wanda-sp, deletion": {**_PEER, "planner": "wanda_sp"},
     "FLAP-style, means into biases": {**_PEER, "planner": "flap"},
     "VBP-style, means into biases": {**_PEER, "planner": "vbp"},
     "OSSCAR-style, least squares": {**_PEER, "planner": "osscar", "reconstruct": True},
-    "SliceGPT-style, no fit": {},
+    SLICED: {},
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
 }
-SLICED = "SliceGPT-style, no fit"
 MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
 

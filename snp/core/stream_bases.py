@@ -13,6 +13,7 @@ from snp.core.kept_subspace import Place, climbed
 __all__ = ["Site", "StreamBasis", "stream_basis"]
 
 _SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)  # of directions, for nested subspaces
+_DEAD = 1e-12  # energy beside the largest one: nobody reads anything there
 _STEPS = 30  # of each climb
 
 
@@ -54,36 +55,28 @@ def stream_basis(sites: Sequence[Site]) -> StreamBasis:
     Args:
         sites: all places where the stream is read.
     """
-    rows = _principal(sites)
-    energies = torch.stack([_along(site.gram, rows) for site in sites]).mean(dim=0)
-    damages = energies * len(sites)
+    damages: Tensor | None = None
     if all(site.fisher is not None for site in sites):
         rows, damages = _nested(sites)
-        energies = torch.stack([_along(site.gram, rows) for site in sites]).mean(dim=0)
+    else:
+        rows = _sorted(torch.eye(len(sites[0].gram), dtype=torch.float64), _weighed(sites)).T.contiguous()
+    energies = torch.stack([_along(site.gram, rows) for site in sites]).mean(dim=0)
+    damages = energies if damages is None else torch.where(energies > _DEAD * energies.max(), damages, 0.0)
     return StreamBasis(rows, energies, damages / energies.clamp_min(torch.finfo(energies.dtype).tiny))
 
 
-def _places(sites: Sequence[Site]) -> tuple[list[Place], float]:
-    """The places, and all that there is to explain."""
-    found, total = [], 0.0
+def _weighed(sites: Sequence[Site]) -> Tensor:
+    """Gram matrices of all places, each weighed by what an error there does to the output."""
+    total = torch.zeros_like(sites[0].gram)
     for site in sites:
-        assert site.fisher is not None
-        found.append(Place(site.gram, site.gram @ site.fisher @ site.gram))
-        total += float((site.fisher * site.gram).sum())
-    return found, total
-
-
-def _principal(sites: Sequence[Site]) -> Tensor:
-    """Principal directions as rows, each place weighed by what an error there does to the output."""
-    shares = [1.0 if site.fisher is None else float(site.fisher.trace()) for site in sites]
-    gram = torch.stack([site.gram * share for site, share in zip(sites, shares, strict=True)]).sum(dim=0)
-    return torch.linalg.eigh(gram).eigenvectors.flip(1).T.contiguous()
+        total += site.gram * (1.0 if site.fisher is None else float(site.fisher.trace()))
+    return total
 
 
 def _nested(sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
     """Directions as rows, those that go first last, and what leaving each of them out costs."""
-    places, total = _places(sites)
-    weighed = torch.stack([s.gram * float(s.fisher.trace()) for s in sites if s.fisher is not None]).sum(dim=0)
+    places = [Place.of(site.gram, site.fisher) for site in sites if site.fisher is not None]
+    weighed, total = _weighed(sites), sum(place.total for place in places)
     size = len(weighed)
     basis, lost = _sorted(torch.eye(size, dtype=torch.float64), weighed), 0.0
     parts, damages = list[Tensor](), list[Tensor]()
@@ -92,7 +85,7 @@ def _nested(sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
         if kept >= basis.shape[1]:
             continue
         inside = [place.inside(basis) for place in places]
-        found, value = climbed(inside, torch.eye(basis.shape[1], dtype=torch.float64)[:, :kept], total, _STEPS)
+        found, value = climbed(inside, torch.eye(basis.shape[1], dtype=torch.float64)[:, :kept], _STEPS)
         gone = _sorted(basis @ _complement(found), weighed)
         parts.append(gone)
         damages.append(_spread(gone.shape[1], max(total - value - lost, 0.0)))
@@ -106,17 +99,20 @@ def _nested(sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
 
 def _sorted(basis_CK: Tensor, weighed_CC: Tensor) -> Tensor:
     """The same subspace in its principal directions, the largest first."""
-    return basis_CK @ torch.linalg.eigh(basis_CK.T @ weighed_CC @ basis_CK).eigenvectors.flip(1)
+    vectors: Tensor = torch.linalg.eigh(basis_CK.T @ weighed_CC @ basis_CK).eigenvectors
+    return basis_CK @ vectors.flip(1)
 
 
 def _complement(basis_CK: Tensor) -> Tensor:
     """Orthonormal columns that span what a subspace leaves out, shape [C, C - K]."""
-    return torch.linalg.qr(basis_CK, mode="complete").Q[:, basis_CK.shape[1] :]
+    whole: Tensor = torch.linalg.qr(basis_CK, mode="complete").Q
+    return whole[:, basis_CK.shape[1] :]
 
 
 def _spread(count: int, damage: float) -> Tensor:
     """A damage shared out among so many directions, a little more of it to the first."""
-    return damage * torch.linspace(1.1, 0.9, count, dtype=torch.float64) / count
+    parts: Tensor = torch.linspace(1.1, 0.9, count, dtype=torch.float64) / count
+    return damage * parts
 
 
 def _along(matrix_CC: Tensor, rows_CC: Tensor) -> Tensor:
