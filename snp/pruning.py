@@ -15,8 +15,10 @@ from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
+from snp.plan.prediction import predicted
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.removal import with_blocks_removed
 from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
@@ -88,10 +90,11 @@ class PruneResult:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """A plan and the orders it was cut from."""
+    """A plan, the orders it was cut from, and the problem of what is left beside blocks that go."""
 
     plan: PruningPlan
     selection: Selection
+    problem: Problem
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -142,8 +145,9 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
     choose, tilt = planners.load(settings.planner), 0.0
-    selection = use_up(problem, choose(problem, settings))
-    if problem.judge is not None:
+    problem, selection = with_blocks_removed(problem, choose(problem, settings))
+    selection = use_up(problem, selection)
+    if problem.judge is not None and settings.tilt:
         with problem.progress.stage("try allocations"):
             tilt, selection = best_tilt(problem, selection)
     by_layers = problem.costs
@@ -152,21 +156,22 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
-    kept, costs = [len(decision.kept) for decision in decisions], problem.costs
+    kept, costs, whole = [len(decision.kept) for decision in decisions], problem.costs, problem.costs.whole
     plan = PruningPlan(
         decisions,
         settings.to_json()
         | {"level": selection.level, "tilted": tilt, "mirrored": False}
         | _objective(problem, settings)
         | provenance,
-        macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
-        params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
-        latency=costs.predicted(kept, by_layers),
+        macs={"dense": whole.macs(whole.dense), "pruned": costs.macs(kept)},
+        params={"dense": whole.params(whole.dense), "pruned": costs.params(kept)},
+        latency=predicted(costs, kept, by_layers),
         frozen=subject.frozen,
         versions=_versions(),
         attention=subject.graph.attention,
+        removed_blocks=problem.removed,
     )
-    return Decision(plan, selection)
+    return Decision(plan, selection, problem)
 
 
 def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:

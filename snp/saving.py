@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp.core.structures import names_attention
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
 from snp.graph.plain_experts import restacked
@@ -70,7 +71,7 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
 
         model = rebuild(plan.recipe)
     # Attention was written in plain layers where dimensions or heads of it were asked for.
-    attention = bool({*plan.settings.get("structures", ())} - {"ffn"})
+    attention = names_attention(plan.settings.get("structures", ()))
     small = restacked(cut(with_plain_weights(unwrapped(model), attention=attention), plan))
     if is_built:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))

@@ -18,9 +18,10 @@ from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
+from snp.graph.residual import is_inside
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
-from snp.measure.readers import readers_to_fit
+from snp.measure.readers import Reader, readers_to_fit
 from snp.measure.samples import Samples
 from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
@@ -115,8 +116,7 @@ class _Fitting:
 
     def _best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
-        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
-        with self.problem.progress.stage("fit weights", len(readers)):
+        with self.problem.progress.stage("fit weights", len(self._readers)):
             found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
@@ -157,15 +157,20 @@ class _Fitting:
         silent = replace(problem, progress=Progress())
         return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
 
+    @property
+    def _readers(self) -> dict[str, Reader]:
+        """What is fitted: no layer of a block that goes."""
+        found = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
+        return {name: reader for name, reader in found.items() if not is_inside(name, self.plan.removed_blocks)}
+
     def in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
         """Of some samples and their moments."""
-        subject, plan, settings = self.subject, self.plan, self.settings
-        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings)
+        subject, plan, settings, readers = self.subject, self.plan, self.settings, self._readers
         kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
         def start(name: str) -> Tensor:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-        wanted = ToFit(readers, kept, start, silent_rows(plan))
+        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks)
         mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.node_result import result_of
 from snp.graph.batches import Batch
-from snp.graph.exported import footprint, is_inplace
+from snp.graph.exported import footprint
 from snp.graph.exports import Exports
 
-__all__ = ["TwoNetworks", "Visit", "result_of"]
+__all__ = ["TwoNetworks", "Visit"]
 
 Visit = Callable[["TwoNetworks", fx.Node], None]
 _Store = Mapping[fx.Node, Sequence[Any]]
@@ -42,6 +43,8 @@ class TwoNetworks:
         tensors: name -> parameter or buffer of the network that is being changed.
         changed: names of tensors that differ from the dense network's.
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
+        exported: the network as a graph.
+        aims: node -> the one whose dense values it should have instead of its own (:mod:`snp.graph.residual`).
     """
 
     def __init__(
@@ -52,17 +55,18 @@ class TwoNetworks:
         sums: Sums = ALONE,
         exports: Exports | None = None,
     ) -> None:
-        self._exported = (exports or Exports()).of(model, batches[0])
-        self.graph, self._names = self._exported.graph, self._exported.names
+        self.exported = (exports or Exports()).of(model, batches[0])
+        self.graph, self._names = self.exported.graph, self.exported.names
         self._inputs = list(batches)
         self._visit, self.sums = visit, sums
-        self._dense_tensors = self._exported.tensors
+        self._dense_tensors = self.exported.tensors
         self.tensors = dict(self._dense_tensors)
         self.changed: set[str] = set()
         self._silent: dict[str, tuple[int, Tensor]] = {}
         self.dense: dict[fx.Node, Sequence[Any]] = {}
         self.current: dict[fx.Node, Sequence[Any]] = {}
         self.open: set[fx.Node] = set()
+        self.aims: dict[fx.Node, fx.Node] = {}
         self._done: set[fx.Node] = set()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
@@ -109,6 +113,12 @@ class TwoNetworks:
         self.tensors[name] = value
         self.changed.add(name)
 
+    def take_back(self) -> dict[str, Tensor]:
+        """Give the changed network all of its dense tensors again; returns those that it had instead, by name."""
+        found = {name: self.tensors[name] for name in sorted(self.changed)}
+        self.tensors, self.changed = dict(self._dense_tensors), set()
+        return found
+
     def zero_rows(self, rows: Mapping[str, tuple[int, Tensor]]) -> None:
         """Keep indices along one dimension of tensors of the changed network at zero, whatever they are changed to."""
         self._silent = dict(rows)
@@ -144,9 +154,9 @@ class TwoNetworks:
             self._call(node)
 
     def _given(self, node: fx.Node) -> list[Any]:
-        if node.name in self._exported.constants:
-            return [self._exported.constants[node.name]] * len(self._inputs)
-        position = self._exported.inputs[node.name]
+        if node.name in self.exported.constants:
+            return [self.exported.constants[node.name]] * len(self._inputs)
+        position = self.exported.inputs[node.name]
         return [batch.leaves[position] for batch in self._inputs]
 
     def counted(self, batch: int, values: Tensor) -> Tensor | None:
@@ -180,20 +190,3 @@ class TwoNetworks:
 
             results.append(result_of(node, value))
         return results
-
-
-def result_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
-    """What a node computes.
-
-    Args:
-        node: a call of an operator.
-        value: gives the value of each of its arguments.
-    """
-    target = node.target
-    assert callable(target)
-    args: Any = fx.node.map_arg(node.args, value)
-    kwargs: Any = fx.node.map_arg(node.kwargs, value)
-    if is_inplace(node):
-        # The value that is written over may still be needed under its old name.
-        args = (args[0].clone(), *args[1:])
-    return target(*args, **kwargs)

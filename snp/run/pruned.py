@@ -139,7 +139,7 @@ def _decide(
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)
-    write_decision(job.folder, plan, decision.selection, problem, subject.groups, job.prune, job.facts)
+    write_decision(job.folder, plan, decision.selection, decision.problem, job.prune, job.facts)
     job.folder.record(
         {
             "time/plan_s": time.perf_counter() - started,

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp.core.structures import names_attention
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
-from snp.graph.ignored import ignored_groups
+from snp.graph.ignored import ignored_groups, is_ignored
 from snp.graph.plain_weights import with_plain_weights
+from snp.graph.residual import ResidualBlock
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
@@ -20,6 +22,7 @@ from snp.measure.readers import Reader, readers_to_measure
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
+from snp.surgery.removal import removable_blocks
 from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
@@ -34,12 +37,16 @@ class Survey:
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
+        removable: blocks that can go as a whole, where they are asked for.
+        exports: programs of the model that are known.
     """
 
     model: nn.Module
     graph: CouplingGraph
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
+    removable: tuple[ResidualBlock, ...] = ()
+    exports: Exports = field(default_factory=Exports)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +63,7 @@ class Subject:
         exports: programs of the model that are known; they hold for other values of its weights, too.
         blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
             none where it is worked on as a whole.
+        removable: blocks that can go as a whole, where they are asked for.
     """
 
     model: nn.Module
@@ -66,6 +74,7 @@ class Subject:
     samples: Batch
     exports: Exports = field(default_factory=Exports)
     blocks: tuple[str, ...] = ()
+    removable: tuple[ResidualBlock, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -107,7 +116,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
+    model = with_plain_weights(model, attention=names_attention(settings.structures))
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
@@ -126,7 +135,17 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             selected.append(group)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    groups = tuple(g for g in groups if g.name not in left)
+    found = Survey(model, graph, groups, frozen | left | refused)
+    return _with_blocks(found, example, settings) if "blocks" in settings.structures else found
+
+
+def _with_blocks(found: Survey, example: Batch, settings: PruneSettings) -> Survey:
+    """The same survey, and the blocks that can go; those that ``ignore`` names a layer of stay."""
+    costs, exported = CostModel(found.model, found.graph, found.groups), found.exports.of(found.model, example)
+    blocks, refused = removable_blocks(found.model, exported, found.groups, costs, example)
+    removable = tuple(block for block in blocks if not is_ignored(found.model, block.name, settings.ignore))
+    return replace(found, removable=removable, frozen=found.frozen | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
@@ -147,10 +166,13 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         ValueError: nothing in the network can be cut, or it holds values that are not finite.
     """
     refuse_not_finite(model, Batch.of(example))
-    model = with_plain_weights(model, attention=bool({*settings.structures} - {"ffn"}))
+    model = with_plain_weights(model, attention=names_attention(settings.structures))
     found = survey(model, example, settings)
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))
+    exports = found.exports
+    return Subject(
+        model, found.graph, found.groups, found.frozen, readers, Batch.of(example), exports, removable=found.removable
+    )
