@@ -90,7 +90,7 @@ def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
     """Put the first recipe into the plan by which the folder loads as the same function."""
     from snp.models._recipes import recipes_of  # not needed by networks of others
 
-    for recipe in recipes_of(small, plan.inputs):
+    for recipe in recipes_of(small, plan.inputs, plan.removed_blocks):
         found = plan.with_recipe(recipe)
         found.save(folder / "plan.json")
         if _is_same(small, folder, example_of(plan.inputs, 2)):

@@ -25,8 +25,8 @@ from snp.plan.problem import Problem, Selection
 
 __all__ = ["block_curves", "tried_blocks", "with_blocks_removed"]
 
-_FACTORS = (1.0, 2.0, 4.0)  # of the damages of blocks, one after the other while each helps
-_LOWER = 0.5  # tried where the first one beats leaving all blocks in
+_MOST = 7  # allocations judged
+_HALVINGS = 4  # of the way to a neighbouring factor, in search of other blocks
 _DOUBT = 0.5  # standard errors of a difference that are chance
 
 
@@ -95,21 +95,32 @@ class _Search:
 
     def best(self) -> tuple[Problem, Selection]:
         """What is chosen: of what judges cannot tell from the best, that with fewest blocks left, which is fastest."""
-        first = self._removed(1.0)
-        if not first:
-            return self._at(first)
-        alone = self._judged(())
-        before = math.inf
-        for factor in _FACTORS:
-            if (found := self._judged(self._removed(factor))) >= before:
-                break
-            before = found
-        if self._judged(first) < alone:
-            self._judged(self._removed(_LOWER))
-        return self._at(max(self._best(), key=len))
+        factors = [math.inf, 1.0]
+        while True:
+            best = min(factors, key=lambda factor: self._judged(self._removed(factor)))
+            near = self._near(factors, best)
+            if not near or len(self.tried) >= _MOST:
+                return self._at(max(self._best(), key=len))
+            factors.append(near[0])
+
+    def _near(self, factors: Sequence[float], best: float) -> list[float]:
+        """Factors between the best one and its neighbours, above and below, that lead to blocks not judged yet."""
+        above = min((factor for factor in factors if factor > best), default=math.inf)
+        below = max((factor for factor in factors if factor < best), default=best / 4)
+        found = list[float]()
+        for far in (above, below):
+            near = best
+            for _ in range(_HALVINGS):
+                middle = math.sqrt(near * far) if math.isfinite(near * far) else 2 * min(near, far)
+                removed = self._removed(middle)
+                if removed not in self.tried:
+                    found.append(middle)
+                    break
+                near, far = (middle, far) if removed == self._removed(best) else (near, middle)
+        return found
 
     def _best(self) -> list[tuple[int, ...]]:
-        """Those after which the network is nearest to the dense one, and those that chance alone may have made worse."""
+        """Those after which the network is nearest to the dense one, and those that chance may have made worse."""
         best = min(self.tried, key=lambda removed: self._judged(removed))
         found = [best]
         for removed, distances in self.tried.items():
@@ -121,6 +132,8 @@ class _Search:
 
     def _removed(self, factor: float) -> tuple[int, ...]:
         """What goes at the level that meets the budget with damages of blocks so many times as large."""
+        if math.isinf(factor):
+            return ()
         blocks = tuple(replace(one, damage=one.damage * factor) for one in self.allocation.blocks)
         return level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph.residual import ResidualBlock
+from snp.surgery.layer_lists import lists_of, shorten
 
 __all__ = ["PassOn", "without_blocks", "zeroed_writers"]
 
@@ -31,26 +32,43 @@ class PassOn(nn.Identity):
         return first if self.num_outputs is None else (first, *[None] * (self.num_outputs - 1))
 
 
-def without_blocks(model: nn.Module, blocks: Iterable[ResidualBlock]) -> nn.Module:
-    """The model, in which modules that pass their input on take the places of blocks.
+def without_blocks(model: nn.Module, blocks: Sequence[ResidualBlock]) -> nn.Module:
+    """The model without blocks.
+
+    Modules that pass their input on take their places; where a configuration notes how many layers there are, there are
+    fewer.
 
     Args:
-        model: is changed.
+        model: is changed, and so is its configuration.
         blocks: of it.
 
     Raises:
         ValueError: it has no such module.
     """
+    shorter = _lists(model, blocks)
+    for name, gone in shorter.items():
+        shorten(model, name, gone)
     for block in blocks:
+        if block.name.rpartition(".")[0] in shorter:
+            continue
         parent, _, leaf = block.name.rpartition(".")
         try:
             is_training = model.get_submodule(block.name).training
             model.get_submodule(parent).register_module(leaf, PassOn(block.num_outputs).train(is_training))
         except AttributeError:
-            raise ValueError(
-                f"the plan takes out {block.name}, which this model does not have: it was made for another model"
-            ) from None
+            raise _other_model(block.name) from None
     return model
+
+
+def _lists(model: nn.Module, blocks: Sequence[ResidualBlock]) -> dict[str, list[int]]:
+    try:
+        return lists_of(model, blocks)
+    except AttributeError:
+        raise _other_model(", ".join(block.name for block in blocks)) from None
+
+
+def _other_model(names: str) -> ValueError:
+    return ValueError(f"the plan takes out {names}, which this model does not have: it was made for another model")
 
 
 def zeroed_writers(model: nn.Module, blocks: Sequence[ResidualBlock]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup, module_of
 from snp.plan.costs import CostModel
 from snp.surgery.checks import SelfCheckError, self_check
+from snp.surgery.layer_lists import is_numbered, owner_of
 from snp.surgery.passing import without_blocks, zeroed_writers
 from snp.surgery.surgery import with_weights
 
@@ -128,6 +129,10 @@ def _candidate(
     except ValueError as error:
         raise _NoSumError(str(error)) from error
     module = model.get_submodule(name)
+    if is_numbered(module) and owner_of(model, name.rpartition(".")[0]) is None:
+        raise ValueError(
+            "it has a number, by which it finds its part of a cache, and no configuration counts the others"
+        )
     own = {id(parameter) for parameter in module.parameters()}
     others = (p for key, p in model.named_parameters(remove_duplicate=False) if not key.startswith(f"{name}."))
     if len(calls) > 1 or any(id(parameter) in own for parameter in others):
