@@ -48,7 +48,10 @@ def measured(subject: Subject, options: argparse.Namespace, target: float, struc
         example = Batch.of(batches[0][0])
         times.append(100 * measured_share(subject.model, result.model, example, Conditions(8, 1))["own_share"])
         gone.append(" ".join(block.name for block in result.plan.removed_blocks) or "none")
-        print(f"{target:g} {structures} seed {seed}: {scores[-1]:.2f} {apart[-1]:.4f} {times[-1]:.1f} {gone[-1]}")
+        print(
+            f"{target:g} {structures} seed {seed}: {scores[-1]:.2f} {apart[-1]:.4f} {times[-1]:.1f} {gone[-1]}",
+            flush=True,
+        )
     name = f"{target:g} of the MACs, " + ("units and blocks" if "blocks" in structures else "units")
     return [name, spread(scores), spread(apart, 4), spread(times, 1), "; ".join(gone), spread(seconds, 0)]
 

@@ -23,7 +23,7 @@ from snp.fit.rows import batch_size_for, equal_batches
 from snp.fit.skipped import foreseen
 from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
-from snp.graph.residual import ResidualBlock, aims_of
+from snp.graph.residual import ResidualBlock, gaps_of
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
@@ -109,7 +109,8 @@ def fit_in_sequence(
     networks.zero_rows(wanted.silent)
     for name, zeros in zeroed_writers(subject.model, wanted.removed).items():
         networks.change(name, zeros)
-    networks.aims, fitter.passed = aims_of(networks.exported, wanted.removed)
+    gaps = gaps_of(networks.exported, wanted.removed)
+    networks.aims, networks.exits, fitter.passed = gaps.aims, gaps.exits, gaps.nodes
     fitter.count_reads(networks)
     networks.run()
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples, fitter.is_scarce)

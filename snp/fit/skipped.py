@@ -14,7 +14,7 @@ from snp.fit.reads import Read, reads_of
 from snp.fit.rows import batch_size_for, equal_batches
 from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
-from snp.graph.residual import ResidualBlock, aims_of
+from snp.graph.residual import ResidualBlock, gaps_of
 from snp.measure.readers import Reader
 from snp.settings import FitSettings
 from snp.surgery.subject import Subject
@@ -106,7 +106,7 @@ def weights_in_front(
     networks = TwoNetworks(subject.model, equal_batches(batches, size), visit, exports=subject.exports)
     networks.limit(int(settings.memory_gib * 2**30))
     for block in blocks:
-        aims, _ = aims_of(networks.exported, [block])
+        aims = gaps_of(networks.exported, [block]).aims
         networks.aims |= aims
         places |= dict.fromkeys(aims.values(), block.name)
     networks.run()

@@ -44,6 +44,7 @@ class TwoNetworks:
         changed: names of tensors that differ from the dense network's.
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
         exported: the network as a graph.
+        exits: nodes whose values may be the dense network's again, to the bit, although tensors in front differ.
         aims: node -> the one whose dense values it should have instead of its own (:mod:`snp.graph.residual`).
     """
 
@@ -67,6 +68,7 @@ class TwoNetworks:
         self.current: dict[fx.Node, Sequence[Any]] = {}
         self.open: set[fx.Node] = set()
         self.aims: dict[fx.Node, fx.Node] = {}
+        self.exits: frozenset[fx.Node] = frozenset()
         self._done: set[fx.Node] = set()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
@@ -176,6 +178,8 @@ class TwoNetworks:
         names = {self._names[argument.name] for argument in node.all_input_nodes if argument.name in self._names}
         if names & self.changed or any(self.differs(argument) for argument in inputs):
             self.current[node] = self._values(node, self.current, self.tensors)
+            if node in self.exits and all(map(torch.equal, self.current[node], self.dense[node])):
+                self.current[node] = self.dense[node]
         else:
             self.current[node] = self.dense[node]
 

@@ -16,7 +16,7 @@ from torch import fx
 from snp.graph.exported import Exported
 from snp.graph.passages import RECTIFIERS, kind_of, passage_of
 
-__all__ = ["ResidualBlock", "aims_of", "is_inside"]
+__all__ = ["Gaps", "ResidualBlock", "gaps_of", "is_inside"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,22 @@ def is_inside(name: str, blocks: Collection[ResidualBlock]) -> bool:
     return any(name == block.name or name.startswith(f"{block.name}.") for block in blocks)
 
 
-def aims_of(exported: Exported, blocks: Sequence[ResidualBlock]) -> tuple[dict[fx.Node, fx.Node], frozenset[fx.Node]]:
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """Where blocks were in a graph.
+
+    Attributes:
+        aims: what stands in front of them -> the node whose dense values it should have instead.
+        nodes: all that the blocks compute.
+        exits: what they give out.
+    """
+
+    aims: dict[fx.Node, fx.Node]
+    nodes: frozenset[fx.Node]
+    exits: frozenset[fx.Node]
+
+
+def gaps_of(exported: Exported, blocks: Sequence[ResidualBlock]) -> Gaps:
     """What stands in front of removed blocks -> what it should be instead: what the dense network has behind them.
 
     Where a rectifier is the last thing that the block does, and stands in front of it, too, it is the same without
@@ -59,9 +74,6 @@ def aims_of(exported: Exported, blocks: Sequence[ResidualBlock]) -> tuple[dict[f
     Args:
         exported: the dense network.
         blocks: that are removed.
-
-    Returns:
-        The aims, and all nodes inside the blocks.
     """
     passages = {passage.entry: passage for passage in (passage_of(exported, block.name) for block in blocks)}
     aims = dict[fx.Node, fx.Node]()
@@ -75,7 +87,7 @@ def aims_of(exported: Exported, blocks: Sequence[ResidualBlock]) -> tuple[dict[f
         before, behind = _unrectified(entry, last.exit)
         aims[before] = behind
     inside = frozenset[fx.Node]().union(*(passage.nodes for passage in passages.values()))
-    return aims, inside
+    return Gaps(aims, inside, frozenset(exits))
 
 
 def _unrectified(entry: fx.Node, behind: fx.Node) -> tuple[fx.Node, fx.Node]:
