@@ -26,12 +26,14 @@ class ResidualBlock:
     Attributes:
         name: of the module.
         writers: names of tensors; where they are zero, the module gives out its input, to the bit.
+        num_inputs: arguments that it is called with.
         num_outputs: entries of the tuple that it gives out, all but the first None; None where it gives out a tensor.
         fixed_macs: multiply-accumulates per sample inside it of products without weights.
     """
 
     name: str
     writers: tuple[str, ...]
+    num_inputs: int = 1
     num_outputs: int | None = None
     fixed_macs: int = 0
 

@@ -63,6 +63,7 @@ class _Attention(_Strict):
 class _Block(_Strict):
     name: str
     writers: list[str]
+    num_inputs: PositiveInt = 1
     num_outputs: PositiveInt | None = None
     fixed_macs: int = 0
 

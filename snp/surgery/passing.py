@@ -54,10 +54,15 @@ def without_blocks(model: nn.Module, blocks: Sequence[ResidualBlock]) -> nn.Modu
         parent, _, leaf = block.name.rpartition(".")
         try:
             is_training = model.get_submodule(block.name).training
-            model.get_submodule(parent).register_module(leaf, PassOn(block.num_outputs).train(is_training))
+            model.get_submodule(parent).register_module(leaf, _in_place_of(block).train(is_training))
         except AttributeError:
             raise _other_model(block.name) from None
     return model
+
+
+def _in_place_of(block: ResidualBlock) -> nn.Module:
+    """PyTorch's own module where that will do."""
+    return nn.Identity() if (block.num_inputs, block.num_outputs) == (1, None) else PassOn(block.num_outputs)
 
 
 def _lists(model: nn.Module, blocks: Sequence[ResidualBlock]) -> dict[str, list[int]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
@@ -20,6 +17,7 @@ from snp.graph.units import UnitGroup, module_of
 from snp.plan.costs import CostModel
 from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.layer_lists import is_numbered, owner_of
+from snp.surgery.module_calls import Call, calls_of, cloned
 from snp.surgery.passing import without_blocks, zeroed_writers
 from snp.surgery.surgery import with_weights
 
@@ -46,7 +44,7 @@ def removable_blocks(
         The blocks in the order of their calls, and name -> reason for candidates that are left alone.
     """
     found, refused = list[ResidualBlock](), dict[str, str]()
-    calls = _calls(model, batch)
+    calls = calls_of(model, batch)
     for name, call in calls.items():
         try:
             block = _candidate(model, exported, groups, name, call)
@@ -63,60 +61,8 @@ class _NoSumError(ValueError):
     """The module is nothing like a residual block; there is no need to speak of it."""
 
 
-def _calls(model: nn.Module, batch: Batch) -> dict[str, list[_Call]]:
-    """Calls of every entry of a list of modules, in the order of the first ones."""
-    names = {
-        f"{name}.{key}" if name else key
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Sequential, nn.ModuleList))
-        for key, _ in module.named_children()
-    }
-    calls: dict[str, list[_Call]] = {}
-
-    def before(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        # Its code may write over what it gets.
-        calls.setdefault(name, []).append(_Call(*_cloned((args, dict(kwargs)))))
-
-    def behind(name: str, output: Any) -> None:
-        calls[name][-1].output = _cloned(output)
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name in names:
-            module = model.get_submodule(name)
-            hooks.enter_context(
-                module.register_forward_pre_hook(
-                    lambda _, args, kwargs, name=name: before(name, args, kwargs), with_kwargs=True
-                )
-            )
-            hooks.enter_context(module.register_forward_hook(lambda _, args, output, name=name: behind(name, output)))
-        batch.call(model)
-    return calls
-
-
-class _Call:
-    """What a module was called with and gave out."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args, self.kwargs = args, kwargs
-        self.output: Any = None
-
-    @property
-    def first(self) -> Any:
-        """The first argument."""
-        return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
-
-    def passes_on(self, output: Any) -> bool:
-        """Is an output the first argument, to the bit?"""
-        found = output[0] if isinstance(output, tuple) else output
-        return torch.equal(found, self.first)
-
-
-def _cloned(values: Any) -> Any:
-    return pytree.tree_map_only(Tensor, torch.clone, values)
-
-
 def _candidate(
-    model: nn.Module, exported: Exported, groups: Sequence[UnitGroup], name: str, calls: Sequence[_Call]
+    model: nn.Module, exported: Exported, groups: Sequence[UnitGroup], name: str, calls: Sequence[Call]
 ) -> ResidualBlock:
     """The block, if numbers bear out that it is one.
 
@@ -137,21 +83,21 @@ def _candidate(
     others = (p for key, p in model.named_parameters(remove_duplicate=False) if not key.startswith(f"{name}."))
     if len(calls) > 1 or any(id(parameter) in own for parameter in others):
         raise ValueError("it, or a tensor of it, is used more than once")
-    block = ResidualBlock(name, passage.writers, num_outputs)
+    block = ResidualBlock(name, passage.writers, call.num_inputs, num_outputs)
     if not all(is_inside(writer, [block]) for writer in block.writers):
         raise ValueError("it adds by tensors of others")
     if beyond := [group.name for group in groups if _is_parted(group, block)]:
         raise ValueError(f"units of {beyond[0]} lie inside and outside of it")
     zeros = {writer.removeprefix(f"{name}."): value for writer, value in zeroed_writers(model, [block]).items()}
     with torch.no_grad():
-        args, kwargs = _cloned((call.args, call.kwargs))
+        args, kwargs = cloned((call.args, call.kwargs))
         output = with_weights(module, zeros, share=True)(*args, **kwargs)
     if not call.passes_on(output):
         raise ValueError("it gives out something else than its input where its branches are zero")
     return block
 
 
-def _num_outputs(call: _Call) -> int | None:
+def _num_outputs(call: Call) -> int | None:
     """See :class:`snp.graph.residual.ResidualBlock`.
 
     Raises:

@@ -12,7 +12,7 @@ from snp.graph.residual import ResidualBlock
 from snp.plan.plan import PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.checks import self_check
-from snp.surgery.passing import without_blocks, zeroed_writers
+from snp.surgery.passing import PassOn, without_blocks, zeroed_writers
 from snp.surgery.subject import Subject, subject_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from tests.residual_networks import Attending, Basic, Chain, Scaled, chain, vectors
@@ -38,6 +38,8 @@ def test_every_block_is_found_with_what_makes_its_branches(kind: type[nn.Module]
     assert [block.name for block in found] == ["blocks.0", "blocks.1", "blocks.2"]
     assert all(block.writers == tuple(f"{block.name}.{name}" for name in WRITERS[kind]) for block in found)
     assert {block.num_outputs for block in found} == ({2} if kind is Scaled else {None})
+    small = cut(chain(kind), PruningPlan((), removed_blocks=found[:1]))
+    assert type(small.blocks[0]) is (PassOn if kind is Scaled else nn.Identity)
 
 
 @pytest.mark.parametrize("gone", [(0,), (2,), (0, 1), (0, 1, 2)])
