@@ -109,10 +109,7 @@ def fit_in_sequence(
     networks.zero_rows(wanted.silent)
     for name, zeros in zeroed_writers(subject.model, wanted.removed).items():
         networks.change(name, zeros)
-    gaps = gaps_of(networks.exported, wanted.removed)
-    networks.aims, networks.exits, fitter.passed = gaps.aims, gaps.exits, gaps.nodes
-    fitter.count_reads(networks)
-    networks.run()
+    fitter.run(networks)
     return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples, fitter.is_scarce)
 
 
@@ -138,9 +135,16 @@ class _Fitter:
         self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
         self.is_scarce = False
-        self.passed: frozenset[fx.Node] = frozenset()  # of blocks that go
+        self._removed, self._passed = wanted.removed, frozenset[fx.Node]()
 
-    def count_reads(self, networks: TwoNetworks) -> None:
+    def run(self, networks: TwoNetworks) -> None:
+        """Fit everything, in the order in which it is computed."""
+        gaps = gaps_of(networks.exported, self._removed)
+        networks.aims, networks.exits, self._passed = gaps.aims, gaps.exits, gaps.nodes
+        self._count_reads(networks)
+        networks.run()
+
+    def _count_reads(self, networks: TwoNetworks) -> None:
         """Note how often each weight is read: one read twice has no single set of inputs.
 
         One that is read in a form that is not known here has none: it is folded as its moments say.
@@ -154,7 +158,7 @@ class _Fitter:
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's tensors before it is computed."""
-        if node in self.passed:
+        if node in self._passed:
             return
         for read in reads_of(networks, node):
             if read.weight in self._readers:

@@ -82,32 +82,40 @@ def weights_in_front(
     Returns:
         Name of the block -> name -> tensor; without blocks in front of which nothing can be fitted.
     """
-    found: dict[str, dict[str, Tensor]] = {}
-    places: dict[fx.Node, str] = {}
+    size = batch_size_for(sum(batch.size for batch in batches))
+    fitter = _InFront(readers, settings)
+    networks = TwoNetworks(subject.model, equal_batches(batches, size), fitter.visit, exports=subject.exports)
+    networks.limit(int(settings.memory_gib * 2**30))
+    for block in blocks:
+        aims = gaps_of(networks.exported, [block]).aims
+        networks.aims |= aims
+        fitter.blocks |= dict.fromkeys(aims.values(), block.name)
+    networks.run()
+    return fitter.found
 
-    def visit(networks: TwoNetworks, node: fx.Node) -> None:
+
+class _InFront:
+    """Fits what stands in front of blocks, and leaves the network as it was."""
+
+    def __init__(self, readers: Mapping[str, Reader], settings: FitSettings) -> None:
+        self._readers, self._settings = readers, settings
+        self.blocks: dict[fx.Node, str] = {}  # what is aimed at -> name of the block
+        self.found: dict[str, dict[str, Tensor]] = {}
+
+    def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
+        """Fit the node's weight on the dense network's inputs, if a block is behind it."""
         for read in reads_of(networks, node):
-            if read.weight in readers and networks.num_reads(read.weight) == 1:
-                _fit(networks, node, read)
+            if read.weight in self._readers and networks.num_reads(read.weight) == 1:
+                self._fit(networks, node, read)
 
-    def _fit(networks: TwoNetworks, node: fx.Node, read: Read) -> None:
-        reader = readers[read.weight].behind_padding()
+    def _fit(self, networks: TwoNetworks, node: fx.Node, read: Read) -> None:
+        reader, settings = self._readers[read.weight].behind_padding(), self._settings
         if not reader.fits_outputs:
             return
         tail = tail_of(networks, node, reader.output_dim, repair=settings.repair, rectify=settings.rectify)
         if tail is None or tail.aim is None:
             return
-        block, tail = places[tail.aim], foreseen(networks, tail)
+        block, tail = self.blocks[tail.aim], foreseen(networks, tail)
         if tail is not None and tail.aim is not None:
             LayerFit(networks, node, read, reader, torch.arange(reader.num_columns)).outputs(tail, settings)
-            found[block] = networks.take_back()
-
-    size = batch_size_for(sum(batch.size for batch in batches))
-    networks = TwoNetworks(subject.model, equal_batches(batches, size), visit, exports=subject.exports)
-    networks.limit(int(settings.memory_gib * 2**30))
-    for block in blocks:
-        aims = gaps_of(networks.exported, [block]).aims
-        networks.aims |= aims
-        places |= dict.fromkeys(aims.values(), block.name)
-    networks.run()
-    return found
+            self.found[block] = networks.take_back()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
-
-from snp.graph.residual import ResidualBlock
-from snp.surgery.layer_lists import lengthened, owner_of
 
 __all__ = ["recipes_of"]
 
 
 def recipes_of(
-    model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], removed: Sequence[ResidualBlock] = ()
+    model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], config: Any = None
 ) -> Iterator[dict[str, Any]]:
     """Arguments of ``snp.models.build`` that could give this architecture; whoever uses one compares the networks.
 
     Args:
         model: any module; those of other libraries than timm and transformers have none.
         inputs: what it reads, as plans note it; of images the size is tried where the architecture needs one.
-        removed: blocks that it had, and that its recipe has again.
+        config: of a transformer, where its own is not that of the architecture; None for its own.
     """
     owner: Any = model
     library = type(model).__module__.split(".")[0]
@@ -36,12 +33,6 @@ def recipes_of(
     elif library == "transformers" and hasattr(model, "config"):
         from snp.models.huggingface import AUTO_CLASSES
 
-        lists: dict[str, list[int]] = {}
-        for block in removed:
-            lists.setdefault(block.name.rpartition(".")[0], []).append(int(block.name.rpartition(".")[2]))
-        whole = owner.config
-        for name, gone in lists.items():
-            whole = lengthened(whole, sorted(gone)) if owner_of(model, name) is owner.config else whole
-        config = json.loads(whole.to_json_string(False))
+        plain = json.loads((config or owner.config).to_json_string(False))
         for auto_class in AUTO_CLASSES:
-            yield {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}}
+            yield {"family": "huggingface", "arguments": {"config": plain, "auto_class": auto_class}}

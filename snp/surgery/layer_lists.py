@@ -76,20 +76,34 @@ def shorten(model: nn.Module, name: str, gone: Sequence[int]) -> None:
         del layers[number]
 
 
-def lengthened(config: Any, gone: Sequence[int]) -> Any:
-    """A copy of a configuration that notes layers again that were taken out; what kind these are of is not known.
+def lengthened(small: nn.Module, removed: Sequence[ResidualBlock]) -> Any:
+    """A copy of a model's configuration that notes the layers again that it had.
+
+    Of what kind these were is not known any more; they have no weights that anybody reads.
 
     Args:
-        config: of the list that was made shorter.
-        gone: numbers of the layers in the whole list.
+        small: without some blocks.
+        removed: these.
+
+    Returns:
+        None where its own configuration notes no list that was made shorter.
     """
+    config = getattr(small, "config", None)
+    gone: dict[str, list[int]] = {}
+    for block in removed:
+        parent, _, key = block.name.rpartition(".")
+        if config is not None and owner_of(small, parent) is config:
+            gone.setdefault(parent, []).append(int(key))
+    if len(gone) != 1:
+        return None
+    (numbers,) = gone.values()
     found, length = copy.deepcopy(config), getattr(config, _LENGTH)
     for key, value in _lists_in(config, length).items():
         longer = list(value)
-        for number in gone:
+        for number in sorted(numbers):
             longer.insert(number, longer[min(number, len(longer) - 1)])
         setattr(found, key, type(value)(longer))
-    setattr(found, _LENGTH, length + len(gone))
+    setattr(found, _LENGTH, length + len(numbers))
     return found
 
 
