@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from snp.fit.tuning import Tuned
+from snp.graph.stream_norms import untied_heads
 from snp.graph.units import UnitGroup
 from snp.plan import planners
 from snp.plan.budgets import use_up
@@ -21,6 +21,7 @@ from snp.plan.progress import StageTime
 from snp.plan.removal import with_blocks_removed
 from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
+from snp.plan.versions import versions
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock, refuse_overhead
 from snp.surgery.subject import Subject
@@ -162,12 +163,13 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         settings.to_json()
         | {"level": selection.level, "tilted": tilt, "mirrored": False}
         | _objective(problem, settings)
+        | _untied(subject)
         | provenance,
         macs={"dense": whole.macs(whole.dense), "pruned": costs.macs(kept)},
         params={"dense": whole.params(whole.dense), "pruned": costs.params(kept)},
         latency=predicted(costs, kept, by_layers),
         frozen=subject.frozen,
-        versions=_versions(),
+        versions=versions(),
         attention=subject.graph.attention,
         removed_blocks=problem.removed,
     )
@@ -179,18 +181,14 @@ def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
     return {"objective": str(problem.objective)} if problem.objective and settings.needs_sensitivity else {}
 
 
+def _untied(subject: Subject) -> dict[str, list[str]]:
+    """Heads that are tied to no embedding any more, because a norm's weight is in them."""
+    heads = untied_heads(subject.model)
+    return {"untied": sorted(heads)} if heads else {}
+
+
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:
     kept = choice.order[: choice.num_kept].cpu().sort().values
     assert group.is_even(kept), f"the planner keeps unequal numbers in the partitions of {group.name}"
     variance = None if choice.kept_variance is None else float(choice.kept_variance[choice.num_kept - 1])
     return GroupPlan(group, kept, variance)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("snp", "torch", "timm", "transformers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

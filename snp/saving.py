@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp.core.structures import names_attention
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
-from snp.graph.plain_experts import restacked
-from snp.graph.plain_weights import with_plain_weights
+from snp.graph.plain_weights import plain_for
 from snp.graph.wrappers import unwrapped
 from snp.measure.outputs import first_tensor
 from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.layer_lists import lengthened
+from snp.surgery.stock_form import in_stock_form
 from snp.surgery.surgery import cut
 
 __all__ = ["load", "save"]
@@ -71,9 +70,8 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp.models import rebuild  # not needed by those who bring their own model
 
         model = rebuild(plan.recipe)
-    # Attention was written in plain layers where dimensions or heads of it were asked for.
-    attention = names_attention(plan.settings.get("structures", ()))
-    small = restacked(cut(with_plain_weights(unwrapped(model), attention=attention), plan))
+    # Attention and norms were written in plain layers where dimensions of them were asked for.
+    small = in_stock_form(cut(plain_for(unwrapped(model), plan.settings.get("structures", ())), plan), plan)
     if is_built:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)

@@ -70,7 +70,8 @@ class PruneSettings(TargetSettings, FitSettings):
     )
     structures: tuple[str, ...] = option(
         ("ffn",),
-        "hidden units, in attention vo, qk (dimensions per head) and heads, and whole residual blocks; channels always",
+        "hidden units, in attention vo, qk (dimensions per head) and heads; width: of the stream of a transformer; "
+        "blocks: whole residual ones; channels always",
         strict=False,
         examples=[("ffn", "vo")],
     )
@@ -99,6 +100,7 @@ class PruneSettings(TargetSettings, FitSettings):
             trials: self.needs_trials,
             "prune.calibration=sequential": self.is_sequential,
             "prune.streams=false": not self.streams,
+            "no width": "width" not in self.structures,
         }
         check_blocks(self.structures, needs)
 

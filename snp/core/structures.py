@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["check_blocks", "check_structures", "names_attention", "remedies_beside"]
+__all__ = ["check_blocks", "check_structures", "remedies_beside"]
 
-_ATTENTION = ("vo", "qk", "heads")
-_STRUCTURES = ("ffn", *_ATTENTION, "blocks")
+_STRUCTURES = ("ffn", "vo", "qk", "heads", "width", "blocks")
 
 
 def check_structures(structures: Sequence[str], attention: str) -> None:
@@ -22,18 +21,13 @@ def check_structures(structures: Sequence[str], attention: str) -> None:
     """
     if "residual" in structures:
         raise ValueError(
-            "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream, "
-            "so a narrower one computes something else; prune.streams=true cuts streams that meet no such norm"
+            "prune.structures cannot hold residual: LayerNorm divides by the spread of all dimensions of a stream; "
+            "width turns such a stream and cuts it, prune.streams=true cuts streams that meet no such norm"
         )
     if unknown := sorted(set(structures) - set(_STRUCTURES)):
         raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
     if attention == "equal" and len({"vo", "qk"} & set(structures)) == 1:
         raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
-
-
-def names_attention(structures: Iterable[str]) -> bool:
-    """Are parts of attention layers among these structures?"""
-    return bool({*structures} & {*_ATTENTION})
 
 
 def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:

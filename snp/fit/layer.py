@@ -14,6 +14,7 @@ from snp.fit.reads import Read, mean_behind, own_name
 from snp.fit.rectified import fitted_behind_rectifier
 from snp.fit.regression import LeastSquares, fitted, ridges_of
 from snp.fit.rows import Rows
+from snp.fit.spans import in_span, span_of
 from snp.fit.two_networks import TwoNetworks
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings
@@ -59,12 +60,14 @@ class LayerFit:
         Returns whether the samples are too few to determine the fit beyond doubt.
         """
         networks, dense = self.networks, self._rows
+        span = span_of(self._rows, self.reader) if tail is None and self.read.bias is None else None
         bias_name, mean_name = own_name(networks, self.read.bias), own_name(networks, mean_behind(self.node))
         affine = settings.intercept and (bias_name is not None or mean_name is not None)
         folded, shifts, is_scarce = [], [], False
         for number, (rows, block) in enumerate(self._blocks()):
-            problem = self._problem(rows[:, block.kept], tail, number, block, settings, affine)
+            problem = self._problem(rows[:, block.kept], tail, number, block, settings, affine, span)
             weight, shift = self._solution(problem, tail, number, block)
+            weight = weight if span is None else span.to(weight) @ weight
             folded.append(torch.zeros_like(rows).index_copy(1, block.kept.to(rows.device), weight.to(rows)))
             shifts.append(shift)
             is_scarce |= problem.is_scarce
@@ -108,10 +111,13 @@ class LayerFit:
         block: Block,
         settings: FitSettings,
         affine: bool,
+        span: Tensor | None,
     ) -> LeastSquares:
         """Of one block, from its weight [O / B, K]."""
-        ridges = ridges_of(settings.ridge, of_tokens=self.reads_tokens)
-        return fitted(weight, self._output_rows(tail, number, block), ridges, affine, self.networks.sums)
+        ridges, rows = ridges_of(settings.ridge, of_tokens=self.reads_tokens), self._output_rows(tail, number, block)
+        if span is not None:
+            weight, rows = span.T.to(weight) @ weight, in_span(rows, span)
+        return fitted(weight, rows, ridges, affine, self.networks.sums)
 
     def _solution(self, problem: LeastSquares, tail: Tail | None, number: int, block: Block) -> tuple[Tensor, Tensor]:
         """Weight [O / B, K] and offset of one block."""

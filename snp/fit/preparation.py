@@ -43,10 +43,10 @@ def prepare(
     progress = progress or Progress()
     subject, fisher, inputs = measured.subject, measured.sensitivity, measured.samples.batches
     if not subject.graph.attention and not (settings.needs_trials and inputs):
-        problem = problem_of(subject, measured.moments, fisher, table=table)
+        problem = problem_of(subject, measured.moments, fisher, measured.streams, table)
         return subject, replace(problem, objective=measured.objective, progress=progress)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
-    problem = problem_of(turned.subject, turned.moments, fisher, turned.logits, table)
+    problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
         problem = replace(problem, blocks=turned.subject.removable)
@@ -98,8 +98,9 @@ def problem_of(
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    device = next(subject.model.parameters()).device
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
+    return Problem(
+        subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=subject.device
+    )
 
 
 def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Problem]) -> tuple[Subject, Problem]:
@@ -117,5 +118,6 @@ def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Probl
         return prepared
     turned = in_head_bases(measured.subject, *measured.in_memory(), rotate=lose)
     before = prepared[1]
-    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, turned.logits, before.costs.table)
+    logits = {**turned.logits, **measured.streams}
+    problem = problem_of(turned.subject, turned.moments, measured.sensitivity, logits, before.costs.table)
     return turned.subject, replace(problem, objective=before.objective, progress=before.progress)

@@ -17,7 +17,6 @@ from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
-from snp.graph.plain_experts import restacked
 from snp.graph.residual import is_inside
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
@@ -30,6 +29,7 @@ from snp.plan.progress import Progress
 from snp.settings import FitSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
+from snp.surgery.stock_form import checked_stock_form
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
@@ -84,7 +84,7 @@ def realise(
         small = cut(masked, plan, share=share)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
-        small = restacked(small)
+        small = checked_stock_form(small, subject.example, plan)
     return Realised(small, difference, fits.samples)
 
 
@@ -126,8 +126,9 @@ class _Fitting:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
         known = self.problem.objective
-        objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
-        outputs = Outputs(model, objective, self.sums, group)
+        with self.subject.visits.of(model):
+            objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
+        outputs = Outputs(model, objective, self.sums, group, self.subject.visits)
         deleted = masked_weights(model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
@@ -147,7 +148,7 @@ class _Fitting:
         """Of some samples alone; in the folder where the network is worked on block by block."""
         subject = self.subject
         if subject.blocks:
-            return stream_moments(subject.model, some, subject.readers, folder)
+            return stream_moments(subject.model, some, subject.readers, folder, visits=subject.visits)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             for batch in some:
                 collector.measure(batch)

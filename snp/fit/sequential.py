@@ -110,7 +110,7 @@ def fit_in_sequence(
     for name, zeros in zeroed_writers(subject.model, wanted.removed).items():
         networks.change(name, zeros)
     fitter.run(networks)
-    return Fits({name: networks.tensors[name] for name in sorted(networks.changed)}, samples, fitter.is_scarce)
+    return Fits(dict(sorted(networks.changed.items())), samples, fitter.is_scarce)
 
 
 def _networks(subject: Subject, alike: Sequence[Batch], visit: Visit, sums: Sums, memory: int) -> TwoNetworks:
@@ -118,15 +118,16 @@ def _networks(subject: Subject, alike: Sequence[Batch], visit: Visit, sums: Sums
 
     Batches of which there is no memory for one block are split.
     """
-    whole = TwoNetworks(subject.model, alike, visit, sums, subject.exports)
+    model, exports, visits = subject.model, subject.exports, subject.visits
+    whole = TwoNetworks(model, alike, visit, sums, exports, visits)
     if not subject.blocks or whole.bytes_per_batch * len(alike) <= memory:
         return whole
-    networks = RecomputedNetworks(subject.model, alike, visit, sums, subject.exports, blocks=subject.blocks)
+    networks = RecomputedNetworks(model, alike, visit, sums, exports, visits, blocks=subject.blocks)
     size = networks.fitting_size(memory)
     if size >= alike[0].size:
         return networks
     smaller = equal_batches(alike, size)
-    return RecomputedNetworks(subject.model, smaller, visit, sums, subject.exports, blocks=subject.blocks)
+    return RecomputedNetworks(model, smaller, visit, sums, exports, visits, blocks=subject.blocks)
 
 
 class _Fitter:

@@ -19,6 +19,7 @@ from snp.graph.interpreter import propagate
 from snp.graph.once import count_for_each
 from snp.graph.plain_experts import PlainExperts, experts_around
 from snp.graph.splits import with_counts
+from snp.graph.stream_norms import untied_heads
 from snp.graph.tracer import Tracer
 from snp.graph.units import Reading, UnitGroup, module_of
 
@@ -40,6 +41,8 @@ class CouplingGraph:
         attention: attention layers whose heads are understood, where dimensions of heads or heads are asked for.
         products: multiply-accumulates per sample of products inside attention, and the names of the groups whose
             share of kept units they fall with.
+        norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
+            where it reads several, or something that was made of one.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -51,6 +54,7 @@ class CouplingGraph:
     embeddings: frozenset[str] = frozenset()
     attention: tuple[AttentionLayer, ...] = ()
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    norms: dict[str, str | None] = field(default_factory=dict)
 
 
 def analyse(
@@ -74,8 +78,7 @@ def analyse(
     tracer.aliases = _first_modules(model)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
-    groups = with_counts(model, tracer, groups)
-    layers = attention_layers(tracer)
+    groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
     if "heads" in wanted:
         whole = _whole_heads(program, example.size, tracer.aliases, names)
         groups, layers = groups + whole[0], layers or whole[1]
@@ -85,14 +88,20 @@ def analyse(
     return CouplingGraph(
         groups,
         frozen,
-        {name: count * _routed(model, name) / tracer.num_samples for name, count in tracer.positions.items()},
+        _positions(model, tracer),
         fixed,
         tuple(tracer.readers),
         tracer.readings,
-        frozenset(tracer.embeddings),
+        frozenset(tracer.embeddings) | untied_heads(model),
         layers,
         products,
+        tracer.norms.found,
     )
+
+
+def _positions(model: nn.Module, tracer: Tracer) -> dict[str, float]:
+    """Multiply-accumulates per weight element and sample."""
+    return {name: count * _routed(model, name) / tracer.num_samples for name, count in tracer.positions.items()}
 
 
 def _exported(model: nn.Module, example: Batch) -> torch.export.ExportedProgram:

@@ -25,6 +25,7 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
     _tie_chunks(tracer)
     _freeze_double_uses(tracer)
     _freeze_buffers(tracer)
+    _freeze_level_axes(tracer)
     spaces = dict(tracer.dims)
     for name, labels in tracer.elements.items():
         dim = _sliceable_dim(tracer, labels)
@@ -101,7 +102,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     of_heads = {root for units in heads for root in units.roots}
     multiplied = {root for units in heads if units.kind in ("qk", "dims") for root in units.roots}
     order = {name: position for position, name in enumerate(tracer.readers)}
-    evenness = Evenness(tracer)
+    evenness, normed = Evenness(tracer), _roots_of_normed(tracer)
     for signature, found in by_signature.items():
         keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
         units = None
@@ -110,6 +111,7 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
                 units = group_of(heads, found)
                 if units is None and not multiplied.isdisjoint(found):
                     raise ValueError(HEAD_DIMENSION)  # with some of the queries and keys only no mask would be right
+            _refuse_normed(tracer, normed, found)
             roots, num_partitions = _cuttable(tracer, evenness, keys, found, units)
         except ValueError as error:
             tracer.labels.freeze(torch.tensor(found), str(error))
@@ -122,9 +124,28 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
         name, is_stream = module_of(producers[0].tensor), any(tracer.labels.is_stream(root) for root in roots)
         is_stream = is_stream and units is None  # sums inside a head (rotary embeddings) are none
         kind = units.kind if units is not None else _kind(tracer, producers + consumers)
+        kind = kind if normed.isdisjoint(roots) else "width"
         groups.append(UnitGroup(name, len(roots), producers, consumers, others, is_stream, num_partitions, kind))
     groups.sort(key=lambda group: order.get(group.producers[0].tensor, -1))
     return _with_names(groups)
+
+
+def _freeze_level_axes(tracer: Tracer) -> None:
+    """Of a stream in front of LayerNorm the first unit stays: the mean of all units, once the stream is turned."""
+    for units, centres in tracer.norms.met:
+        if centres and any(map(tracer.labels.is_stream, units.tolist())):
+            tracer.labels.freeze(units[:1], "the direction that LayerNorm takes away")
+
+
+def _roots_of_normed(tracer: Tracer) -> set[int]:
+    """Units that meet norms which allow a cut (:mod:`snp.graph.stream_norms`)."""
+    return {root for units, _ in tracer.norms.met for root in tracer.labels.roots(units).tolist()}
+
+
+def _refuse_normed(tracer: Tracer, normed: set[int], roots: list[int]) -> None:
+    """Only a stream, to which layers add up, may be turned in front of a norm: what is rectified may not."""
+    if not normed.isdisjoint(roots) and not any(map(tracer.labels.is_stream, roots)):
+        raise ValueError("normalised together with other units, and no residual stream")
 
 
 def _kind(tracer: Tracer, members: tuple[Slice, ...]) -> str:

@@ -78,6 +78,7 @@ def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         tracer.given.add(node)
     labels = _labels(tracer, node, values)
     tracer.streams.follow(node, node.all_input_nodes, labels)
+    tracer.norms.follow(node)
     return labels
 
 

@@ -108,6 +108,20 @@ def _norm_over_units(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     return shadow
 
 
+@rule("snp::stream_norm")
+def _norm_of_stream(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
+    """In the form that divides by a fixed number of units (:mod:`snp.graph.stream_norms`) units may go."""
+    shadow = tracer.shadow(args[0])
+    if shadow is None:
+        return unknown(tracer, node, args)
+    units = tracer.per_index(shadow, -1)
+    for parameter in args[1:3]:
+        if isinstance(parameter, Parameter):
+            tracer.labels.tie(units, tracer.along(parameter, 0))
+    tracer.norms.begin(node, args[1].name, units, centres=bool(args[5]))
+    return units.expand(node.meta["val"].shape)
+
+
 @rule("group_norm")
 def _group_norm(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     """Whole groups of a GroupNorm can go: no other group's statistics change, and the module counts what is left."""

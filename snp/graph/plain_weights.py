@@ -7,7 +7,7 @@ With that constant as its weight, a plain layer has rows and columns of its own,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,27 @@ from torch.overrides import TorchFunctionMode
 from snp.graph.copies import copied, refuse_quantised, without_hooks
 from snp.graph.plain_attention import plain_attention
 from snp.graph.plain_experts import plain_experts
+from snp.graph.stream_norms import with_stream_norms
 from snp.graph.units import module_of
 
-__all__ = ["SamePaddedConv2d", "with_plain_weights"]
+__all__ = ["SamePaddedConv2d", "plain_for", "with_plain_weights"]
 
 
-def with_plain_weights(model: nn.Module, *, attention: bool = False) -> nn.Module:
+def plain_for(model: nn.Module, structures: Sequence[str]) -> nn.Module:
+    """The model as it is cut, see :func:`with_plain_weights`.
+
+    Args:
+        model: in evaluation mode.
+        structures: ``prune.structures``.
+
+    Raises:
+        ValueError: as there.
+    """
+    attention = not {"vo", "qk", "heads"}.isdisjoint(structures)
+    return with_plain_weights(model, attention=attention, width="width" in structures)
+
+
+def with_plain_weights(model: nn.Module, *, attention: bool = False, width: bool = False) -> nn.Module:
     """The model in evaluation mode with every kernel that is computed from parameters written down as a weight.
 
     Found are two-dimensional convolutions of any class whose ``forward`` computes its kernel, layers with a
@@ -35,12 +50,14 @@ def with_plain_weights(model: nn.Module, *, attention: bool = False) -> nn.Modul
     Args:
         model: in evaluation mode.
         attention: `nn.MultiheadAttention` becomes plain layers, too (:mod:`snp.graph.plain_attention`), for cuts in it.
+        width: norms of the stream get a form that allows cuts in it (:mod:`snp.graph.stream_norms`).
 
     Raises:
-        ValueError: the model is quantised, or cannot be copied.
+        ValueError: the model is quantised, or cannot be copied, or has no such stream.
     """
     refuse_quantised(model)
     model = without_hooks(model)
+    model = with_stream_norms(model) if width else model
     found: dict[int, nn.Module] = {}
     for module in model.modules():
         plain = _without_parametrization(module) or _plain(module) or plain_experts(module)

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace, compact
+from snp.graph.norm_reads import NormReads
 from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, Turned, module_running
 from snp.graph.units import Reading
@@ -47,6 +48,7 @@ class Tracer:
         equal_sizes, whole_heads: queries, keys and values keep the same dimensions; heads are the units.
         calls, scores: attention calls in execution order; labels of attention scores -> their call.
         constants: nodes of tensors that the code holds -> their values.
+        norms: units that met norms in the form of :mod:`snp.graph.stream_norms`, and what reads behind these.
         tables, turned: labels of rotary embeddings' sines and cosines, and of what is multiplied with them.
     """
 
@@ -63,18 +65,16 @@ class Tracer:
         self.labels = LabelSpace()
         self.dims: dict[tuple[str, int], Tensor] = {}
         self.elements: dict[str, Tensor] = {}
-        self.positions: dict[str, int] = {}
+        self.positions, self.readings = dict[str, int](), dict[str, Reading]()
         self.readers, self.aliases = list[str](), dict[str, str]()
-        self.readings: dict[str, Reading] = {}
         self.embeddings, self.buffers, self.convolutions = set[str](), set[str](), set[str]()
         self.depthwise, self.spatial = set[str](), set[str]()
         self.blocks: dict[tuple[str, int], int] = {}
         self.even: list[tuple[Tensor, int, str]] = []
-        self.chunks, self.splits = list[list[Tensor]](), list[Split]()
-        self.sizes: list[tuple[str, str, Tensor]] = []
-        self.calls, self.scores = list[Call](), dict[int, Call]()
+        self.chunks, self.splits, self.sizes = list[list[Tensor]](), list[Split](), list[tuple[str, str, Tensor]]()
+        self.calls, self.scores, self.products = list[Call](), dict[int, Call](), list[tuple[int, Tensor, bool]]()
         self.tables, self.turned, self.constants = set[int](), list[Tensor](), dict[fx.Node, Tensor]()
-        self.streams, self.products, self.fixed_macs = Streams(), list[tuple[int, Tensor, bool]](), 0
+        self.streams, self.norms, self.fixed_macs = Streams(), NormReads(), 0
         self.given, self.is_given, self.alone, self.alone_macs = set[fx.Node](), True, dict[str, int](), 0
 
     def again(self) -> None:
@@ -190,6 +190,7 @@ class Tracer:
         for kind, holds in kinds:
             if holds:
                 kind.add(weight.name)
+        self.norms.read(weight.name, node)
         module = module_running(node)
         module = self.aliases.get(module or "", module)
         reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))

@@ -136,7 +136,8 @@ class UnitGroup:
             same number of units (not the same units): the groups of a grouped convolution, the heads of an attention
             layer. 1 where any units may stay.
         kind: which structure the units are: ``conv`` (channels of convolutions), ``ffn`` (units of linear layers),
-            and in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``.
+            in attention layers ``vo``, ``qk``, ``dims`` (both, of equal sizes) and ``heads``, and ``width`` (directions
+            of a residual stream in front of norms).
         counts: numbers in modules that fall with the units.
         twins: groups of one name here keep equally many units each: the experts of a layer. Empty for all others.
     """
@@ -175,8 +176,8 @@ class UnitGroup:
 
     @property
     def is_multiplied(self) -> bool:
-        """Do units meet each other in products of activations (queries and keys), so that masks zero their rows?"""
-        return self.kind in ("qk", "dims")
+        """Do units meet each other, in products (queries and keys) or norms, so that masks zero their rows?"""
+        return self.kind in ("qk", "dims", "width")
 
     @property
     def members(self) -> tuple[Slice, ...]:

@@ -36,6 +36,7 @@ class Reader:
         by_operator: the operator itself is looked at, because a hook on the module may see something else.
         is_product: every position is read alone, by a matrix.
         is_recurrent: an output depends on what was read at other positions, too.
+        is_wide: it makes many more outputs than it has inputs, as the head of a language model does, without a bias.
         is_routed: it reads the tokens that are sent to it, perhaps none: a layer of an expert.
         largest_token: energy that one token may have beside the median of its sample; None for any.
     """
@@ -53,6 +54,7 @@ class Reader:
     by_operator: bool = False
     is_product: bool = False
     is_recurrent: bool = False
+    is_wide: bool = False
     is_routed: bool = False
     largest_token: float | None = None
 

@@ -17,6 +17,9 @@ from snp.measure.reader import Block, Reader
 from snp.measure.reading_code import RECURRENT, is_matrix_of_tokens, is_stock
 from snp.settings import FitSettings, PruneSettings
 
+# Outputs per input beyond which a layer is fitted in the span of what it can put out.
+_WIDE = 8
+
 __all__ = [
     "Block",
     "Reader",
@@ -180,5 +183,12 @@ def _plain_reader(model: nn.Module, name: str, reading: Reading, num_columns: in
         by_operator=not is_stock(model, name, reading),
         is_product=model.get_parameter(name).ndim == 2,
         is_recurrent=isinstance(model.get_submodule(reading.module), RECURRENT),
+        is_wide=_is_wide(model, name, reading),
         is_routed=experts_around(model, reading.module) is not None,
     )
+
+
+def _is_wide(model: nn.Module, name: str, reading: Reading) -> bool:
+    weight, module = model.get_parameter(name), model.get_submodule(module_of(name))
+    rows, columns = weight.shape[reading.output_dim], weight.shape[reading.input_dim]
+    return isinstance(module, nn.Linear) and module.bias is None and rows >= _WIDE * columns

@@ -17,6 +17,7 @@ __all__ = ["save_pretrained"]
 _TOLERANCE = 1e-4  # largest difference of an output over the largest output
 _NUM_TOKENS = 8
 _MOST_CHANGES = 256  # of several sizes at once that are tried
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon")
 _OPEN = ("n_inner", "ffn_hidden_size", "intermediate_size", "ffn_dim")  # hidden units; None is a multiple of the width
 
 
@@ -95,6 +96,7 @@ def _config_of_sizes(model: nn.Module) -> Any:
     owner: Any = model
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     config = copy.deepcopy(owner.config)
+    _set_epsilon(config, model)
     stock = _shapes(type(model), config)
     if stock == wanted:
         return config
@@ -106,15 +108,24 @@ def _config_of_sizes(model: nn.Module) -> Any:
             if size != kept
         }
     )
-    for changes in _changes(owner.config.to_dict(), pairs):
+    for changes in _changes(config.to_dict(), pairs):
         changed = _changed(config, changes)
         if changed is not None and _shapes(type(model), changed) == wanted:
             return changed
     raise ValueError(
         f"no configuration of {type(model).__name__} gives layers of the sizes {sorted({kept for _, kept in pairs})}: "
         "prune with target_units=..., or with cut='uniform', so that all layers keep equally many units, or use "
-        "snp.save and snp.load; sizes of heads only few configurations can say"
+        "snp.save and snp.load; sizes of heads, and a width that is no longer that of all heads, only few can say"
     )
+
+
+def _set_epsilon(config: Any, model: nn.Module) -> None:
+    """The epsilon of the norms, which a smaller width changes, where the configuration says one for all of them."""
+    names = [name for name in _EPSILONS if isinstance(getattr(config, name, None), float)]
+    norms = [module for module in model.modules() if type(module).__name__.lower().endswith("norm")]
+    found = {getattr(norm, name) for norm in norms for name in ("eps", "variance_epsilon") if hasattr(norm, name)}
+    if len(names) == len(found) == 1:
+        setattr(config, names[0], found.pop())
 
 
 def _changed(config: Any, changes: Mapping[str, int]) -> Any:
@@ -146,6 +157,8 @@ def _changes(fields: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> Ite
             {"num_attention_heads": count * (dense // shared), "num_key_value_heads": count, "head_dim": size}
             for count in range(1, shared)
         ]
+        # Of a smaller width heads keep their size, which many configurations derive from the width unless they say it.
+        heads += [{"head_dim": size}]
     yield from ({**size, **fewer} for fewer in heads for size in sizes)
 
 

@@ -28,13 +28,13 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
     activations side by side, each reader with the same total energy. Kernel elements and unequal numbers of columns
     count as samples there; the readers one by one keep their columns.
     """
+    consumers, logits = _looked_at(problem, group), problem.logits.get(group.name)
     place = place_of(problem.device, (problem.readers[member.tensor].num_columns for member in group.consumers))
-    readers = tuple(_reader_statistics(problem, member, place) for member in group.consumers)
-    logits = problem.logits.get(group.name)
+    readers = tuple(_reader_statistics(problem, member, place) for member in consumers)
     if logits is not None:
         readers = (*readers, _product_statistics(logits, place))
     widths = {reader.columns_per_unit for reader in readers}
-    has_patches = any(_patch_size(problem, member) > 1 for member in group.consumers)
+    has_patches = any(_patch_size(problem, member) > 1 for member in consumers)
     by_unit = len(widths) > 1 or has_patches
     width = 1 if by_unit else widths.pop()
     gram = sum(
@@ -42,15 +42,20 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
         torch.zeros((), dtype=torch.float64, device=readers[0].gram.device),
     )
     outgoing = torch.cat(
-        [_outgoing(problem, member, width) for member in group.consumers]
+        [_outgoing(problem, member, width) for member in consumers]
         + ([logits.energy.sqrt().diag()] if logits is not None else [])
     ).to(place)
     return GroupStatistics(gram, outgoing, width, generator, readers)
 
 
+def _looked_at(problem: Problem, group: UnitGroup) -> tuple[Slice, ...]:
+    """The readers whose moments say what units are worth; of a stream :mod:`snp.core.stream_bases` says so."""
+    return () if group.kind == "width" and group.name in problem.logits else group.consumers
+
+
 def shrunk_statistics(problem: Problem, group: UnitGroup, statistics: GroupStatistics) -> GroupStatistics:
     """The same with the readers' Gram matrices shrunk, which few samples fill with chance."""
-    counts = [problem.moments[member.tensor].count for member in group.consumers]
+    counts = [problem.moments[member.tensor].count for member in _looked_at(problem, group)]
     pairs = zip(statistics.readers[: len(counts)], counts, strict=True)
     measured = (replace(reader, gram=shrunk(reader.gram, max(count, 1))) for reader, count in pairs)
     return replace(statistics, readers=(*measured, *statistics.readers[len(counts) :]))

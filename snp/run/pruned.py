@@ -19,8 +19,8 @@ from snp.core.gram import Moments
 from snp.fit.calibration import Measured, objective_asked, sensitivity_of
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import Realised, realise
+from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit
-from snp.graph.plain_experts import restacked
 from snp.measure.exact import plain_arithmetic
 from snp.measure.objective import Objective
 from snp.measure.samples import Samples
@@ -35,6 +35,7 @@ from snp.run.processes import copy_from_first, on_first, text_from_first
 from snp.run.speed import rounded
 from snp.run.stages import Run
 from snp.settings import PruneSettings
+from snp.surgery.stock_form import in_stock_form
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut
 
@@ -68,7 +69,7 @@ def small_network(
         found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
     job.streamed.forget()
-    small = (found.result.model if found else restacked(cut(subject.model, plan))).to("cpu")
+    small = (found.result.model if found else in_stock_form(cut(subject.model, plan), plan)).to("cpu")
     copy_from_first(small)
     rank_zero_only(write_weights)(small, job.folder.path / "pruned.safetensors", {"plan": plan.mark})
     job.lightning.score("pruned", small)
@@ -81,6 +82,8 @@ def _pruned(
     settings, found = rounded(job, subject)
     measured, progress = _measured(job, subject, moments), job.lightning.progress()
     with progress.stage("choose units", len(subject.groups)):
+        measured = in_stream_bases(measured, settings)
+        subject = measured.subject
         subject, problem = prepare(measured, settings, table, progress)
         plan = _decide(job, subject, problem, settings, prepared, measured.samples.facts | found)
         started = time.perf_counter()
@@ -104,10 +107,13 @@ def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Mea
     mirrored = bool(metrics.get("calibration/mirrored"))
     if not job.prune.needs_inputs:
         return Measured(subject, moments, Samples((), mirrored, num_samples, num_repeats))
-    subject.to(job.lightning.device)
-    inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    subject.placed(job.lightning.device)
+    inputs = [
+        batch.beside(subject.model) for batch in job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    ]
     samples = replace(Samples.of(inputs, num_repeats, mirrored=mirrored), num_samples=num_samples)
-    objective = objective_asked(subject, samples.batches, job.prune)
+    with subject.visits.of(subject.model):
+        objective = objective_asked(subject, samples.batches, job.prune)
     fisher = _sensitivity(job, subject, samples, objective) if job.prune.needs_sensitivity else {}
     return Measured(subject, moments, samples, objective, fisher)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
 from snp.graph.exported import Exported
+from snp.graph.ignored import is_ignored
 from snp.graph.passages import passage_of
 from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup, module_of
@@ -25,7 +26,12 @@ __all__ = ["removable_blocks"]
 
 
 def removable_blocks(
-    model: nn.Module, exported: Exported, groups: Sequence[UnitGroup], costs: CostModel, batch: Batch
+    model: nn.Module,
+    exported: Exported,
+    costs: CostModel,
+    batch: Batch,
+    groups: Sequence[UnitGroup],
+    ignore: Sequence[str] = (),
 ) -> tuple[tuple[ResidualBlock, ...], dict[str, str]]:
     """Blocks that can be taken out, tried one by one on a batch.
 
@@ -36,9 +42,10 @@ def removable_blocks(
     Args:
         model: in evaluation mode.
         exported: the same, for this batch.
-        groups: that take part; all units of a group lie inside a block, or all outside.
-        costs: of these groups.
+        costs: of the groups.
         batch: a few samples.
+        groups: that take part; all units of a group lie inside a block, or all outside.
+        ignore: patterns; a block that they name a part of stays.
 
     Returns:
         The blocks in the order of their calls, and name -> reason for candidates that are left alone.
@@ -46,6 +53,8 @@ def removable_blocks(
     found, refused = list[ResidualBlock](), dict[str, str]()
     calls = calls_of(model, batch)
     for name, call in calls.items():
+        if is_ignored(model, name, ignore):
+            continue
         try:
             block = _candidate(model, exported, groups, name, call)
             found.append(_counted(_tried(model, block, batch), model, costs, batch))

@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp.core.structures import names_attention
 from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
-from snp.graph.ignored import ignored_groups, is_ignored
-from snp.graph.plain_weights import with_plain_weights
+from snp.graph.ignored import ignored_groups
+from snp.graph.plain_weights import plain_for
 from snp.graph.residual import ResidualBlock
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
+from snp.measure.visiting import Visits
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
+from snp.surgery.folded_norms import require_width, with_folded_norms
 from snp.surgery.removal import removable_blocks
 from snp.surgery.trial_cuts import confirm
 
@@ -63,6 +64,7 @@ class Subject:
         exports: programs of the model that are known; they hold for other values of its weights, too.
         blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
             none where it is worked on as a whole.
+        visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
         removable: blocks that can go as a whole, where they are asked for.
     """
 
@@ -74,6 +76,7 @@ class Subject:
     samples: Batch
     exports: Exports = field(default_factory=Exports)
     blocks: tuple[str, ...] = ()
+    visited: torch.device | None = None
     removable: tuple[ResidualBlock, ...] = ()
 
     @property
@@ -82,22 +85,45 @@ class Subject:
         return self.samples.beside(self.model)
 
     @property
+    def sensitive(self) -> dict[str, Reader]:
+        """The readers whose errors planners ask for: not what reads a stream alone, a head of many outputs among it."""
+        of_width, others = set[str](), set[str]()
+        for group in self.groups:
+            (of_width if group.kind == "width" else others).update(member.tensor for member in group.consumers)
+        others |= {rows.tensor for layer in self.graph.attention for rows in (layer.query, layer.key)}
+        return {name: reader for name, reader in self.readers.items() if name in others or name not in of_width}
+
+    @property
     def costs(self) -> CostModel:
         """What the network costs with fewer units, but for its time."""
         return CostModel(self.model, self.graph, self.groups)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and its example with it."""
-        return device_of(self.model)
+        """Where the model is run."""
+        return self.visited or device_of(self.model)
 
-    def in_blocks(self) -> Subject:
+    @property
+    def visits(self) -> Visits:
+        """Which of its blocks are moved where to be run."""
+        return Visits(self.blocks, self.visited)
+
+    def in_blocks(self, device: torch.device | None = None) -> Subject:
         """The same, worked on block by block.
+
+        Args:
+            device: that blocks visit to be worked on, if that is not where the network is and stays.
 
         Raises:
             ValueError: it has no list of blocks that holds all readers.
         """
-        return replace(self, blocks=tuple(blocks_of(self.model, self.readers)))
+        return replace(
+            self, blocks=tuple(blocks_of(self.model, self.readers)), visited=None if device == self.device else device
+        )
+
+    def placed(self, device: torch.device | str) -> Subject:
+        """The model on the device where it is run, in place; where its blocks visit it, the model stays."""
+        return self if self.visited is not None else self.to(device)
 
     def to(self, device: torch.device | str) -> Subject:
         """Move the model, in place; the example follows."""
@@ -116,7 +142,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    model = with_plain_weights(model, attention=names_attention(settings.structures))
+    model = plain_for(model, settings.structures)
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
@@ -125,7 +151,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     for group in graph.groups:
         if group.name in ignored:
             frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and not settings.streams:
+        elif group.is_stream and group.kind != "width" and not settings.streams:
             frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
         elif group.kind == "ffn" and "ffn" not in settings.structures:
             frozen[group.name] = "prune.structures leaves out ffn"
@@ -133,19 +159,17 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
         else:
             selected.append(group)
+    if "width" in settings.structures:
+        require_width(model, selected, frozen)
+        model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    groups = tuple(g for g in groups if g.name not in left)
-    found = Survey(model, graph, groups, frozen | left | refused)
-    return _with_blocks(found, example, settings) if "blocks" in settings.structures else found
-
-
-def _with_blocks(found: Survey, example: Batch, settings: PruneSettings) -> Survey:
-    """The same survey, and the blocks that can go; those that ``ignore`` names a layer of stay."""
-    costs, exported = CostModel(found.model, found.graph, found.groups), found.exports.of(found.model, example)
-    blocks, refused = removable_blocks(found.model, exported, found.groups, costs, example)
-    removable = tuple(block for block in blocks if not is_ignored(found.model, block.name, settings.ignore))
-    return replace(found, removable=removable, frozen=found.frozen | refused)
+    found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    if "blocks" not in settings.structures:
+        return found
+    costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
+    blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
+    return replace(found, removable=blocks, frozen=found.frozen | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
@@ -166,13 +190,11 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         ValueError: nothing in the network can be cut, or it holds values that are not finite.
     """
     refuse_not_finite(model, Batch.of(example))
-    model = with_plain_weights(model, attention=names_attention(settings.structures))
     found = survey(model, example, settings)
+    model = found.model
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_to_measure(model, found.graph, found.groups, settings)
-    exports = found.exports
-    return Subject(
-        model, found.graph, found.groups, found.frozen, readers, Batch.of(example), exports, removable=found.removable
-    )
+    known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
+    return Subject(model, *known, removable=found.removable)

@@ -6,8 +6,7 @@ import math
 
 from torch import nn
 
-from snp.core.structures import names_attention
-from snp.graph.plain_weights import with_plain_weights
+from snp.graph.plain_weights import plain_for
 from snp.plan.plan import PruningPlan
 from snp.surgery.surgery import cut
 
@@ -26,8 +25,7 @@ def cut_size(dense: nn.Module, plan: PruningPlan) -> float:
         dense: the network that the plan was made for.
         plan: what is cut.
     """
-    attention = names_attention(plan.settings.get("structures", ()))
-    before = with_plain_weights(dense, attention=attention)
+    before = plain_for(dense, plan.settings.get("structures", ()))
     after = cut(before, plan)
     (energy, count), (energy_left, count_left) = _energy(before), _energy(after)
     if count_left >= count or energy <= 0:

@@ -1,0 +1,53 @@
+"""Behind which norm of a residual stream does a weight read?  What moves the norm's values, and does not mix them."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import Tensor, fx
+
+from snp.graph.aten import ALIKE, SHAPE
+
+__all__ = ["NormReads"]
+
+_PASSING = frozenset({*ALIKE.split(), *SHAPE.split(), "mean"})
+
+
+class NormReads:
+    """Nodes that hold a norm's values, and the weights that read them.
+
+    Attributes:
+        found: weight -> name of the norm's weight; None where it reads behind several, or something that was made of
+            one.
+        met: labels of units that met a norm, and whether it takes their mean away.
+    """
+
+    def __init__(self) -> None:
+        self.met: list[tuple[Tensor, bool]] = []
+        self.found: dict[str, str | None] = {}
+        self._norms: dict[fx.Node, str] = {}
+
+    def begin(self, node: fx.Node, weight: str, units: Tensor, *, centres: bool) -> None:
+        """A norm of that weight gives out its values."""
+        self._norms[node] = weight
+        self.met.append((units, centres))
+
+    def follow(self, node: fx.Node) -> None:
+        """A node may hold the values of another one, all units of them."""
+        sources = node.all_input_nodes
+        if len(sources) == 1 and sources[0] in self._norms and _name(node) in _PASSING:
+            self._norms.setdefault(node, self._norms[sources[0]])
+
+    def read(self, weight: str, node: fx.Node) -> None:
+        """A node reads by a weight."""
+        norms = {self._norms[source] for source in node.all_input_nodes if source in self._norms}
+        norm = norms.pop() if len(norms) == 1 else None
+        self.found[weight] = norm if self.found.get(weight, norm) == norm else None
+
+
+def _name(node: fx.Node) -> str:
+    """Of the operator, without its namespace and overload."""
+    if node.target is operator.getitem:
+        return "alias"
+    parts = str(node.target).split(".")
+    return parts[1].rstrip("_") if len(parts) > 1 else ""

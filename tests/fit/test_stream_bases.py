@@ -1,0 +1,311 @@
+"""Does turning a residual stream change nothing, and does cutting it cost what its directions hold?"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import transformers
+from torch import Tensor, nn
+
+import snp
+from snp.core.stream_bases import Site, level_axis, random_rotation, stream_basis
+from snp.core.sums import ALONE
+from snp.fit.regression import fitted
+from snp.fit.rows import Rows
+from snp.fit.spans import in_span, span_of
+from snp.graph.stream_norms import StreamNorm, stream_norms_in, with_stock_norms, with_stream_norms
+from snp.measure.reader import Reader
+from snp.models import huggingface
+from snp.plan.plan import GroupPlan, PruningPlan
+from snp.pruning import PruneResult
+from snp.settings import PruneSettings
+from snp.surgery.double import in_double
+from snp.surgery.folded_norms import turned
+from snp.surgery.stock_form import in_stock_form
+from snp.surgery.subject import survey
+from snp.surgery.surgery import with_weights
+from tests.audit import outputs as outputs_of
+from tests.audit import randomise
+from tests.transformer_models import token_batches, transformer
+
+WIDTH = PruneSettings(structures=("width",), trials=False)
+
+
+def outputs(model: nn.Module, batch: Tensor) -> Tensor:
+    """Also of norms that compute in single precision whatever they get."""
+    with in_double():
+        return outputs_of(model, batch)
+
+
+def gpt2() -> nn.Module:
+    torch.manual_seed(0)
+    config = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": 32, "n_positions": 32}
+    tokens = {"bos_token_id": 1, "eos_token_id": 1}
+    return randomise(huggingface.build(config=config | tokens))
+
+
+def vit(**options: Any) -> nn.Module:
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+    return randomise(timm.create_model("vit_tiny_patch16_224", **(sizes | options)))
+
+
+def network(name: str) -> tuple[nn.Module, list[Tensor]]:
+    """In double precision, and batches of it."""
+    if name.startswith("vit"):
+        images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        pooled = {"global_pool": "avg"} if name == "vit_pooled" else {}
+        return vit(**pooled).double(), list(images.split(8))
+    return (gpt2() if name == "gpt2" else transformer(name)).double(), token_batches(36)
+
+
+def whole(model: nn.Module, settings: PruneSettings = WIDTH) -> tuple[nn.Module, PruningPlan]:
+    """A network whose stream may be turned, and a plan that cuts nothing."""
+    found = survey(model, network_batch(model), settings)
+    plans = [GroupPlan(group, torch.arange(group.num_units)) for group in found.groups]
+    return found.model, PruningPlan(tuple(plans))
+
+
+def network_batch(model: nn.Module) -> Tensor:
+    if hasattr(model, "config"):
+        return token_batches(2)[0]
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def rotated(model: nn.Module, seed: int) -> nn.Module:
+    """A stock network that computes the same from other weights."""
+    folded, plan = whole(model)
+    (group,) = (decision.group for decision in plan.groups)
+    return in_stock_form(with_weights(folded, turned(folded, group, random_rotation(group.num_units, seed))), plan)
+
+
+def error(small: nn.Module, dense: nn.Module, batch: Tensor) -> float:
+    wanted, found = outputs(dense, batch), outputs(small, batch)
+    return float((wanted - found).square().sum() / wanted.square().sum())
+
+
+def cut(model: nn.Module, batches: list[Tensor], **options: Any) -> PruneResult:
+    return snp.prune(model, batches, WIDTH, progress=False, **({"target_units": 0.6} | options))
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "vit_pooled"])
+def test_any_rotation_leaves_outputs_as_they_were(name: str) -> None:
+    """Norms' weights, biases and means are folded, the stream is turned, and stock norms take their places again."""
+    model, batches = network(name)
+    turned_one = rotated(model, 3)
+    assert {type(module) for module in turned_one.modules()} <= {type(module) for module in model.modules()}
+    torch.testing.assert_close(outputs(turned_one, batches[0]), outputs(model, batches[0]), rtol=1e-9, atol=1e-9)
+    folded, _ = whole(model)
+    torch.testing.assert_close(outputs(folded, batches[0]), outputs(model, batches[0]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "opt", "gpt2", "vit"])
+def test_small_network_is_the_masked_one_and_stock(name: str) -> None:
+    """To rounding of double precision; only the classes of the dense network are left, at the smaller width."""
+    model, batches = network(name)
+    result = cut(model, batches)
+    (decision,) = result.plan.groups
+    assert decision.group.kind == "width"
+    assert 0 < len(decision.kept) < decision.group.num_units
+    assert result.check < 1e-9
+    assert {type(module) for module in result.model.modules()} <= {type(module) for module in model.modules()}
+    norms = [m for m in result.model.modules() if type(m).__name__.endswith("Norm")]
+    layer_norm = any(isinstance(norm, nn.LayerNorm) for norm in norms)
+    assert {len(norm.weight) for norm in norms} == {len(decision.kept) + layer_norm}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_directions_without_energy_cost_nothing(name: str) -> None:
+    """A stream that fills part of its dimensions loses the others, and the network computes the same."""
+    model, batches = network(name)
+    folded, plan = whole(model)
+    (group,) = (decision.group for decision in plan.groups)
+    kept, first = 9, int(group.producers[0].index[0, 0])
+    tensors = dict(folded.named_parameters())
+    with torch.no_grad():
+        for member in group.producers + tuple(m for m in group.others if m.tensor.endswith("bias")):
+            tensors[member.tensor].movedim(member.dim, 0)[kept + first :] = 0.0
+    dense = in_stock_form(with_weights(folded, turned(folded, group, random_rotation(group.num_units, 1))), plan)
+    result = cut(dense, batches, target_units=kept / group.num_units)
+    assert len(result.plan.groups[0].kept) == kept
+    assert error(result.model, dense, batches[0]) < 1e-9
+    assert error(cut(dense, batches, target_units=(kept - 2) / group.num_units).model, dense, batches[0]) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_a_network_that_was_rotated_before_gives_the_same(name: str) -> None:
+    """Which basis a stream came in does not matter: what is left computes the same."""
+    model, batches = network(name)
+    small, other = cut(model, batches).model, cut(rotated(model, 5), batches).model
+    torch.testing.assert_close(outputs(small, batches[1]), outputs(other, batches[1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_least_squares_beat_deletion_and_the_basis_beats_any_directions(name: str) -> None:
+    """The basis and the fit are worth something beside the same cut of any directions without a fit."""
+    model, batches = network(name)
+    fitted, deleted = cut(model, batches), cut(model, batches, reconstruct=False)
+    assert error(fitted.model, model, batches[0]) < 0.8 * error(deleted.model, model, batches[0])
+    anyhow = cut(model, batches, reconstruct=False, ordering="random")
+    assert error(deleted.model, model, batches[0]) < error(anyhow.model, model, batches[0])
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_one_budget_for_hidden_units_and_width(name: str) -> None:
+    """Parameters outside embeddings are left as asked for; a head that was tied to one still counts as one."""
+    model, batches = network(name)
+    result = snp.prune(model, batches, structures=("ffn", "width"), target_params=0.7, progress=False)
+    assert {decision.group.kind for decision in result.plan.groups} == {"ffn", "width"}
+
+    def size(network: nn.Module) -> int:
+        tables = ("embed_tokens.weight", "embed_positions.weight", *(["lm_head.weight"] if name == "opt" else []))
+        return sum(p.numel() for key, p in network.named_parameters() if not key.endswith(tables))
+
+    assert 0.69 <= size(result.model) / size(model) <= 0.7
+
+
+def test_generation_with_and_without_a_cache() -> None:
+    """The same tokens."""
+    small: Any = cut(transformer("llama"), token_batches(36)).model
+    asked = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    start = token_batches(2)[0]
+    assert torch.equal(small.generate(start, use_cache=True, **asked), small.generate(start, use_cache=False, **asked))
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "vit"])
+def test_saved_network_comes_back(name: str, tmp_path: Path) -> None:
+    """With its recipe, or with the dense network beside it."""
+    model, batches = network(name)
+    result = cut(model.float(), [batch.float() if batch.is_floating_point() else batch for batch in batches])
+    snp.save(result, tmp_path)
+    again = snp.load(tmp_path) if name != "vit" else snp.load(tmp_path, model)
+    batch = batches[0].float() if name == "vit" else batches[0]
+    torch.testing.assert_close(outputs(again, batch), outputs(result.model, batch), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_stock_model_reads_the_smaller_width(name: str, tmp_path: Path) -> None:
+    """Heads keep their size, epsilons grow with what is gone, and heads are tied to nothing."""
+    result = cut(transformer(name), token_batches(36), structures=("ffn", "width"), target_units=0.75)
+    huggingface.save_pretrained(result.model, tmp_path)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (stock.config.hidden_size, stock.config.head_dim) == (12, 4)
+    assert not stock.config.tie_word_embeddings
+    batch = token_batches(2)[0]
+    torch.testing.assert_close(outputs(stock, batch), outputs(result.model, batch), rtol=0, atol=1e-12)
+
+
+def test_heads_of_another_size_are_refused_for_stock_models(tmp_path: Path) -> None:
+    """OPT makes the size of its heads from the width."""
+    result = cut(transformer("opt"), token_batches(36), structures=("ffn", "width"), target_units=0.75)
+    with pytest.raises(ValueError, match="a width that is no longer that of all heads"):
+        huggingface.save_pretrained(result.model, tmp_path)
+
+
+def test_tied_heads_become_layers_and_the_plan_says_so() -> None:
+    """The norm's weight is in the head, and cannot be in the embedding."""
+    model, batches = network("opt")
+    result = cut(model, batches)
+    small: Any = result.model
+    assert small.lm_head.weight is not small.model.decoder.embed_tokens.weight
+    assert result.plan.settings["untied"] == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("bert", "an output of the network"), ("opt_post_norm", "does not commute with a rotation")],
+)
+def test_streams_that_cannot_be_turned_are_refused(name: str, reason: str) -> None:
+    """Norms behind branches are part of the stream."""
+    with pytest.raises(ValueError, match=reason):
+        cut(transformer(name), token_batches(12))
+
+
+def test_networks_without_such_norms_are_refused() -> None:
+    """BatchNorm is no norm over units."""
+    model = timm.create_model("resnet18", num_classes=3).eval()
+    with pytest.raises(ValueError, match="has no LayerNorm or RMSNorm"):
+        cut(model, [torch.randn(4, 3, 32, 32)])
+
+
+def test_hidden_units_behind_a_norm_are_no_stream() -> None:
+    """What is rectified in front of a norm may not be turned."""
+    layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+    with pytest.raises(ValueError, match="no residual stream"):
+        cut(layers, [torch.randn(16, 6)])
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8, eps=1e-3), nn.LayerNorm(8, bias=False, eps=1e-2)])
+def test_our_form_of_a_norm_is_the_stock_one(norm: nn.Module) -> None:
+    """And back again, with every unit in its place."""
+    randomise(norm).double()
+    tokens = torch.randn(3, 5, 8, dtype=torch.float64) + 1
+    ours = with_stream_norms(nn.Sequential(norm))
+    assert len(stream_norms_in(ours)) == 1
+    torch.testing.assert_close(ours(tokens), norm(tokens), rtol=1e-12, atol=1e-12)
+    again = with_stock_norms(ours)
+    assert type(again[0]) is type(norm)  # type: ignore[index]
+    torch.testing.assert_close(again(tokens), norm(tokens), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [2, 5, 8])
+def test_stock_layer_norm_of_fewer_units(kept: int) -> None:
+    """Units of zero are as good as none: turned to be without a mean, d' units go through a stock norm of d'."""
+    values = torch.zeros(7, 8, dtype=torch.float64)
+    values[:, 1:kept] = torch.randn(7, kept - 1, dtype=torch.float64)
+    dense = nn.LayerNorm(8, eps=0.1, elementwise_affine=True).double()
+    ours = StreamNorm(dense, 0.1, centres=False, offset=0.0)
+    wanted = ours(values)
+    axis = level_axis(8)
+    torch.testing.assert_close(dense(values @ axis.T) @ axis, wanted, rtol=1e-12, atol=1e-12)
+    ours.weight, ours.bias = nn.Parameter(torch.ones(kept, dtype=torch.float64)), None
+    small = ours.stock()
+    fewer = level_axis(kept)
+    found = small(values[:, :kept] @ fewer.T) @ fewer
+    torch.testing.assert_close(found, wanted[:, :kept], rtol=1e-12, atol=1e-12)
+
+
+def correlated(size: int, seed: int) -> Tensor:
+    values = torch.randn(size, 3 * size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values @ values.T
+
+
+def test_level_axis_is_an_orthogonal_exchange() -> None:
+    """Its own inverse, and the first axis becomes level."""
+    axis = level_axis(7)
+    torch.testing.assert_close(axis @ axis, torch.eye(7, dtype=torch.float64))
+    torch.testing.assert_close(axis[0], torch.full((7,), 7**-0.5, dtype=torch.float64))
+
+
+def test_basis_of_one_place_is_the_principal_one() -> None:
+    """Energies are the eigenvalues, falling, and damages those of what is left out."""
+    gram = correlated(6, 0)
+    basis = stream_basis([Site(gram)])
+    torch.testing.assert_close(basis.energy, torch.linalg.eigvalsh(gram).flip(0))
+    torch.testing.assert_close(basis.weight, torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(basis.rows @ basis.rows.T, torch.eye(6, dtype=torch.float64))
+
+
+def test_places_count_by_what_their_errors_do() -> None:
+    """A place that the output does not see has no say."""
+    seen, unseen = correlated(6, 0), correlated(6, 1)
+    eye = torch.eye(6, dtype=torch.float64)
+    alone = stream_basis([Site(seen, eye)])
+    both = stream_basis([Site(seen, eye), Site(1e3 * unseen, 0 * eye)])
+    torch.testing.assert_close(alone.rows.abs(), both.rows.abs())
+
+
+def test_fit_in_the_span_of_a_head_is_the_fit_of_its_outputs() -> None:
+    """Of many outputs as many directions as inputs count, to rounding."""
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (40, 90))
+    moved = inputs[:, :3] + 0.3 * torch.randn(90, 3, generator=generator, dtype=torch.float64)
+    span = span_of(weight, Reader("head.weight", "head", -1, 4, is_wide=True))
+    assert span is not None
+    rows = [Rows.of(moved, inputs @ weight.T)]
+    (turned_rows,) = in_span(rows, span)
+    plain = fitted(weight[:, :3], rows, (1e-2,), False, ALONE).solution()[0]
+    found = span @ fitted(span.T @ weight[:, :3], [turned_rows], (1e-2,), False, ALONE).solution()[0]
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+    assert span_of(weight, Reader("layer.weight", "layer", -1, 4)) is None
