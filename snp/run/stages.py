@@ -102,8 +102,8 @@ class Run:
     def dense_network(self) -> Prepared:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
-        self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
-        self.facts["processes"] = self.lightning.trainer().world_size
+        processes, facts = self.lightning.trainer().world_size, data_facts(self.data)
+        self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         self._look_at_samples()
         return prepared
 
@@ -146,9 +146,8 @@ class Run:
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""
-        return mark_of(
-            self._dense, self.prune, self.calibration, *facts, *self.cache.left_out(self.calibration.samples)
-        )
+        asked = (self.prune, self.calibration, *facts)
+        return mark_of(self._dense, *asked, *self.cache.left_out(self.calibration.samples))
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
@@ -178,12 +177,8 @@ class Run:
             samples = Samples.of(inputs, mirrored=mirrored)
             found = self.streamed.measured(subject, samples, self.calibration)
         else:
-            found = self.cache.moments(
-                subject,
-                self.calibration,
-                partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored),
-                mirrored=mirrored,
-            )
+            measure = partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored)
+            found = self.cache.moments(subject, self.calibration, measure, mirrored=mirrored)
         moments, facts = found
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
