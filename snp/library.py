@@ -22,6 +22,7 @@ from snp.graph.wrappers import alike, evaluated, evaluated_copy
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import GivenSamples
 from snp.measure.streamed import refuse_streaming
+from snp.measure.visiting import visited_device
 from snp.plan.level import refuse_unreachable
 from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
@@ -78,7 +79,7 @@ def _pruned(
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
-        refuse_unreachable(subject.costs, subject.groups, settings.target)
+        refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
     result = _carried_out(subject, given, settings, stages, autocast)
     return replace(result, model=alike(result.model, model))
 
@@ -122,6 +123,7 @@ def prune_streamed(
     batches: Iterable[Any],
     settings: PruneSettings | None = None,
     *,
+    device: torch.device | str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> PruneResult:
@@ -133,21 +135,25 @@ def prune_streamed(
     Args:
         model: as there, in evaluation mode while this runs; tensors that lose nothing are the same in both networks.
         batches: as there; all inputs are in memory, or on the model's device.
+        device: where blocks are worked on, one after the other, while the network and the inputs stay in main memory
+            (or mapped from a file); by default where the network is.
         progress: as there.
         settings: as there, but for trial cuts (``trials=False``), tuning, latency budgets and attention heads.
         **options: single settings.
 
     Raises:
-        ValueError: the settings need the network as a whole, or it has no blocks.
+        ValueError: the settings need the network as a whole, it has no blocks, or blocks cannot visit the device.
     """
     settings = replace(settings or PruneSettings(), **options)
     _refuse_dry_run(settings)
     refuse_streaming(settings)
-    stages, autocast = Progress(shows=progress), autocast_of(device_of(model))
+    visited = None if device is None else visited_device(device_of(model), device)
+    stages, autocast = Progress(shows=progress), autocast_of(visited or device_of(model))
     with plain_arithmetic(), evaluated(model) as dense, tempfile.TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
-            subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks()
+            subject = subject_of(dense, given.few[0].beside(dense).example(), settings)
+            subject = subject.in_blocks(visited)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
         result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
     return replace(result, model=alike(result.model, model))

@@ -8,8 +8,9 @@ through, as CUDA does.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 SECOND = torch.device("cuda:0")
 _CROSSING = ("aten.copy_", "aten._to_copy", "aten.set_")
@@ -36,6 +38,9 @@ class _Places:
 
     def __init__(self) -> None:
         self._second: dict[int, StorageWeakRef] = {}
+        self._sizes: dict[int, int] = {}
+        self.watches = False
+        self.peak = 0
         self.inside = False  # of a function of tensors on the second device, which creates its own beside them
 
     def forget(self, tensor: Tensor) -> Tensor:
@@ -52,8 +57,19 @@ class _Places:
         for tensor in _tensors(value):
             if not isinstance(tensor, FakeTensor) and tensor.device.type == "cpu":
                 storage = tensor.untyped_storage()
-                self._second[storage._cdata] = StorageWeakRef(storage)
+                if storage._cdata not in self._second or self._second[storage._cdata].expired():
+                    self._second[storage._cdata] = StorageWeakRef(storage)
+                    self._sizes[storage._cdata] = storage.nbytes()
+        if self.watches and self.num_bytes > self.peak:
+            gc.collect()  # what nobody refers to any more is not there, whenever Python finds that out
+            self.peak = max(self.peak, self.num_bytes)
         return value
+
+    @property
+    def num_bytes(self) -> int:
+        """What lies on the second device."""
+        self._second = {key: storage for key, storage in self._second.items() if not storage.expired()}
+        return sum(self._sizes[key] for key in self._second)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -105,6 +121,7 @@ class _Functions(TorchFunctionMode):
             Tensor.cpu: lambda tensor, **_: self._moved(tensor, torch.device("cpu")),
             Tensor.cuda: lambda tensor, *_, **__: self._moved(tensor, SECOND),
             Tensor.__deepcopy__: self._deep_copy,
+            Tensor.register_hook: lambda tensor, hook: Tensor.register_hook(tensor, self.under(hook)),
         }
 
     def __torch_function__(
@@ -126,6 +143,16 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             self._places.inside = before
+
+    def under(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What autograd calls on its way back, where PyTorch forgets such modes."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            is_seen = self in _get_current_function_mode_stack()
+            with nullcontext() if is_seen else self:
+                return function(*args, **kwargs)
+
+        return run
 
     def _device(self, tensor: Tensor) -> torch.device:
         real: torch.device = Tensor.device.__get__(tensor)  # type: ignore[attr-defined]
@@ -163,9 +190,17 @@ def _is_second(device: Any) -> bool:
 
 
 @contextmanager
-def second_device() -> Iterator[None]:
-    """Let `SECOND` be a device inside this block."""
+def second_device(*, watches: bool = False) -> Iterator[_Places]:
+    """Let `SECOND` be a device inside this block, whose largest number of bytes is noted where that is asked for."""
     places = _Places()
+    places.watches = watches
+    if watches:
+        gc.freeze()  # what is there by now need not be looked through
+    functions = _Functions(places)
+
+    def run_again(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        return checkpoint(functions.under(function), *args, **keywords)
+
     with (
         patch("torch.cuda.synchronize"),
         patch("torch.cuda.get_device_name", return_value="second"),
@@ -176,9 +211,10 @@ def second_device() -> Iterator[None]:
         patch("torch.cuda.memory_reserved", return_value=0),
         patch("torch.cuda.memory_allocated", return_value=0),
         _Operators(places),
-        _Functions(places),
+        functions,
+        patch("snp.measure.checkpointed.checkpoint", run_again),
     ):
-        yield
+        yield places
 
 
 class _Second(Accelerator):

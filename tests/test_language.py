@@ -3,23 +3,28 @@
 import json
 import math
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics.text
 import transformers
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import snp
 from snp.data.text import TextData
 from snp.data.wikitext2 import WikiText2
 from snp.data.windows import IGNORED, Windows
+from snp.measure.visiting import Visits
 from snp.models import LanguageModelSpec, build, huggingface
 from snp.report.page import write_report
 from snp.run.training.scores import Perplexity
 from tests.command_line import run_here
+from tests.second_device import SECOND, second_device
 from tests.transformer_models import save_folder, sentences, transformer
 
 STAGES = ("dense", "pruned", "finetuned")
@@ -332,6 +337,33 @@ def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str]
         assert (homes[0] / artefact).read_bytes() == (homes[1] / artefact).read_bytes(), artefact
     assert not list(homes[0].glob("moments*"))
     assert json.loads((homes[0] / "metrics.json").read_text())["calibration/samples"] == 16
+
+
+def test_blocks_of_a_streamed_run_visit_another_device(folder: Path, tmp_path: Path) -> None:
+    """The network waits in main memory from calibration to the small network, which is that of a run without it."""
+    texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test")]
+    options = ["model=opt", f"model.checkpoint={folder}", "data=text", *texts, "data.context=12", "finetune.epochs=0"]
+    options += ["calibration.samples=16", "trainer=cpu", "logger=none", "prune.target_params=0.8", *STREAMED]
+    here = run_here(*options, folder=tmp_path / "here", tiny=False)
+    visiting: list[torch.device | None] = []
+
+    def of(self: Visits, model: nn.Module) -> AbstractContextManager[None]:
+        assert {tensor.device.type for tensor in model.parameters()} == {"cpu"}
+        visiting.append(self.device)
+        return whole(self, model)
+
+    whole = Visits.of
+    with second_device(), patch.object(Visits, "of", of):
+        there = run_here(
+            *options, "trainer._target_=tests.second_device.trainer", folder=tmp_path / "there", tiny=False
+        )
+    assert (here.status, there.status) == (0, 0), there.stderr
+    assert set(visiting) == {SECOND}
+    plans = [json.loads((tmp_path / at / "run" / "plan.json").read_text())["groups"] for at in ("here", "there")]
+    assert plans[0] == plans[1]
+    weights = [load_file(tmp_path / at / "run" / "pruned.safetensors") for at in ("here", "there")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ standard errors, as Breiman et al. 1984 choose the smaller tree).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,6 +22,7 @@ from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.measure.outputs import most_remembered
+from snp.measure.visiting import STAYS, Visits
 from snp.surgery.surgery import named_tensors, with_weights
 
 __all__ = ["Outputs", "is_few"]
@@ -50,12 +52,14 @@ class Outputs:
         objective: how far outputs are apart.
         sums: over all processes.
         group: so many neighbouring samples say the same (2: an image and its mirrored one) and are held back together.
+        visits: which blocks of the networks are moved where to be run.
     """
 
     model: nn.Module
     objective: Objective
     sums: Sums = ALONE
     group: int = 1
+    visits: Visits = STAYS
 
     def distances(self, candidates: Candidates, inputs: Sequence[Batch], numbers: Sequence[int] = ()) -> Tensor:
         """Of candidates, by default all, from the dense network: mean over samples, float64; its own is 0."""
@@ -73,14 +77,16 @@ class Outputs:
             other = with_weights(self.model, first, share=True)  # one network, which gets one candidate after the other
             slots = named_tensors(other)
             for places, batches in self._remembered(parts):
-                dense = [batch.call(self.model) for batch in batches]
+                with self.visits.of(self.model):
+                    dense = [batch.call(self.model) for batch in batches]
                 for part, batch, outputs in zip(places, batches, dense, strict=True):
                     found[part] -= self._start(outputs, batch)
                 for place, number in enumerate(asked):
                     for name, value in candidates.tensors(number, self.model).items():
                         slots[name].copy_(value)
-                    for part, batch, outputs in zip(places, batches, dense, strict=True):
-                        found[part, place] += self._distance(other, outputs, batch)
+                    with self.visits.of(other):
+                        for part, batch, outputs in zip(places, batches, dense, strict=True):
+                            found[part, place] += self._distance(other, outputs, batch)
         sizes = [self.sums.number(sum(batch.size for batch in part)) for part in parts]
         return self.sums.of(found) / torch.tensor(sizes, dtype=torch.float64)[:, None]
 
@@ -88,7 +94,8 @@ class Outputs:
         """Numbers of parts and their batches, as many at a time as the dense outputs may be remembered of."""
         places, batches, most = list[int](), list[Batch](), 0
         for part, batch in ((part, batch) for part, inside in enumerate(parts) for batch in inside):
-            most = most or most_remembered(self.model, batch)
+            with self.visits.of(self.model) if not most else nullcontext():
+                most = most or most_remembered(self.model, batch)
             if batches and sum(each.size for each in batches) + batch.size > most:
                 yield places, batches
                 places, batches = [], []

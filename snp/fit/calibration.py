@@ -75,8 +75,9 @@ def calibrate(
     model, measure = subject.model, _moments if folder is None else partial(_streamed, folder)
     with progress.stage("calibrate", given.num_batches):
         few = [batch.beside(model) for batch in given.few]
-        objective = objective_asked(subject, few, settings)
-        mirrored = is_mirrored(model, few, objective, settings.mirrors)
+        with subject.visits.of(model):
+            objective = objective_asked(subject, few, settings)
+            mirrored = is_mirrored(model, few, objective, settings.mirrors)
         shown = (with_mirrored(batch) if mirrored else batch for batch in given)
         moments, samples, inputs = measure(subject, shown, settings.needs_inputs, progress)
         distinct = without_near_copies(inputs, 1 + mirrored)
@@ -84,7 +85,8 @@ def calibrate(
             moments, samples, inputs = measure(subject, distinct, True, progress)
         num_samples, num_near = samples // (1 + mirrored), num_near // (1 + mirrored)
     with progress.stage("measure sensitivity"):
-        objective = objective and beside_spread_of(objective, model, inputs)
+        with subject.visits.of(model):
+            objective = objective and beside_spread_of(objective, model, inputs)
         fisher = sensitivity_of(subject, inputs, objective, settings.seed) if settings.needs_sensitivity else {}
     return Measured(
         subject, moments, Samples(inputs, mirrored, num_samples, given.num_repeats + num_near), objective, fisher
@@ -96,7 +98,7 @@ def _streamed(
 ) -> tuple[Mapping[str, Moments], int, list[Batch]]:
     """The same, block by block, with moments on disk."""
     inputs = [batch.beside(subject.model) for batch in batches]
-    moments = stream_moments(subject.model, inputs, subject.readers, folder)
+    moments = stream_moments(subject.model, inputs, subject.readers, folder, visits=subject.visits)
     return moments, sum(batch.size for batch in inputs), inputs if keeps_inputs else []
 
 
@@ -142,6 +144,8 @@ def sensitivity_of(
     """
     few = inputs[: max(1, (len(inputs) + 1) // 2)]
     generator = torch.Generator().manual_seed(seed)
-    objective = objective or objective_of(subject.model, inputs)
-    with checkpointed(subject.model, subject.blocks):
-        return measure_sensitivity(subject.model, few, subject.sensitive, generator, objective=objective)
+    model, visits = subject.model, subject.visits
+    with visits.of(model):
+        objective = objective or objective_of(model, inputs)
+        with checkpointed(model, subject.blocks, visits):
+            return measure_sensitivity(model, few, subject.sensitive, generator, objective=objective, visits=visits)

@@ -49,7 +49,9 @@ def prepare(
     problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
-        trials = Trials(turned.subject, problem, inputs, measured.objective, replays=settings.is_sequential)
+        problem = replace(problem, blocks=turned.subject.removable)
+        is_sequential = settings.is_sequential
+        trials = Trials(turned.subject, problem, inputs, measured.objective, replays=is_sequential, fit=settings.fit)
         problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
     return turned.subject, replace(problem, objective=measured.objective, progress=progress)
 
@@ -57,8 +59,14 @@ def prepare(
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
     samples = measured.samples.as_given
-    is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
-    if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
+    is_asked = (settings.tilt or bool(problem.blocks)) and settings.is_sequential and settings.target.is_counted
+    num_samples = sum(batch.size for batch in samples)
+    if problem.blocks and num_samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"prune.structures with blocks judges whole allocations by {FEWEST_SAMPLES} calibration samples or more; "
+            f"found {num_samples}: give more, or leave blocks out"
+        )
+    if not is_asked or num_samples < FEWEST_SAMPLES:
         return None
     generator = torch.Generator().manual_seed(settings.seed)
     return FitJudge(subject, problem, settings.fit, samples, measured.asked(), generator)
@@ -90,8 +98,9 @@ def problem_of(
     # Other mappings fetch their moments one by one, when they are asked for.
     in_memory = {name: entry.cpu() for name, entry in moments.items()} if isinstance(moments, dict) else moments
     fisher = {name: matrix.cpu() for name, matrix in (sensitivity or {}).items()}
-    device = next(subject.model.parameters()).device
-    return Problem(subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=device)
+    return Problem(
+        subject.groups, weights, subject.readers, in_memory, costs, fisher, logits or {}, device=subject.device
+    )
 
 
 def settle(measured: Measured, plan: PruningPlan, prepared: tuple[Subject, Problem]) -> tuple[Subject, Problem]:

@@ -17,9 +17,10 @@ from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
+from snp.graph.residual import is_inside
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
-from snp.measure.readers import readers_to_fit
+from snp.measure.readers import Reader, readers_to_fit
 from snp.measure.samples import Samples
 from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
@@ -115,8 +116,7 @@ class _Fitting:
 
     def _best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
-        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
-        with self.problem.progress.stage("fit weights", len(readers)):
+        with self.problem.progress.stage("fit weights", len(self._readers)):
             found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
@@ -126,8 +126,9 @@ class _Fitting:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         model, group = self.subject.model, 1 + self.is_mirrored
         known = self.problem.objective
-        objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
-        outputs = Outputs(model, objective, self.sums, group)
+        with self.subject.visits.of(model):
+            objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
+        outputs = Outputs(model, objective, self.sums, group, self.subject.visits)
         deleted = masked_weights(model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
@@ -147,7 +148,7 @@ class _Fitting:
         """Of some samples alone; in the folder where the network is worked on block by block."""
         subject = self.subject
         if subject.blocks:
-            return stream_moments(subject.model, some, subject.readers, folder)
+            return stream_moments(subject.model, some, subject.readers, folder, visits=subject.visits)
         with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
             for batch in some:
                 collector.measure(batch)
@@ -157,15 +158,20 @@ class _Fitting:
         silent = replace(problem, progress=Progress())
         return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
 
+    @property
+    def _readers(self) -> dict[str, Reader]:
+        """What is fitted: no layer of a block that goes."""
+        found = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
+        return {name: reader for name, reader in found.items() if not is_inside(name, self.plan.removed_blocks)}
+
     def in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
         """Of some samples and their moments."""
-        subject, plan, settings = self.subject, self.plan, self.settings
-        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings)
+        subject, plan, settings, readers = self.subject, self.plan, self.settings, self._readers
         kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
         def start(name: str) -> Tensor:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-        wanted = ToFit(readers, kept, start, silent_rows(plan))
+        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks)
         mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.fit.two_networks import TwoNetworks, Visit, result_of
+from snp.fit.node_result import result_of
+from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
 from snp.graph.exported import is_view, num_bytes
 from snp.graph.exports import Exports
+from snp.measure.visiting import STAYS, Visits
 
 __all__ = ["RecomputedNetworks"]
 
@@ -27,7 +29,7 @@ class RecomputedNetworks(TwoNetworks):
     """Two networks of one architecture on the same batches, block by block.
 
     Args:
-        model, batches, visit, sums, exports: as of :class:`snp.fit.two_networks.TwoNetworks`.
+        model, batches, visit, sums, exports, visits: as of :class:`snp.fit.two_networks.TwoNetworks`.
         blocks: names of the blocks that follow each other.
     """
 
@@ -38,10 +40,11 @@ class RecomputedNetworks(TwoNetworks):
         visit: Visit,
         sums: Sums = ALONE,
         exports: Exports | None = None,
+        visits: Visits = STAYS,
         *,
         blocks: Sequence[str],
     ) -> None:
-        super().__init__(model, batches, visit, sums, exports)
+        super().__init__(model, batches, visit, sums, exports, visits)
         self._places = _places_in(self.graph, frozenset(blocks))
         parameters = {node for node in self.graph.nodes if self._names.get(node.name) in dict(model.named_parameters())}
         self._kept = _handed_on(self.graph, self._places, parameters)

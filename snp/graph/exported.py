@@ -8,7 +8,7 @@ import math
 import operator
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,17 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 
-__all__ = ["Exported", "export", "footprint", "is_inplace", "is_view", "num_bytes", "program_of", "tensors_of"]
+__all__ = [
+    "Exported",
+    "export",
+    "footprint",
+    "is_inplace",
+    "is_view",
+    "num_bytes",
+    "program_of",
+    "run_on",
+    "tensors_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +85,24 @@ def export(model: nn.Module, batch: Batch) -> Exported:
     of_users = all(spec.kind is torch.export.graph_signature.OutputKind.USER_OUTPUT for spec in signature.output_specs)
     outputs = program.call_spec.out_spec if of_users else None
     return Exported(program.graph, names, tensors_of(model), inputs, constants, outputs)
+
+
+def run_on(exported: Exported, device: torch.device) -> Exported:
+    """The program of a network in main memory, with what it makes by itself (positions, masks) on another device.
+
+    Args:
+        exported: its graph is changed in place; what is noted of its values still says main memory.
+        device: where its inputs and tensors will be.
+    """
+
+    def there(value: Any) -> Any:
+        return device if isinstance(value, torch.device) else value
+
+    for node in exported.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, there)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, there)
+    constants = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in exported.constants.items()}
+    return replace(exported, constants=constants)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
-from snp.graph.exported import Exported, export, tensors_of
+from snp.graph.exported import Exported, export, run_on, tensors_of
 from snp.graph.flattened import with_tokens
 
 __all__ = ["Exports"]
@@ -20,17 +21,19 @@ class Exports:
     def __init__(self) -> None:
         self._known: dict[object, Exported] = {}
 
-    def of(self, model: nn.Module, batch: Batch) -> Exported:
+    def of(self, model: nn.Module, batch: Batch, device: torch.device | None = None) -> Exported:
         """The program for batches of this form and size, exported at the first time, with the tensors of a model.
 
         Args:
             model: in evaluation mode.
             batch: its shapes count, its values do not.
+            device: where the program is run; None where the model is.
         """
-        key = _form(batch)
+        key = _form(batch), device
         if key not in self._known:
             # Weights are the asker's own: none is kept alive here.
             exported = export(model, batch)
+            exported = exported if device is None else run_on(exported, device)
             self._known[key] = replace(exported, graph=with_tokens(exported.graph), tensors={})
         return replace(self._known[key], tensors=tensors_of(model))
 

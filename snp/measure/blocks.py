@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.measure.outputs import first_tensor
 from snp.measure.readers import Reader
+from snp.measure.visiting import Visits
 
 __all__ = ["Call", "at_first_block", "blocks_of", "refuse_other_blocks"]
 
@@ -61,10 +62,27 @@ class Call:
             return Call((hidden, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": hidden})
 
+    def at_rest(self, visits: Visits) -> Call:
+        """The same where the network lies."""
+        return Call(*visits.at_rest((self.args, self.kwargs)))
+
     def equals(self, other: Call) -> bool:
         """Are all values the same, tensors to the bit?"""
         mine, theirs = (pytree.tree_flatten((call.args, call.kwargs)) for call in (self, other))
         return mine[1] == theirs[1] and all(map(_is_same, mine[0], theirs[0]))
+
+    def refuse_not_finite(self, name: str) -> None:
+        """Values that are equal to none, not even to themselves.
+
+        Raises:
+            ValueError: a block gets NaN or infinite values.
+        """
+        leaves = [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        if any(leaf.is_floating_point() and bool(leaf.isnan().any()) for leaf in leaves):
+            raise ValueError(
+                f"the hidden states that {name} gets hold NaN values: look for samples that the network cannot take, "
+                "and for weights in a precision that overflows"
+            )
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -84,7 +102,9 @@ def refuse_other_blocks(model: nn.Module, blocks: Sequence[str], batch: Batch) -
     def before(name: str, call: Call) -> None:
         if [name] != [*blocks[len(called) : len(called) + 1]]:
             raise ValueError(f"{name} is not called once, in its turn: {_AS_A_WHOLE}")
-        if expected and not expected.pop().equals(call):
+        wanted = expected.pop() if expected else call
+        if not wanted.equals(call):
+            wanted.refuse_not_finite(name)
             raise ValueError(f"{name} does not get just what the block in front of it gives out: {_AS_A_WHOLE}")
         called.append(name)
 

@@ -21,6 +21,7 @@ from snp.measure.objective import Objective
 from snp.measure.outputs import objective_of
 from snp.measure.readers import Reader
 from snp.measure.taps import Taps
+from snp.measure.visiting import STAYS, Visits
 
 __all__ = ["measure_sensitivity"]
 
@@ -32,6 +33,7 @@ def measure_sensitivity(
     generator: torch.Generator,
     over: Sums = ALONE,
     objective: Objective | None = None,
+    visits: Visits = STAYS,
 ) -> dict[str, Tensor]:
     """Fisher matrix of the outputs of every reader.
 
@@ -42,9 +44,10 @@ def measure_sensitivity(
         generator: draws the labels, on the CPU.
         over: sums over all processes.
         objective: what its outputs are asked for; by default what they look like.
+        visits: where blocks visit a device, sums are in main memory.
 
     Returns:
-        Weight name -> shape [O, O], float64, per sample, on the model's device; nothing for recurrent layers, whose
+        Weight name -> shape [O, O], float64, per sample, where the model lies; nothing for recurrent layers, whose
         outputs are not those of the weight.
 
     Raises:
@@ -53,9 +56,8 @@ def measure_sensitivity(
     followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
     if not followed:
         return {}
-    sums: dict[str, Tensor] = {}
-    objective = objective or objective_of(model, batches)
-    taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums))
+    sums, objective = dict[str, Tensor](), objective or objective_of(model, batches)
+    taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums, visits))
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
     with at_rest(model), taps, _backward_through_recurrent(model):
         for batch in batches:
@@ -83,12 +85,12 @@ def _backward_through_recurrent(model: nn.Module) -> AbstractContextManager[None
     return nullcontext()
 
 
-def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor]) -> Tensor:
+def _tracked(name: str, reader: Reader, output: Tensor, sums: dict[str, Tensor], visits: Visits) -> Tensor:
     """A layer's outputs, whose gradients are summed up as soon as they are known."""
 
     def add(gradient: Tensor) -> None:
         rows = gradient.movedim(reader.output_dim, -1).reshape(-1, gradient.shape[reader.output_dim]).float()
-        product = rows.T @ rows
+        product = visits.at_rest(rows.T @ rows)
         sums[name] = sums[name].add_(product) if name in sums else product.double()
 
     # A network without trainable parameters still passes gradients on from here.

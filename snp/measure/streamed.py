@@ -19,7 +19,9 @@ from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
 from snp.measure.blocks import Call, at_first_block, blocks_of, refuse_other_blocks
 from snp.measure.moments import MomentCollector
+from snp.measure.outputs import first_tensor
 from snp.measure.readers import Reader
+from snp.measure.visiting import STAYS, Visits
 from snp.settings import PruneSettings
 
 __all__ = ["MomentsOnDisk", "refuse_streaming", "stream_moments"]
@@ -86,6 +88,7 @@ def stream_moments(
     folder: Path | None,
     product_dtype: torch.dtype = torch.float64,
     sums: Sums = ALONE,
+    visits: Visits = STAYS,
 ) -> Mapping[str, Moments]:
     """Moments of all readers, block after block.
 
@@ -95,23 +98,24 @@ def stream_moments(
 
     Args:
         model: in evaluation mode.
-        batches: inputs on the model's device; the share of this process.
+        batches: inputs where the model is; the share of this process.
         readers: what is measured, all of it inside the blocks.
         folder: where the moments go; None on a process that keeps none.
         product_dtype: precision of the products within a batch.
         sums: over all processes, each of which has the whole network.
+        visits: where blocks visit a device, inputs and hidden states wait in main memory like the network.
 
     Raises:
         ValueError: there are no such blocks.
     """
     blocks, found = blocks_of(model, readers), None if folder is None else MomentsOnDisk(folder)
-    with torch.no_grad():
+    with torch.no_grad(), visits.of(model):
         refuse_other_blocks(model, blocks, batches[0].example())
-        calls = [at_first_block(model, blocks[0], batch) for batch in batches]
+        calls = [at_first_block(model, blocks[0], batch).at_rest(visits) for batch in batches]
         for name in blocks:
             own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
             with MomentCollector(model, own, product_dtype) as collector:
-                calls = _behind(model.get_submodule(name), calls, batches, collector)
+                calls = _behind(model.get_submodule(name), calls, batches, collector, visits)
             for weight, moments in collector.moments.items():
                 total = sums.moments(moments)
                 if found is not None:
@@ -119,9 +123,12 @@ def stream_moments(
     return {} if found is None else found
 
 
-def _behind(block: nn.Module, calls: list[Call], batches: Sequence[Batch], collector: MomentCollector) -> list[Call]:
+def _behind(
+    block: nn.Module, calls: list[Call], batches: Sequence[Batch], collector: MomentCollector, visits: Visits
+) -> list[Call]:
     """What the next block is called with. Every call is let go of as soon as it is answered."""
     for number, batch in enumerate(batches):
         with collector.of_batch(batch):
-            calls[number] = calls[number].behind(block(*calls[number].args, **calls[number].kwargs))
+            hidden = first_tensor(block(*calls[number].args, **calls[number].kwargs))
+            calls[number] = calls[number].behind(visits.at_rest(hidden))
     return calls

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snp.core.budget import Target
 from snp.core.gram import Moments
+from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup
 from snp.measure.objective import Objective
 from snp.measure.readers import Reader
@@ -51,15 +52,24 @@ class Trial(Protocol):
         """
         ...
 
+    def distance_without(self, block: ResidualBlock) -> float:
+        """The same when only this block goes, and what stands in front of it makes up for it.
+
+        Args:
+            block: any that can go.
+        """
+        ...
+
 
 class Judge(Protocol):
     """Carries out whole plans on some samples, to see on others what they do; see :class:`snp.fit.judge.FitJudge`."""
 
-    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+    def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
         """How far the fitted network's predictions are from the dense one's, in nats per sample.
 
         Args:
             groups: what stays of every group.
+            removed: blocks that go as a whole.
 
         Returns:
             Means over parts of the samples, the same parts for every plan, shape [P], float64.
@@ -86,6 +96,8 @@ class Problem:
             :func:`snp.plan.placing.place_of` says.
         objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
+        blocks: that may go as a whole.
+        removed: blocks that are gone; their groups are none of ``groups``.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -101,6 +113,14 @@ class Problem:
     device: torch.device = _MAIN_MEMORY
     objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
+    blocks: tuple[ResidualBlock, ...] = ()
+    removed: tuple[ResidualBlock, ...] = ()
+
+    def without(self, blocks: Sequence[ResidualBlock]) -> Problem:
+        """What is left to decide once it is settled which blocks go."""
+        groups = tuple(group for group in self.groups if not is_inside(group.name, blocks))
+        costs = self.costs.without(blocks) if blocks else self.costs
+        return replace(self, groups=groups, costs=costs, blocks=(), removed=tuple(blocks))
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,7 @@ class _Search:
             selection = self.at(tilt)
         except ValueError:  # single units are too large for the budget at this tilt; it is met without one
             return torch.full_like(self.tried[0.0], math.inf)
-        return self.problem.judge.distances(_decisions(self.problem, selection))
+        return self.problem.judge.distances(_decisions(self.problem, selection), self.problem.removed)
 
     def at(self, tilt: float) -> Selection:
         """What a tilt keeps; its damages are those that were measured."""

@@ -107,10 +107,13 @@ def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Mea
     mirrored = bool(metrics.get("calibration/mirrored"))
     if not job.prune.needs_inputs:
         return Measured(subject, moments, Samples((), mirrored, num_samples, num_repeats))
-    subject.to(job.lightning.device)
-    inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    subject.placed(job.lightning.device)
+    inputs = [
+        batch.beside(subject.model) for batch in job.lightning.calibration_inputs(job.calibration.samples, job.seed)
+    ]
     samples = replace(Samples.of(inputs, num_repeats, mirrored=mirrored), num_samples=num_samples)
-    objective = objective_asked(subject, samples.batches, job.prune)
+    with subject.visits.of(subject.model):
+        objective = objective_asked(subject, samples.batches, job.prune)
     fisher = _sensitivity(job, subject, samples, objective) if job.prune.needs_sensitivity else {}
     return Measured(subject, moments, samples, objective, fisher)
 
@@ -142,7 +145,7 @@ def _decide(
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)
-    write_decision(job.folder, plan, decision.selection, problem, subject.groups, job.prune, job.facts)
+    write_decision(job.folder, plan, decision.selection, decision.problem, job.prune, job.facts)
     job.folder.record(
         {
             "time/plan_s": time.perf_counter() - started,

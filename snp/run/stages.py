@@ -102,8 +102,8 @@ class Run:
     def dense_network(self) -> Prepared:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
-        self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": data_facts(self.data)}
-        self.facts["processes"] = self.lightning.trainer().world_size
+        processes, facts = self.lightning.trainer().world_size, data_facts(self.data)
+        self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         self._look_at_samples()
         return prepared
 
@@ -146,22 +146,23 @@ class Run:
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""
-        left_out = self.cache.left_out(self.calibration.samples)
-        return mark_of(self._dense, self.prune, self.calibration, *facts, *left_out)
+        asked = (self.prune, self.calibration, *facts)
+        return mark_of(self._dense, *asked, *self.cache.left_out(self.calibration.samples))
 
     def analyse(self, prepared: Prepared) -> Subject:
         """Find the groups of the dense network."""
         subject = subject_of(prepared.model, self.lightning.example(2), self.prune)
         log(f"{len(subject.groups)} groups with {sum(group.num_units for group in subject.groups)} units can be cut")
-        return subject.in_blocks() if self.calibration.streamed else subject
+        return subject.in_blocks(self.lightning.device) if self.calibration.streamed else subject
 
     def _mirrors(self, subject: Subject) -> bool:
         """Is the network calibrated on mirrored images, too?  The first process asks it, and all do the same."""
 
         def ask() -> str:
-            subject.to(self.lightning.device)
-            few = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed)
-            found = is_mirrored(subject.model, few, objective_asked(subject, few, self.prune), self.prune.mirrors)
+            subject.placed(self.lightning.device)
+            few, model = self.lightning.calibration_inputs(min(self.calibration.samples, FEW), self.seed), subject.model
+            with subject.visits.of(model):
+                found = is_mirrored(model, few, objective_asked(subject, few, self.prune), self.prune.mirrors)
             subject.to("cpu")
             return "yes" if found else ""
 
@@ -170,24 +171,20 @@ class Run:
 
     def calibrate(self, subject: Subject) -> Mapping[str, Moments]:
         """Moments of the calibration samples, measured, or taken from an earlier run of the very same facts."""
-        moments: Mapping[str, Moments]
         mirrored = self._mirrors(subject)
         if self.calibration.streamed:
             inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed, whole=False)
             samples = Samples.of(inputs, mirrored=mirrored)
-            moments, facts = self.streamed.measured(subject, samples, self.calibration, self.lightning.device)
+            found = self.streamed.measured(subject, samples, self.calibration)
         else:
-            moments, facts = self.cache.moments(
-                subject,
-                self.calibration,
-                partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored),
-                mirrored=mirrored,
-            )
-        self.folder.record({"calibration/mirrored": mirrored})
+            measure = partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored)
+            found = self.cache.moments(subject, self.calibration, measure, mirrored=mirrored)
+        moments, facts = found
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(
             {
+                "calibration/mirrored": mirrored,
                 "time/calibrate_s": float(facts["calibrate_s"]),
                 "time/forward_s": facts["forward_s"] and float(facts["forward_s"]),
                 "calibration/samples": int(facts["samples"]),

@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from snp.core.gram import Moments
 from snp.measure.samples import Samples
 from snp.measure.streamed import stream_moments
@@ -33,7 +31,7 @@ class StreamedMoments:
         self._on_disk: TemporaryDirectory[str] | None = None
 
     def measured(
-        self, subject: Subject, samples: Samples, settings: CalibrationSettings, device: torch.device
+        self, subject: Subject, samples: Samples, settings: CalibrationSettings
     ) -> tuple[Mapping[str, Moments], dict[str, Any]]:
         """Moments of the calibration samples, on the first process, and facts about how they were measured.
 
@@ -41,17 +39,15 @@ class StreamedMoments:
             subject: the dense network.
             samples: the share of this process.
             settings: how they are measured.
-            device: of this process.
         """
-        subject.to(device)
         folder = None
         if is_first_process():
             self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder)
             folder = Path(self._on_disk.name)
         started, model = time.perf_counter(), subject.model
         inputs = [batch.beside(model) for batch in samples.batches]
-        found = stream_moments(model, inputs, subject.readers, folder, settings.product_dtype, OVER_PROCESSES)
-        subject.to("cpu")
+        readers, visits = subject.readers, subject.visits
+        found = stream_moments(model, inputs, readers, folder, settings.product_dtype, OVER_PROCESSES, visits)
         seconds, num_samples = time.perf_counter() - started, int(OVER_PROCESSES.number(samples.num_samples))
         # There is no pass without measuring to compare with.
         return found, {"calibrate_s": seconds, "forward_s": None, "samples": num_samples, "reused": False}

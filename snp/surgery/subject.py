@@ -13,14 +13,17 @@ from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import plain_for
+from snp.graph.residual import ResidualBlock
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
+from snp.measure.visiting import Visits
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.folded_norms import require_width, with_folded_norms
+from snp.surgery.removal import removable_blocks
 from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
@@ -35,12 +38,16 @@ class Survey:
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
+        removable: blocks that can go as a whole, where they are asked for.
+        exports: programs of the model that are known.
     """
 
     model: nn.Module
     graph: CouplingGraph
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
+    removable: tuple[ResidualBlock, ...] = ()
+    exports: Exports = field(default_factory=Exports)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,8 @@ class Subject:
         exports: programs of the model that are known; they hold for other values of its weights, too.
         blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
             none where it is worked on as a whole.
+        visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
+        removable: blocks that can go as a whole, where they are asked for.
     """
 
     model: nn.Module
@@ -67,6 +76,8 @@ class Subject:
     samples: Batch
     exports: Exports = field(default_factory=Exports)
     blocks: tuple[str, ...] = ()
+    visited: torch.device | None = None
+    removable: tuple[ResidualBlock, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -89,16 +100,30 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and its example with it."""
-        return device_of(self.model)
+        """Where the model is run."""
+        return self.visited or device_of(self.model)
 
-    def in_blocks(self) -> Subject:
+    @property
+    def visits(self) -> Visits:
+        """Which of its blocks are moved where to be run."""
+        return Visits(self.blocks, self.visited)
+
+    def in_blocks(self, device: torch.device | None = None) -> Subject:
         """The same, worked on block by block.
+
+        Args:
+            device: that blocks visit to be worked on, if that is not where the network is and stays.
 
         Raises:
             ValueError: it has no list of blocks that holds all readers.
         """
-        return replace(self, blocks=tuple(blocks_of(self.model, self.readers)))
+        return replace(
+            self, blocks=tuple(blocks_of(self.model, self.readers)), visited=None if device == self.device else device
+        )
+
+    def placed(self, device: torch.device | str) -> Subject:
+        """The model on the device where it is run, in place; where its blocks visit it, the model stays."""
+        return self if self.visited is not None else self.to(device)
 
     def to(self, device: torch.device | str) -> Subject:
         """Move the model, in place; the example follows."""
@@ -139,7 +164,12 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    if "blocks" not in settings.structures:
+        return found
+    costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
+    blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
+    return replace(found, removable=blocks, frozen=found.frozen | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
@@ -166,4 +196,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))
+    known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
+    return Subject(model, *known, removable=found.removable)
