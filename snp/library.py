@@ -79,7 +79,7 @@ def _pruned(
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
         subject = subject_of(dense, given.few[0].example(), settings)
-        refuse_unreachable(subject.costs, subject.groups, settings.target)
+        refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
     result = _carried_out(subject, given, settings, stages, autocast)
     return replace(result, model=alike(result.model, model))
 

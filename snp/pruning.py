@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,10 +15,13 @@ from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
+from snp.plan.prediction import predicted
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.removal import with_blocks_removed
 from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
+from snp.plan.versions import versions
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock, refuse_overhead
 from snp.surgery.subject import Subject
@@ -89,10 +91,11 @@ class PruneResult:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """A plan and the orders it was cut from."""
+    """A plan, the orders it was cut from, and the problem of what is left beside blocks that go."""
 
     plan: PruningPlan
     selection: Selection
+    problem: Problem
 
 
 def decide(subject: Subject, problem: Problem, settings: PruneSettings, **provenance: Any) -> Decision:
@@ -143,8 +146,9 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
     choose, tilt = planners.load(settings.planner), 0.0
-    selection = use_up(problem, choose(problem, settings))
-    if problem.judge is not None:
+    problem, selection = with_blocks_removed(problem, choose(problem, settings))
+    selection = use_up(problem, selection)
+    if problem.judge is not None and settings.tilt:
         with problem.progress.stage("try allocations"):
             tilt, selection = best_tilt(problem, selection)
     by_layers = problem.costs
@@ -153,7 +157,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
-    kept, costs = [len(decision.kept) for decision in decisions], problem.costs
+    kept, costs, whole = [len(decision.kept) for decision in decisions], problem.costs, problem.costs.whole
     plan = PruningPlan(
         decisions,
         settings.to_json()
@@ -161,14 +165,15 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         | _objective(problem, settings)
         | _untied(subject)
         | provenance,
-        macs={"dense": costs.macs(costs.dense), "pruned": costs.macs(kept)},
-        params={"dense": costs.params(costs.dense), "pruned": costs.params(kept)},
-        latency=costs.predicted(kept, by_layers),
+        macs={"dense": whole.macs(whole.dense), "pruned": costs.macs(kept)},
+        params={"dense": whole.params(whole.dense), "pruned": costs.params(kept)},
+        latency=predicted(costs, kept, by_layers),
         frozen=subject.frozen,
-        versions=_versions(),
+        versions=versions(),
         attention=subject.graph.attention,
+        removed_blocks=problem.removed,
     )
-    return Decision(plan, selection)
+    return Decision(plan, selection, problem)
 
 
 def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
@@ -187,13 +192,3 @@ def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:
     assert group.is_even(kept), f"the planner keeps unequal numbers in the partitions of {group.name}"
     variance = None if choice.kept_variance is None else float(choice.kept_variance[choice.num_kept - 1])
     return GroupPlan(group, kept, variance)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("snp", "torch", "timm", "transformers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

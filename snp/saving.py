@@ -18,6 +18,7 @@ from snp.measure.outputs import first_tensor
 from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
+from snp.surgery.layer_lists import lengthened
 from snp.surgery.stock_form import in_stock_form
 from snp.surgery.surgery import cut
 
@@ -88,7 +89,7 @@ def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
     """Put the first recipe into the plan by which the folder loads as the same function."""
     from snp.models._recipes import recipes_of  # not needed by networks of others
 
-    for recipe in recipes_of(small, plan.inputs):
+    for recipe in recipes_of(small, plan.inputs, lengthened(small, plan.removed_blocks)):
         found = plan.with_recipe(recipe)
         found.save(folder / "plan.json")
         if _is_same(small, folder, example_of(plan.inputs, 2)):

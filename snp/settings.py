@@ -18,7 +18,7 @@ from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.core.structures import check_structures, remedies_beside
+from snp.core.structures import check_blocks, check_structures, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings", "TargetSettings"]
@@ -70,8 +70,8 @@ class PruneSettings(TargetSettings, FitSettings):
     )
     structures: tuple[str, ...] = option(
         ("ffn",),
-        "hidden units, and in attention vo, qk (dimensions per head) and heads; width: of the stream of a transformer; "
-        "channels always",
+        "hidden units, in attention vo, qk (dimensions per head) and heads; width: of the stream of a transformer; "
+        "blocks: whole residual ones; channels always",
         strict=False,
         examples=[("ffn", "vo")],
     )
@@ -94,6 +94,15 @@ class PruneSettings(TargetSettings, FitSettings):
             )
         self._check_target()
         check_structures(self.structures, self.attention)
+        trials = "trial cuts (prune.trials=true with planner=snp, cut=output and reconstruct=true)"
+        needs = {
+            "prune.target_macs or prune.target_params": self.target.is_counted,
+            trials: self.needs_trials,
+            "prune.calibration=sequential": self.is_sequential,
+            "prune.streams=false": not self.streams,
+            "no width": "width" not in self.structures,
+        }
+        check_blocks(self.structures, needs)
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""

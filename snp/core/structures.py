@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["check_structures", "remedies_beside"]
+__all__ = ["check_blocks", "check_structures", "remedies_beside"]
 
-_STRUCTURES = ("ffn", "vo", "qk", "heads", "width")
+_STRUCTURES = ("ffn", "vo", "qk", "heads", "width", "blocks")
 
 
 def check_structures(structures: Sequence[str], attention: str) -> None:
@@ -28,6 +28,23 @@ def check_structures(structures: Sequence[str], attention: str) -> None:
         raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
     if attention == "equal" and len({"vo", "qk"} & set(structures)) == 1:
         raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+
+
+def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:
+    """Does what blocks are weighed by go with the rest of what is asked for?
+
+    Args:
+        structures: ``prune.structures``.
+        needs: what that takes, in words -> is it there?
+
+    Raises:
+        ValueError: blocks are asked for, and something is not.
+    """
+    if "blocks" in structures and (missing := [words for words, is_there in needs.items() if not is_there]):
+        raise ValueError(
+            f"prune.structures with blocks goes with {' and '.join(missing)}: whole blocks are weighed against units "
+            "by what trial cuts do to the outputs; leave blocks out, or change that"
+        )
 
 
 def remedies_beside(streams: bool, structures: Sequence[str], ignore: Sequence[str]) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ class Tail:
         channel_dim: dimension of the channels.
         other: the node that the chain's end is added to; None where nothing is.
         low, high: bounds of the rectifier that alone reads the result; infinite where there is none.
+        end: the chain's end, or the sum, where it should have other values than in the dense network; else None.
+        aim: the node whose dense values it should have.
     """
 
     scale: Tensor
@@ -45,6 +47,8 @@ class Tail:
     other: fx.Node | None = None
     low: float = -math.inf
     high: float = math.inf
+    end: fx.Node | None = None
+    aim: fx.Node | None = None
 
     @property
     def rectifies(self) -> bool:
@@ -52,15 +56,21 @@ class Tail:
         return self.low > -math.inf or self.high < math.inf
 
     def missing(self, networks: TwoNetworks, batch: int) -> Tensor | float:
-        """What the layer's output would have to be larger by, to make the sum what it is in the dense network."""
-        if self.other is None or not networks.differs(self.other):
+        """What the layer's output in the dense network has to be larger by, to make the sum what it should be."""
+        error: Tensor | float = 0.0
+        if self.other is not None and networks.differs(self.other):
+            error = networks.dense[self.other][batch] - networks.current[self.other][batch]
+        if self.aim is not None and self.end is not None:
+            error = error + networks.dense[self.aim][batch] - networks.dense[self.end][batch]
+        if not isinstance(error, Tensor):
             return 0.0
-        error = networks.dense[self.other][batch] - networks.current[self.other][batch]
         scale = self._along(self.scale, error)
         return torch.where(scale == 0, 0.0, error / torch.where(scale == 0, 1.0, scale))
 
     def dense(self, networks: TwoNetworks, output: Tensor, batch: int) -> Tensor:
-        """What the rectifier gets in the dense network, from the dense network's output of the layer."""
+        """What the rectifier should get, from the dense network's output of the layer."""
+        if self.aim is not None:
+            return networks.dense[self.aim][batch]
         result = output * self._along(self.scale, output) + self._along(self.shift, output)
         return result if self.other is None else result + networks.dense[self.other][batch]
 
@@ -85,20 +95,26 @@ def tail_of(
     num_channels = node.meta["val"].shape[channel_dim]
     ones = torch.ones(num_channels, device=networks.device)
     tail, at = Tail(ones, torch.zeros_like(ones), channel_dim), node
-    while len(at.users) == 1:
+    while len(at.users) == 1 and at not in networks.aims:
         user = next(iter(at.users))
         name = str(user.target)
         if name in ("aten.add.Tensor", "aten.add_.Tensor"):
-            other = _other(networks, node, at, user) if repair else None
+            other = _other(networks, node, at, user) if repair or user in networks.aims else None
             if other is None:
                 return None
-            return _usable(_rectified(replace(tail, other=other), user) if rectify else replace(tail, other=other))
+            tail = _aimed(networks, replace(tail, other=other), user)
+            return _usable(_rectified(tail, user) if rectify else tail)
         following = tail if name in _IDENTITIES else _scaled(networks, tail, at, user)
         if following is None:
             break
         tail, at = following, user
-    tail = _rectified(tail, at)
-    return _usable(tail) if rectify and tail.rectifies else None
+    tail = _aimed(networks, _rectified(tail, at) if rectify else tail, at)
+    return _usable(tail) if tail.rectifies or tail.aim is not None else None
+
+
+def _aimed(networks: TwoNetworks, tail: Tail, end: fx.Node) -> Tail:
+    aim = networks.aims.get(end)
+    return tail if aim is None else replace(tail, end=end, aim=aim)
 
 
 def _scaled(networks: TwoNetworks, tail: Tail, at: fx.Node, user: fx.Node) -> Tail | None:

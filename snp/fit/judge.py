@@ -14,6 +14,7 @@ from torch import Tensor
 from snp.fit.realise import in_sequence
 from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
+from snp.graph.residual import ResidualBlock
 from snp.measure.objective import Objective
 from snp.measure.outputs import most_remembered
 from snp.plan.group_plan import GroupPlan
@@ -64,13 +65,14 @@ class FitJudge:
         with torch.no_grad():
             self._dense = [batch.call(subject.model) for batch in self._judged]
 
-    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+    def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
         """Of a plan, see :class:`snp.plan.problem.Judge`.
 
         Args:
             groups: what stays of every group.
+            removed: blocks that go as a whole.
         """
-        plan = PruningPlan(tuple(groups), attention=self._subject.graph.attention)
+        plan = PruningPlan(tuple(groups), attention=self._subject.graph.attention, removed_blocks=tuple(removed))
         fits = in_sequence(self._subject, self._problem, plan, self._settings, self._fitted)
         fitted = with_weights(self._subject.model, fits.tensors, share=True)
         with torch.no_grad():

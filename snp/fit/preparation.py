@@ -18,7 +18,7 @@ from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import LogitStatistics, Problem
 from snp.plan.progress import Progress
-from snp.plan.shares import UNSHARED, Shares
+from snp.plan.workers import ONE_WORKER, Workers
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
@@ -30,7 +30,7 @@ def prepare(
     settings: PruneSettings,
     table: LatencyTable | None = None,
     progress: Progress | None = None,
-    shares: Shares = UNSHARED,
+    workers: Workers = ONE_WORKER,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
@@ -41,21 +41,23 @@ def prepare(
         settings: of the prune.
         table: layer times, for a latency budget.
         progress: is told of the stages from here on.
-        shares: does what may be done elsewhere, too, where :func:`is_known_everywhere`.
+        workers: do what may be done elsewhere, too, where :func:`is_known_everywhere`.
     """
     progress = progress or Progress()
-    shares = shares if is_known_everywhere(measured.subject) else UNSHARED
+    workers = workers if is_known_everywhere(measured.subject) else ONE_WORKER
     subject, fisher, inputs = measured.subject, measured.sensitivity, measured.samples.batches
     if not subject.graph.attention and not (settings.needs_trials and inputs):
         problem = problem_of(subject, measured.moments, fisher, measured.streams, table)
-        return subject, replace(problem, objective=measured.objective, progress=progress, shares=shares)
+        return subject, replace(problem, objective=measured.objective, progress=progress, workers=workers)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
     problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
-        trials = Trials(turned.subject, problem, inputs, measured.objective, replays=settings.is_sequential)
+        problem = replace(problem, blocks=turned.subject.removable)
+        is_sequential = settings.is_sequential
+        trials = Trials(turned.subject, problem, inputs, measured.objective, replays=is_sequential, fit=settings.fit)
         problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
-    return turned.subject, replace(problem, objective=measured.objective, progress=progress, shares=shares)
+    return turned.subject, replace(problem, objective=measured.objective, progress=progress, workers=workers)
 
 
 def is_known_everywhere(subject: Subject) -> bool:
@@ -70,8 +72,14 @@ def is_known_everywhere(subject: Subject) -> bool:
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
     samples = measured.samples.as_given
-    is_asked = settings.tilt and settings.is_sequential and settings.target.is_counted
-    if not is_asked or sum(batch.size for batch in samples) < FEWEST_SAMPLES:
+    is_asked = (settings.tilt or bool(problem.blocks)) and settings.is_sequential and settings.target.is_counted
+    num_samples = sum(batch.size for batch in samples)
+    if problem.blocks and num_samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"prune.structures with blocks judges whole allocations by {FEWEST_SAMPLES} calibration samples or more; "
+            f"found {num_samples}: give more, or leave blocks out"
+        )
+    if not is_asked or num_samples < FEWEST_SAMPLES:
         return None
     generator = torch.Generator().manual_seed(settings.seed)
     return FitJudge(subject, problem, settings.fit, samples, measured.asked(), generator)

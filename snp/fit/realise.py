@@ -18,15 +18,16 @@ from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
+from snp.graph.residual import is_inside
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
-from snp.measure.readers import readers_to_fit
+from snp.measure.readers import Reader, readers_to_fit
 from snp.measure.samples import Samples
 from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
-from snp.plan.shares import Piece
+from snp.plan.workers import Piece
 from snp.settings import FitSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
@@ -99,15 +100,12 @@ def in_sequence(
 def fold_of(subject: Subject, problem: Problem, settings: FitSettings, samples: Samples, piece: Piece) -> Fold:
     """What one fold of a plan's cross-validation at the outputs gives, see :class:`snp.fit.at_outputs.Outputs`.
 
-    Args:
-        subject: as of :func:`realise`.
-        problem: likewise.
-        settings: likewise.
-        samples: likewise.
-        piece: number of the fold, and the plan as JSON.
+    The piece is the number of the fold, and the plan as JSON; all else is as :func:`realise` gets it.
     """
     plan = PruningPlan.from_json(piece["plan"])
-    return _Fitting(subject, problem, plan, settings, ALONE, samples.is_mirrored).fold(piece["fold"], samples.batches)
+    fitting, inputs = _Fitting(subject, problem, plan, settings, ALONE, samples.is_mirrored), samples.batches
+    fit = partial(fitting.candidates, masked_weights(subject.model, plan))
+    return fitting.outputs(inputs).fold(inputs, fit, piece["fold"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +129,7 @@ class _Fitting:
 
     def _best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
-        readers = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
-        with self.problem.progress.stage("fit weights", len(readers)):
+        with self.problem.progress.stage("fit weights", len(self._readers)):
             found = self.in_sequence(self.problem, inputs)
             if self.settings.ridge is not None or not found.tensors:
                 return found
@@ -140,16 +137,17 @@ class _Fitting:
 
     def _nearest(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
-        outputs, deleted = self._outputs(inputs), masked_weights(self.subject.model, self.plan)
+        outputs, deleted = self.outputs(inputs), masked_weights(self.subject.model, self.plan)
         num_samples = self.sums.number(sum(batch.size for batch in inputs)) / outputs.group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
             if outputs.serves(Candidates(deleted, (found.tensors,)), inputs):
                 return found.tensors
             return outputs.best(Candidates(deleted, (found.tensors, self._jointly(self.problem))), inputs)
         candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
-        return outputs.best_of_few(candidates, inputs, partial(self._candidates, deleted), self._dealt)
+        return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt)
 
-    def _outputs(self, inputs: Sequence[Batch]) -> Outputs:
+    def outputs(self, inputs: Sequence[Batch]) -> Outputs:
+        """What fits are judged by."""
         model, known, visits = self.subject.model, self.problem.objective, self.subject.visits
         with visits.of(model):
             objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
@@ -158,14 +156,9 @@ class _Fitting:
     def _dealt(self, numbers: Sequence[int], work: Callable[[int], Fold]) -> list[Fold]:
         plan = self.plan.to_json()
         pieces = [{"fold": number, "plan": plan} for number in numbers]
-        return self.problem.shares.of("folds", pieces, lambda piece: work(piece["fold"]))
+        return self.problem.workers.of("folds", pieces, lambda piece: work(piece["fold"]))
 
-    def fold(self, number: int, inputs: Sequence[Batch]) -> Fold:
-        """Of the cross-validation at the outputs."""
-        deleted = masked_weights(self.subject.model, self.plan)
-        return self._outputs(inputs).fold(inputs, partial(self._candidates, deleted), number)
-
-    def _candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
+    def candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
         """The fits, of some samples alone."""
         with tempfile.TemporaryDirectory() as folder:
             problem = replace(self.problem, moments=self._moments(some, Path(folder)), progress=Progress())
@@ -185,15 +178,20 @@ class _Fitting:
         silent = replace(problem, progress=Progress())
         return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
 
+    @property
+    def _readers(self) -> dict[str, Reader]:
+        """What is fitted: no layer of a block that goes."""
+        found = readers_to_fit(self.subject.model, self.subject.graph, self.subject.groups, self.settings)
+        return {name: reader for name, reader in found.items() if not is_inside(name, self.plan.removed_blocks)}
+
     def in_sequence(self, problem: Problem, inputs: Sequence[Batch]) -> Fits:
         """Of some samples and their moments."""
-        subject, plan, settings = self.subject, self.plan, self.settings
-        readers = readers_to_fit(subject.model, subject.graph, subject.groups, settings)
+        subject, plan, settings, readers = self.subject, self.plan, self.settings, self._readers
         kept = {name: kept_columns(reader, plan.groups) for name, reader in readers.items()}
 
         def start(name: str) -> Tensor:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-        wanted = ToFit(readers, kept, start, silent_rows(plan))
+        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks)
         mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

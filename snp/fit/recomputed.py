@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.fit.two_networks import TwoNetworks, Visit, result_of
+from snp.fit.node_result import result_of
+from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
 from snp.graph.exported import is_view, num_bytes
 from snp.graph.exports import Exports

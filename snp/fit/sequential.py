@@ -20,12 +20,15 @@ from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.recomputed import RecomputedNetworks
 from snp.fit.rows import batch_size_for, equal_batches
+from snp.fit.skipped import foreseen
 from snp.fit.two_networks import TwoNetworks, Visit
 from snp.graph.batches import Batch
+from snp.graph.residual import ResidualBlock, gaps_of
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
 from snp.settings import FitSettings
+from snp.surgery.passing import zeroed_writers
 from snp.surgery.subject import Subject
 
 __all__ = ["Fits", "ToFit", "fit_in_sequence"]
@@ -58,12 +61,14 @@ class ToFit:
             layer gets that cannot be fitted here, because its weight is read twice.
         silent: name -> dimension and indices that the pruned network does not have although nothing reads them
             (queries, keys).
+        removed: blocks that the pruned network does not have.
     """
 
     readers: Mapping[str, Reader]
     kept: Mapping[str, Tensor]
     start: Callable[[str], Tensor]
     silent: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
+    removed: Sequence[ResidualBlock] = ()
 
 
 def fit_in_sequence(
@@ -102,8 +107,9 @@ def fit_in_sequence(
     elif mirrored:
         samples //= 2
     networks.zero_rows(wanted.silent)
-    fitter.count_reads(networks)
-    networks.run()
+    for name, zeros in zeroed_writers(subject.model, wanted.removed).items():
+        networks.change(name, zeros)
+    fitter.run(networks)
     return Fits(dict(sorted(networks.changed.items())), samples, fitter.is_scarce)
 
 
@@ -130,8 +136,16 @@ class _Fitter:
         self._settings, self._reestimates = settings, settings.batch_norm == "reestimate"
         self._reads: dict[str, int] = {}
         self.is_scarce = False
+        self._removed, self._passed = wanted.removed, frozenset[fx.Node]()
 
-    def count_reads(self, networks: TwoNetworks) -> None:
+    def run(self, networks: TwoNetworks) -> None:
+        """Fit everything, in the order in which it is computed."""
+        gaps = gaps_of(networks.exported, self._removed)
+        networks.aims, networks.exits, self._passed = gaps.aims, gaps.exits, gaps.nodes
+        self._count_reads(networks)
+        networks.run()
+
+    def _count_reads(self, networks: TwoNetworks) -> None:
         """Note how often each weight is read: one read twice has no single set of inputs.
 
         One that is read in a form that is not known here has none: it is folded as its moments say.
@@ -145,6 +159,8 @@ class _Fitter:
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's tensors before it is computed."""
+        if node in self._passed:
+            return
         for read in reads_of(networks, node):
             if read.weight in self._readers:
                 self._visit_reader(networks, node, read)
@@ -159,15 +175,17 @@ class _Fitter:
             if loses and name not in networks.changed:
                 networks.change(name, self._start(name))
             return
-        if not loses and not networks.differs(read.source):
+        # Statistics that are estimated anew later on would move what is aimed at here.
+        rectify = self._settings.rectify and not self._reestimates
+        tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
+        tail = foreseen(networks, tail) if reader.fits_outputs else None
+        is_aimed = tail is not None and tail.aim is not None
+        if not loses and not is_aimed and not networks.differs(read.source):
             return
         fit = LayerFit(networks, node, read, reader, self._kept[name], self._start if loses else None)
         if not reader.fits_outputs:
             self.is_scarce |= fit.inputs(self._settings)
             return
-        # Statistics that are estimated anew later on would move what is aimed at here.
-        rectify = self._settings.rectify and not self._reestimates
-        tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
         self.is_scarce |= fit.outputs(tail, self._settings)

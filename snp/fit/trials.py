@@ -18,15 +18,20 @@ from snp.core.gram import Moments
 from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
 from snp.fit.replay import Replay
 from snp.fit.rows import batch_size_for, equal_batches
+from snp.fit.skipped import weights_in_front
 from snp.graph.batch_form import kind_of
 from snp.graph.batches import Batch
+from snp.graph.residual import ResidualBlock
 from snp.graph.units import UnitGroup
 from snp.measure.moments import MomentCollector
 from snp.measure.objective import Objective
 from snp.measure.outputs import most_remembered, objective_of
+from snp.measure.readers import readers_to_fit
 from snp.plan.placing import place_of
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
+from snp.settings import FitSettings
+from snp.surgery.passing import zeroed_writers
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import masked_weights, with_weights
 
@@ -34,6 +39,7 @@ __all__ = ["Trials"]
 
 _SHARE = 4  # one calibration sample in so many is predicted, the others are fitted on
 _MOST_SAMPLES = 256
+_MOST_FITTED = 512  # in front of blocks
 
 
 class Trials:
@@ -45,6 +51,7 @@ class Trials:
         inputs: the calibration inputs on the model's device, in batches.
         objective: how far outputs are from the dense network's; by default by what they look like.
         replays: start from the dense network's values in front of what is cut, on an exported program.
+        fit: how weights in front of blocks that go are fitted; None leaves them as they are.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Trials:
         objective: Objective | None = None,
         *,
         replays: bool = False,
+        fit: FitSettings | None = None,
     ) -> None:
         self._model = subject.model
         self.objective = objective or objective_of(subject.model, inputs)
@@ -71,6 +79,9 @@ class Trials:
             self._dense = [batch.call(subject.model) for batch in self._probes]
         others = {name: _others(problem, name, part).cpu() for name, part in collector.moments.items()}
         self._problem = replace(problem, moments=others)
+        self._in_front = (
+            _in_front(subject, problem, fit, inputs, max(1, total - most)) if problem.blocks and fit else {}
+        )
 
     def distance(self, group: UnitGroup, kept: Tensor) -> float:
         """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
@@ -83,7 +94,20 @@ class Trials:
         weights = masked_weights(self._model, PruningPlan((decision,)))
         names = {member.tensor for member in group.consumers}
         folded = folded_weights(self._problem, [decision], USUAL_RIDGE, sorted(names & self._problem.readers.keys()))
-        weights |= {name: weight.to(weights[name].device) for name, weight in folded.items()}
+        return self._moved(weights | {name: weight.to(weights[name].device) for name, weight in folded.items()})
+
+    def distance_without(self, block: ResidualBlock) -> float:
+        """Distance of the outputs from the dense network's without a block, in nats per sample.
+
+        Args:
+            block: of the problem.
+        """
+        zeros, in_front = zeroed_writers(self._model, [block]), self._in_front.get(block.name)
+        alone = self._moved(zeros)
+        return alone if in_front is None else min(alone, self._moved(zeros | in_front))
+
+    def _moved(self, weights: dict[str, Tensor]) -> float:
+        """How far the outputs are from the dense network's with some other weights."""
         with torch.no_grad():
             outputs = self._outputs(weights)
             moved = (
@@ -109,6 +133,18 @@ def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
         found.append(batch.first(count))
         count -= batch.size
     return found
+
+
+def _in_front(
+    subject: Subject, problem: Problem, settings: FitSettings, inputs: Sequence[Batch], count: int
+) -> dict[str, dict[str, Tensor]]:
+    """Weights in front of each block, fitted on the first samples."""
+    readers = readers_to_fit(subject.model, subject.graph, problem.groups, settings)
+    batches, left = list[Batch](), min(count, _MOST_FITTED)
+    for batch in inputs:
+        batches += [batch.first(left)] if left > 0 else []
+        left -= batch.size
+    return weights_in_front(subject, batches, readers, settings, problem.blocks)
 
 
 def _others(problem: Problem, name: str, part: Moments) -> Moments:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from snp.core.sums import ALONE, Sums
+from snp.fit.node_result import result_of
 from snp.graph.batches import Batch, device_of
-from snp.graph.exported import footprint, is_inplace
+from snp.graph.exported import footprint
 from snp.graph.exports import Exports
 from snp.measure.visiting import STAYS, Visits
 
-__all__ = ["TwoNetworks", "Visit", "result_of"]
+__all__ = ["TwoNetworks", "Visit"]
 
 Visit = Callable[["TwoNetworks", fx.Node], None]
 _Store = Mapping[fx.Node, Sequence[Any]]
@@ -47,6 +48,9 @@ class TwoNetworks:
         changed: those that differ from the dense network's, where the model is.
         device: where values are.
         open: nodes that are being computed: what depends on one of them cannot be computed yet.
+        exported: the network as a graph.
+        exits: nodes whose values may be the dense network's again, to the bit, although tensors in front differ.
+        aims: node -> the one whose dense values it should have instead of its own (:mod:`snp.graph.residual`).
     """
 
     def __init__(
@@ -58,17 +62,19 @@ class TwoNetworks:
         exports: Exports | None = None,
         visits: Visits = STAYS,
     ) -> None:
-        self._exported = (exports or Exports()).of(model, batches[0], visits.device)
-        self.graph, self._names = self._exported.graph, self._exported.names
+        self.exported = (exports or Exports()).of(model, batches[0], visits.device)
+        self.graph, self._names = self.exported.graph, self.exported.names
         self._inputs, self._visit, self.sums = list(batches), visit, sums
         self._visits, self.device = visits, visits.device or device_of(model)
         self.changed: dict[str, Tensor] = {}
-        self._dense_tensors = visits.tensors(self._exported.tensors)
+        self._dense_tensors = visits.tensors(self.exported.tensors)
         self.tensors = ChainMap(visits.tensors(self.changed), self._dense_tensors)
         self._silent: dict[str, tuple[int, Tensor]] = {}
         self.dense: dict[fx.Node, Sequence[Any]] = {}
         self.current: dict[fx.Node, Sequence[Any]] = {}
         self.open, self._done = set[fx.Node](), set[fx.Node]()
+        self.aims: dict[fx.Node, fx.Node] = {}
+        self.exits: frozenset[fx.Node] = frozenset()
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
     def limit(self, memory: int) -> int:
@@ -113,6 +119,12 @@ class TwoNetworks:
             value = value.index_fill(dim, rows.to(value.device), 0.0)
         self.tensors[name] = value
 
+    def take_back(self) -> dict[str, Tensor]:
+        """Give the changed network all of its dense tensors again; returns those that it had instead, by name."""
+        found = dict(sorted(self.changed.items()))
+        self.changed.clear()
+        return found
+
     def zero_rows(self, rows: Mapping[str, tuple[int, Tensor]]) -> None:
         """Keep indices along one dimension of tensors of the changed network at zero, whatever they are changed to."""
         self._silent = dict(rows)
@@ -148,9 +160,9 @@ class TwoNetworks:
             self._call(node)
 
     def _given(self, node: fx.Node) -> list[Any]:
-        if node.name in self._exported.constants:
-            return [self._exported.constants[node.name]] * len(self._inputs)
-        position = self._exported.inputs[node.name]
+        if node.name in self.exported.constants:
+            return [self.exported.constants[node.name]] * len(self._inputs)
+        position = self.exported.inputs[node.name]
         return [self._visits.there(batch.leaves[position]) for batch in self._inputs]
 
     def counted(self, batch: int, values: Tensor) -> Tensor | None:
@@ -170,6 +182,8 @@ class TwoNetworks:
         names = {self._names[argument.name] for argument in node.all_input_nodes if argument.name in self._names}
         if names & self.changed.keys() or any(self.differs(argument) for argument in inputs):
             self.current[node] = self._values(node, self.current, self.tensors)
+            if node in self.exits and all(map(torch.equal, self.current[node], self.dense[node])):
+                self.current[node] = self.dense[node]
         else:
             self.current[node] = self.dense[node]
 
@@ -181,20 +195,3 @@ class TwoNetworks:
             return tensors[name] if name is not None else store[argument][batch]
 
         return [result_of(node, partial(value, batch)) for batch in range(len(self._inputs))]
-
-
-def result_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
-    """What a node computes.
-
-    Args:
-        node: a call of an operator.
-        value: gives the value of each of its arguments.
-    """
-    target = node.target
-    assert callable(target)
-    args: Any = fx.node.map_arg(node.args, value)
-    kwargs: Any = fx.node.map_arg(node.kwargs, value)
-    if is_inplace(node):
-        # The value that is written over may still be needed under its old name.
-        args = (args[0].clone(), *args[1:])
-    return target(*args, **kwargs)

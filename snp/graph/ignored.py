@@ -10,7 +10,7 @@ from torch import nn
 
 from snp.graph.units import UnitGroup
 
-__all__ = ["ignored_groups"]
+__all__ = ["ignored_groups", "is_ignored"]
 
 _NUM_NEAR = 5
 
@@ -44,6 +44,17 @@ def ignored_groups(model: nn.Module, groups: Iterable[UnitGroup], patterns: Sequ
     return found
 
 
+def is_ignored(model: nn.Module, module: str, patterns: Sequence[str]) -> bool:
+    """Does a pattern name a module, something inside of it, or what it lies in?"""
+    inside = (name for name in _tensors(model) if name.startswith(f"{module}."))
+    names = {name for tensor in inside for name in _around(tensor)}
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _tensors(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()] + [name for name, _ in model.named_buffers()]
+
+
 def _names_of(group: UnitGroup) -> set[str]:
     names = {group.name}
     for member in group.members:
@@ -59,8 +70,7 @@ def _around(tensor: str) -> Iterator[str]:
 
 
 def _refuse_unknown(model: nn.Module, groups: Iterable[str], pattern: str) -> None:
-    tensors = [name for name, _ in model.named_parameters()] + [name for name, _ in model.named_buffers()]
-    known = dict.fromkeys([*groups, *(name for tensor in tensors for name in _around(tensor))])
+    known = dict.fromkeys([*groups, *(name for tensor in _tensors(model) for name in _around(tensor))])
     if any(fnmatchcase(name, pattern) for name in known):
         return
     near = difflib.get_close_matches(pattern.strip("*?."), known, _NUM_NEAR, cutoff=0.4)

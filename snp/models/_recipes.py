@@ -11,12 +11,15 @@ from torch import nn
 __all__ = ["recipes_of"]
 
 
-def recipes_of(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def recipes_of(
+    model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], config: Any = None
+) -> Iterator[dict[str, Any]]:
     """Arguments of ``snp.models.build`` that could give this architecture; whoever uses one compares the networks.
 
     Args:
         model: any module; those of other libraries than timm and transformers have none.
         inputs: what it reads, as plans note it; of images the size is tried where the architecture needs one.
+        config: of a transformer, where its own is not that of the architecture; None for its own.
     """
     owner: Any = model
     library = type(model).__module__.split(".")[0]
@@ -30,6 +33,6 @@ def recipes_of(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]]) -> Ite
     elif library == "transformers" and hasattr(model, "config"):
         from snp.models.huggingface import AUTO_CLASSES
 
-        config = json.loads(owner.config.to_json_string(False))
+        plain = json.loads((config or owner.config).to_json_string(False))
         for auto_class in AUTO_CLASSES:
-            yield {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}}
+            yield {"family": "huggingface", "arguments": {"config": plain, "auto_class": auto_class}}

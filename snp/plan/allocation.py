@@ -11,7 +11,24 @@ from torch import Tensor
 from snp.core import cuts
 from snp.core.cuts import Curve
 
-__all__ = ["Allocation", "Curves", "PooledScores", "equal_shares"]
+__all__ = ["Allocation", "BlockCurve", "Curves", "PooledScores", "equal_shares"]
+
+_LOWEST = 1e-15  # a level below which every price is the same
+
+
+@dataclass(frozen=True)
+class BlockCurve:
+    """What a block does and saves as a whole.
+
+    Attributes:
+        damage: where it goes, in the unit of the damages of its groups.
+        fixed_cost: of its layers that no group cuts, in the unit of the costs of units.
+        groups: numbers of the groups inside it.
+    """
+
+    damage: float
+    fixed_cost: float
+    groups: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +38,33 @@ class Curves:
     Attributes:
         cut: its name.
         curves: one per group.
+        blocks: of blocks that may go as a whole; with the cut ``output`` only.
     """
 
     cut: str
     curves: tuple[Curve, ...]
+    blocks: tuple[BlockCurve, ...] = ()
 
     def num_kept(self, group: int, level: float) -> int:
         """Units of a group at a level in (0, 1], in 1..U, before rounding."""
         return cuts.load(self.cut)(self.curves[group], level)
+
+    def removed(self, level: float) -> tuple[int, ...]:
+        """Numbers of the blocks that do less damage than they cost at a level; some group is always left."""
+        price = 1 / max(level, _LOWEST) - 1
+        found = [number for number, block in enumerate(self.blocks) if block.damage < self._kept(block, level, price)]
+        while found and len({group for number in found for group in self.blocks[number].groups}) == len(self.curves):
+            found.remove(max(found, key=lambda number: self.blocks[number].damage))
+        return tuple(found)
+
+    def _kept(self, block: BlockCurve, level: float, price: float) -> float:
+        """What a block costs that stays, with its groups cut at a level: damage, and the price of what is left."""
+        damage, cost = 0.0, block.fixed_cost
+        for group in block.groups:
+            curve, count = self.curves[group], self.num_kept(group, level)
+            assert curve.damage is not None, "blocks are weighed against damages"
+            damage, cost = damage + float(curve.damage[count]), cost + curve.unit_cost * count
+        return damage + price * max(cost, 0.0)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name."""
@@ -38,6 +74,8 @@ class Curves:
             found[f"{number}/unit_cost"] = torch.tensor(curve.unit_cost, dtype=torch.float64)
             if curve.damage is not None:
                 found[f"{number}/damage"] = curve.damage
+        for number, block in enumerate(self.blocks):
+            found[f"blocks/{number}"] = torch.tensor([block.damage, block.fixed_cost], dtype=torch.float64)
         return {f"{self.cut}/{name}": tensor for name, tensor in found.items()}
 
 

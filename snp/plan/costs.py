@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snp.core.budget import Target
 from snp.graph import CouplingGraph
+from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup
 from snp.plan.latency_table import LatencyTable
+from snp.plan.shares import Share
 
 __all__ = ["CostModel"]
+
+_Value = TypeVar("_Value")
 
 
 class CostModel:
@@ -40,21 +44,20 @@ class CostModel:
         self._einsums = {name: reading.input_dim for name, reading in graph.readings.items() if reading.is_einsum}
         self._positions, self._fixed_macs = graph.positions, graph.fixed_macs
         self._num_units = [group.num_units for group in groups]
-        numbers = {group.name: number for number, group in enumerate(groups)}
-        self._products = [
-            (macs, [numbers[name] for name in names if name in numbers]) for macs, names in graph.products
-        ]
+        self._numbers = {group.name: number for number, group in enumerate(groups)}
+        self._products = list(graph.products)
+        self._whole: CostModel | None = None
         # tensor -> dim -> who owns its indices
-        self._owned: dict[str, dict[int, list[_Share]]] = defaultdict(lambda: defaultdict(list))
+        self._owned: Mapping[str, Mapping[int, list[Share]]] = defaultdict(lambda: defaultdict(list))
         blocks = [number for number, group in enumerate(groups) if group.kind == "heads"]
         for number in [*blocks, *(number for number in range(len(groups)) if number not in blocks)]:
             for member in groups[number].members:
                 owners = self._owned[member.tensor][member.dim]
                 inside = next((s for s in owners if s.is_block and bool(torch.isin(member.index, s.index).all())), None)
-                share = _Share(number, member.index, number in blocks, member.num_blocks)
+                share = Share(number, member.index, number in blocks, member.num_blocks)
                 (owners if inside is None else inside.parts).append(share)
 
-    def _num_removed(self, owners: Sequence[_Share], kept: Sequence[int]) -> int:
+    def _num_removed(self, owners: Sequence[Share], kept: Sequence[int]) -> int:
         """Indices of one dimension that go; a head takes along what is left of its dimensions."""
         total = 0
         for share in owners:
@@ -81,8 +84,8 @@ class CostModel:
         """Multiply-accumulates per sample with that many units kept in each group."""
         weights = (name for name in self._positions if name in self._kernels)
         total = self._fixed_macs + round(sum(self._positions[n] * self._num_products(n, kept) for n in weights))
-        for macs, numbers in self._products:
-            for number in numbers:
+        for macs, names in self._products:
+            for number in [self._numbers[name] for name in names if name in self._numbers]:
                 macs = macs * kept[number] // self._num_units[number]
             total += macs
         return total
@@ -141,27 +144,6 @@ class CostModel:
     def _activation_share(self, kept: Sequence[int]) -> float:
         return self.activations(kept) / self.activations(self.dense)
 
-    def predicted(self, kept: Sequence[int], by_layers: CostModel) -> dict[str, float]:
-        """What the plan says of a latency budget; nothing where no times were measured.
-
-        Args:
-            kept: units per group.
-            by_layers: the costs before a cut network was timed; what they predict goes in as ``layers_share``.
-        """
-        if self.table is None:
-            return {}
-        dense_ms, pruned_ms = self.latency(self.dense), self.latency(kept)
-        return {
-            "batch": self.table.batch,
-            "threads": self.table.threads,
-            "graphs": float(self.table.graphs),
-            "idle_share": self.table.idle_share,
-            "overhead_share": self.table.overhead_share,
-            "predicted_ms": pruned_ms,
-            "predicted_share": pruned_ms / dense_ms,
-            "layers_share": by_layers.latency(kept) / by_layers.latency(self.dense),
-        }
-
     def of_target(self, target: Target) -> Callable[[Sequence[int]], float]:
         """What a budget of that kind counts."""
         if target.kind == "latency":
@@ -172,25 +154,35 @@ class CostModel:
 
     def share_of(self, target: Target) -> Callable[[Sequence[int]], float]:
         """What kept units leave of the dense network's cost, as a budget of that kind counts it."""
-        cost = self.of_target(target)
-        dense = cost(self.dense)
+        cost, dense = self.of_target(target), self.whole.of_target(target)(self.whole.dense)
         return lambda kept: cost(kept) / dense
+
+    @property
+    def whole(self) -> CostModel:
+        """Of the network with all of its blocks."""
+        return self._whole or self
+
+    def without(self, blocks: Collection[ResidualBlock]) -> CostModel:
+        """Of the network without blocks; groups inside them are none any more, and shares are still of the whole."""
+
+        def left(values: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {name: value for name, value in values.items() if not is_inside(name, blocks)}
+
+        other, groups = copy.copy(self), left(self._numbers)
+        places = {old: new for new, old in enumerate(groups.values())}
+        other._whole, other._numbers = self.whole, {name: places[old] for name, old in groups.items()}
+        other._num_units = [self._num_units[old] for old in places]
+        other._shapes, other._kernels = left(self._shapes), left(self._kernels)
+        other._positions = left(self._positions)
+        other._fixed_macs -= sum(block.fixed_macs for block in blocks)
+        other._products = [(n, names) for n, names in self._products if len(left(dict.fromkeys(names))) == len(names)]
+        other._owned = {
+            name: {dim: [share.renumbered(places) for share in owners] for dim, owners in dims.items()}
+            for name, dims in left(self._owned).items()
+        }
+        return other
 
     @property
     def dense(self) -> list[int]:
         """Kept units per group of the dense network."""
         return list(self._num_units)
-
-
-@dataclass(frozen=True, eq=False)
-class _Share:
-    """Indices of one dimension that a group's units own, shape [U, m], spread over ``num_blocks`` kernel blocks.
-
-    Of heads (``is_block``) the parts that other groups own of them.
-    """
-
-    group: int
-    index: Tensor
-    is_block: bool
-    num_blocks: int
-    parts: list[_Share] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from snp.core.budget import BudgetError, Target, bisect_level
 from snp.core.orderings import descending, interleaved
+from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup
-from snp.plan.allocation import Allocation
+from snp.plan.allocation import Allocation, Curves
 from snp.plan.costs import CostModel
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import evened
@@ -33,11 +35,13 @@ class Level:
 
     Attributes:
         value: what every group keeps, in the unit of the allocation.
-        kept: units per group, rounded.
+        kept: units per group, rounded; also of groups in blocks that go.
+        removed: numbers of the blocks that go as a whole.
     """
 
     value: float
     kept: list[int]
+    removed: tuple[int, ...] = ()
 
 
 def level_for(problem: Problem, allocation: Allocation) -> Level:
@@ -53,25 +57,57 @@ def level_for(problem: Problem, allocation: Allocation) -> Level:
 
     if not target.is_budget:
         return Level(target.share, kept(target.share))
-    share = problem.costs.share_of(target)
+    share = _share_of(problem, allocation)
     try:
-        found = bisect_level(lambda level: share(kept(level)), target.share)
+        found = bisect_level(lambda level: share(level, kept(level)), target.share)
     except BudgetError as error:
         raise target.out_of_reach(error.reached) from error
-    return Level(found, kept(found))
+    return Level(found, kept(found), _removed(allocation, found))
 
 
-def refuse_unreachable(costs: CostModel, groups: Sequence[UnitGroup], target: Target) -> None:
+def _removed(allocation: Allocation, level: float) -> tuple[int, ...]:
+    """Numbers of the blocks that go at a level."""
+    return allocation.removed(level) if isinstance(allocation, Curves) else ()
+
+
+def _share_of(problem: Problem, allocation: Allocation) -> Callable[[float, Sequence[int]], float]:
+    """What a level, at which so many units per group are kept, leaves of the dense network's cost."""
+
+    @functools.cache
+    def of_rest(removed: tuple[int, ...]) -> tuple[Callable[[Sequence[int]], float], list[int]]:
+        blocks = [problem.blocks[number] for number in removed]
+        costs = problem.costs.without(blocks) if blocks else problem.costs
+        left = [number for number, group in enumerate(problem.groups) if not is_inside(group.name, blocks)]
+        return costs.share_of(problem.target), left
+
+    def share(level: float, kept: Sequence[int]) -> float:
+        found, left = of_rest(_removed(allocation, level))
+        return found([kept[number] for number in left])
+
+    return share
+
+
+def refuse_unreachable(
+    costs: CostModel, groups: Sequence[UnitGroup], target: Target, blocks: Sequence[ResidualBlock] = ()
+) -> None:
     """A budget that no weights and no samples could meet: what sizes alone say, before anything is trained or measured.
 
     Times are not known by then, and other targets can always be met.
+
+    Args:
+        costs: of these groups.
+        groups: that can be cut.
+        target: what is asked for.
+        blocks: that can go as a whole.
 
     Raises:
         ValueError: even with every group at its smallest more is left; the message says how much.
     """
     if not target.is_budget or target.is_timed:
         return
-    least = [target.rounding.up(1, group.num_units, group.step) for group in groups]
+    costs = costs.without(blocks) if blocks else costs
+    left = [group for group in groups if not is_inside(group.name, blocks)]
+    least = [target.rounding.up(1, group.num_units, group.step) for group in left]
     if (share := costs.share_of(target)(least)) > target.share:
         raise target.out_of_reach(share)
 

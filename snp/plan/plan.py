@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snp.graph.heads import AttentionLayer
+from snp.graph.residual import ResidualBlock
 from snp.plan.group_plan import GroupPlan, group_from_json, group_to_json
 from snp.plan.plan_file import FORMAT, content_hash, read_text, write_text
 from snp.plan.table import plan_summary, plan_table, time_sentence
@@ -34,6 +35,7 @@ class PruningPlan:
             empty where they are not plain tensors.
         versions: library name -> version.
         attention: layers whose modules keep numbers about their heads.
+        removed_blocks: blocks that go as a whole; their groups are none of ``groups``.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -46,6 +48,7 @@ class PruningPlan:
     versions: dict[str, str] = field(default_factory=dict)
     attention: tuple[AttentionLayer, ...] = ()
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    removed_blocks: tuple[ResidualBlock, ...] = ()
 
     def removed(self) -> dict[tuple[str, int], Tensor]:
         """Indices that go, ascending, per (tensor, dim); all groups together."""
@@ -84,6 +87,7 @@ class PruningPlan:
             "params": self.params,
             "latency": self.latency,
             "groups": [group_to_json(decision) for decision in self.groups],
+            **({"removed_blocks": [block.to_json() for block in self.removed_blocks]} if self.removed_blocks else {}),
             "attention": [layer.to_json() for layer in self.attention],
             "frozen": [{"name": name, "reason": reason} for name, reason in self.frozen.items()],
         }
@@ -93,7 +97,8 @@ class PruningPlan:
     def mark(self) -> str:
         """Hash of what was decided and asked for: weights that were made by a plan carry it."""
         parts = [group_to_json(entry) for entry in self.groups], [entry.to_json() for entry in self.attention]
-        return content_hash([*parts, self.settings, self.macs, self.params])[:16]
+        blocks = [block.to_json() for block in self.removed_blocks]
+        return content_hash([*parts, self.settings, self.macs, self.params, *([blocks] if blocks else [])])[:16]
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
@@ -110,6 +115,7 @@ class PruningPlan:
                 frozen={entry["name"]: entry["reason"] for entry in plain["frozen"]},
                 latency=plain.get("latency", {}),  # earlier plans know none
                 inputs=plain.get("inputs", {}),
+                removed_blocks=tuple(ResidualBlock.from_json(entry) for entry in plain.get("removed_blocks", [])),
                 **{key: plain[key] for key in ("settings", "macs", "params", "recipe", "versions")},
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -117,12 +123,16 @@ class PruningPlan:
 
     def __str__(self) -> str:
         """A table of the groups, for terminals and as Markdown, and the time of a pass where that was measured."""
-        table = plan_table(plan_summary(self.groups, self.macs, self.params), self.groups, self.frozen)
+        table = plan_table(self._summary, self.groups, self.frozen, [block.name for block in self.removed_blocks])
         sentence = time_sentence(self.latency)
         return f"{table}\n{sentence}\n" if sentence else table
 
     def __repr__(self) -> str:
-        return f"Plan({plan_summary(self.groups, self.macs, self.params)})"
+        return f"Plan({self._summary})"
+
+    @property
+    def _summary(self) -> str:
+        return plan_summary(self.groups, self.macs, self.params, [block.name for block in self.removed_blocks])
 
     def save(self, path: Path) -> None:
         """Write ``plan.json``; a half-written file never takes the place of a whole one."""

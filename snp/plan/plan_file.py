@@ -60,6 +60,14 @@ class _Attention(_Strict):
     value: _Slice
 
 
+class _Block(_Strict):
+    name: str
+    writers: list[str]
+    num_inputs: PositiveInt = 1
+    num_outputs: PositiveInt | None = None
+    fixed_macs: int = 0
+
+
 class _Frozen(_Strict):
     name: str
     reason: str
@@ -75,6 +83,7 @@ class _Plan(_Strict):
     params: dict[str, NonNegativeInt]
     latency: dict[str, float | None] = {}
     groups: list[_Group]
+    removed_blocks: list[_Block] = []
     attention: list[_Attention] = []
     frozen: list[_Frozen]
     content: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snp.core.budget import Target
 from snp.core.gram import Moments
+from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup
 from snp.measure.objective import Objective
 from snp.measure.readers import Reader
@@ -18,7 +19,7 @@ from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
 from snp.plan.group_plan import GroupPlan
 from snp.plan.progress import Progress
-from snp.plan.shares import UNSHARED, Piece, Shares
+from snp.plan.workers import ONE_WORKER, Workers
 
 __all__ = ["Choice", "Judge", "LogitStatistics", "Problem", "Selection", "Trial"]
 
@@ -52,15 +53,24 @@ class Trial(Protocol):
         """
         ...
 
+    def distance_without(self, block: ResidualBlock) -> float:
+        """The same when only this block goes, and what stands in front of it makes up for it.
+
+        Args:
+            block: any that can go.
+        """
+        ...
+
 
 class Judge(Protocol):
     """Carries out whole plans on some samples, to see on others what they do; see :class:`snp.fit.judge.FitJudge`."""
 
-    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+    def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
         """How far the fitted network's predictions are from the dense one's, in nats per sample.
 
         Args:
             groups: what stays of every group.
+            removed: blocks that go as a whole.
 
         Returns:
             Means over parts of the samples, the same parts for every plan, shape [P], float64.
@@ -87,7 +97,9 @@ class Problem:
             :func:`snp.plan.placing.place_of` says.
         objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
-        shares: does what may be done elsewhere, too: see :meth:`tried` and :meth:`judged`.
+        workers: make trials that do not depend on each other (:mod:`snp.plan.pieces`).
+        blocks: that may go as a whole.
+        removed: blocks that are gone; their groups are none of ``groups``.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -103,23 +115,15 @@ class Problem:
     device: torch.device = _MAIN_MEMORY
     objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
-    shares: Shares = UNSHARED
+    workers: Workers = ONE_WORKER
+    blocks: tuple[ResidualBlock, ...] = ()
+    removed: tuple[ResidualBlock, ...] = ()
 
-    def tried(self, piece: Piece) -> float:
-        """Distance of a trial cut: of one group, which keeps some units."""
-        assert self.trial is not None, "groups are cut on trial"
-        (group,) = (group for group in self.groups if group.name == piece["group"])
-        return self.trial.distance(group, torch.tensor(piece["kept"], dtype=torch.long))
-
-    def judged(self, piece: Piece) -> list[float]:
-        """Distances of a whole plan, of every part of the samples: group -> units that stay."""
-        assert self.judge is not None, "whole allocations are judged"
-        named = {group.name: group for group in self.groups}
-        kept = {name: torch.tensor(units, dtype=torch.long) for name, units in piece.items()}
-        found: list[float] = self.judge.distances(
-            [GroupPlan(named[name], units) for name, units in kept.items()]
-        ).tolist()
-        return found
+    def without(self, blocks: Sequence[ResidualBlock]) -> Problem:
+        """What is left to decide once it is settled which blocks go."""
+        groups = tuple(group for group in self.groups if not is_inside(group.name, blocks))
+        costs = self.costs.without(blocks) if blocks else self.costs
+        return replace(self, groups=groups, costs=costs, blocks=(), removed=tuple(blocks))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,40 +1,28 @@
-"""Who does pieces of work that do not depend on each other?  Here one process does all of them, one after the other.
-
-Pieces and what they give are JSON values, so that they can be asked of other processes and are the same to the bit
-wherever they come from.
-"""
+"""Which indices of a tensor's dimension do a group's units own?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-__all__ = ["UNSHARED", "Piece", "Shares"]
+from torch import Tensor
 
-Piece = dict[str, Any]
-
-
-class Shares:
-    """Work of one process; a subclass whose :meth:`of` asks others shares it out."""
-
-    num_processes = 1
-
-    def of(
-        self, kind: str, pieces: Sequence[Piece], work: Callable[[Piece], Any], done: Callable[[], None] = lambda: None
-    ) -> list[Any]:
-        """What every piece gives, in their order.
-
-        Args:
-            kind: of the work, by which others know it.
-            pieces: JSON objects.
-            work: does one here; gives a JSON value.
-            done: is told of every piece.
-        """
-        found = []
-        for piece in pieces:
-            found.append(work(piece))
-            done()
-        return found
+__all__ = ["Share"]
 
 
-UNSHARED = Shares()
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Indices of one dimension that a group's units own, shape [U, m], spread over ``num_blocks`` kernel blocks.
+
+    Of heads (``is_block``) the parts that other groups own of them.
+    """
+
+    group: int
+    index: Tensor
+    is_block: bool
+    num_blocks: int
+    parts: list[Share] = field(default_factory=list)
+
+    def renumbered(self, places: Mapping[int, int]) -> Share:
+        """The same share of a group that has another number now."""
+        return replace(self, group=places[self.group], parts=[part.renumbered(places) for part in self.parts])

@@ -42,8 +42,10 @@ def markdown_table(
     return lines
 
 
-def plan_summary(groups: Sequence[GroupPlan], macs: Mapping[str, int], params: Mapping[str, int]) -> str:
-    """One line: units, multiply-accumulates and parameters that stay."""
+def plan_summary(
+    groups: Sequence[GroupPlan], macs: Mapping[str, int], params: Mapping[str, int], removed: Sequence[str] = ()
+) -> str:
+    """One line: units, multiply-accumulates and parameters that stay, and how many blocks do not."""
     kept = sum(len(decision.kept) for decision in groups)
     units = sum(decision.group.num_units for decision in groups)
     shares = [
@@ -51,12 +53,17 @@ def plan_summary(groups: Sequence[GroupPlan], macs: Mapping[str, int], params: M
         for name, count in (("MACs", macs), ("parameters", params))
         if count.get("dense")
     ]
-    return f"{', '.join([f'{kept} of {units} units in {len(groups)} groups', *shares])}"
+    where = f"{len(groups)} groups" + (f" beside {len(removed)} removed blocks" if removed else "")
+    return f"{', '.join([f'{kept} of {units} units in {where}', *shares])}"
 
 
-def plan_table(summary: str, groups: Iterable[GroupPlan], frozen: Mapping[str, str]) -> str:
-    """The groups of a plan with the units that stay, and what is left alone."""
+def plan_table(
+    summary: str, groups: Iterable[GroupPlan], frozen: Mapping[str, str], removed: Sequence[str] = ()
+) -> str:
+    """The groups of a plan with the units that stay, blocks that go as a whole, and what is left alone."""
     lines = [f"# {summary} stay", ""]
+    if removed:
+        lines += [f"Removed as whole blocks: {', '.join(removed)}.", ""]
     lines += markdown_table(("group", "kind", "units", "kept", "share", "variance kept"), map(_row, groups))
     if frozen:
         lines += ["", "Left alone:", "", *markdown_table(("layer or group", "reason"), frozen.items())]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from snp.plan.allocation import Curves
 from snp.plan.budgets import met_again
+from snp.plan.pieces import allocation_of, judged
 from snp.plan.problem import Problem, Selection
-from snp.plan.shares import Piece
+from snp.plan.workers import Piece
 
 __all__ = ["at_tilt", "best_tilt"]
 
@@ -99,9 +101,10 @@ class _Search:
 
     def look_ahead(self, tilts: Sequence[float]) -> None:
         """Judge some tilts at the same time, as many as there are processes; it takes as long as the first alone."""
+        workers = self.problem.workers
         new = ((tilt, self._piece(tilt)) for tilt in tilts if tilt not in self.ahead)
-        few = dict(islice((each for each in new if each[1]), self.problem.shares.num_processes))
-        found = self.problem.shares.of("allocations", [*few.values()], self.problem.judged)
+        few = dict(islice((each for each in new if each[1]), workers.num_processes))
+        found = workers.of("allocations", [*few.values()], partial(judged, self.problem))
         self.ahead.update(
             {tilt: torch.tensor(each, dtype=torch.float64) for tilt, each in zip(few, found, strict=True)}
         )
@@ -123,13 +126,11 @@ class _Search:
         return self.ahead[tilt] if tilt in self.ahead else torch.full_like(self.tried[0.0], math.inf)
 
     def _piece(self, tilt: float) -> Piece:
-        """Units that stay of every group; none where single units are too large for the budget at this tilt."""
+        """What would be cut; nothing where single units are too large for the budget at this tilt."""
         try:
-            choices = self.at(tilt).choices
+            return allocation_of(self.problem, self.at(tilt).choices)
         except ValueError:
             return {}
-        pairs = zip(self.problem.groups, choices, strict=True)
-        return {group.name: choice.order[: choice.num_kept].cpu().sort().values.tolist() for group, choice in pairs}
 
     def at(self, tilt: float) -> Selection:
         """What a tilt keeps; its damages are those that were measured."""

@@ -19,7 +19,13 @@ def cut_summary(record: Record) -> Text:
     """How many units stay."""
     groups = record.groups
     num_kept, num_units = sum(len(group["kept"]) for group in groups), sum(group["num_units"] for group in groups)
-    return Text(f"{num_kept} of {num_units} units stay, in {len(groups)} groups. {why_there(record)}")
+    return Text(f"{num_kept} of {num_units} units stay, in {len(groups)} groups. {why_there(record)}{_gone(record)}")
+
+
+def _gone(record: Record) -> str:
+    """Which blocks went as a whole, and why."""
+    names = [f"`{block['name']}`" for block in record.plan.get("removed_blocks") or []]
+    return f" Removed as whole blocks, at the same price: {', '.join(names)}." if names else ""
 
 
 def why_there(record: Record) -> str:

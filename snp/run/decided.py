@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snp.graph.units import UnitGroup
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem, Selection
 from snp.run.folder import RunFolder
@@ -19,7 +18,6 @@ def write_decision(
     plan: PruningPlan,
     selection: Selection,
     problem: Problem,
-    groups: Sequence[UnitGroup],
     settings: PruneSettings,
     facts: Mapping[str, Any],
 ) -> None:
@@ -29,15 +27,14 @@ def write_decision(
         folder: of the run.
         plan: what was decided.
         selection: orders and curves of the groups.
-        problem: knows the costs.
-        groups: of the plan, in its order.
+        problem: knows the costs; its groups are those of the plan, in its order.
         settings: what was asked for.
         facts: of the run.
     """
     kept = [len(decision.kept) for decision in plan.groups]
     plan.save(folder.path / "plan.json")
-    folder.write_variance(groups, selection)
-    folder.write_damage(groups, selection)
+    folder.write_variance(problem.groups, selection)
+    folder.write_damage(problem.groups, selection)
     folder.write_layers(problem.costs, kept)
     folder.write_facts(facts)
     counted = {f"{part}/samples": facts["data"].get(part) for part in ("val", "test")}
@@ -51,5 +48,6 @@ def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> d
     if not target.is_budget:
         return asked
     cost = problem.costs.of_target(target)
-    before, after = cost(problem.costs.dense), cost(kept)
+    whole = problem.costs.whole
+    before, after = whole.of_target(target)(whole.dense), cost(kept)
     return asked | {"prune/reached": after / before, "prune/dense_cost": before, "prune/pruned_cost": after}

@@ -162,10 +162,11 @@ class RunFolder:
     @rank_zero_only
     def write_layers(self, costs: CostModel, kept: Sequence[int]) -> None:
         """Write ``layers.csv``: shape and multiply-accumulates of every layer's weight, before and after."""
-        before, after = costs.layers(costs.dense), costs.layers(kept)
+        before, after = costs.whole.layers(costs.whole.dense), costs.layers(kept)
         rows = [
-            ("x".join(map(str, shape)), "x".join(map(str, after[name][0])), macs, after[name][1])
+            ("x".join(map(str, shape)), "x".join(map(str, left)), macs, macs_left)
             for name, (shape, macs) in before.items()
+            for left, macs_left in [after.get(name, ((0,) * len(shape), 0))]  # nothing of a block that goes
         ]
         header = ("weight", "dense_shape", "pruned_shape", "dense_macs", "pruned_macs")
         self._table("layers.csv", header, [(name, *row) for name, row in zip(before, rows, strict=True)])

@@ -72,7 +72,7 @@ def _stages(job: Run) -> dict[str, Any]:
 def _pruned(job: Run, prepared: Prepared) -> nn.Module:
     """The small network, from calibration on."""
     subject = job.analyse(prepared)
-    refuse_unreachable(subject.costs, subject.groups, job.prune.target)
+    refuse_unreachable(subject.costs, subject.groups, job.prune.target, subject.removable)
     moments = job.calibrate(subject)
     small = small_network(job, prepared, subject, moments, latency_table(job, subject))
     compare_speed(job, subject, small)

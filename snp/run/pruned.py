@@ -29,9 +29,10 @@ from snp.measure.samples import Samples
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
+from snp.plan.pieces import judged, tried, tried_without
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
-from snp.plan.shares import Piece
+from snp.plan.workers import Piece
 from snp.pruning import decide
 from snp.run.decided import write_decision
 from snp.run.folder import log
@@ -122,7 +123,12 @@ def _helping(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Call
         subject, problem = prepare(measured, settings)
         samples = left_to_fit(subject.model, measured.samples, settings)
         fold = partial(fold_of, subject, problem, settings.fit, samples)
-        known = {"trial cuts": problem.tried, "allocations": problem.judged, "folds": fold}
+        known = {
+            "trial cuts": partial(tried, problem),
+            "blocks": partial(tried_without, problem),
+            "allocations": partial(judged, problem),
+            "folds": fold,
+        }
     return lambda kind, piece: known[kind](piece)
 
 
@@ -174,7 +180,7 @@ def _decide(
     job.folder.begin_results()
     plan = decision.plan.with_recipe(prepared.recipe)
     job.folder.write_data(job.config["data"], prepared.format, job.seed)
-    write_decision(job.folder, plan, decision.selection, problem, subject.groups, job.prune, job.facts)
+    write_decision(job.folder, plan, decision.selection, decision.problem, job.prune, job.facts)
     job.folder.record(
         {
             "time/plan_s": time.perf_counter() - started,

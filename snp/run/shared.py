@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed
 
-from snp.plan.shares import Piece, Shares
+from snp.plan.workers import Piece, Workers
 from snp.run.folder import log
 from snp.run.processes import SECONDS_BETWEEN_QUESTIONS, is_several
 
@@ -27,7 +27,7 @@ Work = Callable[[str, Piece], Any]
 _WORKS = itertools.count()  # all processes count the same
 
 
-class SharedOut(Shares):
+class SharedOut(Workers):
     """Pieces of work dealt out in turn to all processes of a run; made on each of them at the same point.
 
     Attributes:
@@ -43,7 +43,7 @@ class SharedOut(Shares):
     def of(
         self, kind: str, pieces: Sequence[Piece], work: Callable[[Piece], Any], done: Callable[[], None] = lambda: None
     ) -> list[Any]:
-        """See :class:`snp.plan.shares.Shares`."""
+        """See :class:`snp.plan.workers.Workers`."""
         if self.num_processes == 1 or len(pieces) < 2:
             return super().of(kind, pieces, work, done)
         key = f"{self.key}/{next(self._rounds)}"

@@ -59,7 +59,7 @@ def _refuse_unreachable(job: Run, model: nn.Module) -> None:
     """What shapes alone forbid, before hours of training: nothing can be cut, or never as much as asked for."""
     with torch.random.fork_rng():
         subject = subject_of(evaluated_copy(model), job.lightning.example(2), job.prune)
-    refuse_unreachable(subject.costs, subject.groups, job.prune.target)
+    refuse_unreachable(subject.costs, subject.groups, job.prune.target, subject.removable)
 
 
 def network_left(job: Run, prepared: Prepared) -> nn.Module | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
+from snp.surgery.layer_lists import names_without
 from snp.surgery.recorded import Difference, Recording, kept_inputs, largest_difference, record
 
 __all__ = ["TOLERANCE", "SelfCheckError", "allowed", "compared", "runs", "self_check"]
@@ -51,7 +52,8 @@ def self_check(
     """
     runs(small, batch)
     inputs: Mapping[str, Tensor | None] = {} if plan is None else kept_inputs(masked, plan)
-    found, in_double = compared(masked, small, batch, inputs)
+    names = {} if plan is None else names_without(masked, plan.removed_blocks)
+    found, in_double = compared(masked, small, batch, inputs, names=names)
     tolerance = max(tolerance, allowed(small, plan, in_double=in_double))
     if not found.size <= tolerance:
         raise SelfCheckError(
@@ -97,6 +99,7 @@ def compared(
     batch: Batch,
     inputs: Mapping[str, Tensor | None],
     prepared: Callable[[nn.Module, bool], nn.Module] = lambda model, in_double: model,
+    names: Mapping[str, str] = {},
 ) -> tuple[Difference, bool]:
     """The largest difference, and was it found in double precision, not in the networks' own?
 
@@ -106,14 +109,23 @@ def compared(
         batch: likewise.
         inputs: from :func:`snp.surgery.recorded.kept_inputs`.
         prepared: (network, in double precision) -> the network that is run.
+        names: of modules in the masked network -> in the small one, where these differ.
     """
+
+    def of_small(network: nn.Module, in_double: bool) -> Recording:
+        there = {name: names.get(name, name) for name in inputs}
+        found = record(prepared(network, in_double), batch, dict.fromkeys(there.values()), in_double=in_double)
+        return Recording(
+            found.outputs, {name: found.inputs[other] for name, other in there.items() if other in found.inputs}
+        )
+
     for widened in (lambda model: model, lambda model: copy.deepcopy(model).double()):
         try:
             wanted = record(prepared(widened(masked), True), batch, inputs, in_double=True)
-            found = record(prepared(widened(small), True), batch, dict.fromkeys(inputs), in_double=True)
+            found = of_small(widened(small), True)
         except Exception:
             continue  # operators without double precision, or no memory for it
         return largest_difference(wanted, found), True
     wanted = record(prepared(masked, False), batch, inputs, in_double=False)
-    found = record(prepared(small, False), batch, dict.fromkeys(inputs), in_double=False)
+    found = of_small(small, False)
     return largest_difference(wanted, found), False

@@ -55,6 +55,7 @@ class Inspection:
         prunable_macs: those in layers that units of some group that can be cut take part in.
         groups: in execution order, also those that are left alone.
         frozen: name -> reason for layers whose units are in no group.
+        blocks: names of blocks that can go as a whole, where ``structures`` asks for them.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Inspection:
     prunable_macs: int
     groups: tuple[GroupFacts, ...]
     frozen: dict[str, str]
+    blocks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """All of it as readable JSON."""
@@ -83,6 +85,8 @@ class Inspection:
                 ("group", "units", "parts", "MACs", "readers", "left alone because"), map(_row, self.groups)
             ),
         ]
+        if self.blocks:
+            lines += ["", f"Blocks that can go as a whole: {', '.join(self.blocks)}."]
         if self.frozen:
             lines += ["", "Layers whose units are in no group:", ""]
             lines += markdown_table(("layer", "reason"), self.frozen.items())
@@ -126,7 +130,15 @@ def inspection_of(model: nn.Module, found: Survey) -> Inspection:
     )
     named = {group.name for group in found.graph.groups}
     frozen = {name: reason for name, reason in found.frozen.items() if name not in named}
-    return Inspection(type(model).__name__, whole, costs.params(dense), without(open_names), groups, frozen)
+    return Inspection(
+        type(model).__name__,
+        whole,
+        costs.params(dense),
+        without(open_names),
+        groups,
+        frozen,
+        tuple(block.name for block in found.removable),
+    )
 
 
 def _facts(group: UnitGroup, share: float, frozen: str | None) -> GroupFacts:

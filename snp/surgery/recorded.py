@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
+from snp.graph.residual import is_inside
 from snp.plan.plan import PruningPlan
 from snp.surgery.double import in_double as in_double_precision
 from snp.surgery.double import wider
@@ -56,6 +57,8 @@ def kept_inputs(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor | None]
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.ndim < 2 or not _is_layer(module):
+            continue
+        if is_inside(name, plan.removed_blocks):
             continue
         tensor = f"{name}.weight" if name else "weight"
         dim = 0 if is_turned(module) else 1

@@ -13,6 +13,7 @@ from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
 from snp.graph.plain_weights import plain_for
+from snp.graph.residual import ResidualBlock
 from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
@@ -22,6 +23,7 @@ from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.folded_norms import require_width, with_folded_norms
+from snp.surgery.removal import removable_blocks
 from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
@@ -36,12 +38,16 @@ class Survey:
         graph: what the analysis found.
         groups: the groups that take part.
         frozen: name -> reason for everything that does not.
+        removable: blocks that can go as a whole, where they are asked for.
+        exports: programs of the model that are known.
     """
 
     model: nn.Module
     graph: CouplingGraph
     groups: tuple[UnitGroup, ...]
     frozen: dict[str, str]
+    removable: tuple[ResidualBlock, ...] = ()
+    exports: Exports = field(default_factory=Exports)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,7 @@ class Subject:
         blocks: names of its blocks, in order, where one after the other is worked on because the network is large;
             none where it is worked on as a whole.
         visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
+        removable: blocks that can go as a whole, where they are asked for.
     """
 
     model: nn.Module
@@ -70,6 +77,7 @@ class Subject:
     exports: Exports = field(default_factory=Exports)
     blocks: tuple[str, ...] = ()
     visited: torch.device | None = None
+    removable: tuple[ResidualBlock, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -156,7 +164,12 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    return Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    if "blocks" not in settings.structures:
+        return found
+    costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
+    blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
+    return replace(found, removable=blocks, frozen=found.frozen | refused)
 
 
 def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
@@ -183,4 +196,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     readers = readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(model, found.graph, found.groups, found.frozen, readers, Batch.of(example))
+    known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
+    return Subject(model, *known, removable=found.removable)

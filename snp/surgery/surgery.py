@@ -15,6 +15,7 @@ from snp.graph.units import Slice, module_of
 from snp.plan.plan import PruningPlan
 from snp.surgery.attention_fused import pick_places, resize
 from snp.surgery.module_sizes import recount, refresh
+from snp.surgery.passing import without_blocks, zeroed_writers
 
 __all__ = ["cut", "masked_weights", "named_tensors", "silent_rows", "with_weights"]
 
@@ -53,12 +54,12 @@ def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
 
 
 def masked_weights(model: nn.Module, plan: PruningPlan) -> dict[str, Tensor]:
-    """Every consumer's weight with the columns of cut units set to zero: plain deletion.
+    """Every consumer's weight with the columns of cut units set to zero, and zeros for removed blocks: plain deletion.
 
     Where queries meet keys, which no weight reads, units lose their rows, too.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    weights: dict[str, Tensor] = {}
+    weights = zeroed_writers(model, plan.removed_blocks)
     for member, columns in _silenced(plan):
         if member.tensor not in weights:
             weights[member.tensor] = tensors[member.tensor].detach().clone()
@@ -124,7 +125,7 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
     _recount(small, plan)
     for layer in plan.attention:
         _resize_heads(small, layer, plan)
-    return small
+    return without_blocks(small, plan.removed_blocks)
 
 
 def _recount(small: nn.Module, plan: PruningPlan) -> None:

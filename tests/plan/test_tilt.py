@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from snp.graph.residual import ResidualBlock
 from snp.plan.budgets import use_up
 from snp.plan.group_plan import GroupPlan
 from snp.plan.planners.snp import choose
@@ -26,7 +27,7 @@ class Wanting:
     wanted: list[int]
     num_asked: int = 0
 
-    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+    def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
         self.num_asked += 1
         return torch.full((8,), self.apart([len(group.kept) for group in groups]), dtype=torch.float64)
 
@@ -40,7 +41,7 @@ class Guessing:
 
     generator: torch.Generator
 
-    def distances(self, groups: Sequence[GroupPlan]) -> Tensor:
+    def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
         return torch.randn(8, generator=self.generator, dtype=torch.float64)
 
 

@@ -19,8 +19,10 @@ from snp.core.redundancy import find_copies
 from snp.core.subspace import factorize
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import Curves
-from snp.plan.level import level_for
+from snp.plan.level import kept_at_level, level_for
+from snp.plan.pieces import cut_of, tried
 from snp.plan.problem import Choice, Problem, Selection
+from snp.plan.removal import block_curves, tried_blocks
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
@@ -36,9 +38,10 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
     for group in problem.groups:
         choices.append(_uncut(problem, settings, group, generator))
         problem.progress.step()
+    blocks = tried_blocks(problem)
     if settings.cut_name == "output" and problem.trial is not None and problem.target.is_budget:
-        choices = _tried(problem, choices)
-    allocation = _allocation(problem, settings.cut_name, choices)
+        choices = _tried(problem, choices, blocks)
+    allocation = _allocation(problem, settings.cut_name, choices, blocks)
     level = level_for(problem, allocation)
     return Selection(tuple(choices), level.value, allocation).with_kept(level.kept)
 
@@ -74,24 +77,36 @@ def _ordered(
     return orderings.load(settings.ordering_name)(statistics), partial(damage_of, statistics)
 
 
-def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice]) -> Curves:
-    return Curves(cut_name, tuple(_curves(problem, choices)))
+def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice], blocks: Sequence[float] = ()) -> Curves:
+    """Of choices, and of damages of blocks."""
+    curves, units = _curves(problem, choices)
+    return Curves(cut_name, tuple(curves), block_curves(problem, blocks, curves, units) if blocks else ())
 
 
-def _tried(problem: Problem, choices: Sequence[Choice]) -> list[Choice]:
+def _tried(problem: Problem, choices: Sequence[Choice], blocks: Sequence[float]) -> list[Choice]:
     """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
-        allocation = _allocation(problem, cut_name, found)
-        kept = level_for(problem, allocation).kept
+        allocation = _allocation(problem, cut_name, found, blocks if cut_name == "output" else ())
+        kept = _kept_on_trial(problem, allocation)
         with problem.progress.stage("try cuts", len(kept)):
             new = [n for n, count in enumerate(kept) if count < len(found[n].order) and count not in found[n].tried]
-            pieces = [{"group": problem.groups[n].name, "kept": found[n].order[: kept[n]].tolist()} for n in new]
-            distances = problem.shares.of("trial cuts", pieces, problem.tried, problem.progress.step)
+            pieces = [cut_of(problem.groups[n], found[n].order[: kept[n]]) for n in new]
+            distances = problem.workers.of("trial cuts", pieces, partial(tried, problem), problem.progress.step)
             for n, distance in zip(new, distances, strict=True):
                 found[n] = replace(found[n], tried={**found[n].tried, kept[n]: distance})
         found = [_corrected(predicted, each.tried) for predicted, each in zip(choices, found, strict=True)]
     return found
+
+
+def _kept_on_trial(problem: Problem, allocation: Curves) -> list[int]:
+    """Units per group at the level that meets the target; half of them where it takes blocks to meet it."""
+    try:
+        return level_for(problem, allocation).kept
+    except ValueError:
+        if not problem.blocks:
+            raise
+        return kept_at_level(problem, allocation, 0.5)
 
 
 def _corrected(predicted: Choice, tried: Mapping[int, float]) -> Choice:
@@ -99,12 +114,12 @@ def _corrected(predicted: Choice, tried: Mapping[int, float]) -> Choice:
     return replace(predicted, damage=corrected(predicted.damage, tried), tried=tried)
 
 
-def _curves(problem: Problem, choices: Sequence[Choice]) -> list[Curve]:
-    """Curves with damage and cost as shares of the whole network's."""
+def _curves(problem: Problem, choices: Sequence[Choice]) -> tuple[list[Curve], tuple[float, float]]:
+    """Curves with damage and cost as shares of the whole network's, and these two."""
     variances = [choice.kept_variance for choice in choices if choice.kept_variance is not None]
     damages = [choice.damage for choice in choices if choice.damage is not None]
     if not damages:
-        return [Curve(variance) for variance in variances]
+        return [Curve(variance) for variance in variances], (1.0, 1.0)
     cost = problem.costs.of_target(problem.target)
     dense = problem.costs.dense
     whole = cost(dense)
@@ -120,7 +135,8 @@ def _curves(problem: Problem, choices: Sequence[Choice]) -> list[Curve]:
     unit = [(whole - cost(kept)) / step for kept, step in zip(fewer, steps, strict=True)]
     all_units = sum(count * size for count, size in zip(dense, unit, strict=True)) or 1
     all_damage = float(sum(float(damage[0]) for damage in damages)) or 1.0
-    return [
+    curves = [
         Curve(variance, damage / all_damage, size / all_units)
         for variance, damage, size in zip(variances, damages, unit, strict=True)
     ]
+    return curves, (all_damage, all_units)

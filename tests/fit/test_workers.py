@@ -9,42 +9,48 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snp.fit.calibration import Measured, calibrate
 from snp.fit.preparation import is_known_everywhere, prepare, settle
 from snp.fit.realise import Realised, fold_of, realise
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import GivenSamples
+from snp.plan.pieces import judged, tried, tried_without
 from snp.plan.plan import PruningPlan
 from snp.plan.progress import Progress
-from snp.plan.shares import UNSHARED, Piece, Shares
+from snp.plan.workers import ONE_WORKER, Piece, Workers
 from snp.pruning import decide
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from tests.attention_networks import build as attention_network
 from tests.networks import cnn, images
+from tests.residual_networks import Basic, chain, vectors
 
 
-def measured(model: nn.Module, count: int, settings: PruneSettings) -> Measured:
+def measured(model: nn.Module, inputs: Tensor, settings: PruneSettings) -> Measured:
     """What a process knows of a network."""
-    torch.manual_seed(1)
-    given = GivenSamples(model, images(count).split(16))
+    given = GivenSamples(model, inputs.split(16))
     subject = subject_of(model, given.few[0].example(), settings)
     return calibrate(subject, given, settings, Progress())
 
 
-class Elsewhere(Shares):
+class Elsewhere(Workers):
     """Every second piece goes through text to somebody who knows no sensitivity."""
 
     num_processes = 3
 
-    def __init__(self, model: nn.Module, count: int, settings: PruneSettings) -> None:
-        found = measured(model, count, settings)
+    def __init__(self, model: nn.Module, inputs: Tensor, settings: PruneSettings) -> None:
+        found = measured(model, inputs, settings)
         other = Measured(found.subject, found.moments, found.samples, found.objective)
         subject, problem = prepare(other, settings)
         fold = partial(fold_of, subject, problem, settings.fit, other.samples)
-        self._work = {"trial cuts": problem.tried, "allocations": problem.judged, "folds": fold}
+        self._work = {
+            "trial cuts": partial(tried, problem),
+            "blocks": partial(tried_without, problem),
+            "allocations": partial(judged, problem),
+            "folds": fold,
+        }
         self.counts: Counter[str] = Counter()
 
     def of(
@@ -61,23 +67,34 @@ class Elsewhere(Shares):
         return found
 
 
-def pruned(model: nn.Module, count: int, settings: PruneSettings, shares: Shares) -> tuple[PruningPlan, Realised]:
+def pruned(model: nn.Module, inputs: Tensor, settings: PruneSettings, workers: Workers) -> tuple[PruningPlan, Realised]:
     """As the library does it."""
-    found = measured(model, count, settings)
-    subject, problem = prepare(found, settings, shares=shares)
+    found = measured(model, inputs, settings)
+    subject, problem = prepare(found, settings, workers=workers)
     plan = decide(subject, problem, settings).plan
     subject, problem = settle(found, plan, (subject, problem))
     return plan, realise(subject, problem, plan, settings.fit, found.samples)
 
 
-@pytest.mark.parametrize(("count", "kinds"), [(24, {"trial cuts", "folds"}), (136, {"trial cuts", "allocations"})])
-def test_plan_and_weights_are_the_same(count: int, kinds: set[str]) -> None:
+FFN, BLOCKS = ("ffn",), ("ffn", "blocks")
+
+
+@pytest.mark.parametrize(
+    ("count", "structures", "kinds"),
+    [
+        (24, FFN, {"trial cuts", "folds"}),
+        (136, FFN, {"trial cuts", "allocations"}),
+        (136, BLOCKS, {"trial cuts", "blocks", "allocations"}),
+    ],
+)
+def test_plan_and_weights_are_the_same(count: int, structures: tuple[str, ...], kinds: set[str]) -> None:
     """To the bit: of few samples, whose fits are cross-validated, and of more, by which allocations are judged."""
-    model, settings = cnn().eval(), PruneSettings(target_macs=0.6, round_to=1, mirrored=False)
+    model, inputs = (cnn().eval(), images(count)) if structures == FFN else (chain(Basic, 4), vectors(Basic, count))
+    settings = PruneSettings(target_macs=0.58, round_to=1, mirrored=False, structures=structures)
     with plain_arithmetic():
-        elsewhere = Elsewhere(copy.deepcopy(model), count, settings)
-        plan, result = pruned(copy.deepcopy(model), count, settings, elsewhere)
-        wanted_plan, wanted = pruned(model, count, settings, UNSHARED)
+        elsewhere = Elsewhere(copy.deepcopy(model), inputs, settings)
+        plan, result = pruned(copy.deepcopy(model), inputs, settings, elsewhere)
+        wanted_plan, wanted = pruned(model, inputs, settings, ONE_WORKER)
     assert elsewhere.counts.keys() == kinds
     assert plan.to_json() == wanted_plan.to_json()
     for name, tensor in wanted.model.state_dict().items():

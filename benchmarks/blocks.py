@@ -1,0 +1,71 @@
+"""What does it bring to weigh whole residual blocks against units?  ResNet-56 on CIFAR-10, no training.
+
+    python benchmarks/blocks.py --data PATH --seeds 0 1 2
+
+Every row is a prune of its own from 1,024 calibration images, scored on all test images: top-1, the divergence of the
+prediction from the dense network's in nats per image, the blocks that went, and the time of a pass of 8 images beside
+the dense network's, measured in turns on one thread. Needs ``cifar10/train.tar`` and ``test.tar`` in the data folder,
+and the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from allocations import divergence
+from cifar_resnet56 import Subject, subject_at
+from harness import accuracy, arguments_of, existing, print_provenance, print_table, spread
+
+import snp
+from snp.graph.batches import Batch
+from snp.speed.layer_times import measured_share
+from snp.speed.passes import Conditions
+
+STRUCTURES = (("ffn",), ("ffn", "blocks"))
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = arguments_of(__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
+    parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration images")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration images")
+    return parser.parse_args(words)
+
+
+def measured(subject: Subject, options: argparse.Namespace, target: float, structures: tuple[str, ...]) -> list[str]:
+    """A row: every seed a prune."""
+    scores, apart, times, gone, seconds = list[float](), list[float](), list[float](), list[str](), list[float]()
+    for seed in options.seeds:
+        batches, began = subject.calibration(options.samples, seed), time.process_time()
+        result = snp.prune(subject.model, batches, target_macs=target, structures=structures, seed=seed, progress=False)
+        seconds.append(time.process_time() - began)
+        scores.append(accuracy(result.model, subject.test))
+        apart.append(divergence(subject.model, result.model, subject.test))
+        example = Batch.of(batches[0][0])
+        times.append(100 * measured_share(subject.model, result.model, example, Conditions(8, 1))["own_share"])
+        gone.append(" ".join(block.name for block in result.plan.removed_blocks) or "none")
+        print(
+            f"{target:g} {structures} seed {seed}: {scores[-1]:.2f} {apart[-1]:.4f} {times[-1]:.1f} {gone[-1]}",
+            flush=True,
+        )
+    name = f"{target:g} of the MACs, " + ("units and blocks" if "blocks" in structures else "units")
+    return [name, spread(scores), spread(apart, 4), spread(times, 1), "; ".join(gone), spread(seconds, 0)]
+
+
+def main() -> None:
+    options = options_of()
+    subject = subject_at(existing(options.data, "--data"), options.checkpoint)
+    rows = [
+        measured(subject, options, target, structures) for target in options.target_macs for structures in STRUCTURES
+    ]
+    print_table(("network", "top-1 %", "divergence", "time %", "blocks that went", "CPU s"), rows)
+    print(f"ResNet-56, {options.samples} calibration images, seeds {', '.join(map(str, options.seeds))}, no training.")
+    print_provenance()
+
+
+if __name__ == "__main__":
+    main()
