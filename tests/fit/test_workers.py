@@ -30,7 +30,7 @@ from tests.residual_networks import Basic, chain, vectors
 
 def measured(model: nn.Module, inputs: Tensor, settings: PruneSettings) -> Measured:
     """What a process knows of a network."""
-    given = GivenSamples(model, inputs.split(16))
+    given = GivenSamples(model, inputs.split(40))
     subject = subject_of(model, given.few[0].example(), settings)
     return calibrate(subject, given, settings, Progress())
 
@@ -84,13 +84,15 @@ FFN, BLOCKS = ("ffn",), ("ffn", "blocks")
     [
         (24, FFN, {"trial cuts", "folds"}),
         (136, FFN, {"trial cuts", "allocations"}),
-        (136, BLOCKS, {"trial cuts", "blocks", "allocations"}),
+        (160, BLOCKS, {"trial cuts", "blocks", "allocations"}),
     ],
 )
 def test_plan_and_weights_are_the_same(count: int, structures: tuple[str, ...], kinds: set[str]) -> None:
     """To the bit: of few samples, whose fits are cross-validated, and of more, by which allocations are judged."""
     model, inputs = (cnn().eval(), images(count)) if structures == FFN else (chain(Basic, 4), vectors(Basic, count))
-    settings = PruneSettings(target_macs=0.58, round_to=1, mirrored=False, structures=structures)
+    settings = PruneSettings(
+        target_macs=0.6 if structures == FFN else 0.553, round_to=1, mirrored=False, structures=structures
+    )
     with plain_arithmetic():
         elsewhere = Elsewhere(copy.deepcopy(model), inputs, settings)
         plan, result = pruned(copy.deepcopy(model), inputs, settings, elsewhere)
