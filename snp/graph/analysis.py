@@ -43,6 +43,7 @@ class CouplingGraph:
             share of kept units they fall with.
         norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
             where it reads several, or something that was made of one.
+        scaled: module -> weight of the layer whose outputs it multiplies by a parameter.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -55,6 +56,7 @@ class CouplingGraph:
     attention: tuple[AttentionLayer, ...] = ()
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
     norms: dict[str, str | None] = field(default_factory=dict)
+    scaled: dict[str, str] = field(default_factory=dict)
 
 
 def analyse(
@@ -95,7 +97,8 @@ def analyse(
         frozenset(tracer.embeddings) | untied_heads(model),
         layers,
         products,
-        tracer.norms.found,
+        norms=tracer.norms.found,
+        scaled=tracer.norms.scaled,
     )
 
 

@@ -60,7 +60,7 @@ def network(name: str) -> tuple[nn.Module, list[Tensor]]:
     """In double precision, and batches of it."""
     if name.startswith("vit"):
         images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        pooled = {"global_pool": "avg"} if name == "vit_pooled" else {}
+        pooled = {"vit_pooled": {"global_pool": "avg"}, "vit_scaled": {"init_values": 0.1}}.get(name, {})
         return vit(**pooled).double(), list(images.split(8))
     return (gpt2() if name == "gpt2" else transformer(name)).double(), token_batches(36)
 
@@ -94,7 +94,7 @@ def cut(model: nn.Module, batches: list[Tensor], **options: Any) -> PruneResult:
     return snp.prune(model, batches, WIDTH, progress=False, **({"target_units": 0.6} | options))
 
 
-@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "vit_pooled"])
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "vit_pooled", "vit_scaled"])
 def test_any_rotation_leaves_outputs_as_they_were(name: str) -> None:
     """Norms' weights, biases and means are folded, the stream is turned, and stock norms take their places again."""
     model, batches = network(name)
@@ -105,7 +105,7 @@ def test_any_rotation_leaves_outputs_as_they_were(name: str) -> None:
     torch.testing.assert_close(outputs(folded, batches[0]), outputs(model, batches[0]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "opt", "gpt2", "vit"])
+@pytest.mark.parametrize("name", ["qwen2", "opt", "gpt2", "vit", "vit_scaled"])
 def test_small_network_is_the_masked_one_and_stock(name: str) -> None:
     """To rounding of double precision; only the classes of the dense network are left, at the smaller width."""
     model, batches = network(name)
