@@ -76,8 +76,7 @@ def analyse(
     assert not model.training, "the analysis describes the network as it is evaluated"
     example = Batch.of(batch).beside(model)
     program, wanted, names = _exported(model, example), frozenset(structures), _first_names(model)
-    tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
-    tracer.aliases = _first_modules(model)
+    tracer = _tracer(model, example, wanted, equal_sizes=equal_sizes)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
     groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
@@ -100,6 +99,12 @@ def analyse(
         norms=tracer.norms.found,
         scaled=tracer.norms.scaled,
     )
+
+
+def _tracer(model: nn.Module, example: Batch, wanted: frozenset[str], *, equal_sizes: bool) -> Tracer:
+    tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
+    tracer.aliases = _first_modules(model)
+    return tracer
 
 
 def _positions(model: nn.Module, tracer: Tracer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Where do the weights and biases of norms go, and factors of what is added to a stream?  Into the layers beside them."""
+"""Where do weights and biases of norms go, and factors of what is added to a stream?  Into the layers beside them."""
 
 from __future__ import annotations
 
