@@ -1,8 +1,8 @@
 """What does a pruned language model lose, by SNP and by its peers, with the same parameters left?
 
 All methods get the same calibration text, the same groups of units, and the same budgets: shares of the parameters
-outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases. Nothing is fine-tuned.
-``--structures ffn ffn,vo`` compares what may be cut, too.
+outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases, and SliceGPT. Nothing is
+fine-tuned. ``--structures ffn ffn,vo`` compares what may be cut, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from harness import existing, print_provenance, print_table
 from peers.mean_folding import fold_means
+from peers.slicegpt import sliced
 from torch import Tensor, nn
 
 import snp
@@ -35,12 +36,14 @@ from snp.surgery.subject import Subject, subject_of
 
 # The peers choose by their own scores of plain sums of squares, and are fitted as their papers say.
 _PEER = {"reconstruct": False, "calibration": "joint", "largest_token": None}
+SLICED = "SliceGPT-style, no fit"
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude, deletion": {**_PEER, "planner": "magnitude"},
     "Wanda-sp, deletion": {**_PEER, "planner": "wanda_sp"},
     "FLAP-style, means into biases": {**_PEER, "planner": "flap"},
     "VBP-style, means into biases": {**_PEER, "planner": "vbp"},
     "OSSCAR-style, least squares": {**_PEER, "planner": "osscar", "reconstruct": True},
+    SLICED: {},
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
 }
@@ -78,6 +81,8 @@ class Bench:
 
     def pruned(self, method: str, **options: Any) -> nn.Module:
         """The small network of one method; options are its target, and what differs from the method's own."""
+        if method == SLICED:  # of the width alone, whatever else may be cut
+            return sliced(self._model, self._batches, options["target_params"])
         settings = PruneSettings(**{**self._asked, **METHODS[method], **options})
         result = snp.prune(self._model, self._batches, settings, progress=False)
         print(_kept(result.plan), file=sys.stderr)

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Site", "StreamBasis", "level_axis", "random_rotation", "stream_basis"]
+from snp.core.kept_subspace import Place, climbed
+
+__all__ = ["Site", "StreamBasis", "stream_basis"]
+
+_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)  # of directions, for nested subspaces
+_DEAD = 1e-12  # energy beside the largest one: nobody reads anything there
+_STEPS = 30  # of each climb
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,38 +46,75 @@ class StreamBasis:
 
 
 def stream_basis(sites: Sequence[Site]) -> StreamBasis:
-    """Principal directions of what is read, each place weighed by what an error there does to the output.
+    """Directions in the order in which they are needed.
+
+    With sensitivities these are nested subspaces of falling size, each the best one found inside the one before, and a
+    direction is worth what leaving it out costs once all readers are fitted anew. Without them they are the principal
+    directions of what is read, and each is worth its energy.
 
     Args:
         sites: all places where the stream is read.
     """
-    shares = [1.0 if site.fisher is None else float(site.fisher.trace()) / len(site.fisher) for site in sites]
-    total = torch.stack([site.gram * share for site, share in zip(sites, shares, strict=True)]).sum(dim=0)
-    rows = torch.linalg.eigh(total).eigenvectors.flip(1).T.contiguous()
-    energies, damages = torch.zeros_like(rows[0]), torch.zeros_like(rows[0])
+    damages: Tensor | None = None
+    if all(site.fisher is not None for site in sites):
+        rows, damages = _nested(sites)
+    else:
+        rows = _sorted(torch.eye(len(sites[0].gram), dtype=torch.float64), _weighed(sites)).T.contiguous()
+    energies = torch.stack([_along(site.gram, rows) for site in sites]).mean(dim=0)
+    damages = energies if damages is None else torch.where(energies > _DEAD * energies.max(), damages, 0.0)
+    return StreamBasis(rows, energies, damages / energies.clamp_min(torch.finfo(energies.dtype).tiny))
+
+
+def _weighed(sites: Sequence[Site]) -> Tensor:
+    """Gram matrices of all places, each weighed by what an error there does to the output."""
+    total = torch.zeros_like(sites[0].gram)
     for site in sites:
-        energy = _along(site.gram, rows)
-        energies += energy / len(sites)
-        damages += energy if site.fisher is None else energy * _along(site.fisher, rows)
-    order = torch.argsort(damages, descending=True, stable=True)
-    tiny = torch.finfo(energies.dtype).tiny
-    return StreamBasis(rows[order], energies[order], (damages / energies.clamp_min(tiny))[order])
+        total += site.gram * (1.0 if site.fisher is None else float(site.fisher.trace()))
+    return total
+
+
+def _nested(sites: Sequence[Site]) -> tuple[Tensor, Tensor]:
+    """Directions as rows, those that go first last, and what leaving each of them out costs."""
+    places = [Place.of(site.gram, site.fisher) for site in sites if site.fisher is not None]
+    weighed, total = _weighed(sites), sum(place.total for place in places)
+    size = len(weighed)
+    basis, lost = _sorted(torch.eye(size, dtype=torch.float64), weighed), 0.0
+    parts, damages = list[Tensor](), list[Tensor]()
+    for share in _SHARES:
+        kept = max(1, round(share * size))
+        if kept >= basis.shape[1]:
+            continue
+        inside = [place.inside(basis) for place in places]
+        found, value = climbed(inside, torch.eye(basis.shape[1], dtype=torch.float64)[:, :kept], _STEPS)
+        gone = _sorted(basis @ _complement(found), weighed)
+        parts.append(gone)
+        damages.append(_spread(gone.shape[1], max(total - value - lost, 0.0)))
+        basis, lost = _sorted(basis @ found, weighed), max(total - value, lost)
+    parts.append(basis)
+    damages.append(_spread(basis.shape[1], max(total - lost, 0.0)))
+    # What goes later is worth no less.
+    worth = torch.cat(damages[::-1]).flip(0).cummax(dim=0).values.flip(0)
+    return torch.cat(parts[::-1], dim=1).T.contiguous(), worth
+
+
+def _sorted(basis_CK: Tensor, weighed_CC: Tensor) -> Tensor:
+    """The same subspace in its principal directions, the largest first."""
+    vectors: Tensor = torch.linalg.eigh(basis_CK.T @ weighed_CC @ basis_CK).eigenvectors
+    return basis_CK @ vectors.flip(1)
+
+
+def _complement(basis_CK: Tensor) -> Tensor:
+    """Orthonormal columns that span what a subspace leaves out, shape [C, C - K]."""
+    whole: Tensor = torch.linalg.qr(basis_CK, mode="complete").Q
+    return whole[:, basis_CK.shape[1] :]
+
+
+def _spread(count: int, damage: float) -> Tensor:
+    """A damage shared out among so many directions, a little more of it to the first."""
+    parts: Tensor = torch.linspace(1.1, 0.9, count, dtype=torch.float64) / count
+    return damage * parts
 
 
 def _along(matrix_CC: Tensor, rows_CC: Tensor) -> Tensor:
     """Diagonal of a matrix in another basis, shape [C]."""
     return ((rows_CC @ matrix_CC) * rows_CC).sum(dim=1).clamp_min(0)
-
-
-def level_axis(size: int) -> Tensor:
-    """The reflection that exchanges the first axis and the direction in which all units are equal, float64."""
-    mirror = torch.full((size,), -(size**-0.5), dtype=torch.float64)
-    mirror[0] += 1
-    return torch.eye(size, dtype=torch.float64) - 2 * torch.outer(mirror, mirror) / mirror.square().sum()
-
-
-def random_rotation(size: int, seed: int = 0) -> Tensor:
-    """An orthogonal matrix, float64, the same for the same seed."""
-    values = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    rotation: Tensor = torch.linalg.qr(values).Q
-    return rotation

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.core.stream_bases import level_axis, random_rotation
+from snp.core.rotations import level_axis, random_rotation
 from snp.graph import CouplingGraph
 from snp.graph.batches import Batch
 from snp.graph.stream_norms import StreamNorm, stream_norms_in

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from snp.core.stream_bases import level_axis
+from snp.core.rotations import level_axis
 from snp.graph.batches import Batch
 from snp.graph.plain_experts import restacked
 from snp.graph.stream_norms import stream_norms_in, with_stock_norms
