@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,9 +80,17 @@ class Trials:
             self._dense = [batch.call(subject.model) for batch in self._probes]
         others = {name: _others(problem, name, part).cpu() for name, part in collector.moments.items()}
         self._problem = replace(problem, moments=others)
-        self._in_front = (
-            _in_front(subject, problem, fit, inputs, max(1, total - most)) if problem.blocks and fit else {}
-        )
+        self._subject, self._fit, self._inputs, self._num_probes = subject, fit, inputs, max(1, most)
+
+    @cached_property
+    def _in_front(self) -> dict[str, dict[str, Tensor]]:
+        """Weights in front of each block that make up for it, fitted on samples that are not predicted."""
+        problem, subject = self._problem, self._subject
+        if self._fit is None:
+            return {}
+        readers = readers_to_fit(subject.model, subject.graph, problem.groups, self._fit)
+        others = _without_last(self._inputs, self._num_probes)
+        return weights_in_front(subject, others, readers, self._fit, problem.blocks)
 
     def distance(self, group: UnitGroup, kept: Tensor) -> float:
         """Distance of the outputs from the dense network's with only these units of a group, in nats per sample.
@@ -135,16 +144,18 @@ def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
     return found
 
 
-def _in_front(
-    subject: Subject, problem: Problem, settings: FitSettings, inputs: Sequence[Batch], count: int
-) -> dict[str, dict[str, Tensor]]:
-    """Weights in front of each block, fitted on the first samples."""
-    readers = readers_to_fit(subject.model, subject.graph, problem.groups, settings)
-    batches, left = list[Batch](), min(count, _MOST_FITTED)
-    for batch in inputs:
-        batches += [batch.first(left)] if left > 0 else []
+def _without_last(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The samples that :func:`_last_samples` leaves, from the first on, at most so many as are fitted on."""
+    found: list[Batch] = []
+    for batch in reversed(batches):
+        used = min(max(count, 0), batch.size)
+        found += [batch.picked(torch.arange(used, batch.size))] if used < batch.size else []
+        count -= batch.size
+    left, some = _MOST_FITTED, list[Batch]()
+    for batch in reversed(found):
+        some += [batch.first(left)] if left > 0 else []
         left -= batch.size
-    return weights_in_front(subject, batches, readers, settings, problem.blocks)
+    return some
 
 
 def _others(problem: Problem, name: str, part: Moments) -> Moments:

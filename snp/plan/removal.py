@@ -72,7 +72,8 @@ def with_blocks_removed(problem: Problem, selection: Selection) -> tuple[Problem
     """
     if not problem.blocks or not isinstance(selection.allocation, Curves):
         return problem, selection
-    return _Search(problem, selection, selection.allocation).best()
+    with problem.progress.stage("try blocks"):
+        return _Search(problem, selection, selection.allocation).best()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from snp.core.fit_settings import FitSettings
 from snp.fit.calibration import Measured
 from snp.fit.preparation import prepare, problem_of
 from snp.fit.realise import in_sequence, realise
-from snp.fit.trials import Trials
+from snp.fit.trials import Trials, _last_samples, _without_last
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
+from snp.measure.outputs import objective_of
 from snp.measure.samples import Samples
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
@@ -105,8 +107,6 @@ def test_a_block_of_zeros_goes_at_no_loss_to_the_bit(kind: type[nn.Module], numb
 
 
 def problem_with_blocks(subject: Subject, problem: Problem) -> Problem:
-    from dataclasses import replace
-
     return replace(problem, blocks=subject.removable)
 
 
@@ -124,12 +124,22 @@ def test_a_trial_is_the_distance_of_the_network_without_the_block(replays: bool)
         assert alone.distance_without(block) > 1e-3
 
 
+@pytest.mark.parametrize("sizes", [[40], [25, 15], [10, 10, 10, 10], [33, 7]])
+@pytest.mark.parametrize("count", [1, 8, 10, 20])
+def test_no_sample_is_fitted_on_and_predicted(sizes: list[int], count: int) -> None:
+    batches = Batch.all(torch.arange(40)[:, None].split(sizes))
+    last, others = (
+        {int(number) for batch in some for number in batch.args[0]}
+        for some in (_last_samples(batches, count), _without_last(batches, count))
+    )
+    assert len(last) == count
+    assert last | others == set(range(40))
+    assert not last & others
+
+
 def test_blocks_need_samples_enough_to_judge() -> None:
     model, inputs = chain(Scaled), vectors(Scaled, 60)
     subject, problem, batches = measured(model, inputs)
-    moments = dict(problem.moments)
-    from snp.measure.outputs import objective_of
-
-    known = Measured(subject, moments, Samples.of(batches), objective_of(model, batches))
+    known = Measured(subject, dict(problem.moments), Samples.of(batches), objective_of(model, batches))
     with pytest.raises(ValueError, match=r"judges whole allocations by 128 calibration samples or more; found 60"):
         prepare(known, SETTINGS)

@@ -174,3 +174,29 @@ def test_zeros_are_of_the_form_of_what_they_stand_for() -> None:
     zeros = zeroed_writers(found.model, found.removable)
     assert zeros.keys() == {f"blocks.{n}.last.{name}" for n in range(3) for name in ("weight", "bias")}
     assert not any(bool(value.any()) for value in zeros.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "options", "num_blocks"),
+    [
+        ("resnet10t", 64, {}, 1),
+        ("mobilenetv3_small_050", 64, {}, 7),
+        ("convnext_atto", 64, {}, 12),
+        ("vit_tiny_patch16_224", 32, {"img_size": 32}, 12),
+        ("swin_tiny_patch4_window7_224", 56, {"img_size": 56, "window_size": 7}, 12),
+        ("poolformer_s12", 64, {}, 12),
+        ("mixer_s32_224", 64, {"img_size": 64}, 8),
+        ("densenet121", 64, {}, 0),
+    ],
+)
+def test_blocks_of_networks_of_timm(name: str, size: int, options: dict[str, Any], num_blocks: int) -> None:
+    """All that keep their form are found, and what goes is counted to the last product."""
+    model = pytest.importorskip("timm").create_model(name, num_classes=5, **options).eval()
+    inputs = torch.randn(2, 3, size, size)
+    found = subject_of(model, inputs, SETTINGS)
+    assert len(found.removable) == num_blocks
+    costs, small = found.costs.without(found.removable), without_blocks(with_weights(found.model, {}), found.removable)
+    assert costs.macs(costs.dense) == macs_of_batch(small, Batch((inputs,)))
+    masked = with_weights(found.model, zeroed_writers(found.model, found.removable))
+    assert torch.equal(small(inputs), masked(inputs))
