@@ -19,7 +19,7 @@ from torch import Tensor
 from snp.core.cuts import Curve
 from snp.graph.residual import is_inside
 from snp.plan.allocation import BlockCurve, Curves
-from snp.plan.budgets import met_again
+from snp.plan.budgets import TOLERANCE, met_again
 from snp.plan.group_plan import GroupPlan
 from snp.plan.level import level_for
 from snp.plan.pieces import block_of, tried_without
@@ -129,11 +129,24 @@ class _Search:
         return found
 
     def _removed(self, factor: float) -> tuple[int, ...]:
-        """What goes at the level that meets the budget with damages of blocks so many times as large."""
+        """What goes at the level that meets the budget with damages of blocks so many times as large.
+
+        Blocks of no damage go at every price, more of them than the budget asks for, be the rest left whole: then those
+        that do most damage stay.
+        """
         if math.isinf(factor):
             return ()
         blocks = tuple(replace(one, damage=one.damage * factor) for one in self.allocation.blocks)
-        return level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
+        found = level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
+        while found and self._share_of_rest(found) < self.problem.target.share - TOLERANCE:
+            most = max(found, key=lambda number: self.allocation.blocks[number].damage)
+            found = tuple(number for number in found if number != most)
+        return found
+
+    def _share_of_rest(self, removed: tuple[int, ...]) -> float:
+        """Of the dense cost, with all units of the other blocks."""
+        costs = self.problem.costs.without([self.problem.blocks[number] for number in removed])
+        return costs.share_of(self.problem.target)(costs.dense)
 
     def _judged(self, removed: tuple[int, ...]) -> float:
         """How far from the dense network an allocation without these blocks is; infinitely where there is none."""
