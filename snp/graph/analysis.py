@@ -43,6 +43,7 @@ class CouplingGraph:
             share of kept units they fall with.
         norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
             where it reads several, or something that was made of one.
+        scaled: module -> weight of the layer whose outputs it multiplies by a parameter.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -55,6 +56,7 @@ class CouplingGraph:
     attention: tuple[AttentionLayer, ...] = ()
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
     norms: dict[str, str | None] = field(default_factory=dict)
+    scaled: dict[str, str] = field(default_factory=dict)
 
 
 def analyse(
@@ -74,8 +76,7 @@ def analyse(
     assert not model.training, "the analysis describes the network as it is evaluated"
     example = Batch.of(batch).beside(model)
     program, wanted, names = _exported(model, example), frozenset(structures), _first_names(model)
-    tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
-    tracer.aliases = _first_modules(model)
+    tracer = _tracer(model, example, wanted, equal_sizes=equal_sizes)
     propagate(program, tracer, names)
     groups, frozen = collect_groups(tracer)
     groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
@@ -95,8 +96,15 @@ def analyse(
         frozenset(tracer.embeddings) | untied_heads(model),
         layers,
         products,
-        tracer.norms.found,
+        norms=tracer.norms.found,
+        scaled=tracer.norms.scaled,
     )
+
+
+def _tracer(model: nn.Module, example: Batch, wanted: frozenset[str], *, equal_sizes: bool) -> Tracer:
+    tracer = Tracer(example.size, wanted & {"vo", "qk", "heads"}, equal_sizes=equal_sizes)
+    tracer.aliases = _first_modules(model)
+    return tracer
 
 
 def _positions(model: nn.Module, tracer: Tracer) -> dict[str, float]:

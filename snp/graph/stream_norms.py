@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph.copies import copied
+from snp.graph.stream_scales import StreamScale, as_stream_scale
 
 __all__ = ["StreamNorm", "UntiedHead", "stream_norms_in", "untied_heads", "with_stock_norms", "with_stream_norms"]
 
@@ -107,7 +108,9 @@ def with_stream_norms(model: nn.Module) -> nn.Module:
             f"prune.structures: {type(model).__name__} has no LayerNorm or RMSNorm over the units of tokens, so there "
             "is no width to cut; leave width out (prune.streams=true cuts streams that meet no such norm)"
         )
+    scales = {id(module): as_stream_scale(module, widest) for module in modules.values()}
     _put(changed, {name: norm for name, norm in found.items() if norm.size == widest})
+    _put(changed, {name: scale for name, module in modules.items() if (scale := scales[id(module)]) is not None})
     return changed
 
 
@@ -124,7 +127,8 @@ def untied_heads(model: nn.Module) -> frozenset[str]:
 
 def with_stock_norms(model: nn.Module) -> nn.Module:
     """The network with stock norms and layers again, which it is changed for."""
-    _put(model, {name: norm.stock() for name, norm in stream_norms_in(model).items()})
+    ours = [(name, module) for name, module in model.named_modules() if isinstance(module, (StreamNorm, StreamScale))]
+    _put(model, {name: module.stock() for name, module in ours})
     for module in model.modules():
         if isinstance(module, UntiedHead):
             module.__class__ = nn.Linear  # type: ignore[assignment]

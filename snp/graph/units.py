@@ -165,6 +165,11 @@ class UnitGroup:
         return EXPERT_STEP if self.twins else self.num_partitions
 
     @property
+    def num_fixed(self) -> int:
+        """Units in front of these that stay whatever is cut: of a stream in front of LayerNorm the first one."""
+        return int(self.producers[0].index.min()) if self.kind == "width" else 0
+
+    @property
     def units_per_partition(self) -> int:
         """U / P."""
         return self.num_units // self.num_partitions

@@ -14,7 +14,7 @@ from torch import Tensor
 from snp.core.budget import Target
 from snp.core.rounding import Rounding
 from snp.graph.units import UnitGroup
-from snp.plan.level import moved
+from snp.plan.level import moved, rounded_up
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import twins_of
 
@@ -148,7 +148,7 @@ class _Filler:
     def _step(self, kept: list[int], number: int, spent: float, rounding: Rounding) -> _Step | None:
         """The next step of a group and its twins; None where it does not fit."""
         group, before = self.groups[number], kept[number]
-        after = rounding.up(before + 1, group.num_units, group.step)
+        after = rounded_up(rounding, group, before + 1)
         if before >= group.num_units or number != self._twins[number][0]:
             return None
         share = self.share(self._with(kept, number, after))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from snp.core.budget import BudgetError, Target, bisect_level
 from snp.core.orderings import descending, interleaved
+from snp.core.rounding import Rounding
 from snp.graph.residual import ResidualBlock, is_inside
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import Allocation, Curves
@@ -17,15 +18,29 @@ from snp.plan.costs import CostModel
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.twins import evened
 
-__all__ = ["Level", "by_falling_score", "kept_at_level", "level_for", "moved", "refuse_unreachable", "selected"]
+__all__ = [
+    "Level",
+    "by_falling_score",
+    "kept_at_level",
+    "level_for",
+    "moved",
+    "refuse_unreachable",
+    "rounded_up",
+    "selected",
+]
+
+
+def rounded_up(rounding: Rounding, group: UnitGroup, count: int) -> int:
+    """Kept units of a group in the steps that are asked for, those counted that stay whatever is cut."""
+    fixed = group.num_fixed
+    return rounding.up(count + fixed, group.num_units + fixed, group.step) - fixed
 
 
 def kept_at_level(problem: Problem, allocation: Allocation, level: float) -> list[int]:
     """Kept units per group at a level, rounded."""
     kept = evened(problem.groups, [allocation.num_kept(number, level) for number in range(len(problem.groups))])
     return [
-        problem.target.rounding.up(count, group.num_units, group.step)
-        for count, group in zip(kept, problem.groups, strict=True)
+        rounded_up(problem.target.rounding, group, count) for count, group in zip(kept, problem.groups, strict=True)
     ]
 
 
@@ -107,7 +122,7 @@ def refuse_unreachable(
         return
     costs = costs.without(blocks) if blocks else costs
     left = [group for group in groups if not is_inside(group.name, blocks)]
-    least = [target.rounding.up(1, group.num_units, group.step) for group in left]
+    least = [rounded_up(target.rounding, group, 1) for group in left]
     if (share := costs.share_of(target)(least)) > target.share:
         raise target.out_of_reach(share)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from snp.plan.allocation import BlockCurve, Curves
 from snp.plan.budgets import met_again
 from snp.plan.group_plan import GroupPlan
 from snp.plan.level import level_for
+from snp.plan.pieces import block_of, tried_without
 from snp.plan.problem import Problem, Selection
 
 __all__ = ["block_curves", "tried_blocks", "with_blocks_removed"]
@@ -34,14 +36,9 @@ def tried_blocks(problem: Problem) -> list[float]:
     """What taking out one block at a time does to the outputs, in nats per sample; none where there are no blocks."""
     if not problem.blocks:
         return []
-    trial = problem.trial
-    assert trial is not None, "the settings ask for trials wherever they ask for blocks"
-    found = []
-    with problem.progress.stage("try blocks", len(problem.blocks)):
-        for block in problem.blocks:
-            found.append(trial.distance_without(block))
-            problem.progress.step()
-    return found
+    pieces = [*map(block_of, problem.blocks)]
+    with problem.progress.stage("try blocks", len(pieces)):
+        return problem.workers.of("blocks", pieces, partial(tried_without, problem), problem.progress.step)
 
 
 def block_curves(

@@ -2,13 +2,13 @@
 
 Weights and biases of norms go into the layers that read behind them; writers lose the mean of their outputs, which
 LayerNorm takes away, and the direction of that mean becomes the first unit, which is always zero and stays. What is
-left of either norm is a division by the length of a token, which every rotation of the units commutes with.
+left of either norm is a division by the length of a token, which every rotation of the units commutes with. Factors of
+what is added to a stream (LayerScale) go into the layers in front of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from snp.core.rotations import level_axis, random_rotation
 from snp.graph import CouplingGraph
 from snp.graph.batches import Batch
 from snp.graph.stream_norms import StreamNorm, stream_norms_in
+from snp.graph.stream_scales import StreamScale
 from snp.graph.units import UnitGroup, module_of
 from snp.surgery.checks import SelfCheckError, self_check
+from snp.surgery.folds import into_readers, into_writer
 from snp.surgery.surgery import named_tensors, with_weights
 
 __all__ = ["norms_of", "require_width", "turned", "with_folded_norms"]
@@ -50,6 +52,12 @@ def norms_of(model: nn.Module, group: UnitGroup) -> dict[str, StreamNorm]:
     return {name: norm for name, norm in found.items() if isinstance(norm, StreamNorm) and name.endswith(".weight")}
 
 
+def scales_of(model: nn.Module, group: UnitGroup) -> dict[str, StreamScale]:
+    """Names of the factors of what is added to a stream -> their modules."""
+    found = {member.tensor: model.get_submodule(module_of(member.tensor)) for member in group.others}
+    return {name: scale for name, scale in found.items() if isinstance(scale, StreamScale)}
+
+
 def turned(model: nn.Module, group: UnitGroup, matrix_DD: Tensor) -> dict[str, Tensor]:
     """Name -> tensor of everything that writes a stream, or reads it, in another basis.
 
@@ -59,9 +67,10 @@ def turned(model: nn.Module, group: UnitGroup, matrix_DD: Tensor) -> dict[str, T
         matrix_DD: orthogonal, float64; row i is what unit i becomes. Of all units, or of those that may be cut, behind
             those that stay.
     """
-    tensors, norms, found = named_tensors(model), norms_of(model, group), dict[str, Tensor]()
+    tensors, found = named_tensors(model), dict[str, Tensor]()
+    level = norms_of(model, group).keys() | scales_of(model, group).keys()
     for member in group.members:
-        if member.tensor in norms:
+        if member.tensor in level:
             continue
         value = found.get(member.tensor, tensors[member.tensor].detach())
         rows = value.movedim(member.dim, 0).double()
@@ -129,12 +138,15 @@ def _folded(model: nn.Module, graph: CouplingGraph, group: UnitGroup) -> nn.Modu
     found: dict[str, Tensor] = {}
     norms = norms_of(model, group)
     for name in norms:
-        found |= _into_readers(model, weights | found, graph, group, name)
+        found |= into_readers(model, weights | found, graph, group, name)
+        found[name] = torch.ones_like(weights[name])
+    for name in scales_of(model, group):
+        found |= into_writer(model, weights | found, graph, name)
         found[name] = torch.ones_like(weights[name])
     changed = with_weights(model, {name: value.to(named_tensors(model)[name]) for name, value in found.items()})
     if not any(norm.centres for norm in norms.values()):
         return changed
-    names = {module_of(name) for name in norms}
+    names = {module_of(name) for name in [*norms, *scales_of(model, group)]}
     own = named_tensors(changed)
     written = [m for m in group.producers + group.others if module_of(m.tensor) not in names]
     centred = {m.tensor: _centred(own[m.tensor].detach(), m.dim) for m in written}
@@ -151,38 +163,3 @@ def _folded(model: nn.Module, graph: CouplingGraph, group: UnitGroup) -> nn.Modu
 def _centred(value: Tensor, dim: int) -> Tensor:
     wide = value.double()
     return (wide - wide.mean(dim=dim, keepdim=True)).to(value)
-
-
-def _into_readers(
-    model: nn.Module, weights: Mapping[str, Tensor], graph: CouplingGraph, group: UnitGroup, norm: str
-) -> dict[str, Tensor]:
-    """What reads behind a norm, with the norm's weight and bias in it.
-
-    Where a reader has no bias of its own the norm keeps one, in front of what is now in the readers.
-    """
-    found: dict[str, Tensor] = {}
-    scale, bias_name = weights[norm], f"{module_of(norm)}.bias"
-    bias = weights.get(bias_name)
-    readers = [member for member in group.consumers if graph.norms.get(member.tensor) == norm]
-    biases = {member.tensor: _bias_of(model, member.tensor) for member in readers}
-    keeps = bias is not None and bool(bias.any()) and not all(biases.values())
-    for member in readers:
-        rows = weights[member.tensor].movedim(member.dim, -1)
-        found[member.tensor] = (rows * scale).movedim(-1, member.dim)
-        own = biases[member.tensor]
-        if bias is not None and own is not None and not keeps:
-            found[own] = found.get(own, weights[own]) + rows.flatten(1) @ bias
-    if bias is not None:
-        if keeps and bool((scale.abs() < 1e-6 * scale.abs().max())[bias != 0].any()):
-            raise ValueError(
-                f"prune.structures: width cannot be cut, because {module_of(norm)} has weights of zero with biases "
-                "that a layer without a bias reads; leave width out"
-            )
-        found[bias_name] = torch.where(bias == 0, 0.0, bias / scale) if keeps else torch.zeros_like(bias)
-    return found
-
-
-def _bias_of(model: nn.Module, weight: str) -> str | None:
-    """Name of the bias of the layer that a weight belongs to."""
-    module: Any = model.get_submodule(module_of(weight))
-    return f"{module_of(weight)}.bias" if isinstance(getattr(module, "bias", None), nn.Parameter) else None

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 import snp
 from snp.core.kept_subspace import Place, climbed, explained
 from snp.core.rotations import level_axis, random_rotation
+from snp.core.rounding import Rounding
 from snp.core.stream_bases import Site, stream_basis
 from snp.core.sums import ALONE
 from snp.fit.regression import fitted
 from snp.fit.rows import Rows
 from snp.fit.spans import in_span, span_of
 from snp.graph.stream_norms import StreamNorm, stream_norms_in, with_stock_norms, with_stream_norms
+from snp.graph.units import Slice, UnitGroup
 from snp.measure.reader import Reader
 from snp.models import huggingface
+from snp.plan.level import rounded_up
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.pruning import PruneResult
 from snp.settings import PruneSettings
@@ -57,7 +60,7 @@ def network(name: str) -> tuple[nn.Module, list[Tensor]]:
     """In double precision, and batches of it."""
     if name.startswith("vit"):
         images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        pooled = {"global_pool": "avg"} if name == "vit_pooled" else {}
+        pooled = {"vit_pooled": {"global_pool": "avg"}, "vit_scaled": {"init_values": 0.1}}.get(name, {})
         return vit(**pooled).double(), list(images.split(8))
     return (gpt2() if name == "gpt2" else transformer(name)).double(), token_batches(36)
 
@@ -91,7 +94,7 @@ def cut(model: nn.Module, batches: list[Tensor], **options: Any) -> PruneResult:
     return snp.prune(model, batches, WIDTH, progress=False, **({"target_units": 0.6} | options))
 
 
-@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "vit_pooled"])
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "vit_pooled", "vit_scaled"])
 def test_any_rotation_leaves_outputs_as_they_were(name: str) -> None:
     """Norms' weights, biases and means are folded, the stream is turned, and stock norms take their places again."""
     model, batches = network(name)
@@ -102,7 +105,7 @@ def test_any_rotation_leaves_outputs_as_they_were(name: str) -> None:
     torch.testing.assert_close(outputs(folded, batches[0]), outputs(model, batches[0]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "opt", "gpt2", "vit"])
+@pytest.mark.parametrize("name", ["qwen2", "opt", "gpt2", "vit", "vit_scaled"])
 def test_small_network_is_the_masked_one_and_stock(name: str) -> None:
     """To rounding of double precision; only the classes of the dense network are left, at the smaller width."""
     model, batches = network(name)
@@ -165,6 +168,15 @@ def test_one_budget_for_hidden_units_and_width(name: str) -> None:
         return sum(p.numel() for key, p in network.named_parameters() if not key.endswith(tables))
 
     assert 0.69 <= size(result.model) / size(model) <= 0.7
+
+
+@pytest.mark.parametrize(("first", "kept"), [(0, 136), (1, 135)])
+def test_rounded_widths_count_the_unit_that_stays(first: int, kept: int) -> None:
+    """Of 256 dimensions a multiple of 8 is left, whether one of them is LayerNorm's own or not."""
+    units = torch.arange(first, 256)[:, None]
+    group = UnitGroup("table", 256 - first, (Slice("table.weight", 1, units),), (), (), kind="width")
+    assert rounded_up(Rounding(8), group, 130) == kept
+    assert rounded_up(Rounding(8), group, 255 - first) == 256 - first
 
 
 def test_generation_with_and_without_a_cache() -> None:
