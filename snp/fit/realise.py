@@ -82,7 +82,8 @@ def realise(
     """
     fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).fits(samples.batches)
     with problem.progress.stage("cut and check"):
-        masked = with_weights(subject.model, fits.tensors, share=share)
+        # What is not cut from the masked network is not copied twice.
+        masked = with_weights(subject.model, fits.tensors, share=True)
         small = cut(masked, plan, share=share)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
