@@ -50,7 +50,8 @@ def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:
 def remedies_beside(streams: bool, structures: Sequence[str], ignore: Sequence[str]) -> tuple[str, ...]:
     """What else could be cut, of what was not asked for, in words."""
     unasked = {
-        "cut residual streams too (prune.streams=true)": not streams,
+        # Blocks do not go with that, and width cuts what it could.
+        "cut residual streams too (prune.streams=true)": not streams and not {"blocks", "width"} & set(structures),
         "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),
         "shorten prune.ignore": bool(ignore),
     }

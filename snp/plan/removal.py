@@ -98,8 +98,28 @@ class _Search:
             best = min(factors, key=lambda factor: self._judged(self._removed(factor)))
             near = self._near(factors, best)
             if not near or len(self.tried) >= _MOST:
+                if not math.isfinite(self._judged(self._removed(best))):
+                    raise self._refusal()
                 return self._at(max(self._best(), key=len))
             factors.append(near[0])
+
+    def _refusal(self) -> ValueError:
+        """Why no allocation that was tried meets the budget: units alone do not, or the next block is too large."""
+        found, target = self._at_level(1.0), self.problem.target
+        share = self._share_of_rest(found)
+        if share >= target.share - TOLERANCE:
+            found = ()
+        try:
+            self._at(found)
+        except ValueError as error:
+            if not found:
+                return error
+        reached = math.ceil(1e4 * share) / 1e4
+        return ValueError(
+            f"{target.option}={target.share:g} cannot be met within {TOLERANCE:.0%} by whole blocks and the units beside "
+            f"them: without {len(found)} blocks {reached:.4f} of the dense {target.kind} are left, and with one of them "
+            f"more than was asked for. Ask for {target.option}={reached:.4f}, or name more in prune.structures."
+        )
 
     def _near(self, factors: Sequence[float], best: float) -> list[float]:
         """Factors between the best one and its neighbours, above and below, that lead to blocks not judged yet."""
@@ -134,14 +154,15 @@ class _Search:
         Blocks of no damage go at every price, more of them than the budget asks for, be the rest left whole: then those
         that do most damage stay.
         """
-        if math.isinf(factor):
-            return ()
-        blocks = tuple(replace(one, damage=one.damage * factor) for one in self.allocation.blocks)
-        found = level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
+        found = () if math.isinf(factor) else self._at_level(factor)
         while found and self._share_of_rest(found) < self.problem.target.share - TOLERANCE:
             most = max(found, key=lambda number: self.allocation.blocks[number].damage)
             found = tuple(number for number in found if number != most)
         return found
+
+    def _at_level(self, factor: float) -> tuple[int, ...]:
+        blocks = tuple(replace(one, damage=one.damage * factor) for one in self.allocation.blocks)
+        return level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
 
     def _share_of_rest(self, removed: tuple[int, ...]) -> float:
         """Of the dense cost, with all units of the other blocks."""

@@ -103,6 +103,11 @@ def with_folded_norms(model: nn.Module, batch: Batch, graph: CouplingGraph, grou
     try:
         self_check(model, trial, batch, tolerance=_TOLERANCE)
     except SelfCheckError as error:
+        if coarse := {p.dtype for p in model.parameters() if torch.finfo(p.dtype).eps > torch.finfo(torch.float32).eps}:
+            raise ValueError(
+                f"prune.structures: width turns weights, which {', '.join(map(str, coarse))} is too coarse for: prune "
+                "the network in single precision (model.float()) and round the small one, or leave width out"
+            ) from error
         raise ValueError(
             f"prune.structures: the width of {type(model).__name__} cannot be cut, because something between its "
             f"layers does not commute with a rotation of the stream ({error}); leave width out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,9 @@ from snp.surgery.module_calls import Call, calls_of, cloned
 from snp.surgery.passing import without_blocks, zeroed_writers
 from snp.surgery.surgery import with_weights
 
-__all__ = ["removable_blocks"]
+__all__ = ["removable_blocks", "require_blocks"]
+
+_AS_A_WHOLE = "as a whole"
 
 
 def removable_blocks(
@@ -61,9 +63,27 @@ def removable_blocks(
         except _NoSumError:
             continue
         except (ValueError, SelfCheckError) as error:
-            refused[name] = f"as a whole: {error}"
+            refused[name] = f"{_AS_A_WHOLE}: {error}"
     inner = [one for one in found if not any(other is not one and is_inside(other.name, [one]) for other in found)]
     return tuple(inner), {name: why for name, why in refused.items() if not is_inside(name, inner)}
+
+
+def require_blocks(
+    model: nn.Module, structures: Sequence[str], found: Sequence[ResidualBlock], frozen: Mapping[str, str]
+) -> None:
+    """Can any block go as a whole, if that is asked for?
+
+    Raises:
+        ValueError: none can; the message says why.
+    """
+    if found or "blocks" not in structures:
+        return
+    reasons = [f"{name}: {why}" for name, why in frozen.items() if why.startswith(_AS_A_WHOLE)][:3]
+    raise ValueError(
+        f"prune.structures: nothing in {type(model).__name__} can go as a whole block: "
+        + ("; ".join(reasons) or "no entry of an nn.Sequential or nn.ModuleList adds to what it gets, and nothing else")
+        + ". Leave blocks out"
+    )
 
 
 class _NoSumError(ValueError):

@@ -23,7 +23,7 @@ from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.folded_norms import require_width, with_folded_norms
-from snp.surgery.removal import removable_blocks
+from snp.surgery.removal import removable_blocks, require_blocks
 from snp.surgery.trial_cuts import confirm
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
@@ -187,14 +187,14 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
-        ValueError: nothing in the network can be cut, or it holds values that are not finite.
+        ValueError: nothing of what is asked for can be cut, or the network holds values that are not finite.
     """
     refuse_not_finite(model, Batch.of(example))
-    found = survey(model, example, settings)
-    model = found.model
+    model = (found := survey(model, example, settings)).model
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
+    require_blocks(model, settings.structures, found.removable, found.frozen)
     readers = readers_to_measure(model, found.graph, found.groups, settings)
     known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
     return Subject(model, *known, removable=found.removable)

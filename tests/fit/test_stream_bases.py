@@ -236,6 +236,12 @@ def test_streams_that_cannot_be_turned_are_refused(name: str, reason: str) -> No
         cut(transformer(name), token_batches(12))
 
 
+def test_half_precision_is_refused_by_its_name() -> None:
+    """Not as something that does not commute with a rotation."""
+    with pytest.raises(ValueError, match=r"torch\.bfloat16 is too coarse for: .* \(model\.float\(\)\)"):
+        cut(transformer("llama").bfloat16(), token_batches(12))
+
+
 def test_networks_without_such_norms_are_refused() -> None:
     """BatchNorm is no norm over units."""
     model = timm.create_model("resnet18", num_classes=3).eval()

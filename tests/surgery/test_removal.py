@@ -1,5 +1,6 @@
 """Which blocks can be taken out of a network, and is what is left the network with zeros in them?"""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -143,6 +144,19 @@ def test_of_blocks_inside_each_other_the_inner_ones_are_taken() -> None:
     model = Chain(nn.Linear(8, 8), [nn.Sequential(Plain(), Plain()), Plain()]).eval()
     found = subject_of(model, torch.randn(2, 8), SETTINGS)
     assert [block.name for block in found.removable] == ["blocks.0.0", "blocks.0.1", "blocks.1"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [
+        (lambda: [Normed(), Normed()], r"no entry of an nn\.Sequential or nn\.ModuleList adds to what it gets"),
+        (lambda: [Plain()] * 2, r"blocks\.0: as a whole: it, or a tensor of it, is used more than once"),
+    ],
+)
+def test_networks_without_blocks_are_refused(blocks: Callable[[], list[nn.Module]], reason: str) -> None:
+    model = Chain(nn.Linear(8, 8), blocks()).eval()
+    with pytest.raises(ValueError, match=rf"prune\.structures: nothing in Chain can go .*{reason}.*Leave blocks out"):
+        subject_of(model, torch.randn(2, 8), SETTINGS)
 
 
 def test_what_ignore_names_stays() -> None:
