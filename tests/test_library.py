@@ -391,3 +391,29 @@ def test_few_samples_are_said_aloud() -> None:
     assert str(few).startswith("Few samples: 8 say little")
     many = replace(few, plan=replace(few.plan, settings={**few.plan.settings, "samples": 64}))
     assert not many.warning
+
+
+@pytest.mark.parametrize("count", [48, 160])
+def test_a_network_is_exported_and_copied_as_rarely_as_may_be(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole copies: the dense network that is worked on, and the small one. Programs: of two samples, and one per size.
+
+    Trials and the fit in sequence share theirs; fits of a part of the samples (folds, allocations) are of another size.
+    """
+    model, exports, copies = networks.cnn().eval(), [], []
+    export, deepcopy = torch.export.export, copy.deepcopy
+
+    def exported(network: nn.Module, args: tuple[Any, ...], *rest: Any, **keywords: Any) -> Any:
+        exports.append(len(args[0]))
+        return export(network, args, *rest, **keywords)
+
+    def copied(value: Any, memo: Any = None, *rest: Any) -> Any:
+        if isinstance(value, type(model)) and not memo:  # else tensors are shared
+            copies.append(value)
+        return deepcopy(value, memo, *rest) if memo is not None else deepcopy(value)
+
+    monkeypatch.setattr(torch.export, "export", exported)
+    monkeypatch.setattr(copy, "deepcopy", copied)
+    snp.prune(model, networks.images(count).split(16), target_macs=0.6, progress=False)
+    assert len(exports) == len(set(exports)) == 3
+    assert exports[0] == 2
+    assert len(copies) == 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
@@ -25,7 +26,7 @@ from snp.measure.outputs import most_remembered
 from snp.measure.visiting import STAYS, Visits
 from snp.surgery.surgery import named_tensors, with_weights
 
-__all__ = ["Outputs", "is_few"]
+__all__ = ["Fold", "Outputs", "is_few"]
 
 # Samples from which on what layers hold back says enough.
 _MANY = 128
@@ -41,6 +42,12 @@ _ROUNDING = 1e-6
 def is_few(num_samples: float) -> bool:
     """Are there so few samples that the outputs are asked for samples held back, too?"""
     return num_samples < _MANY
+
+
+# Of every part of a fold: its number of samples, and distances of the candidates.
+Fold = list[tuple[int, list[float]]]
+_Fit = Callable[[Sequence[Batch]], Candidates]
+_Deal = Callable[[Sequence[int], Callable[[int], Fold]], list[Fold]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +134,7 @@ class Outputs:
         return candidates.tensors(int(self.distances(candidates, inputs).argmin()), self.model)
 
     def best_of_few(
-        self, candidates: Candidates, inputs: Sequence[Batch], fit: Callable[[Sequence[Batch]], Candidates]
+        self, candidates: Candidates, inputs: Sequence[Batch], fit: _Fit, deal: _Deal | None = None
     ) -> Tensors:
         """Of those that are no farther than deletion the one that serves samples best that it was not fitted on.
 
@@ -135,37 +142,40 @@ class Outputs:
             candidates: of all samples.
             inputs: these, all on one process.
             fit: gives the same candidates of some samples.
+            deal: has folds worked on, by their numbers; by default one after the other.
         """
         seen = self.distances(candidates, inputs)
         if not bool(seen[-1].isfinite()):  # what deletion does cannot be told
             return candidates.tensors(0, self.model)
-        unseen = self._unseen(len(candidates), inputs, fit)
+        work = partial(self.fold, inputs, fit)
+        unseen = _of_folds(deal(range(_FOLDS), work) if deal else [*map(work, range(_FOLDS))], len(candidates))
         unseen[seen > seen[-1] * (1 + _ROUNDING)] = torch.inf
         return candidates.tensors(int(unseen.argmin()), self.model)
 
-    def _unseen(
-        self, num_candidates: int, inputs: Sequence[Batch], fit: Callable[[Sequence[Batch]], Candidates]
-    ) -> Tensor:
-        """How much farther than deletion candidates are on samples that they were not fitted on, with chance added."""
-        parts, sizes = list[Tensor](), list[int]()
-        everywhere = set(product(range(_FOLDS), range(_PIECES)))
-        for fold in range(_FOLDS):
-            pieces = [self._some(inputs, {(fold, piece)}) for piece in range(_PIECES)]
-            others = self._some(inputs, everywhere - set(product([fold], range(_PIECES))))
-            if not pieces[0] or not others:
-                continue
-            there = [piece for piece in pieces if piece]
-            parts += self._of_parts(fit(others), there)
-            sizes += [sum(batch.size for batch in piece) for piece in there]
-        if len(parts) < 2:  # nothing is known but what deletion does
-            return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
-        return _with_chance(torch.stack(parts), torch.tensor(sizes, dtype=torch.float64))
+    def fold(self, inputs: Sequence[Batch], fit: _Fit, number: int) -> Fold:
+        """How far candidates that were fitted on the other folds are on every part of this one, and its samples."""
+        pieces = [self._some(inputs, {(number, piece)}) for piece in range(_PIECES)]
+        others = self._some(inputs, set(product({*range(_FOLDS)} - {number}, range(_PIECES))))
+        if not pieces[0] or not others:
+            return []
+        there = [piece for piece in pieces if piece]
+        sizes = [sum(batch.size for batch in piece) for piece in there]
+        return list(zip(sizes, self._of_parts(fit(others), there).tolist(), strict=True))
 
     def _some(self, inputs: Sequence[Batch], places: Set[tuple[int, int]]) -> list[Batch]:
         """The samples of some pieces of folds; groups are dealt out in turn, through all batches."""
         groups = [number // self.group for number in range(sum(batch.size for batch in inputs))]
         picked = [n for n, g in enumerate(groups) if (g % _FOLDS, g // _FOLDS % _PIECES) in places]
         return numbered(inputs, torch.tensor(picked, dtype=torch.long), inputs[0].size)
+
+
+def _of_folds(folds: Sequence[Fold], num_candidates: int) -> Tensor:
+    """How much farther than deletion candidates are on samples that they were not fitted on, with chance added."""
+    parts = [part for fold in folds for part in fold]
+    if len(parts) < 2:  # nothing is known but what deletion does
+        return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
+    sizes, distances = (torch.tensor([part[place] for part in parts], dtype=torch.float64) for place in (0, 1))
+    return _with_chance(distances, sizes)
 
 
 def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:

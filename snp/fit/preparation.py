@@ -18,10 +18,11 @@ from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import LogitStatistics, Problem
 from snp.plan.progress import Progress
+from snp.plan.workers import ONE_WORKER, Workers
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["prepare", "problem_of", "settle"]
+__all__ = ["is_known_everywhere", "prepare", "problem_of", "settle"]
 
 
 def prepare(
@@ -29,6 +30,7 @@ def prepare(
     settings: PruneSettings,
     table: LatencyTable | None = None,
     progress: Progress | None = None,
+    workers: Workers = ONE_WORKER,
 ) -> tuple[Subject, Problem]:
     """The network with its attention heads in the bases that suit a cut, and what planners look at.
 
@@ -39,12 +41,14 @@ def prepare(
         settings: of the prune.
         table: layer times, for a latency budget.
         progress: is told of the stages from here on.
+        workers: do what may be done elsewhere, too, where :func:`is_known_everywhere`.
     """
     progress = progress or Progress()
+    workers = workers if is_known_everywhere(measured.subject) else ONE_WORKER
     subject, fisher, inputs = measured.subject, measured.sensitivity, measured.samples.batches
     if not subject.graph.attention and not (settings.needs_trials and inputs):
         problem = problem_of(subject, measured.moments, fisher, measured.streams, table)
-        return subject, replace(problem, objective=measured.objective, progress=progress)
+        return subject, replace(problem, objective=measured.objective, progress=progress, workers=workers)
     turned = in_head_bases(subject, *measured.in_memory(), rotate=bool(settings.reconstruct))
     problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
@@ -53,7 +57,16 @@ def prepare(
         is_sequential = settings.is_sequential
         trials = Trials(turned.subject, problem, inputs, measured.objective, replays=is_sequential, fit=settings.fit)
         problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
-    return turned.subject, replace(problem, objective=measured.objective, progress=progress)
+    return turned.subject, replace(problem, objective=measured.objective, progress=progress, workers=workers)
+
+
+def is_known_everywhere(subject: Subject) -> bool:
+    """Is the network that is cut the one that all processes have?  Bases of heads and streams are found by one."""
+    return (
+        not subject.graph.attention
+        and {group.kind for group in subject.groups} <= {"conv", "ffn"}
+        and not subject.blocks
+    )
 
 
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
-from snp.fit.at_outputs import Outputs, is_few
+from snp.fit.at_outputs import Fold, Outputs, is_few
 from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
@@ -26,6 +27,7 @@ from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
+from snp.plan.workers import Piece
 from snp.settings import FitSettings
 from snp.surgery.checks import self_check
 from snp.surgery.counts import check_counts
@@ -33,7 +35,7 @@ from snp.surgery.stock_form import checked_stock_form
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import cut, masked_weights, silent_rows, with_weights
 
-__all__ = ["Realised", "in_sequence", "realise"]
+__all__ = ["Realised", "fold_of", "in_sequence", "realise"]
 
 _NO_SAMPLES = Samples()
 
@@ -80,7 +82,8 @@ def realise(
     """
     fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).fits(samples.batches)
     with problem.progress.stage("cut and check"):
-        masked = with_weights(subject.model, fits.tensors, share=share)
+        # What is not cut from the masked network is not copied twice.
+        masked = with_weights(subject.model, fits.tensors, share=True)
         small = cut(masked, plan, share=share)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
@@ -93,6 +96,17 @@ def in_sequence(
 ) -> Fits:
     """The fit in sequence of a plan's readers on some samples, as it comes: held to no other fit."""
     return _Fitting(subject, problem, plan, settings, ALONE, is_mirrored=False).in_sequence(problem, inputs)
+
+
+def fold_of(subject: Subject, problem: Problem, settings: FitSettings, samples: Samples, piece: Piece) -> Fold:
+    """What one fold of a plan's cross-validation at the outputs gives, see :class:`snp.fit.at_outputs.Outputs`.
+
+    The piece is the number of the fold, and the plan as JSON; all else is as :func:`realise` gets it.
+    """
+    plan = PruningPlan.from_json(piece["plan"])
+    fitting, inputs = _Fitting(subject, problem, plan, settings, ALONE, samples.is_mirrored), samples.batches
+    fit = partial(fitting.candidates, masked_weights(subject.model, plan))
+    return fitting.outputs(inputs).fold(inputs, fit, piece["fold"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,21 +138,28 @@ class _Fitting:
 
     def _nearest(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
-        model, group = self.subject.model, 1 + self.is_mirrored
-        known = self.problem.objective
-        with self.subject.visits.of(model):
-            objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
-        outputs = Outputs(model, objective, self.sums, group, self.subject.visits)
-        deleted = masked_weights(model, self.plan)
-        num_samples = self.sums.number(sum(batch.size for batch in inputs)) / group
+        outputs, deleted = self.outputs(inputs), masked_weights(self.subject.model, self.plan)
+        num_samples = self.sums.number(sum(batch.size for batch in inputs)) / outputs.group
         if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
             if outputs.serves(Candidates(deleted, (found.tensors,)), inputs):
                 return found.tensors
             return outputs.best(Candidates(deleted, (found.tensors, self._jointly(self.problem))), inputs)
         candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
-        return outputs.best_of_few(candidates, inputs, lambda some: self._candidates(deleted, some))
+        return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt)
 
-    def _candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
+    def outputs(self, inputs: Sequence[Batch]) -> Outputs:
+        """What fits are judged by."""
+        model, known, visits = self.subject.model, self.problem.objective, self.subject.visits
+        with visits.of(model):
+            objective = beside_spread_of(known, model, inputs) if known else objective_of(model, inputs)
+        return Outputs(model, objective, self.sums, 1 + self.is_mirrored, visits)
+
+    def _dealt(self, numbers: Sequence[int], work: Callable[[int], Fold]) -> list[Fold]:
+        plan = self.plan.to_json()
+        pieces = [{"fold": number, "plan": plan} for number in numbers]
+        return self.problem.workers.of("folds", pieces, lambda piece: work(piece["fold"]))
+
+    def candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
         """The fits, of some samples alone."""
         with tempfile.TemporaryDirectory() as folder:
             problem = replace(self.problem, moments=self._moments(some, Path(folder)), progress=Progress())

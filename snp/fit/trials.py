@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snp.core.gram import Moments
 from snp.fit.joint import USUAL_RIDGE, folded_weights, without_chance
+from snp.fit.probes import last_samples, without_last
 from snp.fit.replay import Replay
 from snp.fit.rows import batch_size_for, equal_batches
 from snp.fit.skipped import weights_in_front
@@ -69,7 +70,7 @@ class Trials:
         self.objective = objective or objective_of(subject.model, inputs)
         total = sum(batch.size for batch in inputs)
         most = min(_MOST_SAMPLES, most_remembered(subject.model, inputs[-1]), total // _SHARE)
-        self._probes = _last_samples(inputs, max(1, most))
+        self._probes = last_samples(inputs, max(1, most))
         self._replay = None
         if replays and len({kind_of(batch) for batch in self._probes}) == 1:
             # Of the size that is fitted in sequence, so that one exported program serves both.
@@ -89,7 +90,7 @@ class Trials:
         if self._fit is None:
             return {}
         readers = readers_to_fit(subject.model, subject.graph, problem.groups, self._fit)
-        others = _without_last(self._inputs, self._num_probes)
+        others = without_last(self._inputs, self._num_probes, _MOST_FITTED)
         return weights_in_front(subject, others, readers, self._fit, problem.blocks)
 
     def distance(self, group: UnitGroup, kept: Tensor) -> float:
@@ -131,31 +132,6 @@ class Trials:
         # Not torch.func.functional_call: it leaves a tensor where the parameter of a module with two names was.
         cut = with_weights(self._model, weights, share=True)
         return (batch.call(cut) for batch in self._probes)
-
-
-def _last_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The last batches, the first of them cut short, that hold so many samples."""
-    found: list[Batch] = []
-    for batch in reversed(batches):
-        if count <= 0:
-            break
-        found.append(batch.first(count))
-        count -= batch.size
-    return found
-
-
-def _without_last(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The samples that :func:`_last_samples` leaves, from the first on, at most so many as are fitted on."""
-    found: list[Batch] = []
-    for batch in reversed(batches):
-        used = min(max(count, 0), batch.size)
-        found += [batch.picked(torch.arange(used, batch.size))] if used < batch.size else []
-        count -= batch.size
-    left, some = _MOST_FITTED, list[Batch]()
-    for batch in reversed(found):
-        some += [batch.first(left)] if left > 0 else []
-        left -= batch.size
-    return some
 
 
 def _others(problem: Problem, name: str, part: Moments) -> Moments:

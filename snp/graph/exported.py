@@ -98,9 +98,14 @@ def run_on(exported: Exported, device: torch.device) -> Exported:
     def there(value: Any) -> Any:
         return device if isinstance(value, torch.device) else value
 
-    for node in exported.graph.nodes:
-        node.args = fx.node.map_aggregate(node.args, there)
-        node.kwargs = fx.node.map_aggregate(node.kwargs, there)
+    inner = [value for value in exported.constants.values() if isinstance(value, fx.GraphModule)]  # as below no_grad
+    modules = [module for value in inner for module in value.modules() if isinstance(module, fx.GraphModule)]
+    for graph in (exported.graph, *(module.graph for module in modules)):
+        for node in graph.nodes:
+            node.args = fx.node.map_aggregate(node.args, there)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, there)
+    for module in modules:
+        module.recompile()
     constants = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in exported.constants.items()}
     return replace(exported, constants=constants)
 

@@ -19,6 +19,7 @@ from snp.plan.allocation import Allocation
 from snp.plan.costs import CostModel
 from snp.plan.group_plan import GroupPlan
 from snp.plan.progress import Progress
+from snp.plan.workers import ONE_WORKER, Workers
 
 __all__ = ["Choice", "Judge", "LogitStatistics", "Problem", "Selection", "Trial"]
 
@@ -96,6 +97,7 @@ class Problem:
             :func:`snp.plan.placing.place_of` says.
         objective: by which damages, trials and fits are judged at the outputs; None where nothing looks at these.
         progress: is told of the stages from here to the small network.
+        workers: make trials that do not depend on each other (:mod:`snp.plan.pieces`).
         blocks: that may go as a whole.
         removed: blocks that are gone; their groups are none of ``groups``.
     """
@@ -113,6 +115,7 @@ class Problem:
     device: torch.device = _MAIN_MEMORY
     objective: Objective | None = None
     progress: Progress = field(default_factory=Progress)
+    workers: Workers = ONE_WORKER
     blocks: tuple[ResidualBlock, ...] = ()
     removed: tuple[ResidualBlock, ...] = ()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +19,10 @@ from torch import Tensor
 from snp.core.cuts import Curve
 from snp.graph.residual import is_inside
 from snp.plan.allocation import BlockCurve, Curves
-from snp.plan.budgets import met_again
+from snp.plan.budgets import TOLERANCE, met_again
 from snp.plan.group_plan import GroupPlan
 from snp.plan.level import level_for
+from snp.plan.pieces import block_of, tried_without
 from snp.plan.problem import Problem, Selection
 
 __all__ = ["block_curves", "tried_blocks", "with_blocks_removed"]
@@ -34,14 +36,9 @@ def tried_blocks(problem: Problem) -> list[float]:
     """What taking out one block at a time does to the outputs, in nats per sample; none where there are no blocks."""
     if not problem.blocks:
         return []
-    trial = problem.trial
-    assert trial is not None, "the settings ask for trials wherever they ask for blocks"
-    found = []
-    with problem.progress.stage("try blocks", len(problem.blocks)):
-        for block in problem.blocks:
-            found.append(trial.distance_without(block))
-            problem.progress.step()
-    return found
+    pieces = [*map(block_of, problem.blocks)]
+    with problem.progress.stage("try blocks", len(pieces)):
+        return problem.workers.of("blocks", pieces, partial(tried_without, problem), problem.progress.step)
 
 
 def block_curves(
@@ -132,11 +129,24 @@ class _Search:
         return found
 
     def _removed(self, factor: float) -> tuple[int, ...]:
-        """What goes at the level that meets the budget with damages of blocks so many times as large."""
+        """What goes at the level that meets the budget with damages of blocks so many times as large.
+
+        Blocks of no damage go at every price, more of them than the budget asks for, be the rest left whole: then those
+        that do most damage stay.
+        """
         if math.isinf(factor):
             return ()
         blocks = tuple(replace(one, damage=one.damage * factor) for one in self.allocation.blocks)
-        return level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
+        found = level_for(self.problem, replace(self.allocation, blocks=blocks)).removed
+        while found and self._share_of_rest(found) < self.problem.target.share - TOLERANCE:
+            most = max(found, key=lambda number: self.allocation.blocks[number].damage)
+            found = tuple(number for number in found if number != most)
+        return found
+
+    def _share_of_rest(self, removed: tuple[int, ...]) -> float:
+        """Of the dense cost, with all units of the other blocks."""
+        costs = self.problem.costs.without([self.problem.blocks[number] for number in removed])
+        return costs.share_of(self.problem.target)(costs.dense)
 
     def _judged(self, removed: tuple[int, ...]) -> float:
         """How far from the dense network an allocation without these blocks is; infinitely where there is none."""

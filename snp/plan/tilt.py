@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from snp.plan.allocation import Curves
 from snp.plan.budgets import met_again
-from snp.plan.group_plan import GroupPlan
+from snp.plan.pieces import allocation_of, judged
 from snp.plan.problem import Problem, Selection
+from snp.plan.workers import Piece
 
 __all__ = ["at_tilt", "best_tilt"]
 
@@ -65,11 +68,15 @@ def best_tilt(problem: Problem, selection: Selection) -> tuple[float, Selection]
         problem: knows costs, a budget and a judge.
         selection: within it, without a tilt.
     """
-    search = _Search(problem, selection, {})
-    if len(selection.choices) < 2 or search.judge(0.0) < _LITTLE:
+    search = _Search(problem, selection, {}, {})
+    if len(selection.choices) < 2:
+        return 0.0, selection
+    search.look_ahead((0.0, _STEP, -_STEP, 2 * _STEP, -2 * _STEP))
+    if search.judge(0.0) < _LITTLE:
         return 0.0, selection
     direction = _STEP if search.judge(_STEP) < search.mean(0.0) else -_STEP
     place = direction if direction < 0 else 2 * _STEP
+    search.look_ahead((place, place + direction))
     while len(search.tried) < _MOST - 1 and search.judge(place) < search.mean(place - direction):
         place += direction
     if len(search.tried) < _MOST:
@@ -84,11 +91,23 @@ class _Search:
     Attributes:
         problem, selection: as :func:`best_tilt` gets them.
         tried: tilt -> distances of parts of the samples, shape [P].
+        ahead: the same of tilts that may be asked for.
     """
 
     problem: Problem
     selection: Selection
     tried: dict[float, Tensor]
+    ahead: dict[float, Tensor]
+
+    def look_ahead(self, tilts: Sequence[float]) -> None:
+        """Judge some tilts at the same time, as many as there are processes; it takes as long as the first alone."""
+        workers = self.problem.workers
+        new = ((tilt, self._piece(tilt)) for tilt in tilts if tilt not in self.ahead)
+        few = dict(islice((each for each in new if each[1]), workers.num_processes))
+        found = workers.of("allocations", [*few.values()], partial(judged, self.problem))
+        self.ahead.update(
+            {tilt: torch.tensor(each, dtype=torch.float64) for tilt, each in zip(few, found, strict=True)}
+        )
 
     def mean(self, tilt: float) -> float:
         """Distance from the dense network, in nats per sample."""
@@ -102,12 +121,16 @@ class _Search:
         return self.mean(tilt)
 
     def _distances(self, tilt: float) -> Tensor:
-        assert self.problem.judge is not None, "whole allocations are judged"
+        if tilt not in self.ahead:
+            self.look_ahead((tilt,))
+        return self.ahead[tilt] if tilt in self.ahead else torch.full_like(self.tried[0.0], math.inf)
+
+    def _piece(self, tilt: float) -> Piece:
+        """What would be cut; nothing where single units are too large for the budget at this tilt."""
         try:
-            selection = self.at(tilt)
-        except ValueError:  # single units are too large for the budget at this tilt; it is met without one
-            return torch.full_like(self.tried[0.0], math.inf)
-        return self.problem.judge.distances(_decisions(self.problem, selection), self.problem.removed)
+            return allocation_of(self.problem, self.at(tilt).choices)
+        except ValueError:
+            return {}
 
     def at(self, tilt: float) -> Selection:
         """What a tilt keeps; its damages are those that were measured."""
@@ -139,9 +162,3 @@ class _Search:
         error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
         tilt = tilt if float(gain.mean()) > _DOUBT * error else 0.0
         return tilt, self.at(tilt)
-
-
-def _decisions(problem: Problem, selection: Selection) -> Sequence[GroupPlan]:
-    """What would be cut."""
-    pairs = zip(problem.groups, selection.choices, strict=True)
-    return [GroupPlan(group, choice.order[: choice.num_kept].cpu().sort().values) for group, choice in pairs]

@@ -16,30 +16,36 @@ from snp.run.folder import is_first_process
 
 __all__ = [
     "OVER_PROCESSES",
+    "SECONDS_BETWEEN_QUESTIONS",
     "agreed",
     "copy_from_first",
     "destroy_group",
     "from_first",
+    "is_several",
     "on_first",
     "text_from_first",
 ]
 
 T = TypeVar("T")
 
-_SECONDS_BETWEEN_QUESTIONS = 0.1
+SECONDS_BETWEEN_QUESTIONS = 0.1
 _WORKS = itertools.count()  # all processes count the same
 
 
-def on_first(work: Callable[[], T]) -> T | None:
+def on_first(work: Callable[[], T], meanwhile: Callable[[], None] = lambda: None) -> T | None:
     """What ``work`` gives, done by the first process alone; None on the others, once it is done.
 
     The others ask the processes' common store from time to time. A collective would end with an error where the work
     takes longer than the time limit of their group.
 
+    Args:
+        work: of the first process.
+        meanwhile: what the others do between two questions.
+
     Raises:
         Exception: what ``work`` raised, on the first process; the others end, instead of waiting for it for ever.
     """
-    if not _is_several():
+    if not is_several():
         return work()
     store, key = torch.distributed.distributed_c10d._get_default_store(), f"snp/{next(_WORKS)}"
     if is_first_process():
@@ -51,7 +57,8 @@ def on_first(work: Callable[[], T]) -> T | None:
         store.set(key, "done")
         return found
     while not store.check([key]):
-        time.sleep(_SECONDS_BETWEEN_QUESTIONS)
+        meanwhile()
+        time.sleep(SECONDS_BETWEEN_QUESTIONS)
     if store.get(key) == b"failed":
         # Quietly and with success: Lightning kills the first process when another fails, and it has yet to say why.
         destroy_group()
@@ -61,7 +68,7 @@ def on_first(work: Callable[[], T]) -> T | None:
 
 def text_from_first(text: str) -> str:
     """The first process's text, on every one."""
-    if not _is_several():
+    if not is_several():
         return text
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
     size = torch.tensor([len(data)])
@@ -90,7 +97,7 @@ class _OverProcesses(Sums):
 
     def of(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor; where there is one process, the tensor itself."""
-        if _is_several():
+        if is_several():
             total = tensor.to(_device(), copy=True)
             torch.distributed.all_reduce(total)
             return total.to(tensor.device)
@@ -102,7 +109,7 @@ OVER_PROCESSES = _OverProcesses()
 
 def copy_from_first(model: nn.Module) -> None:
     """Give every process the first one's state: running statistics of norms are those of each one's own batches."""
-    if _is_several():
+    if is_several():
         for entry in model.state_dict().values():
             if isinstance(entry, Tensor):
                 _copy_from_first(entry)
@@ -118,11 +125,12 @@ def _copy_from_first(tensor: Tensor) -> None:
 
 def destroy_group() -> None:
     """Leave the group of processes at the end of a run: an interpreter that ends inside one may abort."""
-    if _is_several():
+    if is_several():
         torch.distributed.destroy_process_group()
 
 
-def _is_several() -> bool:
+def is_several() -> bool:
+    """Does the run have more than one process, which know each other?"""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

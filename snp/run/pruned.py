@@ -2,14 +2,16 @@
 
 What looks at samples one by one (sensitivity, trial cuts, the fit in sequence) is the first process's work, on all
 calibration samples: so plan and weights do not depend on how many processes there are. The others wait without a
-collective, which would run into its time limit, and get both.
+collective, which would run into its time limit, and get both; meanwhile they do what can be asked of them
+(:mod:`snp.run.shared`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 
 from snp.core.gram import Moments
 from snp.fit.calibration import Measured, objective_asked, sensitivity_of
-from snp.fit.preparation import prepare, settle
-from snp.fit.realise import Realised, realise
+from snp.fit.preparation import is_known_everywhere, prepare, settle
+from snp.fit.realise import Realised, fold_of, realise
 from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit
 from snp.measure.exact import plain_arithmetic
@@ -27,11 +29,15 @@ from snp.measure.samples import Samples
 from snp.models import Prepared
 from snp.models.sources.weights import write_weights
 from snp.plan.latency_table import LatencyTable
+from snp.plan.pieces import judged, tried, tried_without
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
+from snp.plan.workers import Piece
 from snp.pruning import decide
 from snp.run.decided import write_decision
+from snp.run.folder import log
 from snp.run.processes import copy_from_first, on_first, text_from_first
+from snp.run.shared import Helper, SharedOut
 from snp.run.speed import rounded
 from snp.run.stages import Run
 from snp.settings import PruneSettings
@@ -65,8 +71,10 @@ def small_network(
     Returns:
         The small network on the CPU, equal on all processes.
     """
+    shared = SharedOut()
+    helper = Helper(shared, partial(_helping, job, subject, moments))
     with plain_arithmetic():
-        found = on_first(lambda: _pruned(job, prepared, subject, moments, table))
+        found = on_first(partial(_pruned, job, prepared, subject, moments, table, shared), helper)
     plan = PruningPlan.from_json(text_from_first(found.plan.to_json() if found else ""))
     job.streamed.forget()
     small = (found.result.model if found else in_stock_form(cut(subject.model, plan), plan)).to("cpu")
@@ -77,14 +85,19 @@ def small_network(
 
 
 def _pruned(
-    job: Run, prepared: Prepared, subject: Subject, moments: Mapping[str, Moments], table: LatencyTable | None
+    job: Run,
+    prepared: Prepared,
+    subject: Subject,
+    moments: Mapping[str, Moments],
+    table: LatencyTable | None,
+    shared: SharedOut,
 ) -> _Pruned:
     settings, found = rounded(job, subject)
     measured, progress = _measured(job, subject, moments), job.lightning.progress()
     with progress.stage("choose units", len(subject.groups)):
         measured = in_stream_bases(measured, settings)
         subject = measured.subject
-        subject, problem = prepare(measured, settings, table, progress)
+        subject, problem = prepare(measured, settings, table, progress, shared)
         plan = _decide(job, subject, problem, settings, prepared, measured.samples.facts | found)
         started = time.perf_counter()
         subject, problem = settle(measured, plan, (subject, problem))
@@ -97,11 +110,33 @@ def _pruned(
             "prune/fitted_samples": result.fitted_samples,
         }
     )
+    if shared.counts:
+        log(f"shared out over {shared.num_processes} processes: {shared}")
     return _Pruned(plan, result)
 
 
-def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Measured:
-    """What all calibration samples say of the network, which is on their device if they are looked at again."""
+def _helping(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Callable[[str, Piece], Any]:
+    """What does a piece of the first process's work here, where this process has the very same network."""
+    settings, known = job.prune, dict[str, Callable[[Piece], Any]]()
+    if settings.needs_inputs and is_known_everywhere(subject):
+        measured = _measured(job, subject, moments, alone=False)
+        subject, problem = prepare(measured, settings)
+        samples = left_to_fit(subject.model, measured.samples, settings)
+        fold = partial(fold_of, subject, problem, settings.fit, samples)
+        known = {
+            "trial cuts": partial(tried, problem),
+            "blocks": partial(tried_without, problem),
+            "allocations": partial(judged, problem),
+            "folds": fold,
+        }
+    return lambda kind, piece: known[kind](piece)
+
+
+def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments], *, alone: bool = True) -> Measured:
+    """What all calibration samples say of the network, which is on their device if they are looked at again.
+
+    Sensitivities are the first process's ``alone``.
+    """
     metrics = job.folder.metrics
     num_samples, num_repeats = (metrics[f"calibration/{name}"] for name in ("samples", "repeats"))
     mirrored = bool(metrics.get("calibration/mirrored"))
@@ -114,7 +149,7 @@ def _measured(job: Run, subject: Subject, moments: Mapping[str, Moments]) -> Mea
     samples = replace(Samples.of(inputs, num_repeats, mirrored=mirrored), num_samples=num_samples)
     with subject.visits.of(subject.model):
         objective = objective_asked(subject, samples.batches, job.prune)
-    fisher = _sensitivity(job, subject, samples, objective) if job.prune.needs_sensitivity else {}
+    fisher = _sensitivity(job, subject, samples, objective) if alone and job.prune.needs_sensitivity else {}
     return Measured(subject, moments, samples, objective, fisher)
 
 

@@ -37,8 +37,13 @@ def rounded(job: Run, subject: Subject) -> tuple[PruneSettings, dict[str, Any]]:
     started = time.perf_counter()
     settings, found = with_measured_rounding(job.prune, subject, subject.example, place)
     job.folder.record({"time/multiples_s": time.perf_counter() - started})
-    wide = settings.round_from or 16 * int(settings.round_to)
-    log(f"round_to=auto: {settings.round_to} in groups of {wide} units or more, by times of layers on {place.name}")
+    multiple = int(settings.round_to)
+    wide = (
+        f"in groups of {settings.round_from or 16 * multiple} units or more"
+        if multiple > 1
+        else "(rounding does not pay)"
+    )
+    log(f"round_to=auto: {multiple} {wide}, by times of layers on {place.name}")
     return settings, found
 
 

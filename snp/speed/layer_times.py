@@ -81,7 +81,8 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Batch, condition
         ``measured_share``, the ratio of the median times; ``measured_share_low`` and ``_high``, the quartiles of the
         ratios of neighbouring passes; ``own_share``, the ratio of the shortest passes without the time of other
         programs (:class:`snp.speed.timing.Durations`); ``dense_ms`` and ``pruned_ms``, the medians; ``passes``;
-        ``graphs``, 1 where CUDA graphs were replayed, and ``idle_share`` (:class:`snp.speed.passes.Passes`).
+        ``graphs``, 1 where CUDA graphs were replayed, and ``idle_share`` (:class:`snp.speed.passes.Passes`), unless the
+        conditions leave graphs out, so that nobody looks how long the GPU waits.
     """
     found = _passes({"dense": dense, "pruned": small}, example.repeated(conditions.batch), conditions)
     seconds = found.times
@@ -96,8 +97,7 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Batch, condition
         "own_share": min(seconds["pruned"].own) / min(seconds["dense"].own),
         "passes": len(dense_s),
         "graphs": float(found.graphs),
-        "idle_share": found.idle,
-    }
+    } | ({} if conditions.graphs is False else {"idle_share": found.idle})
 
 
 def _passes(models: dict[str, nn.Module], inputs: Batch, conditions: Conditions) -> Passes:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from snp.core.fit_settings import FitSettings
 from snp.fit.calibration import Measured
 from snp.fit.preparation import prepare, problem_of
+from snp.fit.probes import last_samples, without_last
 from snp.fit.realise import in_sequence, realise
-from snp.fit.trials import Trials, _last_samples, _without_last
+from snp.fit.trials import Trials
 from snp.graph.batches import Batch
 from snp.measure.moments import MomentCollector
 from snp.measure.outputs import objective_of
@@ -130,7 +131,7 @@ def test_no_sample_is_fitted_on_and_predicted(sizes: list[int], count: int) -> N
     batches = Batch.all(torch.arange(40)[:, None].split(sizes))
     last, others = (
         {int(number) for batch in some for number in batch.args[0]}
-        for some in (_last_samples(batches, count), _without_last(batches, count))
+        for some in (last_samples(batches, count), without_last(batches, count, 99))
     )
     assert len(last) == count
     assert last | others == set(range(40))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from snp.fit.two_networks import TwoNetworks
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.blocks import blocks_of
@@ -104,6 +105,34 @@ def test_weights_on_disk_are_read_block_by_block(tmp_path: Path) -> None:
     assert_equal(found, wanted)
     assert [tensor.data_ptr() for tensor in model.parameters()] == places
     assert path.read_bytes() == before
+
+
+class Placed(nn.Module):
+    """Makes positions by itself, in a part of its program that stands apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Linear(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            places = torch.arange(x.shape[1], device=x.device) + torch.zeros(x.shape[1], device=x.device)
+        return self.blocks(x + places) + torch.ones(6, device=x.device)
+
+
+def test_what_a_program_makes_by_itself_is_there() -> None:
+    """Of a network that was exported in main memory, its inner graphs among it."""
+    model, batch, outputs = Placed().eval(), Batch((torch.randn(4, 6),)), list[Tensor]()
+
+    def visit(networks: TwoNetworks, node: fx.Node) -> None:
+        outputs[:] = [values[0] for values in networks.dense.values() if isinstance(values[0], Tensor)]
+
+    with second_device(), torch.enable_grad():
+        networks = TwoNetworks(model, [batch], visit, visits=Visits(("blocks.0",), SECOND))
+        assert any("wrap_with_set_grad" in str(node.target) for node in networks.graph.nodes)
+        networks.run()
+        assert {value.device for value in outputs} == {SECOND}
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
 class Failing(nn.Module):

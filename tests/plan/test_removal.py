@@ -185,3 +185,13 @@ def test_blocks_are_tried_one_by_one(subject: Subject) -> None:
     problem = problem_of(subject, Judge({}), (0.3, 0.1, 0.2), 0.5)
     assert tried_blocks(problem) == [0.3, 0.1, 0.2]
     assert tried_blocks(replace(problem, blocks=())) == []
+
+
+def test_blocks_that_do_nothing_go_until_the_rest_fits_whole(subject: Subject) -> None:
+    """All three alone are worth nothing, and without any two of them more is gone than was asked for."""
+    damages = (0.0, 1e-6, 1e-7)
+    judge = Judge({(): 1.0, ("blocks.0",): 0.1})
+    problem = problem_of(subject, judge, damages, 0.57)
+    found, selection = with_blocks_removed(problem, selection_of(problem, damages))
+    assert [block.name for block in found.removed] == ["blocks.0"]
+    assert 0.56 <= found.costs.share_of(found.target)(selection.kept) <= 0.57

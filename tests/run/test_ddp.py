@@ -98,6 +98,8 @@ def test_a_whole_run_on_several_processes(num_processes: int, finished_run: tupl
     assert ended.status == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"Run folder: {tmp_path / 'both'}"
     assert "the dense weights of an earlier run are used" in ended.stdout
+    shares = {2: "10 + 8, folds 2 + 2", 3: "6 + 6 + 6, folds 2 + 1 + 1"}[num_processes]
+    assert f"shared out over {num_processes} processes: trial cuts {shares}" in ended.stdout
     found, wanted = (next(folder.glob("moments-*")) for folder in (tmp_path / "cache", finished_run[0]))
     assert_same_moments(found, wanted, 1e-12)
     assert_same_run(tmp_path / "both", finished_run[0])

@@ -242,6 +242,8 @@ def test_measured_share_sees_which_network_is_smaller() -> None:
     quarter = [GroupPlan(g, k[:, : k.shape[1] // 4].flatten()) for g, k in zip(groups, kept, strict=True)]
     found = measured_share(model, cut(model, PruningPlan(tuple(quarter))), Batch.of(images), Conditions(4, 1))
     assert found["measured_share"] < 0.9
+    assert found["idle_share"] == 0  # nothing waits on a CPU; where graphs are left out nobody looks
+    assert "idle_share" not in measured_share(model, model, Batch.of(images), Conditions(4, 1, graphs=False))
     assert found["measured_share_low"] <= found["measured_share_high"]
     assert found["measured_share"] == pytest.approx(found["pruned_ms"] / found["dense_ms"])
 

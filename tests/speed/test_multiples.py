@@ -204,9 +204,10 @@ def test_a_run_asks_its_device(tmp_path: Path) -> None:
     settings = json.loads((folder / "plan.json").read_text())["settings"]
     assert settings["round_to"] in MULTIPLES
     assert set(settings["multiples"]) == {"16", "32", "64"}
-    said = re.search(r"round_to=auto: (\d+) in groups of \d+ units or more", run.stdout)
+    said = re.search(r"round_to=auto: (\d+) (in groups of \d+ units or more|\(rounding does not pay\)), by", run.stdout)
     assert said is not None
     assert int(said[1]) == settings["round_to"]
+    assert ("does not pay" in said[2]) == (settings["round_to"] == 1)
     assert json.loads((folder / "metrics.json").read_text())["time/multiples_s"] < 10
     assert "times of layers at multiples" in (folder / "report.md").read_text()
 

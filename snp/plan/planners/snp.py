@@ -20,7 +20,8 @@ from snp.core.subspace import factorize
 from snp.graph.units import UnitGroup
 from snp.plan.allocation import Curves
 from snp.plan.level import kept_at_level, level_for
-from snp.plan.problem import Choice, Problem, Selection, Trial
+from snp.plan.pieces import cut_of, tried
+from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.removal import block_curves, tried_blocks
 from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
@@ -39,7 +40,7 @@ def choose(problem: Problem, settings: PruneSettings) -> Selection:
         problem.progress.step()
     blocks = tried_blocks(problem)
     if settings.cut_name == "output" and problem.trial is not None and problem.target.is_budget:
-        choices = _tried(problem, problem.trial, choices, blocks)
+        choices = _tried(problem, choices, blocks)
     allocation = _allocation(problem, settings.cut_name, choices, blocks)
     level = level_for(problem, allocation)
     return Selection(tuple(choices), level.value, allocation).with_kept(level.kept)
@@ -82,19 +83,18 @@ def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice], bloc
     return Curves(cut_name, tuple(curves), block_curves(problem, blocks, curves, units) if blocks else ())
 
 
-def _tried(problem: Problem, trial: Trial, choices: Sequence[Choice], blocks: Sequence[float]) -> list[Choice]:
+def _tried(problem: Problem, choices: Sequence[Choice], blocks: Sequence[float]) -> list[Choice]:
     """Damages corrected by trial cuts: first at equal shares of the units, then where the corrected ones would cut."""
     found = [*choices]
     for cut_name in ("uniform", *["output"] * _ROUNDS):
         allocation = _allocation(problem, cut_name, found, blocks if cut_name == "output" else ())
         kept = _kept_on_trial(problem, allocation)
         with problem.progress.stage("try cuts", len(kept)):
-            for number, count in enumerate(kept):
-                order, tried = found[number].order, found[number].tried
-                if count < len(order) and count not in tried:
-                    distance = trial.distance(problem.groups[number], order[:count])
-                    found[number] = replace(found[number], tried={**tried, count: distance})
-                problem.progress.step()
+            new = [n for n, count in enumerate(kept) if count < len(found[n].order) and count not in found[n].tried]
+            pieces = [cut_of(problem.groups[n], found[n].order[: kept[n]]) for n in new]
+            distances = problem.workers.of("trial cuts", pieces, partial(tried, problem), problem.progress.step)
+            for n, distance in zip(new, distances, strict=True):
+                found[n] = replace(found[n], tried={**found[n].tried, kept[n]: distance})
         found = [_corrected(predicted, each.tried) for predicted, each in zip(choices, found, strict=True)]
     return found
 
