@@ -63,6 +63,8 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], dict[str, 
     "language": (language, words, {"target_params": 0.8}),
     "heads": (lambda: attention_network("vit")[0], lambda: torch.randn(24, 3, 16, 16),
               {"target_macs": 0.8, "structures": ("ffn", "vo", "qk")}),
+    "width": (lambda: attention_network("vit")[0], lambda: torch.randn(24, 3, 16, 16),
+              {"target_macs": 0.8, "structures": ("ffn", "width")}),
 }  # fmt: skip
 
 

@@ -158,11 +158,15 @@ def _folded(model: nn.Module, graph: CouplingGraph, group: UnitGroup) -> nn.Modu
     changed = with_weights(changed, centred)
     level = turned(changed, group, level_axis(group.num_units + 1))
     # The mean is gone but for rounding, which LayerNorm would take away and a division by the length would not.
-    silent = {m.tensor: level[m.tensor].index_fill(m.dim, torch.tensor(0), 0.0) for m in written}
+    silent = {m.tensor: _without_first(level[m.tensor], m.dim) for m in written}
     changed = with_weights(changed, level | silent)
     for norm in _norms(changed, group):
         norm.centres = False
     return changed
+
+
+def _without_first(value: Tensor, dim: int) -> Tensor:
+    return value.index_fill(dim, torch.zeros(1, dtype=torch.int64, device=value.device), 0.0)
 
 
 def _centred(value: Tensor, dim: int) -> Tensor:

@@ -179,6 +179,58 @@ def test_rounded_widths_count_the_unit_that_stays(first: int, kept: int) -> None
     assert rounded_up(Rounding(8), group, 255 - first) == 256 - first
 
 
+SIZES = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+GATED = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
+FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
+    **{name: (GATED, True) for name in ("mistral", "phi", "phi3", "starcoder2", "cohere", "granite")},
+    "qwen3": (GATED | {"head_dim": 4}, True),
+    "gpt_neox": (SIZES | {"max_position_embeddings": 32}, False),
+    "falcon": (SIZES, False),
+}
+
+
+def of_family(name: str, config: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
+    model = huggingface.build(config=config | {"model_type": name}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # not the buffers, which hold angles
+            parameter.normal_(std=0.3) if parameter.ndim > 1 else parameter.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_language_models(name: str, tmp_path: Path) -> None:
+    """Cut to rounding, and saved in stock form where the configuration can say the size of heads."""
+    config, is_stock = FAMILIES[name]
+    model = of_family(name, config)
+    result = cut(model, token_batches(24), structures=("ffn", "width"), target_units=0.75)
+    assert result.check < 1e-9
+    if is_stock:
+        huggingface.save_pretrained(result.model, tmp_path)
+        assert transformers.AutoConfig.from_pretrained(tmp_path).hidden_size == 12
+    else:
+        with pytest.raises(ValueError, match="a width that is no longer that of all heads"):
+            huggingface.save_pretrained(result.model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("gemma2", GATED | {"head_dim": 4}),
+        ("olmo2", GATED),
+        ("bloom", {"vocab_size": 32, "hidden_size": 16, "n_layer": 2, "n_head": 4}),
+        ("mixtral", GATED | {"num_local_experts": 2}),
+    ],
+)
+@pytest.mark.slow
+def test_families_whose_streams_cannot_be_turned(name: str, config: dict[str, Any]) -> None:
+    """Norms behind branches or embeddings, and experts that read masked tokens."""
+    model = of_family(name, config)
+    with pytest.raises(ValueError, match="does not commute with a rotation of the stream"):
+        cut(model, token_batches(12))
+
+
 def test_generation_with_and_without_a_cache() -> None:
     """The same tokens."""
     small: Any = cut(transformer("llama"), token_batches(36)).model
