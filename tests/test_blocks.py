@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,18 @@ def test_a_language_model_loads_from_its_folder_alone(tmp_path: Path) -> None:
     again = snp.load(tmp_path)
     with torch.no_grad():
         assert torch.equal(again(tokens(4)).logits, result.model.eval()(tokens(4)).logits)
+
+
+def test_a_budget_between_two_numbers_of_blocks_is_refused_with_what_can_be_asked_for() -> None:
+    """Without one block and with the fewest dimensions more is left than asked for, without the next one less."""
+    model: Any = random(llama)
+    for number in (1, 3):
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            model.get_submodule(f"model.layers.{number}.{name}").weight.data *= 1e-3
+    inputs, asked = tokens(128).split(32), {"structures": ("blocks", "qk"), "progress": False}
+    with pytest.raises(ValueError, match="whole blocks and the units beside them: without 2 blocks") as refused:
+        snp.prune(model, inputs, target_params=0.6, **asked)
+    found = re.search(r"Ask for prune\.target_params=([0-9.]*[0-9])", str(refused.value))
+    assert found is not None
+    plan = snp.prune(model, inputs, target_params=float(found[1]), **asked).plan
+    assert [block.name for block in plan.removed_blocks] == ["model.layers.1", "model.layers.3"]

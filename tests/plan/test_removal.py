@@ -197,22 +197,6 @@ def test_blocks_that_do_nothing_go_until_the_rest_fits_whole(subject: Subject) -
     assert 0.56 <= found.costs.share_of(found.target)(selection.kept) <= 0.57
 
 
-def test_a_budget_between_two_numbers_of_blocks_is_refused_with_what_can_be_asked_for(subject: Subject) -> None:
-    """Units in steps of all eight stay; without one block more is left than asked for, without two of them less."""
-    damages = (0.0, 1e-6, 9.0)
-    problem = problem_of(subject, Judge({}), damages, 0.57)
-    problem = replace(problem, target=replace(problem.target, rounding=replace(problem.target.rounding, multiple=8)))
-    rest = problem.without(subject.removable[:2]).costs
-    share = rest.share_of(problem.target)(rest.dense)
-    with pytest.raises(ValueError, match="whole blocks and the units beside them: without 2 blocks") as refused:
-        with_blocks_removed(problem, selection_of(problem, damages))
-    asked = float(str(refused.value).partition("Ask for prune.target_macs=")[2].partition(",")[0])
-    assert 0 <= asked - share < 1e-4
-    again = replace(problem, target=replace(problem.target, share=asked))
-    found, _ = with_blocks_removed(again, selection_of(again, damages))
-    assert [block.name for block in found.removed] == ["blocks.0", "blocks.1"]
-
-
 def test_what_does_not_go_with_blocks_is_no_remedy() -> None:
     for structures, names in ((("ffn",), True), (("ffn", "blocks"), False), (("ffn", "width"), False)):
         remedies = PruneSettings(structures=structures, target_macs=0.5).target.remedies
