@@ -142,8 +142,12 @@ def test_directions_without_energy_cost_nothing(name: str) -> None:
 def test_a_network_that_was_rotated_before_gives_the_same(name: str) -> None:
     """Which basis a stream came in does not matter: what is left computes the same."""
     model, batches = network(name)
-    small, other = cut(model, batches).model, cut(rotated(model, 5), batches).model
-    torch.testing.assert_close(outputs(small, batches[1]), outputs(other, batches[1]), rtol=1e-4, atol=1e-4)
+    other = rotated(model, 5)
+    first, second = (cut(given, batches, ordering="zca").model for given in (model, other))
+    torch.testing.assert_close(outputs(first, batches[1]), outputs(second, batches[1]), rtol=1e-4, atol=1e-4)
+    # Subspaces that are climbed to end where rounding lets them, all as good.
+    errors = [error(cut(given, batches).model, model, batches[1]) for given in (model, other)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])
