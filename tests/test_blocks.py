@@ -176,6 +176,7 @@ def test_a_language_model_loads_from_its_folder_alone(tmp_path: Path) -> None:
         assert torch.equal(again(tokens(4)).logits, result.model.eval()(tokens(4)).logits)
 
 
+@pytest.mark.slow
 def test_a_budget_between_two_numbers_of_blocks_is_refused_with_what_can_be_asked_for() -> None:
     """Without one block and with the fewest dimensions more is left than asked for, without the next one less."""
     model: Any = random(llama)

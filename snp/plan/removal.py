@@ -117,8 +117,8 @@ class _Search:
         reached = math.ceil(1e4 * share) / 1e4
         return ValueError(
             f"{target.option}={target.share:g} cannot be met within {TOLERANCE:.0%} by whole blocks and the units "
-            f"beside them: without {len(found)} blocks {reached:.4f} of the dense {target.kind} are left, with one of them "
-            f"more than was asked for. Ask for {target.option}={reached:.4f}, or name more in prune.structures."
+            f"beside them: without {len(found)} blocks {reached:.4f} of the dense {target.kind} are left, and with one "
+            f"of them more than was asked for. Ask for {target.option}={reached:.4f}, or name more in prune.structures."
         )
 
     def _near(self, factors: Sequence[float], best: float) -> list[float]:
