@@ -51,7 +51,7 @@ def measure_sensitivity(
         outputs are not those of the weight.
 
     Raises:
-        ValueError: gradients are not finite; the layer is named.
+        ValueError: gradients are not finite, in a layer that is named, or the network overwrites what they need.
     """
     followed = {name: reader for name, reader in readers.items() if not reader.is_recurrent}
     if not followed:
@@ -62,10 +62,22 @@ def measure_sensitivity(
     with at_rest(model), taps, _backward_through_recurrent(model):
         for batch in batches:
             with torch.enable_grad():
-                objective.score(batch.call(model), batch, generator).backward()
+                _backward(objective.score(batch.call(model), batch, generator))
     _refuse_not_finite(sums, readers)
     count = over.number(sum(batch.size for batch in batches))
     return {name: over.of(total) / count for name, total in sums.items()}
+
+
+def _backward(score: Tensor) -> None:
+    try:
+        score.backward()
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "the network overwrites values that gradients are made of (x += ... behind a norm of x): write x = x + ..., "
+            "or choose units without gradients by prune.ordering='zca' with prune.cut='variance'"
+        ) from error
 
 
 def _refuse_not_finite(sums: Mapping[str, Tensor], readers: Mapping[str, Reader]) -> None:

@@ -45,7 +45,8 @@ def build(*, model_name: str, num_classes: int, image_size: int | None = None, *
     for name in _WEIGHTS:
         if name in arguments:
             raise ValueError(f"model.arguments.{name}: choose weights by model.checkpoint or model.pretrained instead")
-    return _create(model_name, num_classes=num_classes, **_size_argument(model_name, image_size), **arguments)
+    # A size among the arguments wins.
+    return _create(model_name, num_classes=num_classes, **_size_argument(model_name, image_size) | arguments)
 
 
 def load_pretrained(
@@ -72,7 +73,7 @@ def load_pretrained(
     overlay = {"file": str(path), "custom_load": False}
     size = _size_argument(model_name, image_size)
     model = _create(
-        model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **size, **arguments
+        model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **size | arguments
     )
     return model, f"{source.hf_hub_id} ({path})", source.num_classes == num_classes
 

@@ -180,3 +180,19 @@ def test_mappings_and_tokens() -> None:
     one_by_one = model.layer(rows.reshape(-1, 6)).detach()
     wanted = 2 * exact(lambda value: model.inner.head(F.relu(value)), one_by_one)
     assert float((found - wanted).norm() / wanted.norm()) < 0.05
+
+
+class Overwriting(Perceptron):
+    """Adds to what a norm remembers, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x * 1.0
+        normed = F.layer_norm(hidden, hidden.shape[-1:])
+        hidden += normed
+        return super().forward(hidden)
+
+
+def test_values_that_are_overwritten_are_named() -> None:
+    model = Overwriting().requires_grad_(True)
+    with pytest.raises(ValueError, match=r"overwrites values that gradients .* prune\.cut='variance'"):
+        measured(model, [torch.randn(5, 6, requires_grad=True)], READERS)

@@ -225,6 +225,13 @@ def test_timm_passes_the_size_to_those_who_take_it(model_name: str, num_tokens: 
     assert model.pos_embed.shape[1] == num_tokens
 
 
+def test_a_size_among_the_arguments_wins() -> None:
+    """Whatever the size of the data is."""
+    with torch.device("meta"):
+        model = build("timm", {"img_size": 32}, model_name="test_vit", num_classes=10, image_size=64)
+    assert model.pos_embed.shape[1] == 5
+
+
 def test_timm_keeps_the_size_from_those_who_do_not() -> None:
     """A convolutional network without an image size is built for any size and runs at the one asked for."""
     assert logits(build("timm", model_name=SMALL, num_classes=3, image_size=48), 48).shape == (2, 3)
