@@ -75,8 +75,8 @@ def _backward(score: Tensor) -> None:
         if "modified by an inplace operation" not in str(error):
             raise
         raise ValueError(
-            "the network overwrites values that gradients are made of (x += ... behind a norm of x): write x = x + ..., "
-            "or choose units without gradients by prune.ordering='zca' with prune.cut='variance'"
+            "the network overwrites values that gradients are made of (x += ... behind a norm of x): write x = x + "
+            "..., or choose units without gradients by prune.ordering='zca' with prune.cut='variance'"
         ) from error
 
 
