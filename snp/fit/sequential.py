@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from snp.core.sums import ALONE, Sums
 from snp.fit.batch_norm import reestimate
-from snp.fit.behind_layer import tail_of
+from snp.fit.behind_layer import Tail, tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.recomputed import RecomputedNetworks
@@ -175,10 +175,7 @@ class _Fitter:
             if loses and name not in networks.changed:
                 networks.change(name, self._start(name))
             return
-        # Statistics that are estimated anew later on would move what is aimed at here.
-        rectify = self._settings.rectify and not self._reestimates
-        tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
-        tail = foreseen(networks, tail) if reader.fits_outputs else None
+        tail = self._tail(networks, node, reader) if reader.fits_outputs else None
         is_aimed = tail is not None and tail.aim is not None
         if not loses and not is_aimed and not networks.differs(read.source):
             return
@@ -189,3 +186,10 @@ class _Fitter:
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
         self.is_scarce |= fit.outputs(tail, self._settings)
+
+    def _tail(self, networks: TwoNetworks, node: fx.Node, reader: Reader) -> Tail | None:
+        """What is done with the outputs of a layer whose outputs can be fitted."""
+        # Statistics that are estimated anew later on would move what is aimed at here.
+        rectify = self._settings.rectify and not self._reestimates
+        tail = tail_of(networks, node, reader.output_dim, repair=self._settings.repair, rectify=rectify)
+        return foreseen(networks, tail)
