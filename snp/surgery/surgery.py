@@ -33,8 +33,7 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
             memo[id(tensors[name])] = _in_place_of(tensors[name], value)
         return copy.deepcopy(model, memo)
-    changed = copy.deepcopy(model)
-    tensors = named_tensors(changed)
+    tensors = named_tensors(changed := copy.deepcopy(model))
     with torch.no_grad():
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
@@ -48,8 +47,9 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
-    """The value as what the old tensor is: no copy where type and device fit."""
+    """The value as what the old tensor is: no copy where type, device and layout (it moves rounding) fit."""
     value = value.detach().to(old)
+    value = value if value.stride() == old.stride() else torch.empty_like(old).copy_(value)
     return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
 
 

@@ -201,7 +201,6 @@ def test_zeros_are_of_the_form_of_what_they_stand_for() -> None:
         ("swin_tiny_patch4_window7_224", 56, {"img_size": 56, "window_size": 7}, 12),
         ("poolformer_s12", 64, {}, 12),
         ("mixer_s32_224", 64, {"img_size": 64}, 8),
-        ("densenet121", 64, {}, 0),
     ],
 )
 def test_blocks_of_networks_of_timm(name: str, size: int, options: dict[str, Any], num_blocks: int) -> None:

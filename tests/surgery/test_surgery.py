@@ -273,3 +273,13 @@ def test_confirm_refuses_values_that_differ_although_shapes_fit() -> None:
 def test_confirm_of_nothing_is_nothing() -> None:
     """No groups, no trial."""
     assert confirm(network(), [], Batch.of(IMAGES)) == ((), {})
+
+
+def test_weights_given_in_another_order_in_memory_lie_as_the_models_own() -> None:
+    """Else the network in memory and the one read from disk differ by rounding (a weight fitted as its transpose)."""
+    model = nn.Linear(6, 16)
+    given = torch.randn(6, 16).T
+    changed = with_weights(model, {"weight": given}, share=True)
+    assert torch.equal(changed.weight, given)
+    assert changed.weight.stride() == model.weight.stride() == (6, 1)
+    assert changed.bias is model.bias
