@@ -172,17 +172,21 @@ class _Search:
     def _judged(self, removed: tuple[int, ...]) -> float:
         """How far from the dense network an allocation without these blocks is; infinitely where there is none."""
         if removed not in self.tried:
-            judge = self.problem.judge
-            assert judge is not None, "blocks are judged"
             try:
-                problem, selection = self._at(removed)
-                pairs = zip(problem.groups, selection.choices, strict=True)
-                groups = [GroupPlan(group, one.order[: one.num_kept].cpu().sort().values) for group, one in pairs]
-                self.tried[removed] = judge.distances(groups, problem.removed)
+                allocation = self._at(removed)
             except ValueError:  # the budget cannot be met without them, or with them
                 self.tried[removed] = torch.full((1,), math.inf, dtype=torch.float64)
+            else:
+                self.tried[removed] = self._distances(*allocation)
             self.problem.progress.step()
         return float(self.tried[removed].mean())
+
+    @staticmethod
+    def _distances(problem: Problem, selection: Selection) -> Tensor:
+        assert problem.judge is not None, "blocks are judged"
+        pairs = zip(problem.groups, selection.choices, strict=True)
+        groups = [GroupPlan(group, one.order[: one.num_kept].cpu().sort().values) for group, one in pairs]
+        return problem.judge.distances(groups, problem.removed)
 
     def _at(self, removed: tuple[int, ...]) -> tuple[Problem, Selection]:
         """The problem without these blocks, and a selection that meets the budget in it."""
