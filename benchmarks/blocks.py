@@ -30,18 +30,30 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
-    parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
+    parser.add_argument("--target-macs", type=float, nargs="*", default=[0.476, 0.333], help="shares that are left")
+    parser.add_argument("--target-latency", type=float, nargs="*", default=[], help="shares of the time that are left")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration images")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     return parser.parse_args(words)
 
 
-def measured(subject: Subject, options: argparse.Namespace, target: float, structures: tuple[str, ...]) -> list[str]:
+def measured(
+    subject: Subject, options: argparse.Namespace, kind: str, target: float, structures: tuple[str, ...]
+) -> list[str]:
     """A row: every seed a prune."""
+    asked = {"latency_batch": 8, "latency_threads": 1} if kind == "latency" else {}
     scores, apart, times, gone, seconds = list[float](), list[float](), list[float](), list[str](), list[float]()
     for seed in options.seeds:
         batches, began = subject.calibration(options.samples, seed), time.process_time()
-        result = snp.prune(subject.model, batches, target_macs=target, structures=structures, seed=seed, progress=False)
+        result = snp.prune(
+            subject.model,
+            batches,
+            structures=structures,
+            seed=seed,
+            progress=False,
+            **{f"target_{kind}": target},
+            **asked,
+        )
         seconds.append(time.process_time() - began)
         scores.append(accuracy(result.model, subject.test))
         apart.append(divergence(subject.model, result.model, subject.test))
@@ -49,19 +61,21 @@ def measured(subject: Subject, options: argparse.Namespace, target: float, struc
         times.append(100 * measured_share(subject.model, result.model, example, Conditions(8, 1))["own_share"])
         gone.append(" ".join(block.name for block in result.plan.removed_blocks) or "none")
         print(
-            f"{target:g} {structures} seed {seed}: {scores[-1]:.2f} {apart[-1]:.4f} {times[-1]:.1f} {gone[-1]}",
+            f"{kind} {target:g} {structures} seed {seed}: {scores[-1]:.2f} {apart[-1]:.4f} {times[-1]:.1f} {gone[-1]}",
             flush=True,
         )
-    name = f"{target:g} of the MACs, " + ("units and blocks" if "blocks" in structures else "units")
+    name = f"{target:g} of the {'MACs' if kind == 'macs' else 'time'}, " + (
+        "units and blocks" if "blocks" in structures else "units"
+    )
     return [name, spread(scores), spread(apart, 4), spread(times, 1), "; ".join(gone), spread(seconds, 0)]
 
 
 def main() -> None:
     options = options_of()
     subject = subject_at(existing(options.data, "--data"), options.checkpoint)
-    rows = [
-        measured(subject, options, target, structures) for target in options.target_macs for structures in STRUCTURES
-    ]
+    targets = [("macs", share) for share in options.target_macs]
+    targets += [("latency", share) for share in options.target_latency]
+    rows = [measured(subject, options, *target, structures) for target in targets for structures in STRUCTURES]
     print_table(("network", "top-1 %", "divergence", "time %", "blocks that went", "CPU s"), rows)
     print(f"ResNet-56, {options.samples} calibration images, seeds {', '.join(map(str, options.seeds))}, no training.")
     print_provenance()

@@ -96,7 +96,7 @@ class PruneSettings(TargetSettings, FitSettings):
         check_structures(self.structures, self.attention)
         trials = "trial cuts (prune.trials=true with planner=snp, cut=output and reconstruct=true)"
         needs = {
-            "prune.target_macs or prune.target_params": self.target.is_counted,
+            "prune.target_macs, prune.target_params or prune.target_latency": self.target.is_budget,
             trials: self.needs_trials,
             "prune.calibration=sequential": self.is_sequential,
             "prune.streams=false": not self.streams,

@@ -34,8 +34,8 @@ class TargetSettings:
     )
     tilt: bool = option(
         True,
-        "a budget of target_macs or target_params is tilted along the depth: whole allocations are fitted on some "
-        "samples and judged by others (with trials, calibration=sequential and 128 samples or more)",
+        "a budget (target_macs, target_params or target_latency) is tilted along the depth: whole allocations are "
+        "fitted on some samples and judged by others (with trials, calibration=sequential and 128 samples or more)",
     )
     latency_batch: int = option(8, "samples per pass, where passes are timed for a plan or against each other", ge=1)
     latency_threads: int = option(1, "CPU threads of these passes", ge=1)

@@ -72,7 +72,7 @@ def is_known_everywhere(subject: Subject) -> bool:
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
     samples = measured.samples.as_given
-    is_asked = (settings.tilt or bool(problem.blocks)) and settings.is_sequential and settings.target.is_counted
+    is_asked = (settings.tilt or bool(problem.blocks)) and settings.is_sequential and settings.target.is_budget
     num_samples = sum(batch.size for batch in samples)
     if problem.blocks and num_samples < FEWEST_SAMPLES:
         raise ValueError(

@@ -33,14 +33,15 @@ def use_up(problem: Problem, selection: Selection) -> Selection:
     A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
     what that leaves is spent in such steps, the one first that avoids most damage per cost. Where more than one percent
     is left unspent, groups are raised step by step in any case; in single units where rounded steps do not fit; and at
-    last a group gives way to others. Other targets are left as they are.
+    last a group gives way to others. A network that is faster than asked for is not refused: what is measured of it
+    will differ tomorrow. Targets that are no budgets are left as they are.
 
     Args:
         problem: knows costs, and what is asked for.
         selection: of a planner, within the budget.
 
     Raises:
-        ValueError: single units are too large for that; the message says what was reached.
+        ValueError: single units are too large for a budget that counts; the message says what was reached.
     """
     target = problem.target
     if not target.is_budget:
@@ -59,7 +60,7 @@ def use_up(problem: Problem, selection: Selection) -> Selection:
             kept = filler.filled(kept, rounding)
     if not filler.is_met(kept):
         kept = filler.exchanged(kept)
-    if not filler.is_met(kept):
+    if not filler.is_met(kept) and not target.is_timed:
         raise ValueError(_refusal(target, filler.share(kept)))
     return selection.with_kept(kept)
 

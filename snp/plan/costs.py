@@ -132,17 +132,21 @@ class CostModel:
             kept: units per group, not all of them.
             measured: share of the dense network's time, above 0.
         """
-        other, table = copy.copy(self), self._asked_table()
-        share = table.share(self.sizes(kept, table.layers), self._activation_share(kept))
-        other.table = table.corrected(share, measured)
+        other = copy.copy(self)
+        other.table = self._asked_table().corrected(self.parts_share(kept), measured)
         return other
+
+    def parts_share(self, kept: Sequence[int]) -> float:
+        """What the parts of the table say of a pass, as a share of the dense network's, before it is corrected."""
+        table = self._asked_table()
+        return table.share(self.sizes(kept, table.layers), self._activation_share(kept))
 
     def _asked_table(self) -> LatencyTable:
         assert self.table is not None, "whoever asks for latency gives the table"
         return self.table
 
     def _activation_share(self, kept: Sequence[int]) -> float:
-        return self.activations(kept) / self.activations(self.dense)
+        return self.activations(kept) / self.whole.activations(self.whole.dense)
 
     def of_target(self, target: Target) -> Callable[[Sequence[int]], float]:
         """What a budget of that kind counts."""
@@ -175,6 +179,7 @@ class CostModel:
         other._shapes, other._kernels = left(self._shapes), left(self._kernels)
         other._positions = left(self._positions)
         other._fixed_macs -= sum(block.fixed_macs for block in blocks)
+        other.table = self.table and self.table.of_rest(left(self.table.layers), left(self.table.blocks))
         other._products = [(n, names) for n, names in self._products if len(left(dict.fromkeys(names))) == len(names)]
         other._owned = {
             name: {dim: [share.renumbered(places) for share in owners] for dim, owners in dims.items()}

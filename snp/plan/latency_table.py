@@ -6,12 +6,10 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
-__all__ = ["LatencyTable", "LayerTimes", "calibrated", "rising"]
+__all__ = ["LatencyTable", "LayerTimes"]
 
 _HARDLY_FASTER = 0.999
 
@@ -66,7 +64,7 @@ class LatencyTable:
         scale: of the sum of the layers.
         activation_ms: what norms, activation functions and memory take in the dense network, in proportion to the
             outputs of all layers.
-        constant_ms: what no cut changes.
+        constant_ms: what no cut of units changes.
         batch: samples of a pass.
         threads: CPU threads.
         device: where it was measured.
@@ -76,6 +74,7 @@ class LatencyTable:
         graphs: were passes replayed as CUDA graphs, because launches would have hidden what a smaller network gains?
         idle_share: of a pass called layer by layer, in which the GPU waits for launches; 0 where nothing waits.
         autocast: precision of products as PyTorch calls it; empty for that of the weights.
+        blocks: name of a block that can go as a whole -> what goes with it of ``constant_ms``.
     """
 
     layers: Mapping[str, LayerTimes]
@@ -90,11 +89,22 @@ class LatencyTable:
     graphs: bool = False
     idle_share: float = 0.0
     autocast: str = ""
+    blocks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def overhead_share(self) -> float:
-        """What no cut changes of the dense network's pass, as a share of it."""
-        return self.constant_ms / self.measured["dense"]
+        """What neither a cut nor a block that goes changes of the dense network's pass, as a share of it."""
+        return (self.constant_ms - sum(self.blocks.values())) / self.measured["dense"]
+
+    def of_rest(self, layers: Mapping[str, LayerTimes], blocks: Mapping[str, float]) -> LatencyTable:
+        """The table of the network without some blocks; shares are still of the whole network's time.
+
+        Args:
+            layers: those that are left.
+            blocks: those that are left.
+        """
+        gone = sum(self.blocks.values()) - sum(blocks.values())
+        return replace(self, layers=layers, blocks=blocks, constant_ms=max(0.0, self.constant_ms - gone))
 
     def share(self, sizes: Mapping[str, tuple[int, int]], activations: float) -> float:
         """What the parts say of a pass, as a share of the dense one's, before the correction; as :meth:`total_ms`."""
@@ -156,44 +166,3 @@ class LatencyTable:
             return LatencyTable(layers, corrections=corrections, **plain)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"latency.json is damaged or not a table of layer times: {error}") from error
-
-
-def rising(ms: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
-    """Measured times that do not fall along rows and columns: halfway between the bounds above and below.
-
-    A larger layer takes no less time, whatever a single measurement says, and bisection needs that.
-    """
-    values = torch.tensor(ms, dtype=torch.float64)
-    above = values.cummax(dim=0).values.cummax(dim=1).values
-    below = values.flip(0, 1).cummin(dim=0).values.cummin(dim=1).values.flip(0, 1)
-    return tuple(tuple(row) for row in ((above + below) / 2).tolist())
-
-
-def calibrated(
-    dense_ms: float, cut_ms: float, dense_layers: float, cut_layers: float, activations: float
-) -> tuple[float, float, float]:
-    """Scale, activation and constant time, none below 0, that give both measured passes of the whole network.
-
-    Args:
-        dense_ms: of the dense network, measured.
-        cut_ms: of a cut one, measured.
-        dense_layers: sum of the dense network's layer times, above ``cut_layers``.
-        cut_layers: sum of the cut one's.
-        activations: outputs of all layers of the cut one as a share of the dense network's, below 1.
-
-    What layers timed alone do not explain of the difference goes to the activations. Where that is more than the whole
-    takes, nothing is constant; where layers explain too much, they are scaled down. Where both fail, the dense pass is
-    met alone.
-    """
-    saved, by_layers = max(dense_ms - cut_ms, 0.0), dense_layers - cut_layers
-    beyond = (saved - by_layers) / (1 - activations)
-    bend = activations * dense_layers - cut_layers
-    scales = ((activations * dense_ms - cut_ms) / bend if bend else 0.0, saved / by_layers)
-    for scale, of_activations, constant in (
-        (1.0, beyond, dense_ms - dense_layers - beyond),
-        (scales[0], dense_ms - scales[0] * dense_layers, 0.0),
-        (scales[1], 0.0, dense_ms - scales[1] * dense_layers),
-    ):
-        if min(scale, of_activations, constant) >= 0:
-            return scale, of_activations, constant
-    return dense_ms / dense_layers, 0.0, 0.0

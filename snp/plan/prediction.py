@@ -20,7 +20,7 @@ def predicted(costs: CostModel, kept: Sequence[int], by_layers: CostModel) -> di
     table = costs.table
     if table is None:
         return {}
-    dense_ms, pruned_ms = costs.latency(costs.dense), costs.latency(kept)
+    dense_ms, pruned_ms = costs.whole.latency(costs.whole.dense), costs.latency(kept)
     return {
         "batch": table.batch,
         "threads": table.threads,
@@ -29,5 +29,5 @@ def predicted(costs: CostModel, kept: Sequence[int], by_layers: CostModel) -> di
         "overhead_share": table.overhead_share,
         "predicted_ms": pruned_ms,
         "predicted_share": pruned_ms / dense_ms,
-        "layers_share": by_layers.latency(kept) / by_layers.latency(costs.dense),
+        "layers_share": by_layers.latency(kept) / by_layers.whole.latency(costs.whole.dense),
     }

@@ -117,6 +117,7 @@ class Cache:
     ) -> LatencyTable:
         """Layer times measured before on this device, else measured now and kept."""
         sizes = [(group.name, group.num_units) for group in subject.groups]
+        sizes += [(block.name, 0) for block in subject.removable]
         machine = torch.__version__, platform.node(), device_name(device)
         mark = fingerprint(subject.model, sizes, conditions, *machine)
         path = self.folder / f"latency-{mark}.json"

@@ -93,7 +93,7 @@ def checked_by_clock(
         if selection.allocation is None or is_enough:
             break
         if is_new:
-            timed.append(_Timed(selection, share_of(_cut(subject, selection))))
+            timed.append(_Timed(selection, share_of(_cut(subject, problem, selection))))
             problem = replace(problem, costs=problem.costs.corrected(selection.kept, timed[-1].measured))
         if abs(timed[-1].measured - share) <= TOLERANCE:
             break
@@ -118,7 +118,8 @@ def _next(problem: Problem, timed: Sequence[_Timed], selection: Selection, numbe
 
 
 def _is_new(problem: Problem, timed: Sequence[_Timed], selection: Selection) -> bool:
-    return selection.kept not in [list(problem.costs.dense), *(found.selection.kept for found in timed)]
+    dense = [] if problem.removed else [list(problem.costs.dense)]
+    return selection.kept not in [*dense, *(found.selection.kept for found in timed)]
 
 
 def _aimed_lower(target: Target, num_missed: int) -> Target:
@@ -155,10 +156,11 @@ def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
     return share_of
 
 
-def _cut(subject: Subject, selection: Selection) -> nn.Module:
+def _cut(subject: Subject, problem: Problem, selection: Selection) -> nn.Module:
     plans = (
         GroupPlan(group, choice.order[: choice.num_kept].cpu().sort().values)
-        for group, choice in zip(subject.groups, selection.choices, strict=True)
+        for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
+    plan = PruningPlan(tuple(plans), attention=subject.graph.attention, removed_blocks=problem.removed)
     with torch.no_grad():
-        return cut(subject.model, PruningPlan(tuple(plans), attention=subject.graph.attention))
+        return cut(subject.model, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,8 +12,11 @@ from torch import nn
 
 from snp.graph.batches import Batch, device_of
 from snp.graph.units import UnitGroup
-from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
+from snp.plan.costs import CostModel
+from snp.plan.latency_table import LatencyTable, LayerTimes
 from snp.plan.plan import GroupPlan, PruningPlan
+from snp.speed.block_times import blocks_alike, with_block_times
+from snp.speed.consistent_times import calibrated, rising
 from snp.speed.graphs import queued
 from snp.speed.layers import Layer, called_layers, device_name
 from snp.speed.passes import Conditions, Passes, passes_in_turns
@@ -32,6 +35,8 @@ _NETWORK_ROUNDS = 11
 def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> LatencyTable:
     """Time every layer whose size a cut changes, then the dense network and one cut to halves, and put them together.
 
+    Where blocks can go as a whole, networks without those of one kind are timed, too.
+
     The least of several measurements counts: what disturbs a measurement only makes it longer. For the same reason time
     in which other programs have the core is left out, where one CPU thread works.
 
@@ -43,8 +48,10 @@ def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> L
     model, groups, graph = subject.model, subject.groups, subject.graph
     inputs, costs = example.repeated(conditions.batch), subject.costs
     times = _times_of(called_layers(model, inputs, costs.resized_weights), costs.resized_weights, conditions)
-    half = cut(model, PruningPlan(tuple(_half(group) for group in groups), attention=graph.attention))
-    passes = _passes({"dense": model, "half": half}, inputs, conditions)
+    half = [_half(group) for group in groups]
+    models = {"dense": model, "half": cut(model, PruningPlan(tuple(half), attention=graph.attention))}
+    kinds = blocks_alike(subject)
+    passes = _passes(models | {kind.name: kind.taken_out_of(model) for kind in kinds}, inputs, conditions)
     whole = {name: 1e3 * min(found.own) for name, found in passes.times.items()}
     raw = LatencyTable(
         times,
@@ -59,7 +66,13 @@ def measure_table(subject: Subject, example: Batch, conditions: Conditions) -> L
         idle_share=passes.idle,
         autocast=str(conditions.autocast or "").removeprefix("torch."),
     )
-    kept = [len(_half(group).kept) for group in groups]
+    table = _meeting_both(raw, costs, [len(group.kept) for group in half])
+    return with_block_times(CostModel(model, graph, groups, table), kinds)
+
+
+def _meeting_both(raw: LatencyTable, costs: CostModel, kept: Sequence[int]) -> LatencyTable:
+    """The table that says what was measured of the dense network and of the one cut to that many units."""
+    whole, times = raw.measured, raw.layers
     activations = costs.activations(kept) / costs.activations(costs.dense)
     sums = [raw.layers_ms(costs.sizes(numbers, times)) for numbers in (costs.dense, kept)]
     scale, of_activations, constant = calibrated(whole["dense"], whole["half"], sums[0], sums[1], activations)

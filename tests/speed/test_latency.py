@@ -19,12 +19,13 @@ from snp.measure.moments import MomentCollector
 from snp.plan import planners
 from snp.plan.budgets import use_up
 from snp.plan.costs import CostModel
-from snp.plan.latency_table import LatencyTable, LayerTimes, calibrated, rising
+from snp.plan.latency_table import LatencyTable, LayerTimes
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.problem import Problem
 from snp.run.cache import Cache
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock
+from snp.speed.consistent_times import calibrated, rising
 from snp.speed.layer_times import measure_table, measured_share
 from snp.speed.passes import Conditions
 from snp.speed.timing import NUM_WARMUP, time_in_turns
