@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from cifar_resnet56 import Subject, subject_at
+from cifar_resnet56 import Subject, add_subject, subject_at
 from harness import Batches, accuracy, arguments_of, existing, print_provenance, print_table, spread
 from torch import nn
 
@@ -25,10 +24,8 @@ import snp
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
+    add_subject(parser)
     parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration images")
-    parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     return parser.parse_args(words)
 
 

@@ -56,6 +56,13 @@ class Outcome:
     params: int
 
 
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Which weights, and how many calibration images of which seeds."""
+    parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
+    parser.add_argument("--samples", type=int, default=1024, help="calibration images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration images")
+
+
 def subject_at(data: Path, checkpoint: Path | None = None) -> Subject:
     """The network with its trained weights, and the images."""
     weights = existing(checkpoint or data.parent / "models" / "cifar10_resnet56.safetensors", "--checkpoint")
@@ -99,7 +106,7 @@ def settings_of(options: argparse.Namespace, target: float, seed: int, fit: str)
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
+    add_subject(parser)
     parser.add_argument("--block-macs", type=float, default=0.5, help="share of the MACs inside blocks that is left")
     parser.add_argument("--target-macs", type=float, help="share of all MACs that is left, instead of --block-macs")
     parser.add_argument("--ordering", default="zca")
@@ -107,8 +114,6 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--planner", default="snp")
     add_fits(parser)
     parser.add_argument("--streams", action="store_true", help="cut residual streams, too")
-    parser.add_argument("--samples", type=int, default=1024, help="calibration images")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration subset")
     return parser.parse_args(words)
 
 

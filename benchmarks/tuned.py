@@ -31,6 +31,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder for the closed forms, which are found there again")
     parser.add_argument("--rate", type=float, default=PruneSettings().tune_rate, help="of tuning, at its peak")
     parser.add_argument("--views", default="auto", help="how tuning shows images: auto, both, mirror, shift, none")
+    parser.add_argument("--closed", action=argparse.BooleanOptionalAction, default=True, help="a row without tuning")
     parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True, help="score it, too")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,9 +42,9 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
     """The closed form, and one row for each number of epochs of tuning, each a prune of its own."""
     batches = subject.calibration(options.samples, options.seed)
     settings = PruneSettings(target_macs=target, seed=options.seed)
-    closed, plan, spent = closed_form(subject, batches, settings, options.keep)
-    macs = f"{plan.macs['pruned'] / 1e6:.2f}"
-    yield _row(f"{target:g} of the MACs, closed form", macs, subject, closed, "-", spent)
+    if options.closed:
+        closed, plan, spent = closed_form(subject, batches, settings, options.keep)
+        yield _row(f"{target:g} of the MACs, closed form", _macs(plan), subject, closed, "-", spent)
     for epochs in options.epochs:
         began = time.process_time()
         result = snp.prune(
@@ -55,7 +56,12 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
         apart = f"{tuned.distances[0]:.4f} -> {tuned.distances[tuned.epoch]:.4f} (epoch {tuned.epoch})"
         slower = "" if tuned.rate == options.rate else f" (in the end {tuned.rate:g})"
         name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}{slower}, {tuned.views}"
-        yield _row(name, macs, subject, result.model, apart, spent)
+        yield _row(name, _macs(result.plan), subject, result.model, apart, spent)
+
+
+def _macs(plan: PruningPlan) -> str:
+    """In millions."""
+    return f"{plan.macs['pruned'] / 1e6:.2f}"
 
 
 def closed_form(

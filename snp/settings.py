@@ -124,8 +124,8 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def target(self) -> Target:
         """What is asked for, in which steps units are kept, and what else could be cut."""
-        remedies = remedies_beside(self.streams, self.structures, self.ignore)
-        return replace(super().target, remedies=remedies)
+        target = super().target
+        return replace(target, remedies=remedies_beside(self.streams, self.structures, self.ignore, target.is_timed))
 
     @property
     def fit(self) -> FitSettings:

@@ -47,9 +47,13 @@ def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:
         )
 
 
-def remedies_beside(streams: bool, structures: Sequence[str], ignore: Sequence[str]) -> tuple[str, ...]:
+def remedies_beside(
+    streams: bool, structures: Sequence[str], ignore: Sequence[str], is_timed: bool = False
+) -> tuple[str, ...]:
     """What else could be cut, of what was not asked for, in words."""
     unasked = {
+        # Time is what blocks save.
+        "let whole blocks go (prune.structures=[ffn,blocks])": is_timed and "blocks" not in structures and not streams,
         # Blocks do not go with that, and width cuts what it could.
         "cut residual streams too (prune.streams=true)": not streams and not {"blocks", "width"} & set(structures),
         "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),
