@@ -152,12 +152,10 @@ class _Search:
         """What goes at the level that meets the budget with damages of blocks so many times as large.
 
         Blocks of no damage go at every price, more of them than the budget asks for, be the rest left whole: then those
-        that do most damage stay, unless less is as welcome, as with time.
+        that do most damage stay. Less time than asked for is welcome.
         """
-        found = () if math.isinf(factor) else self._at_level(factor)
-        if self.problem.target.is_timed:
-            return found
-        while found and self._share_of_rest(found) < self.problem.target.share - TOLERANCE:
+        found, target = () if math.isinf(factor) else self._at_level(factor), self.problem.target
+        while found and not target.is_timed and self._share_of_rest(found) < target.share - TOLERANCE:
             most = max(found, key=lambda number: self.allocation.blocks[number].damage)
             found = tuple(number for number in found if number != most)
         return found

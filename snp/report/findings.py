@@ -16,6 +16,7 @@ __all__ = ["findings"]
 # Accuracy points and times the perplexity that nobody overlooks.
 LOST_POINTS, LOST_FACTOR = 1.0, 1.05
 GAINED_SHARE = 0.95  # of the dense time: what is above has not gained any
+DEAR_SHARE = 0.6  # of the multiply-accumulates beside the share of the time: what is below was dear
 WHOLE_SHARE = 0.3  # of the multiply-accumulates in layers that nothing was cut of
 FEW_SAMPLES = 128
 WEAK_SELF_CHECK = 1e-4
@@ -85,6 +86,18 @@ def _no_time(record: Record) -> Iterator[str]:
         )
 
 
+def _dear_time(record: Record) -> Iterator[str]:
+    dense, pruned = (number(record.metrics, f"{stage}/macs") for stage in ("dense", "pruned"))
+    kind, asked = record.target or ("", 0.0)
+    could_go = "blocks" not in record.settings.get("structures", ()) and not record.settings.get("streams")
+    if kind == "latency" and dense and pruned is not None and could_go and pruned / dense < DEAR_SHARE * asked:
+        yield (
+            f"{format_share(asked, 0)} of the time left {format_share(pruned / dense, 0)} of the multiply-accumulates: "
+            "narrow layers save little of it. Where there are shortcuts, whole blocks save more for what they cost: "
+            "`prune.structures=[ffn,blocks]`."
+        )
+
+
 def _missed(record: Record) -> Iterator[str]:
     reached, target = number(record.metrics, "prune/reached"), record.target
     if reached is not None and target is not None and reached > target[1] * 1.001:
@@ -146,6 +159,6 @@ def _inexact(record: Record) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
-    _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _left_whole, _few_samples, _few_tests,
-    _inexact,
+    _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _dear_time, _left_whole, _few_samples,
+    _few_tests, _inexact,
 )  # fmt: skip

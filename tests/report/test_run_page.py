@@ -62,6 +62,26 @@ def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: 
     assert said in sentence
 
 
+@pytest.mark.parametrize(
+    ("macs", "settings", "is_said"),
+    [
+        (20, {}, True),
+        (40, {}, False),
+        (20, {"structures": ["ffn", "blocks"]}, False),
+        (20, {"streams": True}, False),
+        (20, {"target": {"macs": 0.6}}, False),
+    ],
+)
+def test_dear_time_is_said_where_blocks_could_go(
+    tmp_path: Path, macs: int, settings: dict[str, Any], is_said: bool
+) -> None:
+    record = record_of(tmp_path, pruned__macs=macs)
+    record.plan["settings"] |= {"target": {"latency": 0.6}} | settings
+    said = [sentence for sentence in findings(record) if "60 % of the time left 20 %" in sentence]
+    assert len(said) == is_said
+    assert all("prune.structures=[ffn,blocks]" in sentence for sentence in said)
+
+
 def test_doubts_of_the_data_are_said(tmp_path: Path) -> None:
     """What the run found when it looked at the images."""
     record = record_of(tmp_path)
