@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -87,6 +88,14 @@ def write_checkpoint(path: Path) -> Path:
     return path
 
 
+# With --target-macs. Tuning is training, by the dense network's outputs for the calibration images.
+ROWS: dict[str, dict[str, Any]] = {
+    "all defaults": {},
+    "mirrored=false": {"mirrored": False},
+    "tuned without labels": {"reconstruct": "tuned"},
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """The dense network in evaluation mode and two disjoint halves of the images, in memory."""
@@ -119,6 +128,7 @@ def accuracies(subject: Subject, settings: PruneSettings | None) -> list[float]:
     for calibration, scored in (subject.halves, subject.halves[::-1]):
         small = subject.model if settings is None else snp.prune(subject.model, calibration, settings).model
         found.append(accuracy(small, scored))
+        print(f"half {len(found)}: {found[-1]:.2f}", flush=True)  # the other one takes as long again
     return found
 
 
@@ -138,11 +148,11 @@ def variants_of(options: argparse.Namespace) -> dict[str, PruneSettings]:
     """Name of a row -> how the network is pruned there."""
     if not options.target_macs:
         return {FIT_NAMES[fit]: settings_of(options, fit) for fit in options.fits}
-    found = {}
-    for share in options.target_macs:
-        found[f"{share:g} of the MACs, all defaults"] = PruneSettings(target_macs=share)
-        found[f"{share:g} of the MACs, mirrored=false"] = PruneSettings(target_macs=share, mirrored=False)
-    return found
+    return {
+        f"{share:g} of the MACs, {row}": PruneSettings(target_macs=share, **ROWS[row])
+        for share in options.target_macs
+        for row in options.rows
+    }
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -155,6 +165,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--target-macs", type=float, nargs="+", default=[], help="these shares of the MACs by all defaults instead"
     )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], help="of --target-macs")
     add_fits(parser)
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
     parser.add_argument("--device", default="cpu")
