@@ -442,7 +442,7 @@ def test_weights_are_not_fitted_on_samples_held_back() -> None:
     assert torch.equal(left.args[0], with_mirrored(Batch.of(images(24)[~mask[0]])).args[0])
 
 
-def test_more_than_half_as_far_again_is_undone() -> None:
+def test_twice_as_far_is_undone() -> None:
     """A rate far too high is lowered; one that first leads away and then back is left alone."""
     dense, small, batches = pruned("cnn", 96)
     tuned = tuned_by(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))

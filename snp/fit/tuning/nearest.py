@@ -16,7 +16,7 @@ from snp.measure.objective import Objective
 __all__ = ["Judge", "Nearest", "write_parameters"]
 
 # Times the distance of the start. At a high rate the first epochs lead away, and as it falls it comes nearer than ever.
-_FAR = 1.5
+_FAR = 2.0
 
 
 class Judge:

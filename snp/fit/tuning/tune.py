@@ -5,8 +5,8 @@ samples held back decide which epoch is kept, be it none. It is training all the
 
 SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence of
 logits (or the squared error that the objective holds other outputs to) plus the relative error of the features. A
-running mean of the weights is what is judged. An epoch that ends half as far again from the dense network as the start
-is undone, and the rate is a quarter from there on: nearer than that, a high rate comes back when it falls. Both
+running mean of the weights is what is judged. An epoch that ends twice as far from the dense network as the start is
+undone, and the rate is a quarter from there on: nearer than that, a high rate comes back when it falls. Both
 networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half precision are
 tuned in single precision; what is judged and given back is rounded to their own.
 """
