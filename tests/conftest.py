@@ -11,6 +11,22 @@ import torch
 
 from tests.command_line import Ended, run
 
+# Files of a minute or more, the longest first: they begin first, so that no worker is left with one at the end.
+LONGEST = (
+    "run/test_resume.py", "test_second_device.py", "test_library.py", "run/test_run.py", "graph/test_graph_models.py",
+    "run/test_configs.py", "test_language.py", "fit/test_stream_bases.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of files; tests of a file keep theirs."""
+
+    def place(item: pytest.Item) -> int:
+        names = [number for number, name in enumerate(LONGEST) if item.path.as_posix().endswith(f"tests/{name}")]
+        return names[0] if names else len(LONGEST)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
