@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "snp").rglob("*.py"))
 FACE = {"__init__", "__main__"}
@@ -98,3 +100,7 @@ def test_the_picture_is_the_code() -> None:
     for room, others in taken.items():
         assert others <= reached[room], room
         assert arrows[room] <= others, room
+
+
+def test_files_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
