@@ -137,10 +137,11 @@ def _best(problem: Problem, timed: Sequence[_Timed]) -> tuple[Problem, Selection
     met = _within(timed, target.share)
     if not met:
         least = min(found.measured for found in timed)
+        remedies = "".join(f", or {remedy}" for remedy in target.remedies)
         raise ValueError(
             f"{target.option}={target.share:g} cannot be met: of {len(timed)} networks that were timed the fastest "
             f"takes {least:.3f} of the dense one's time. Ask for more than that, or for a budget of another kind "
-            "(prune.target_macs)."
+            f"(prune.target_macs){remedies}."
         )
     best = max(met, key=lambda found: found.measured)
     return replace(problem, costs=problem.costs.corrected(best.selection.kept, best.measured)), best.selection
