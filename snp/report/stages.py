@@ -163,6 +163,11 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def format_tick(value: float) -> str:
+    """Write a number beside an axis: milliseconds may lie between whole ones."""
+    return f"{value:g}" if abs(value) < 1e3 else format_count(value)
+
+
 def format_seconds(value: float) -> str:
     """Write a duration as 0.42 s, 12.3 s or 3 min 20 s."""
     if value < 10:

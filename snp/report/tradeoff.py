@@ -16,8 +16,8 @@ from snp.report.stages import (
     SCORE_WORDS,
     SMALL,
     SMALL_WORDS,
-    format_count,
     format_measure,
+    format_tick,
     number,
     read_stages,
     score_of,
@@ -146,7 +146,7 @@ def _draw_stages(axis: Axes, points: Sequence[Point], score: str, cost: Cost) ->
     axis.set_ylim(min(values) - margin, max(values) + margin)
     highest = 100 if score == "acc1_percent" else math.inf
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if 0 <= value <= highest else ""))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.set_xlabel(cost.label, fontsize=9)
     axis.set_ylabel(AXES[score], fontsize=9)

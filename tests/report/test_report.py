@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from snp.report.canvas import CUT, KEPT, evenly_spaced
@@ -21,7 +22,7 @@ from snp.report.curves import MAX_CURVES, decision_of, draw_curves
 from snp.report.intervals import wilson
 from snp.report.page import write_report
 from snp.report.record import read_record
-from snp.report.stages import format_count, format_seconds
+from snp.report.stages import format_count, format_seconds, format_tick
 from snp.report.summary import write_summary
 from snp.report.terminal import print_summary
 from snp.report.tradeoff import STAGE_COLOURS, draw_tradeoff
@@ -430,6 +431,12 @@ def test_summary_shows_only_what_was_measured(tmp_path: Path) -> None:
 def test_counts_are_written_for_people(value: float, text: str) -> None:
     """Counts have three significant digits and a prefix; rounding never gives 1000 of one."""
     assert format_count(value) == text
+
+
+@pytest.mark.parametrize("most", [0.4, 1.97, 30.0, 812.0, 5.42e6])
+def test_numbers_beside_an_axis_differ(most: float) -> None:
+    ticks = [float(tick) for tick in MaxNLocator(6).tick_values(0, most)]
+    assert len({format_tick(tick) for tick in ticks}) == len(ticks)
 
 
 @pytest.mark.parametrize(
