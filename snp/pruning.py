@@ -188,7 +188,7 @@ def _untied(subject: Subject) -> dict[str, list[str]]:
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:
-    kept = choice.order[: choice.num_kept].cpu().sort().values
+    kept = choice.kept
     assert group.is_even(kept), f"the planner keeps unequal numbers in the partitions of {group.name}"
     variance = None if choice.kept_variance is None else float(choice.kept_variance[choice.num_kept - 1])
     return GroupPlan(group, kept, variance)

@@ -43,7 +43,7 @@ def tried_without(problem: Problem, piece: Piece) -> float:
 def allocation_of(problem: Problem, choices: Sequence[Choice]) -> Piece:
     """A whole plan: the units that stay of every group, and the blocks that go."""
     pairs = zip(problem.groups, choices, strict=True)
-    kept = {group.name: choice.order[: choice.num_kept].cpu().sort().values.tolist() for group, choice in pairs}
+    kept = {group.name: choice.kept.tolist() for group, choice in pairs}
     return {"kept": kept, "removed": [block.name for block in problem.removed]}
 
 

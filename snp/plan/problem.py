@@ -146,6 +146,11 @@ class Choice:
     damage: Tensor | None = None
     tried: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def kept(self) -> Tensor:
+        """The units that stay, ascending, in main memory, shape [K]."""
+        return self.order[: self.num_kept].cpu().sort().values
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:

@@ -185,7 +185,7 @@ class _Search:
     def _distances(problem: Problem, selection: Selection) -> Tensor:
         assert problem.judge is not None, "blocks are judged"
         pairs = zip(problem.groups, selection.choices, strict=True)
-        groups = [GroupPlan(group, one.order[: one.num_kept].cpu().sort().values) for group, one in pairs]
+        groups = [GroupPlan(group, one.kept) for group, one in pairs]
         return problem.judge.distances(groups, problem.removed)
 
     def _at(self, removed: tuple[int, ...]) -> tuple[Problem, Selection]:

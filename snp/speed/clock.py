@@ -158,10 +158,8 @@ def _clock(subject: Subject, problem: Problem) -> Callable[[nn.Module], float]:
 
 
 def _cut(subject: Subject, problem: Problem, selection: Selection) -> nn.Module:
-    plans = (
-        GroupPlan(group, choice.order[: choice.num_kept].cpu().sort().values)
-        for group, choice in zip(problem.groups, selection.choices, strict=True)
-    )
+    pairs = zip(problem.groups, selection.choices, strict=True)
+    plans = (GroupPlan(group, choice.kept) for group, choice in pairs)
     plan = PruningPlan(tuple(plans), attention=subject.graph.attention, removed_blocks=problem.removed)
     with torch.no_grad():
         return cut(subject.model, plan)

@@ -14,6 +14,7 @@ from snp.fit.tuning import Tuned, tune
 from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
+from snp.fit.tuning.nearest import Nearest
 from snp.fit.tuning.samples import TuningSamples, held_back, without
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
@@ -442,8 +443,26 @@ def test_weights_are_not_fitted_on_samples_held_back() -> None:
     assert torch.equal(left.args[0], with_mirrored(Batch.of(images(24)[~mask[0]])).args[0])
 
 
+class Said:
+    """A judge that says what it was told to."""
+
+    def __init__(self, *distances: float) -> None:
+        self._distances = iter(distances)
+
+    def distance(self, _: nn.Module) -> float:
+        return next(self._distances)
+
+    of_start = distance
+
+
+def test_what_leads_away_by_less_than_twice_the_start_is_left_alone() -> None:
+    nearest = Nearest(nn.Linear(2, 2), Said(1.0, 1.9, 2.1, 0.5))  # type: ignore[arg-type]
+    assert [nearest.heeds({}) for _ in range(3)] == [True, False, True]
+    assert nearest.epoch == 3
+
+
 def test_twice_as_far_is_undone() -> None:
-    """A rate far too high is lowered; one that first leads away and then back is left alone."""
+    """A rate far too high is lowered."""
     dense, small, batches = pruned("cnn", 96)
     tuned = tuned_by(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))
     assert tuned.rate < 20.0
