@@ -54,6 +54,8 @@ class RecomputedNetworks(TwoNetworks):
         """Of how many samples a batch may be, so that its values in one block of both networks fit into memory."""
         sizes: dict[int, int] = {}
         for node, place in self._places.items():
+            if self.end is not None and place > self._places[self.end]:
+                break
             sizes[place] = sizes.get(place, 0) + (0 if is_view(node) else num_bytes(node))
         per_sample = 2 * max(sizes.values()) / self.batch_size
         return max(1, int(memory / max(per_sample, 1)))

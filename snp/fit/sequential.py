@@ -18,10 +18,10 @@ from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import Tail, tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
-from snp.fit.recomputed import RecomputedNetworks
 from snp.fit.rows import batch_size_for, equal_batches
 from snp.fit.skipped import foreseen
-from snp.fit.two_networks import TwoNetworks, Visit
+from snp.fit.two_networks import TwoNetworks
+from snp.fit.within_memory import networks_within
 from snp.graph.batches import Batch
 from snp.graph.residual import ResidualBlock, gaps_of
 from snp.measure.readers import Reader
@@ -96,13 +96,13 @@ def fit_in_sequence(
     fitter, memory = _Fitter(wanted, settings, progress or Progress()), int(settings.memory_gib * 2**30)
     size = batch_size_for(sum(batch.size for batch in batches))
     alike = equal_batches(batches, size)
-    networks = _networks(subject, alike, fitter.visit, sums, memory)
+    networks = networks_within(memory, subject, alike, fitter, sums)
     samples = networks.limit(memory)
     is_whole = samples == sum(batch.size for batch in alike) and networks.batch_size == alike[0].size
     if mirrored and not is_whole:
         # Of the batches as they came: where these are split anew an odd one may part an image from its mirror image.
         alike = equal_batches([without_mirrored(batch) for batch in batches], max(1, size // 2))
-        networks = _networks(subject, alike, fitter.visit, sums, memory)
+        networks = networks_within(memory, subject, alike, fitter, sums)
         samples = networks.limit(memory)
     elif mirrored:
         samples //= 2
@@ -113,23 +113,6 @@ def fit_in_sequence(
     return Fits(dict(sorted(networks.changed.items())), samples, fitter.is_scarce)
 
 
-def _networks(subject: Subject, alike: Sequence[Batch], visit: Visit, sums: Sums, memory: int) -> TwoNetworks:
-    """Both networks; block by block where that is asked for and there is no memory for all values at once.
-
-    Batches of which there is no memory for one block are split.
-    """
-    model, exports, visits = subject.model, subject.exports, subject.visits
-    whole = TwoNetworks(model, alike, visit, sums, exports, visits)
-    if not subject.blocks or whole.bytes_per_batch * len(alike) <= memory:
-        return whole
-    networks = RecomputedNetworks(model, alike, visit, sums, exports, visits, blocks=subject.blocks)
-    size = networks.fitting_size(memory)
-    if size >= alike[0].size:
-        return networks
-    smaller = equal_batches(alike, size)
-    return RecomputedNetworks(model, smaller, visit, sums, exports, visits, blocks=subject.blocks)
-
-
 class _Fitter:
     def __init__(self, wanted: ToFit, settings: FitSettings, progress: Progress) -> None:
         self._readers, self._kept, self._start, self._progress = wanted.readers, wanted.kept, wanted.start, progress
@@ -137,6 +120,12 @@ class _Fitter:
         self._reads: dict[str, int] = {}
         self.is_scarce = False
         self._removed, self._passed = wanted.removed, frozenset[fx.Node]()
+
+    def fits_at(self, networks: TwoNetworks, node: fx.Node) -> bool:
+        """May a tensor change at the node's turn?"""
+        if self._reestimates and "batch_norm" in str(node.target):
+            return True
+        return any(read.weight in self._readers for read in reads_of(networks, node))
 
     def run(self, networks: TwoNetworks) -> None:
         """Fit everything, in the order in which it is computed."""

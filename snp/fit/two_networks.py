@@ -51,6 +51,7 @@ class TwoNetworks:
         exported: the network as a graph.
         exits: nodes whose values may be the dense network's again, to the bit, although tensors in front differ.
         aims: node -> the one whose dense values it should have instead of its own (:mod:`snp.graph.residual`).
+        end: the last node of a run; None for all.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class TwoNetworks:
         self.open, self._done = set[fx.Node](), set[fx.Node]()
         self.aims: dict[fx.Node, fx.Node] = {}
         self.exits: frozenset[fx.Node] = frozenset()
+        self.end: fx.Node | None = None
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 
     def limit(self, memory: int) -> int:
@@ -90,14 +92,16 @@ class TwoNetworks:
     @property
     def bytes_per_batch(self) -> int:
         """What is held of one batch at most, of both networks."""
-        return 2 * footprint(self.graph)
+        return 2 * footprint(self.graph, self.end)
 
     def run(self) -> None:
-        """Compute all nodes in order."""
+        """Compute the nodes in order, up to the last one asked for."""
         with torch.no_grad():
             for node in self.graph.nodes:
                 if node.op != "output":
                     self.compute(node)
+                if node is self.end:
+                    break
 
     def name_of(self, node: Any) -> str | None:
         """Name of the parameter or buffer that a node stands for, else None."""

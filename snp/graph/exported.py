@@ -162,10 +162,14 @@ def _writes_into_view(node: fx.Node) -> bool:
     return family > 1 and readers > 1
 
 
-def footprint(graph: fx.Graph) -> int:
+def footprint(graph: fx.Graph, end: fx.Node | None = None) -> int:
     """Bytes of the values that are alive at once at most, for one batch of the exported size and one network.
 
     Values without memory of their own count as if they had some.
+
+    Args:
+        graph: of the network.
+        end: the last node that is computed; None for all of them.
     """
     uses = {node: len(node.users) for node in graph.nodes}
     alive = most = 0
@@ -176,6 +180,8 @@ def footprint(graph: fx.Graph) -> int:
             uses[argument] -= 1
             if uses[argument] == 0:
                 alive -= num_bytes(argument)
+        if node is end:
+            break
     return most
 
 
