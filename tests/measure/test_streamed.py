@@ -115,17 +115,24 @@ def test_they_are_the_same_where_a_block_is_computed_again(name: str, monkeypatc
     """A little less memory than all values take at once: no sample is left out for that."""
     model, batches = samples_of(name, 640)
     alike = equal_batches([batch.beside(model) for batch in Batch.all(batches)], 128)
-    at_once = TwoNetworks(model, alike, lambda *_: None).bytes_per_batch * len(alike)
     made: list[RecomputedNetworks] = []
+    needed: list[int] = []
 
     def networks(*args: Any, **keywords: Any) -> RecomputedNetworks:
         made.append(RecomputedNetworks(*args, **keywords))
         return made[-1]
 
-    monkeypatch.setattr("snp.fit.sequential.RecomputedNetworks", networks)
+    limit = TwoNetworks.limit
+
+    def limited(networks: TwoNetworks, memory: int) -> int:
+        needed.append(networks.bytes_per_batch)
+        return limit(networks, memory)
+
+    monkeypatch.setattr("snp.fit.within_memory.RecomputedNetworks", networks)
+    monkeypatch.setattr(TwoNetworks, "limit", limited)
     options = {"target_params": 0.8, "ordering": "zca", "cut": "variance", "mirrored": False}
     whole = snp.prune(model, batches, **options)
-    streamed = prune_streamed(model, batches, memory_gib=(at_once - 1) / 2**30, **options)
+    streamed = prune_streamed(model, batches, memory_gib=(needed[0] * len(alike) - 1) / 2**30, **options)
     (network,) = made
     assert network.batch_size == 128
     assert_equal(streamed, whole)
