@@ -25,6 +25,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
     add_subject(parser)
+    parser.add_argument("--judged", action="store_true", help="only the defaults, whole allocations judged")
     parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
     return parser.parse_args(words)
 
@@ -55,7 +56,8 @@ def measured(subject: Subject, options: argparse.Namespace, target: float, *, ti
 def main() -> None:
     options = options_of()
     subject = subject_at(existing(options.data, "--data"), options.checkpoint)
-    rows = [measured(subject, options, target, tilt=tilt) for target in options.target_macs for tilt in (False, True)]
+    tilts = (True,) if options.judged else (False, True)
+    rows = [measured(subject, options, target, tilt=tilt) for target in options.target_macs for tilt in tilts]
     print_table(("network", "top-1 %", "divergence", "tilts", "CPU s"), rows)
     print(f"ResNet-56, {options.samples} calibration images, seeds {', '.join(map(str, options.seeds))}, no training.")
     print_provenance()

@@ -30,6 +30,9 @@ class FitSettings:
     intercept: bool = option(True, "fit biases, too (sequential)")
     repair: bool = option(True, "layers that add to a residual stream make up for its error so far (sequential)")
     rectify: bool = option(True, "fit what a ReLU behind a layer lets through, not the layer's outputs (sequential)")
+    softmax: bool = option(
+        True, "fit the probabilities of class logits in the layer that gives them out, not the logits (sequential)"
+    )
     refit_all: bool = option(True, "also layers that lose no inputs, once their inputs have moved (sequential)")
     batch_norm: Literal["keep", "reestimate"] = option(
         "keep", "or reestimate the statistics on the calibration samples (sequential)"

@@ -193,6 +193,6 @@ class _Fitting:
         def start(name: str) -> Tensor:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks)
+        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks, problem.objective)
         mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from snp.core.sums import ALONE, Sums
 from snp.fit.batch_norm import reestimate
 from snp.fit.behind_layer import Tail, tail_of
+from snp.fit.behind_softmax import fit_probabilities, logits_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.rows import batch_size_for, equal_batches
@@ -24,6 +25,7 @@ from snp.fit.two_networks import TwoNetworks
 from snp.fit.within_memory import networks_within
 from snp.graph.batches import Batch
 from snp.graph.residual import ResidualBlock, gaps_of
+from snp.measure.objective import Objective
 from snp.measure.readers import Reader
 from snp.measure.views import without_mirrored
 from snp.plan.progress import Progress
@@ -62,6 +64,7 @@ class ToFit:
         silent: name -> dimension and indices that the pruned network does not have although nothing reads them
             (queries, keys).
         removed: blocks that the pruned network does not have.
+        objective: what the outputs are; None where nobody has asked.
     """
 
     readers: Mapping[str, Reader]
@@ -69,6 +72,7 @@ class ToFit:
     start: Callable[[str], Tensor]
     silent: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
     removed: Sequence[ResidualBlock] = ()
+    objective: Objective | None = None
 
 
 def fit_in_sequence(
@@ -120,6 +124,8 @@ class _Fitter:
         self._reads: dict[str, int] = {}
         self.is_scarce = False
         self._removed, self._passed = wanted.removed, frozenset[fx.Node]()
+        self._objective = wanted.objective
+        self._logits: fx.Node | None = None
 
     def fits_at(self, networks: TwoNetworks, node: fx.Node) -> bool:
         """May a tensor change at the node's turn?"""
@@ -132,6 +138,8 @@ class _Fitter:
         gaps = gaps_of(networks.exported, self._removed)
         networks.aims, networks.exits, self._passed = gaps.aims, gaps.exits, gaps.nodes
         self._count_reads(networks)
+        if self._settings.softmax and self._settings.ridge is None:
+            self._logits = logits_of(networks, self._objective)
         networks.run()
 
     def _count_reads(self, networks: TwoNetworks) -> None:
@@ -175,6 +183,8 @@ class _Fitter:
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
         self.is_scarce |= fit.outputs(tail, self._settings)
+        if node is self._logits and tail is None:
+            fit_probabilities(fit)
 
     def _tail(self, networks: TwoNetworks, node: fx.Node, reader: Reader) -> Tail | None:
         """What is done with the outputs of a layer whose outputs can be fitted."""

@@ -1,0 +1,84 @@
+"""Does the layer that gives out class logits serve their probabilities better than least squares on logits does?
+
+What a softmax makes of a logit that is far below others is nothing, so that need not be right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from snp.core.least_squares import best_of
+from snp.core.softmax import Probabilities, behind_softmax
+from snp.fit.layer import LayerFit
+from snp.fit.reads import own_name
+from snp.fit.rows import is_held_back
+from snp.fit.two_networks import TwoNetworks
+from snp.measure.objective import Objective
+
+__all__ = ["fit_probabilities", "logits_of"]
+
+# From the nearest to the start on; none is asked for behind one that serves held-back samples less.
+_RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+
+
+def logits_of(networks: TwoNetworks, objective: Objective | None) -> fx.Node | None:
+    """The node of the network's class logits [N, K]; None where others count, too, or something else does."""
+    spec, outputs = networks.exported.outputs, () if objective is None else objective.outputs
+    if spec is None or len(outputs) != 1 or objective is None or objective.function is not None:
+        return None
+    (end,) = (node for node in networks.graph.nodes if node.op == "output")
+    leaves = [leaf for leaf in end.args[0] if isinstance(leaf, fx.Node) and _is_floating(leaf)]
+    if outputs[0].class_dim != 1 or outputs[0].place >= len(leaves):
+        return None
+    found = leaves[outputs[0].place]
+    return found if found.meta["val"].ndim == 2 else None
+
+
+def _is_floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def fit_probabilities(fit: LayerFit) -> None:
+    """Move a layer that was fitted by least squares to where its class probabilities are nearest to the dense ones.
+
+    The ridge is the one that serves batches held back best. Where none serves them better than least squares does, by
+    more than one part in their number, nothing moves.
+
+    Args:
+        fit: of the layer that gives out the logits, which is about to be computed; it has one block.
+    """
+    networks, name, bias = fit.networks, fit.read.weight, own_name(fit.networks, fit.read.bias)
+    if fit.reader.num_blocks > 1 or bias is None:
+        return
+    current, dense, kept = networks.current[fit.read.source], networks.dense_values(fit.node), fit.kept
+    inputs = [fit.reader.samples(batch)[:, kept.to(batch.device)] for batch in current]
+    samples = Probabilities.of(torch.cat(inputs), torch.cat(list(dense)))
+    held = [torch.full((len(part),), is_held_back(number)) for number, part in enumerate(inputs)]
+    is_held = torch.cat(held).to(samples.inputs.device)
+    rows, shift = fit.reader.rows(networks.tensors[name]), networks.tensors[bias].double()
+    weight = rows[:, kept.to(rows.device)].double()
+    ridge = _ridge(samples, is_held, weight, shift, networks)
+    if ridge is None:
+        return
+    weight, shift = behind_softmax(samples, weight, shift, ridge, networks.sums)
+    networks.change(name, fit.reader.from_rows(rows.index_copy(1, kept.to(rows.device), weight.to(rows))))
+    networks.change(bias, shift)
+
+
+def _ridge(
+    samples: Probabilities, is_held: Tensor, weight: Tensor, shift: Tensor, networks: TwoNetworks
+) -> float | None:
+    """What serves held-back samples best; None where nothing serves them better than the start, not just by chance."""
+    sums, others, held = networks.sums, samples[~is_held], samples[is_held]
+    num_held = sums.number(len(held.inputs))
+    if num_held == 0:
+        return None
+
+    def error(weight: Tensor, shift: Tensor) -> Tensor:
+        return sums.of(held.divergences(weight, shift).sum())
+
+    errors = (error(*behind_softmax(others, weight, shift, ridge, sums)) for ridge in _RIDGES)
+    ridge, least = best_of(errors, _RIDGES)
+    return ridge if bool(least < error(weight, shift) * (1 - 1 / max(num_held, 2))) else None
