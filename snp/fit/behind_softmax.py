@@ -5,6 +5,8 @@ What a softmax makes of a logit that is far below others is nothing, so that nee
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, fx
 
@@ -20,6 +22,7 @@ __all__ = ["fit_probabilities", "logits_of"]
 
 # From the nearest to the start on; none is asked for behind one that serves held-back samples less.
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+_DOUBT = 0.5  # standard errors of the mean gain of held-back samples that are chance
 
 
 def logits_of(networks: TwoNetworks, objective: Objective | None) -> fx.Node | None:
@@ -44,7 +47,7 @@ def fit_probabilities(fit: LayerFit) -> None:
     """Move a layer that was fitted by least squares to where its class probabilities are nearest to the dense ones.
 
     The ridge is the one that serves batches held back best. Where none serves them better than least squares does, by
-    more than one part in their number, nothing moves.
+    more than chance, nothing moves.
 
     Args:
         fit: of the layer that gives out the logits, which is about to be computed; it has one block.
@@ -70,15 +73,18 @@ def fit_probabilities(fit: LayerFit) -> None:
 def _ridge(
     samples: Probabilities, is_held: Tensor, weight: Tensor, shift: Tensor, networks: TwoNetworks
 ) -> float | None:
-    """What serves held-back samples best; None where nothing serves them better than the start, not just by chance."""
+    """What serves held-back samples best; None where nothing serves them better than the start beyond doubt."""
     sums, others, held = networks.sums, samples[~is_held], samples[is_held]
-    num_held = sums.number(len(held.inputs))
-    if num_held == 0:
+    count = sums.number(len(held.inputs))
+    if count < 2:
         return None
+    before, gains = held.divergences(weight, shift), dict[float, Tensor]()
 
-    def error(weight: Tensor, shift: Tensor) -> Tensor:
-        return sums.of(held.divergences(weight, shift).sum())
+    def loss(ridge: float) -> Tensor:
+        gain = before - held.divergences(*behind_softmax(others, weight, shift, ridge, sums))
+        gains[ridge] = sums.of(torch.stack([gain.sum(), gain.square().sum()])) / count
+        return -gains[ridge][0]
 
-    errors = (error(*behind_softmax(others, weight, shift, ridge, sums)) for ridge in _RIDGES)
-    ridge, least = best_of(errors, _RIDGES)
-    return ridge if bool(least < error(weight, shift) * (1 - 1 / max(num_held, 2))) else None
+    ridge, _ = best_of(map(loss, _RIDGES), _RIDGES)
+    mean, square = gains[ridge].tolist()
+    return ridge if mean > _DOUBT * math.sqrt(max(square - mean**2, 0.0) / (count - 1)) else None

@@ -55,7 +55,7 @@ class FitJudge:
         generator: torch.Generator,
     ) -> None:
         self._subject, self._settings, self._objective = subject, settings, objective
-        self._problem = replace(problem, progress=Progress(), objective=objective)
+        self._problem = replace(problem, progress=Progress())
         total = sum(batch.size for batch in samples)
         order = torch.randperm(total, generator=generator)
         num_fitted = min(_MOST_FITTED, total // _SHARE)

@@ -139,13 +139,15 @@ class _Fitting:
     def _nearest(self, found: Fits, inputs: Sequence[Batch]) -> Tensors:
         """Where a layer had few samples chance decides too much of a fit; where it had many, nearly nothing."""
         outputs, deleted = self.outputs(inputs), masked_weights(self.subject.model, self.plan)
-        num_samples = self.sums.number(sum(batch.size for batch in inputs)) / outputs.group
-        if not (found.is_scarce and is_few(num_samples) and self.sums.num_processes == 1):
+        if not (found.is_scarce and self._has_few(inputs) and self.sums.num_processes == 1):
             if outputs.serves(Candidates(deleted, (found.tensors,)), inputs):
                 return found.tensors
             return outputs.best(Candidates(deleted, (found.tensors, self._jointly(self.problem))), inputs)
         candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
         return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt)
+
+    def _has_few(self, inputs: Sequence[Batch]) -> bool:
+        return is_few(self.sums.number(sum(batch.size for batch in inputs)) / (1 + self.is_mirrored))
 
     def outputs(self, inputs: Sequence[Batch]) -> Outputs:
         """What fits are judged by."""
@@ -193,6 +195,8 @@ class _Fitting:
         def start(name: str) -> Tensor:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
-        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks, problem.objective)
+        # Of few samples those held back say too little of a layer whose inputs were all fitted on them, too.
+        objective = None if self._has_few(inputs) else problem.objective
+        wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks, objective)
         mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

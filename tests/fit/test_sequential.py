@@ -302,6 +302,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"reconstruct": False},
     {"ridge": 0.1},
     {"ridge": None},
+    {"ridge": None, "softmax": False},
 ]
 
 

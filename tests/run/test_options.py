@@ -121,7 +121,7 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
     """Every option of the fit is one of the prune by the same name, and arrives by name."""
     given = {
         "reconstruct": "tuned", "calibration": "joint", "conv_gram": "channel", "intercept": False, "repair": False,
-        "rectify": False, "refit_all": False,
+        "rectify": False, "softmax": False, "refit_all": False,
         "batch_norm": "reestimate", "ridge": 0.25, "memory_gib": 3.5, "largest_token": 7.5,
     }  # fmt: skip
     assert set(given) == {field.name for field in dataclasses.fields(FitSettings)}

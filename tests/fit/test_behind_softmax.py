@@ -1,0 +1,103 @@
+"""Does the layer that gives out class logits get probabilities that are nearer to the dense ones, elsewhere too?"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import snp
+from tests.networks import cnn, images
+from tests.transformer_models import token_batches, transformer
+
+ASKED: dict[str, Any] = {"target_units": 0.3, "ordering": "variance", "round_to": 1, "progress": False}
+
+
+class Classifier(nn.Module):
+    """Two hidden layers for digits, whose logits another function may read: [N, 64] -> [N, 10]."""
+
+    def __init__(self, behind: nn.Module | None = None, *, bias: bool = True) -> None:
+        super().__init__()
+        self.hidden, self.second = nn.Linear(64, 32), nn.Linear(32, 24)
+        self.head, self.behind = nn.Linear(24, 10, bias=bias), behind or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(self.head(self.second(self.hidden(x).relu()).relu()))
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(data.data / 16, dtype=torch.float32)[order], torch.tensor(data.target)[order]
+
+
+def trained(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model, (pixels, labels) = Classifier(**options), digits()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(pixels[:800]), labels[:800]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def divergence(dense: nn.Module, small: nn.Module, inputs: Tensor) -> float:
+    with torch.no_grad():
+        found, wanted = small(inputs).log_softmax(1), dense(inputs).log_softmax(1)
+        return float(F.kl_div(found, wanted, reduction="batchmean", log_target=True))
+
+
+def pruned(model: nn.Module, count: int = 512, **options: Any) -> nn.Module:
+    return snp.prune(model, list(digits()[0][:count].split(64)), **(ASKED | options)).model
+
+
+def test_other_samples_are_nearer() -> None:
+    """Samples that nothing was fitted on."""
+    model, others = trained(), digits()[0][900:]
+    assert divergence(model, pruned(model), others) < 0.97 * divergence(model, pruned(model, softmax=False), others)
+
+
+@pytest.mark.parametrize("count", [16, 32, 64])
+def test_few_samples_do_no_harm(count: int) -> None:
+    model, others = trained(), digits()[0][900:]
+    usual = divergence(model, pruned(model, count, softmax=False), others)
+    assert divergence(model, pruned(model, count), others) < 1.02 * usual
+
+
+def test_only_the_last_layer_moves() -> None:
+    model = trained()
+    usual, found = pruned(model, softmax=False).state_dict(), pruned(model).state_dict()
+    moved = [name for name, value in found.items() if not torch.equal(value, usual[name])]
+    assert moved == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ({"behind": nn.Softplus()}, {}),  # its outputs are no logits of a layer
+        ({"bias": False}, {}),
+        ({}, {"objective": "squared"}),
+        ({}, {"objective": lambda dense, small: (dense - small).square().mean()}),
+        ({}, {"ridge": 1e-3}),
+        ({}, {"calibration": "joint"}),
+    ],
+    ids=["function behind", "no bias", "squared", "own objective", "ridge given", "joint"],
+)
+def test_nothing_moves_where_it_does_not_belong(network: dict[str, Any], options: dict[str, Any]) -> None:
+    model = trained(**network)
+    usual, found = pruned(model, softmax=False, **options), pruned(model, **options)
+    assert all(map(torch.equal, usual.state_dict().values(), found.state_dict().values()))
+
+
+def test_language_models_and_maps_are_left_alone() -> None:
+    """Logits of every token or pixel are as many problems as there are of these."""
+    for model, batches in ((transformer("opt"), token_batches()), (nn.Sequential(cnn().eval()), [images(24)])):
+        usual, found = (
+            snp.prune(model, batches, target_params=0.8, softmax=softmax, progress=False) for softmax in (False, True)
+        )
+        if next(model.parameters()).shape[0] == 32:
+            assert all(map(torch.equal, usual.model.state_dict().values(), found.model.state_dict().values()))
+        assert found.check < 1e-3
