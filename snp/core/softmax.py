@@ -10,7 +10,7 @@ with inputs z beside their mean. Its one minimum is sought by L-BFGS from (W_0, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -65,29 +65,41 @@ def behind_softmax(
     assert ridge > 0, ridge
     count = sums.number(len(samples.inputs))
     mean = sums.of(samples.inputs.sum(dim=0)) / count
-    inputs, start = samples.inputs - mean, weight_OK.double()
-    energy = sums.of(inputs.square().sum()) / (count * inputs.shape[1])
-    centred, likely = Probabilities(inputs, samples.wanted), samples.wanted.exp()
-    shift = shift_O.double() + start @ mean
+    centred, start = replace(samples, inputs=samples.inputs - mean), weight_OK.double()
+    energy = sums.of(centred.inputs.square().sum()) / (count * len(mean))
     # Steps in units in which the penalty is the same for all entries.
     unit = energy.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-    moved = [torch.zeros_like(start), torch.zeros_like(shift)]
+    steps = _Steps(centred, start, shift_O.double() + start @ mean, unit, ridge, sums)
+    weight, shift = steps.minimum(count)
+    return weight, shift - weight @ mean
 
-    def weights() -> tuple[Tensor, Tensor]:
-        return start + moved[0] / unit, shift + moved[1]
 
-    def value() -> float:
-        weight, offset = weights()
-        found = torch.addmm(offset, inputs, weight.T).softmax(dim=1)
-        error = (found - likely) / count
-        penalty = ridge * (moved[0].square().sum() + moved[1].square().sum())
-        moved[0].grad = sums.of(error.T @ inputs) / unit + 2 * ridge * moved[0]
-        moved[1].grad = sums.of(error.sum(dim=0)) + 2 * ridge * moved[1]
-        return float(sums.of(centred.divergences(weight, offset).sum()) / count + penalty)
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """L-BFGS from a start; attributes as in :func:`behind_softmax`, samples beside their mean."""
 
-    steps = torch.optim.LBFGS(
-        moved, max_iter=_MOST_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe", tolerance_grad=1e-6
-    )
-    steps.step(value)
-    weight, offset = weights()
-    return weight, offset - weight @ mean
+    samples: Probabilities
+    weight: Tensor
+    shift: Tensor
+    unit: Tensor
+    ridge: float
+    sums: Sums
+
+    def minimum(self, count: float) -> tuple[Tensor, Tensor]:
+        """Weights and offset, of so many samples on all processes."""
+        inputs, likely = self.samples.inputs, self.samples.wanted.exp()
+        moved = [torch.zeros_like(self.weight), torch.zeros_like(self.shift)]
+
+        def value() -> float:
+            weight, shift = self.weight + moved[0] / self.unit, self.shift + moved[1]
+            error = (torch.addmm(shift, inputs, weight.T).softmax(dim=1) - likely) / count
+            moved[0].grad = self.sums.of(error.T @ inputs) / self.unit + 2 * self.ridge * moved[0]
+            moved[1].grad = self.sums.of(error.sum(dim=0)) + 2 * self.ridge * moved[1]
+            penalty = self.ridge * (moved[0].square().sum() + moved[1].square().sum())
+            return float(self.sums.of(self.samples.divergences(weight, shift).sum()) / count + penalty)
+
+        steps = torch.optim.LBFGS(
+            moved, max_iter=_MOST_STEPS, history_size=_HISTORY, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+        )
+        steps.step(value)
+        return self.weight + moved[0] / self.unit, self.shift + moved[1]

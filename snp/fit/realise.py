@@ -146,9 +146,6 @@ class _Fitting:
         candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
         return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt)
 
-    def _has_few(self, inputs: Sequence[Batch]) -> bool:
-        return is_few(self.sums.number(sum(batch.size for batch in inputs)) / (1 + self.is_mirrored))
-
     def outputs(self, inputs: Sequence[Batch]) -> Outputs:
         """What fits are judged by."""
         model, known, visits = self.subject.model, self.problem.objective, self.subject.visits
@@ -157,8 +154,7 @@ class _Fitting:
         return Outputs(model, objective, self.sums, 1 + self.is_mirrored, visits)
 
     def _dealt(self, numbers: Sequence[int], work: Callable[[int], Fold]) -> list[Fold]:
-        plan = self.plan.to_json()
-        pieces = [{"fold": number, "plan": plan} for number in numbers]
+        pieces = [{"fold": number, "plan": self.plan.to_json()} for number in numbers]
         return self.problem.workers.of("folds", pieces, lambda piece: work(piece["fold"]))
 
     def candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
@@ -181,6 +177,9 @@ class _Fitting:
         silent = replace(problem, progress=Progress())
         return fitted_jointly(self.subject.model, silent, self.plan, self.settings.ridge)
 
+    def _has_few(self, inputs: Sequence[Batch]) -> bool:
+        return is_few(self.sums.number(sum(batch.size for batch in inputs)) / (1 + self.is_mirrored))
+
     @property
     def _readers(self) -> dict[str, Reader]:
         """What is fitted: no layer of a block that goes."""
@@ -196,7 +195,6 @@ class _Fitting:
             return folded_weights(problem, plan.groups, settings.ridge, [name])[name]
 
         # Of few samples those held back say too little of a layer whose inputs were all fitted on them, too.
-        objective = None if self._has_few(inputs) else problem.objective
+        objective, mirrored = None if self._has_few(inputs) else problem.objective, self.is_mirrored
         wanted = ToFit(readers, kept, start, silent_rows(plan), plan.removed_blocks, objective)
-        mirrored = self.is_mirrored
         return fit_in_sequence(subject, inputs, wanted, settings, self.sums, problem.progress, mirrored=mirrored)

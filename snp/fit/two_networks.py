@@ -74,8 +74,7 @@ class TwoNetworks:
         self.dense: dict[fx.Node, Sequence[Any]] = {}
         self.current: dict[fx.Node, Sequence[Any]] = {}
         self.open, self._done = set[fx.Node](), set[fx.Node]()
-        self.aims: dict[fx.Node, fx.Node] = {}
-        self.exits: frozenset[fx.Node] = frozenset()
+        self.aims, self.exits = dict[fx.Node, fx.Node](), frozenset[fx.Node]()
         self.end: fx.Node | None = None
         self._uses = {node: len(node.users) for node in self.graph.nodes}
 

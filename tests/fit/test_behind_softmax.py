@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import snp
-from tests.networks import cnn, images
 from tests.transformer_models import token_batches, transformer
 
 ASKED: dict[str, Any] = {"target_units": 0.3, "ordering": "variance", "round_to": 1, "progress": False}
@@ -57,14 +56,16 @@ def pruned(model: nn.Module, count: int = 512, **options: Any) -> nn.Module:
 def test_other_samples_are_nearer() -> None:
     """Samples that nothing was fitted on."""
     model, others = trained(), digits()[0][900:]
-    assert divergence(model, pruned(model), others) < 0.97 * divergence(model, pruned(model, softmax=False), others)
+    assert divergence(model, pruned(model), others) < 0.9 * divergence(model, pruned(model, softmax=False), others)
 
 
-@pytest.mark.parametrize("count", [16, 32, 64])
+@pytest.mark.parametrize("count", [16, 64, 128, 256])
 def test_few_samples_do_no_harm(count: int) -> None:
+    """Of fewer than 128 nothing is asked: what is held back was fitted on by all layers in front."""
     model, others = trained(), digits()[0][900:]
     usual = divergence(model, pruned(model, count, softmax=False), others)
-    assert divergence(model, pruned(model, count), others) < 1.02 * usual
+    found = divergence(model, pruned(model, count), others)
+    assert found == usual if count < 128 else found < usual
 
 
 def test_only_the_last_layer_moves() -> None:
@@ -92,12 +93,11 @@ def test_nothing_moves_where_it_does_not_belong(network: dict[str, Any], options
     assert all(map(torch.equal, usual.state_dict().values(), found.state_dict().values()))
 
 
-def test_language_models_and_maps_are_left_alone() -> None:
-    """Logits of every token or pixel are as many problems as there are of these."""
-    for model, batches in ((transformer("opt"), token_batches()), (nn.Sequential(cnn().eval()), [images(24)])):
-        usual, found = (
-            snp.prune(model, batches, target_params=0.8, softmax=softmax, progress=False) for softmax in (False, True)
-        )
-        if next(model.parameters()).shape[0] == 32:
-            assert all(map(torch.equal, usual.model.state_dict().values(), found.model.state_dict().values()))
-        assert found.check < 1e-3
+def test_language_models_are_left_alone() -> None:
+    """Logits of every token are as many problems as there are tokens."""
+    model, batches = transformer("opt"), token_batches(160)
+    usual, found = (
+        snp.prune(model, batches, target_params=0.8, softmax=softmax, trials=False, progress=False).model
+        for softmax in (False, True)
+    )
+    assert all(map(torch.equal, usual.state_dict().values(), found.state_dict().values()))
