@@ -118,6 +118,9 @@ def growth(names: Sequence[str], windows: int, context: int) -> None:
         blocks = [f"{layers}.0", f"{layers}.1"]
         networks = RecomputedNetworks(model, [batch], lambda *_: None, blocks=blocks)
         whole = TwoNetworks(model, [batch], lambda *_: None)
+        for each in (networks, whole):  # as a fit ends: logits are behind the last layer that is fitted
+            of_blocks = [node for node in each.graph.nodes if (each.name_of(node) or "").startswith(layers)]
+            each.end = max((user for node in of_blocks for user in node.users), key=list(each.graph.nodes).index)
         per_window = [each.bytes_per_batch / 2 for each in (whole, networks)]
         block = 100 * GIB / networks.fitting_size(100 * GIB)
         width = CONFIGS[name].get("ffn_dim") or CONFIGS[name]["intermediate_size"]
