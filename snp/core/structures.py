@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["check_blocks", "check_structures", "remedies_beside"]
+__all__ = ["blocks_beside", "check_blocks", "check_structures", "may_ask_for_blocks", "remedies_beside"]
 
 _STRUCTURES = ("ffn", "vo", "qk", "heads", "width", "blocks")
 
@@ -47,13 +47,23 @@ def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:
         )
 
 
+def may_ask_for_blocks(structures: Sequence[str], streams: bool) -> bool:
+    """Could blocks be asked for beside what is cut?"""
+    return not streams and not {"blocks", "width"} & set(structures)
+
+
+def blocks_beside(structures: Sequence[str]) -> str:
+    """The option that asks for blocks beside what is cut already."""
+    return f"prune.structures=[{','.join([*structures, 'blocks'])}]"
+
+
 def remedies_beside(
     streams: bool, structures: Sequence[str], ignore: Sequence[str], is_timed: bool = False
 ) -> tuple[str, ...]:
     """What else could be cut, of what was not asked for, in words."""
     unasked = {
         # Time is what blocks save.
-        "let whole blocks go (prune.structures=[ffn,blocks])": is_timed and "blocks" not in structures and not streams,
+        f"let whole blocks go ({blocks_beside(structures)})": is_timed and may_ask_for_blocks(structures, streams),
         # Blocks do not go with that, and width cuts what it could.
         "cut residual streams too (prune.streams=true)": not streams and not {"blocks", "width"} & set(structures),
         "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from snp.core.structures import blocks_beside, may_ask_for_blocks
 from snp.report.asked import too_many_asked
 from snp.report.choice import better_stage
 from snp.report.intervals import wilson
@@ -89,12 +90,13 @@ def _no_time(record: Record) -> Iterator[str]:
 def _dear_time(record: Record) -> Iterator[str]:
     dense, pruned = (number(record.metrics, f"{stage}/macs") for stage in ("dense", "pruned"))
     kind, asked = record.target or ("", 0.0)
-    could_go = "blocks" not in record.settings.get("structures", ()) and not record.settings.get("streams")
+    structures = record.settings.get("structures") or ("ffn",)
+    could_go = may_ask_for_blocks(structures, bool(record.settings.get("streams")))
     if kind == "latency" and dense and pruned is not None and could_go and pruned / dense < DEAR_SHARE * asked:
         yield (
             f"{format_share(asked, 0)} of the time left {format_share(pruned / dense, 0)} of the multiply-accumulates: "
             "narrow layers save little of it. Where there are shortcuts, whole blocks save more for what they cost: "
-            "`prune.structures=[ffn,blocks]`."
+            f"`{blocks_beside(structures)}`."
         )
 
 

@@ -68,6 +68,7 @@ def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: 
         (20, {}, True),
         (40, {}, False),
         (20, {"structures": ["ffn", "blocks"]}, False),
+        (20, {"structures": ["ffn", "width"]}, False),
         (20, {"streams": True}, False),
         (20, {"target": {"macs": 0.6}}, False),
     ],
@@ -80,6 +81,12 @@ def test_dear_time_is_said_where_blocks_could_go(
     said = [sentence for sentence in findings(record) if "60 % of the time left 20 %" in sentence]
     assert len(said) == is_said
     assert all("prune.structures=[ffn,blocks]" in sentence for sentence in said)
+
+
+def test_blocks_are_advised_beside_what_was_cut(tmp_path: Path) -> None:
+    record = record_of(tmp_path, pruned__macs=20)
+    record.plan["settings"] |= {"target": {"latency": 0.6}, "structures": ["ffn", "vo"]}
+    assert any("`prune.structures=[ffn,vo,blocks]`" in sentence for sentence in findings(record))
 
 
 def test_doubts_of_the_data_are_said(tmp_path: Path) -> None:
