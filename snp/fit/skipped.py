@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from snp.core.sums import ALONE
 from snp.fit.behind_layer import Tail, tail_of
 from snp.fit.layer import LayerFit
 from snp.fit.reads import Read, reads_of
 from snp.fit.rows import batch_size_for, equal_batches
 from snp.fit.two_networks import TwoNetworks
+from snp.fit.within_memory import networks_within
 from snp.graph.batches import Batch
 from snp.graph.residual import ResidualBlock, gaps_of
 from snp.measure.readers import Reader
@@ -84,8 +86,9 @@ def weights_in_front(
     """
     size = batch_size_for(sum(batch.size for batch in batches))
     fitter = _InFront(readers, settings)
-    networks = TwoNetworks(subject.model, equal_batches(batches, size), fitter.visit, exports=subject.exports)
-    networks.limit(int(settings.memory_gib * 2**30))
+    memory = int(settings.memory_gib * 2**30)
+    networks = networks_within(memory, subject, equal_batches(batches, size), fitter, ALONE)
+    networks.limit(memory)
     for block in blocks:
         aims = gaps_of(networks.exported, [block]).aims
         networks.aims |= aims
@@ -101,6 +104,10 @@ class _InFront:
         self._readers, self._settings = readers, settings
         self.blocks: dict[fx.Node, str] = {}  # what is aimed at -> name of the block
         self.found: dict[str, dict[str, Tensor]] = {}
+
+    def fits_at(self, networks: TwoNetworks, node: fx.Node) -> bool:
+        """Is there a layer that may stand in front of a block?"""
+        return any(read.weight in self._readers for read in reads_of(networks, node))
 
     def visit(self, networks: TwoNetworks, node: fx.Node) -> None:
         """Fit the node's weight on the dense network's inputs, if a block is behind it."""
