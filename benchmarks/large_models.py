@@ -48,6 +48,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 8,
         "num_attention_heads": 8,
     },
+    "smollm2-135m": LLAMA
+    | {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
     "llama-7b": LLAMA
     | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
     "llama-70b": LLAMA
@@ -118,17 +127,27 @@ def growth(names: Sequence[str], windows: int, context: int) -> None:
         blocks = [f"{layers}.0", f"{layers}.1"]
         networks = RecomputedNetworks(model, [batch], lambda *_: None, blocks=blocks)
         whole = TwoNetworks(model, [batch], lambda *_: None)
+        to_the_logits = whole.bytes_per_batch / 2
         for each in (networks, whole):  # as a fit ends: logits are behind the last layer that is fitted
             of_blocks = [node for node in each.graph.nodes if (each.name_of(node) or "").startswith(layers)]
             each.end = max((user for node in of_blocks for user in node.users), key=list(each.graph.nodes).index)
-        per_window = [each.bytes_per_batch / 2 for each in (whole, networks)]
+        per_window = [to_the_logits, *(each.bytes_per_batch / 2 for each in (whole, networks))]
         block = 100 * GIB / networks.fitting_size(100 * GIB)
         width = CONFIGS[name].get("ffn_dim") or CONFIGS[name]["intermediate_size"]
         fisher = depth * CONFIGS[name]["hidden_size"] ** 2
         held = [weights, *(windows * each for each in per_window), block, 8 * width**2, 8 * fisher]
         rows.append([name, *(f"{each / GIB:.2f}" for each in held)])
     print(f"{windows} windows of {context} tokens, float32, GiB")
-    header = ["model", "weights", "all values at once", "hidden states", "a block of a window", "Gram matrix", "Fisher"]
+    header = [
+        "model",
+        "weights",
+        "to the logits",
+        "all values at once",
+        "hidden states",
+        "a block of a window",
+        "Gram matrix",
+        "Fisher",
+    ]
     print_table(header, rows)
     print_provenance()
 
