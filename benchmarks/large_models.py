@@ -138,16 +138,8 @@ def growth(names: Sequence[str], windows: int, context: int) -> None:
         held = [weights, *(windows * each for each in per_window), block, 8 * width**2, 8 * fisher]
         rows.append([name, *(f"{each / GIB:.2f}" for each in held)])
     print(f"{windows} windows of {context} tokens, float32, GiB")
-    header = [
-        "model",
-        "weights",
-        "to the logits",
-        "all values at once",
-        "hidden states",
-        "a block of a window",
-        "Gram matrix",
-        "Fisher",
-    ]
+    values = ["to the logits", "all values at once", "hidden states", "a block of a window"]
+    header = ["model", "weights", *values, "Gram matrix", "Fisher"]
     print_table(header, rows)
     print_provenance()
 
