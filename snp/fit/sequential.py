@@ -138,7 +138,7 @@ class _Fitter:
         gaps = gaps_of(networks.exported, self._removed)
         networks.aims, networks.exits, self._passed = gaps.aims, gaps.exits, gaps.nodes
         self._count_reads(networks)
-        if self._settings.softmax and self._settings.ridge is None:
+        if self._settings.softmax and self._settings.intercept and self._settings.ridge is None:
             self._logits = logits_of(networks, self._objective)
         networks.run()
 
@@ -182,9 +182,10 @@ class _Fitter:
             return
         if tail is not None and tail.other is not None:
             networks.compute(tail.other)
-        self.is_scarce |= fit.outputs(tail, self._settings)
-        if node is self._logits and tail is None:
+        is_scarce = fit.outputs(tail, self._settings)
+        if node is self._logits and tail is None and not is_scarce:
             fit_probabilities(fit)
+        self.is_scarce |= is_scarce
 
     def _tail(self, networks: TwoNetworks, node: fx.Node, reader: Reader) -> Tail | None:
         """What is done with the outputs of a layer whose outputs can be fitted."""

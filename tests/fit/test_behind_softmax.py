@@ -59,13 +59,21 @@ def test_other_samples_are_nearer() -> None:
     assert divergence(model, pruned(model), others) < 0.9 * divergence(model, pruned(model, softmax=False), others)
 
 
-@pytest.mark.parametrize("count", [16, 64, 128, 256])
-def test_few_samples_do_no_harm(count: int) -> None:
+@pytest.mark.parametrize(("count", "moves"), [(16, False), (64, False), (128, True), (256, True)])
+def test_few_samples_do_no_harm(count: int, moves: bool) -> None:
     """Of fewer than 128 nothing is asked: what is held back was fitted on by all layers in front."""
     model, others = trained(), digits()[0][900:]
     usual = divergence(model, pruned(model, count, softmax=False), others)
     found = divergence(model, pruned(model, count), others)
-    assert found == usual if count < 128 else found < usual
+    assert found < usual if moves else found == usual
+
+
+def test_fewer_than_eight_samples_per_input_move_nothing() -> None:
+    """All of 24 units read, 128 samples."""
+    model = trained()
+    usual, found = (pruned(model, 128, target_units=0.9, softmax=softmax) for softmax in (False, True))
+    assert usual.head.in_features > 16
+    assert all(map(torch.equal, usual.state_dict().values(), found.state_dict().values()))
 
 
 def test_only_the_last_layer_moves() -> None:
@@ -83,9 +91,10 @@ def test_only_the_last_layer_moves() -> None:
         ({}, {"objective": "squared"}),
         ({}, {"objective": lambda dense, small: (dense - small).square().mean()}),
         ({}, {"ridge": 1e-3}),
+        ({}, {"intercept": False}),
         ({}, {"calibration": "joint"}),
     ],
-    ids=["function behind", "no bias", "squared", "own objective", "ridge given", "joint"],
+    ids=["function behind", "no bias", "squared", "own objective", "ridge given", "no biases", "joint"],
 )
 def test_nothing_moves_where_it_does_not_belong(network: dict[str, Any], options: dict[str, Any]) -> None:
     model = trained(**network)
