@@ -10,8 +10,10 @@ import math
 import torch
 from torch import Tensor, fx
 
-from snp.core.least_squares import best_of
+from snp.core.gram import CrossMoments
+from snp.core.least_squares import MomentEquations, best_of
 from snp.core.softmax import Probabilities, behind_softmax
+from snp.core.sums import Sums
 from snp.fit.layer import LayerFit
 from snp.fit.reads import own_name
 from snp.fit.rows import is_held_back
@@ -20,9 +22,11 @@ from snp.measure.objective import Objective
 
 __all__ = ["fit_probabilities", "logits_of"]
 
-# From the nearest to the start on; none is asked for behind one that serves held-back samples less.
-_RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-_DOUBT = 0.5  # standard errors of the mean gain of held-back samples that are chance
+# From the nearest to the start on; none is asked for behind one that serves held-back samples less. Smaller ones are
+# none: all layers in front were fitted on the samples held back, too, which ask for more than others do.
+_RIDGES = (1.0, 0.3, 0.1, 0.03, 0.01)
+_USUAL_RIDGE = 1e-4  # of the least squares that others are compared with
+_DOUBT = 0.25  # standard errors of the mean gain of held-back samples that are chance
 
 
 def logits_of(networks: TwoNetworks, objective: Objective | None) -> fx.Node | None:
@@ -57,12 +61,16 @@ def fit_probabilities(fit: LayerFit) -> None:
         return
     current, dense, kept = networks.current[fit.read.source], networks.dense_values(fit.node), fit.kept
     inputs = [fit.reader.samples(batch)[:, kept.to(batch.device)] for batch in current]
-    samples = Probabilities.of(torch.cat(inputs), torch.cat(list(dense)))
+    logits = torch.cat(list(dense)).double()
+    samples = Probabilities.of(torch.cat(inputs), logits)
     held = [torch.full((len(part),), is_held_back(number)) for number, part in enumerate(inputs)]
     is_held = torch.cat(held).to(samples.inputs.device)
     rows, shift = fit.reader.rows(networks.tensors[name]), networks.tensors[bias].double()
     weight = rows[:, kept.to(rows.device)].double()
-    ridge = _ridge(samples, is_held, weight, shift, networks)
+    others = CrossMoments.of(samples.inputs[~is_held], logits[~is_held])
+    equations = MomentEquations(weight, networks.sums.cross_moments(others), affine=True)
+    equations.factor(_USUAL_RIDGE)
+    ridge = _ridge(samples, is_held, equations.solution(), networks.sums)
     if ridge is None:
         return
     weight, shift = behind_softmax(samples, weight, shift, ridge, networks.sums)
@@ -70,18 +78,23 @@ def fit_probabilities(fit: LayerFit) -> None:
     networks.change(bias, shift)
 
 
-def _ridge(
-    samples: Probabilities, is_held: Tensor, weight: Tensor, shift: Tensor, networks: TwoNetworks
-) -> float | None:
-    """What serves held-back samples best; None where nothing serves them better than the start beyond doubt."""
-    sums, others, held = networks.sums, samples[~is_held], samples[is_held]
+def _ridge(samples: Probabilities, is_held: Tensor, start: tuple[Tensor, Tensor], sums: Sums) -> float | None:
+    """What serves held-back samples best; None where nothing serves them better than the start beyond doubt.
+
+    Args:
+        samples: all of them.
+        is_held: which are held back.
+        start: least squares of the others.
+        sums: over all processes.
+    """
+    others, held = samples[~is_held], samples[is_held]
     count = sums.number(len(held.inputs))
     if count < 2:
         return None
-    before, gains = held.divergences(weight, shift), dict[float, Tensor]()
+    before, gains = held.divergences(*start), dict[float, Tensor]()
 
     def loss(ridge: float) -> Tensor:
-        gain = before - held.divergences(*behind_softmax(others, weight, shift, ridge, sums))
+        gain = before - held.divergences(*behind_softmax(others, *start, ridge, sums))
         gains[ridge] = sums.of(torch.stack([gain.sum(), gain.square().sum()])) / count
         return -gains[ridge][0]
 
