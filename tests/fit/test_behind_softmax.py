@@ -1,5 +1,7 @@
 """Does the layer that gives out class logits get probabilities that are nearer to the dense ones, elsewhere too?"""
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import snp
+from snp.core.sums import ALONE
+from snp.fit.sequential import ToFit, fit_in_sequence
+from snp.graph.batches import Batch
+from snp.measure.outputs import objective_of
+from snp.settings import PruneSettings
+from snp.surgery.subject import subject_of
+from tests.second_device import SECOND, second_device
+from tests.sums import DOUBLED
 from tests.transformer_models import token_batches, transformer
 
 ASKED: dict[str, Any] = {"target_units": 0.3, "ordering": "variance", "round_to": 1, "progress": False}
@@ -110,3 +120,30 @@ def test_language_models_are_left_alone() -> None:
         for softmax in (False, True)
     )
     assert all(map(torch.equal, usual.state_dict().values(), found.state_dict().values()))
+
+
+def test_another_device_gives_the_same() -> None:
+    """To the bit, as the network without it."""
+    model, batches = trained(), list(digits()[0][:512].split(64))
+    here = snp.prune(model, batches, **ASKED).model.state_dict()
+    with second_device():
+        there = snp.prune(copy.deepcopy(model).to(SECOND), batches, **ASKED).model
+        assert there.head.weight.device == SECOND
+        found = there.to("cpu").state_dict()
+    assert all(map(torch.equal, here.values(), found.values()))
+
+
+def test_two_processes_with_equal_shares_fit_as_one() -> None:
+    """Each sample twice, as sums over both say: weights and mean gain are the same."""
+    model, batches = trained(), Batch.all(digits()[0][:256].split(64))
+    settings = PruneSettings(**{name: value for name, value in ASKED.items() if name != "progress"})
+    subject = subject_of(model, batches[0].args[0][:2], settings)
+    kept = {name: torch.arange(0, reader.num_columns, 2) for name, reader in subject.readers.items()}
+    wanted = ToFit(
+        subject.readers, kept, lambda name: model.get_parameter(name), objective=objective_of(model, batches)
+    )
+    found = [fit_in_sequence(subject, batches, wanted, settings.fit, sums).tensors for sums in (ALONE, DOUBLED)]
+    without = fit_in_sequence(subject, batches, wanted, replace(settings.fit, softmax=False)).tensors
+    assert not torch.equal(found[0]["head.weight"], without["head.weight"])
+    for one, other in zip(found[0].values(), found[1].values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
