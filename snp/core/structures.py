@@ -61,11 +61,12 @@ def remedies_beside(
     streams: bool, structures: Sequence[str], ignore: Sequence[str], is_timed: bool = False
 ) -> tuple[str, ...]:
     """What else could be cut, of what was not asked for, in words."""
+    may_lose_blocks = may_ask_for_blocks(structures, streams)
     unasked = {
         # Time is what blocks save.
-        f"let whole blocks go ({blocks_beside(structures)})": is_timed and may_ask_for_blocks(structures, streams),
-        # Blocks do not go with that, and width cuts what it could.
-        "cut residual streams too (prune.streams=true)": not streams and not {"blocks", "width"} & set(structures),
+        f"let whole blocks go ({blocks_beside(structures)})": is_timed and may_lose_blocks,
+        # Nor do blocks go with that, and width cuts what it could.
+        "cut residual streams too (prune.streams=true)": may_lose_blocks,
         "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),
         "shorten prune.ignore": bool(ignore),
     }

@@ -139,9 +139,7 @@ def test_two_processes_with_equal_shares_fit_as_one() -> None:
     settings = PruneSettings(**{name: value for name, value in ASKED.items() if name != "progress"})
     subject = subject_of(model, batches[0].args[0][:2], settings)
     kept = {name: torch.arange(0, reader.num_columns, 2) for name, reader in subject.readers.items()}
-    wanted = ToFit(
-        subject.readers, kept, lambda name: model.get_parameter(name), objective=objective_of(model, batches)
-    )
+    wanted = ToFit(subject.readers, kept, model.get_parameter, objective=objective_of(model, batches))
     found = [fit_in_sequence(subject, batches, wanted, settings.fit, sums).tensors for sums in (ALONE, DOUBLED)]
     without = fit_in_sequence(subject, batches, wanted, replace(settings.fit, softmax=False)).tensors
     assert not torch.equal(found[0]["head.weight"], without["head.weight"])
