@@ -92,20 +92,32 @@ def num_of(batches: Batches) -> int:
     return sum(len(labels) for _, labels in batches)
 
 
+def cifar10_at(data: Path, size: int) -> Cifar10:
+    """The copies at a size."""
+    images = Cifar10(str(data / "cifar10"), image_size=size)
+    images.configure(size, _IMAGENET["mean"], _IMAGENET["std"], "bicubic" if size != 32 else "bilinear", 1.0)
+    return images
+
+
 def cifar10(options: argparse.Namespace, size: int) -> tuple[Cifar10, list[Tensor]]:
     """The copies at a size, and calibration batches of them without labels."""
-    images = Cifar10(str(existing(options.data, "--data") / "cifar10"), image_size=size)
-    images.configure(size, _IMAGENET["mean"], _IMAGENET["std"], "bicubic" if size != 32 else "bilinear", 1.0)
+    images = cifar10_at(existing(options.data, "--data"), size)
     return images, [pixels for pixels, _ in images.calibration_dataloader(options.samples, options.seed)]
+
+
+def deit_tiny(weights: Path) -> nn.Module:
+    """In evaluation mode."""
+    arguments = {"model_name": "deit_tiny_patch16_224", "img_size": 32, "patch_size": 4}
+    model = models.build("timm", arguments, num_classes=10).eval()
+    tensors = load_file(existing(weights, "--deit"))
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model
 
 
 def of_deit_tiny(options: argparse.Namespace) -> None:
     """Accuracy."""
     images, batches = cifar10(options, 32)
-    arguments = {"model_name": "deit_tiny_patch16_224", "img_size": 32, "patch_size": 4}
-    model = models.build("timm", arguments, num_classes=10).eval()
-    weights = load_file(existing(options.deit, "--deit"))
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    model = deit_tiny(options.deit)
     test = spread_over(images, "test", options.images)
     dense = accuracy(model, test)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from snp.core.budget import Target
+from snp.fit import judge
 from snp.fit.tuning import Tuned
 from snp.graph.stream_norms import untied_heads
 from snp.graph.units import UnitGroup
@@ -113,7 +115,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
-    problem = replace(problem, target=settings.target)
+    problem = replace(problem, target=_target(subject, problem, settings))
     if problem.target.is_timed and problem.costs.table is not None:
         refuse_overhead(problem.costs.table, problem.target)
     found: dict[str, str] = {}
@@ -129,6 +131,15 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         refused |= twins_left(problem.groups, refused)
         found |= refused
         subject, problem = _without(subject, problem, refused)
+
+
+def _target(subject: Subject, problem: Problem, settings: PruneSettings) -> Target:
+    """What is asked for, and that blocks could go, too, where it is for want of samples that they do not."""
+    target = settings.target
+    if "blocks" not in settings.cut_structures or problem.blocks or not subject.removable:
+        return target
+    more = f"give {judge.FEWEST_SAMPLES} calibration samples or more, by which whole blocks are weighed"
+    return replace(target, remedies=(more, *target.remedies))
 
 
 def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tuple[Subject, Problem]:

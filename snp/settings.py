@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from snp.core import cuts, orderings
@@ -18,7 +19,7 @@ from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
 from snp.core.options import STRICT, fill_in, named, option
 from snp.core.registry import Registry
-from snp.core.structures import check_blocks, check_structures, remedies_beside
+from snp.core.structures import check_blocks, check_structures, decided, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings
 
 __all__ = ["PLANNERS", "FitSettings", "PruneSettings", "TargetSettings"]
@@ -68,11 +69,10 @@ class PruneSettings(TargetSettings, FitSettings):
         strict=False,
         examples=[("head*",)],
     )
-    structures: tuple[str, ...] = option(
-        ("ffn",),
-        "hidden units, in attention vo, qk (dimensions per head) and heads; width: of the stream of a transformer; "
-        "blocks: whole residual ones; channels always",
-        strict=False,
+    structures: Annotated[tuple[str, ...], Field(strict=False)] | Literal["auto"] = option(
+        "auto",
+        "hidden units (ffn), in attention vo, qk (dimensions per head) and heads; width: of the stream of a "
+        "transformer; blocks: whole residual ones; channels always; auto: ffn, with target_latency blocks, too",
         examples=[("ffn", "vo")],
     )
     attention: Literal["free", "equal"] = option(
@@ -93,16 +93,18 @@ class PruneSettings(TargetSettings, FitSettings):
                 f"networks' outputs, found {self.objective!r}"
             )
         self._check_target()
-        check_structures(self.structures, self.attention)
-        trials = "trial cuts (prune.trials=true with planner=snp, cut=output and reconstruct=true)"
-        needs = {
-            "prune.target_macs, prune.target_params or prune.target_latency": self.target.is_budget,
-            trials: self.needs_trials,
+        check_structures(self.cut_structures, self.attention)
+        check_blocks(self.cut_structures, self._needs_of_blocks())
+
+    def _needs_of_blocks(self) -> dict[str, bool]:
+        """What weighing whole blocks against units takes, in words -> is it there?"""
+        return {
+            "prune.target_macs, prune.target_params or prune.target_latency": super().target.is_budget,
+            "trial cuts (prune.trials=true with planner=snp, cut=output and reconstruct=true)": self.needs_trials,
             "prune.calibration=sequential": self.is_sequential,
             "prune.streams=false": not self.streams,
             "no width": "width" not in self.structures,
         }
-        check_blocks(self.structures, needs)
 
     def _check_target(self) -> None:
         """At most one target, with a cut and a planner that go with it."""
@@ -124,8 +126,19 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def target(self) -> Target:
         """What is asked for, in which steps units are kept, and what else could be cut."""
-        target = super().target
-        return replace(target, remedies=remedies_beside(self.streams, self.structures, self.ignore, target.is_timed))
+        target, structures = super().target, self.cut_structures
+        return replace(target, remedies=remedies_beside(self.streams, structures, self.ignore, target.is_timed))
+
+    @property
+    def cut_structures(self) -> tuple[str, ...]:
+        """``structures``, with ``"auto"`` decided."""
+        can_weigh = all(self._needs_of_blocks().values())
+        return decided(self.structures, weighs_blocks=super().target.is_timed and can_weigh)
+
+    @property
+    def requires_blocks(self) -> bool:
+        """Are whole blocks asked for by name?  Where ``"auto"`` takes them, networks without any are cut, too."""
+        return self.structures != "auto" and "blocks" in self.structures
 
     @property
     def fit(self) -> FitSettings:
@@ -135,7 +148,7 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def cut_name(self) -> str:
         """The cut, with ``"auto"`` decided by the target."""
-        return self.target.cut if self.cut == "auto" else self.cut
+        return super().target.cut if self.cut == "auto" else self.cut
 
     @property
     def ordering_name(self) -> str:
@@ -182,5 +195,5 @@ class PruneSettings(TargetSettings, FitSettings):
         if callable(self.objective):
             plain["objective"] = getattr(self.objective, "__name__", type(self.objective).__name__)
         others = {name: value for name, value in plain.items() if name not in TARGETS}
-        decided = {"cut": self.cut_name, "ordering": self.ordering_name}
+        decided = {"cut": self.cut_name, "ordering": self.ordering_name, "structures": list(self.cut_structures)}
         return others | decided | {"target": {self.target.kind: self.target.share}}

@@ -24,6 +24,7 @@ from snp.surgery.subject import subject_of
 from tests.attention_networks import build as attention_network
 from tests.command_line import Ended, run_here
 from tests.networks import attention, cnn, images, language, tokens, words
+from tests.residual_networks import Basic, chain, vectors
 from tests.second_device import SECOND, second_device
 
 
@@ -63,6 +64,8 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], dict[str, 
     "language": (language, words, {"target_params": 0.8}),
     "heads": (lambda: attention_network("vit")[0], lambda: torch.randn(24, 3, 16, 16),
               {"target_macs": 0.8, "structures": ("ffn", "vo", "qk")}),
+    "blocks": (lambda: chain(Basic, 4), lambda: vectors(Basic, 160),
+               {"target_macs": 0.553, "structures": ("ffn", "blocks")}),
     "width": (lambda: attention_network("vit")[0], lambda: torch.randn(24, 3, 16, 16),
               {"target_macs": 0.8, "structures": ("ffn", "width")}),
 }  # fmt: skip
@@ -141,6 +144,17 @@ def test_streamed_on_another_device() -> None:
         "conv_gram": "channel",
     }
     found = prune_streamed(model, [tokens().to(SECOND)], **options)
+    assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
+
+
+@pytest.mark.usefixtures("_second")
+def test_a_budget_of_time_on_another_device() -> None:
+    """Whole blocks are timed, weighed and taken out there, too."""
+    model, inputs = chain(Basic, 4), vectors(Basic, 160)
+    for name in ("last.weight", "last.bias"):
+        model.get_parameter(f"blocks.2.{name}").data.zero_()
+    found = snp.prune(model.to(SECOND), inputs.split(40), target_latency=0.8, latency_batch=16, progress=False)
+    assert "blocks.2" in [block.name for block in found.plan.removed_blocks]
     assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
 
 

@@ -86,8 +86,8 @@ def rule(field: Any) -> str:
     names = [name for part in parts if get_origin(part) is Literal for name in get_args(part)]
     if bool in parts:  # a switch that has further states
         return f"true, false or {' or '.join(names)}"
-    if get_origin(kind) is tuple:
-        return f"a list such as {list(field.examples[0])}"
+    if any(get_origin(_plain(part)) is tuple for part in (kind, *parts)):
+        return " or ".join([*names, f"a list such as {list(field.examples[0])}"])
     inner = kind if get_origin(kind) is Mapping else next((part for part in parts if part is not type(None)), kind)
     bounds = field.metadata
     if get_origin(inner) is Annotated:  # a number beside which names may stand
@@ -95,6 +95,11 @@ def rule(field: Any) -> str:
     limits = {name: getattr(limit, name) for limit in bounds for name in _LIMITS if hasattr(limit, name)}
     words = _KINDS.get(inner, "a mapping") + _within(limits, is_whole=inner is int)
     return " or ".join([words, *names, *(["null"] if type(None) in parts else [])])
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its limits."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _within(limits: Mapping[str, float], *, is_whole: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["blocks_beside", "check_blocks", "check_structures", "may_ask_for_blocks", "remedies_beside"]
+__all__ = ["blocks_beside", "check_blocks", "check_structures", "decided", "may_ask_for_blocks", "remedies_beside"]
 
 _STRUCTURES = ("ffn", "vo", "qk", "heads", "width", "blocks")
 
@@ -28,6 +28,18 @@ def check_structures(structures: Sequence[str], attention: str) -> None:
         raise ValueError(f"prune.structures may hold {', '.join(_STRUCTURES)}; found {', '.join(unknown)}")
     if attention == "equal" and len({"vo", "qk"} & set(structures)) == 1:
         raise ValueError("prune.attention=equal cuts vo and qk together: name both in prune.structures, or neither")
+
+
+def decided(structures: Sequence[str], *, weighs_blocks: bool) -> tuple[str, ...]:
+    """Names of structures.
+
+    Args:
+        structures: ``prune.structures``, names or ``"auto"``.
+        weighs_blocks: is the budget one of time, which whole blocks save, and can they be weighed against units?
+    """
+    if structures == "auto":
+        return ("ffn", "blocks") if weighs_blocks else ("ffn",)
+    return tuple(structures)
 
 
 def check_blocks(structures: Sequence[str], needs: Mapping[str, bool]) -> None:

@@ -13,6 +13,7 @@ from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
 from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
+from snp.graph.residual import ResidualBlock
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
 from snp.plan.plan import PruningPlan
@@ -53,7 +54,7 @@ def prepare(
     problem = problem_of(turned.subject, turned.moments, fisher, {**turned.logits, **measured.streams}, table)
     if settings.needs_trials and inputs:
         # The fit in sequence needs the same program; for trials alone it would not pay everywhere.
-        problem = replace(problem, blocks=turned.subject.removable)
+        problem = replace(problem, blocks=_weighed(turned.subject, settings, measured))
         is_sequential = settings.is_sequential
         trials = Trials(turned.subject, problem, inputs, measured.objective, replays=is_sequential, fit=settings.fit)
         problem = replace(problem, trial=trials, judge=_judge(turned.subject, problem, settings, measured))
@@ -71,18 +72,33 @@ def is_known_everywhere(subject: Subject) -> bool:
 
 def _judge(subject: Subject, problem: Problem, settings: PruneSettings, measured: Measured) -> FitJudge | None:
     """What whole allocations are judged by, where they are asked for and there are samples enough."""
-    samples = measured.samples.as_given
     is_asked = (settings.tilt or bool(problem.blocks)) and settings.is_sequential and settings.target.is_budget
-    num_samples = sum(batch.size for batch in samples)
-    if problem.blocks and num_samples < FEWEST_SAMPLES:
+    if not is_asked or _num_samples(measured) < FEWEST_SAMPLES:
+        return None
+    generator = torch.Generator().manual_seed(settings.seed)
+    return FitJudge(subject, problem, settings.fit, measured.samples.as_given, measured.asked(), generator)
+
+
+def _weighed(subject: Subject, settings: PruneSettings, measured: Measured) -> tuple[ResidualBlock, ...]:
+    """The blocks that are weighed against units: those that can go, where there are samples to judge by.
+
+    Raises:
+        ValueError: they are asked for by name, and there are too few samples.
+    """
+    num_samples = _num_samples(measured)
+    if not subject.removable or num_samples >= FEWEST_SAMPLES:
+        return subject.removable
+    if settings.requires_blocks:
         raise ValueError(
             f"prune.structures with blocks judges whole allocations by {FEWEST_SAMPLES} calibration samples or more; "
             f"found {num_samples}: give more, or leave blocks out"
         )
-    if not is_asked or num_samples < FEWEST_SAMPLES:
-        return None
-    generator = torch.Generator().manual_seed(settings.seed)
-    return FitJudge(subject, problem, settings.fit, samples, measured.asked(), generator)
+    return ()
+
+
+def _num_samples(measured: Measured) -> int:
+    """That allocations can be judged by: mirrored images are not among them."""
+    return sum(batch.size for batch in measured.samples.as_given)
 
 
 def problem_of(

@@ -74,9 +74,9 @@ def refuse_streaming(settings: PruneSettings) -> None:
             "prune.target_latency: streamed calibration holds no second network to time; ask for prune.target_macs or "
             "prune.target_params, or calibrate without streaming"
         )
-    if settings.structures != ("ffn",):
+    if (structures := list(settings.cut_structures)) != ["ffn"]:
         raise ValueError(
-            f"prune.structures={list(settings.structures)}: streamed calibration turns neither attention heads nor the "
+            f"prune.structures={structures}: streamed calibration turns neither attention heads nor the "
             "stream into the bases that suit a cut; ask for prune.structures=['ffn'], or calibrate without streaming"
         )
 

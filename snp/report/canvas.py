@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 # Two hues that stay apart for colour-blind readers and on grey printers; greys carry what is only context.
 KEPT, CUT, CONTEXT, TEXT = "#2a6f97", "#c8553d", "#d9dee3", "#333333"
@@ -23,6 +25,7 @@ _STYLE: Any = {
 _NO_DATE: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 FORMATS = ("png", "svg", "pdf")
 _DPI = 150
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def panels(num_rows: int, num_columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -39,6 +42,17 @@ def dress(axis: Axes) -> None:
     """Quiet spines and small ticks."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=7.5, colors=TEXT)
+
+
+class Powers(LogFormatterSciNotation):
+    """Ticks of a logarithmic axis as plain text, 10⁻²: setting them as formulas takes a third of the drawing."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The text at a place of the axis; empty where the axis is full already."""
+        parts = re.search(r"(?:(\d+)\\times)?10\^\{(-?\d+)\}", super().__call__(x, pos))
+        if parts is None:
+            return ""
+        return f"{parts[1]}\N{MULTIPLICATION SIGN}" * bool(parts[1]) + "10" + parts[2].translate(_RAISED)
 
 
 def save(figure: Figure, path: str | Path, title: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from snp.report.canvas import CUT, KEPT, drawing, evenly_spaced, panels, save, shorten, write_csv
+from snp.report.canvas import CUT, KEPT, Powers, drawing, evenly_spaced, panels, save, shorten, write_csv
 from snp.report.record import Record
 
 __all__ = ["Decision", "curve_panels", "decision_of", "draw_curves"]
@@ -132,6 +132,8 @@ def _draw_curve(axis: Axes, name: str, decision: Decision) -> None:
     axis.set_title(shorten(name, 26) + text, fontsize=7.5, loc="left")
     axis.set_xlim(0, counts[-1])
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(Powers())
+    axis.yaxis.set_minor_formatter(Powers())
     axis.set_ylim(low, high)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.yaxis.set_major_locator(LogLocator(numticks=4))

@@ -68,15 +68,13 @@ def removable_blocks(
     return tuple(inner), {name: why for name, why in refused.items() if not is_inside(name, inner)}
 
 
-def require_blocks(
-    model: nn.Module, structures: Sequence[str], found: Sequence[ResidualBlock], frozen: Mapping[str, str]
-) -> None:
-    """Can any block go as a whole, if that is asked for?
+def require_blocks(model: nn.Module, found: Sequence[ResidualBlock], frozen: Mapping[str, str]) -> None:
+    """Can any block go as a whole?
 
     Raises:
         ValueError: none can; the message says why.
     """
-    if found or "blocks" not in structures:
+    if found:
         return
     reasons = [f"{name}: {why}" for name, why in frozen.items() if why.startswith(_AS_A_WHOLE)][:3]
     raise ValueError(

@@ -142,9 +142,9 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     Raises:
         ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
     """
-    model = plain_for(model, settings.structures)
+    model = plain_for(model, settings.cut_structures)
     example = Batch.of(example).beside(model)
-    graph = analyse(model, example, settings.structures, equal_sizes=settings.attention == "equal")
+    graph = analyse(model, example, settings.cut_structures, equal_sizes=settings.attention == "equal")
     ignored = ignored_groups(model, graph.groups, settings.ignore)
     frozen = dict(graph.frozen)
     selected = []
@@ -153,19 +153,19 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
             frozen[group.name] = "named by prune.ignore"
         elif group.is_stream and group.kind != "width" and not settings.streams:
             frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
-        elif group.kind == "ffn" and "ffn" not in settings.structures:
+        elif group.kind == "ffn" and "ffn" not in settings.cut_structures:
             frozen[group.name] = "prune.structures leaves out ffn"
         elif group.kind in ("qk", "vo", "dims") and not _is_pointwise(model, group):
             frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
         else:
             selected.append(group)
-    if "width" in settings.structures:
+    if "width" in settings.cut_structures:
         require_width(model, selected, frozen)
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
     found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
-    if "blocks" not in settings.structures:
+    if "blocks" not in settings.cut_structures:
         return found
     costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
     blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
@@ -194,7 +194,8 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    require_blocks(model, settings.structures, found.removable, found.frozen)
+    if settings.requires_blocks:
+        require_blocks(model, found.removable, found.frozen)
     readers = readers_to_measure(model, found.graph, found.groups, settings)
     known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
     return Subject(model, *known, removable=found.removable)

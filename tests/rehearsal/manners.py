@@ -60,6 +60,7 @@ MANNERS: dict[str, Manner] = {
         "run", {"tune_epochs=40": "tune_epochs=2"}, FEW
     ),
     r"python run\.py prune\.structures=\[ffn,blocks\] .*": Manner("run", more=f"{QUICK} calibration.samples=160"),
+    r"python run\.py prune\.target_latency=0\.7": Manner("run", more=f"{QUICK} calibration.samples=160"),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
         "run",

@@ -23,6 +23,7 @@ OPTIONS = (
     "dense.epochs=2", "finetune.epochs=2", "finetune.distil=0.5", "finetune.average=0.8", "finetune.by_cut=true",
     "trainer.enable_progress_bar=auto",
 )  # fmt: skip
+LOGGED = ("logger=csv", *OPTIONS)
 SAME = ("plan.json", "pruned.safetensors", "finetuned.safetensors", "variance.csv", "data.json")
 
 
@@ -32,59 +33,6 @@ def left_by(folder: Path) -> dict[str, Any]:
     timed = ("time/", "latency/", "memory/", "calibration/reused")
     numbers = {name: value for name, value in metrics.items() if not name.startswith(timed)}
     return {name: (folder / name).read_bytes() for name in SAME} | {"numbers": numbers}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run leaves that nobody interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    ended = run_here(*OPTIONS, folder=folder)
-    assert ended.status == 0, ended.stderr
-    return left_by(folder / "run")
-
-
-def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    """A run that is told to stop when it says these words."""
-    told = run_folder.tell
-
-    def tell(text: str) -> None:
-        told(text)
-        if words in text:
-            raise Stopped(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "tell", tell)
-        ended = run_here(*(options or OPTIONS), folder=folder)
-    assert ended.status == 143, ended
-    assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
-
-
-def test_a_run_that_is_stopped_four_times(
-    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the middle of both trainings and between stages: each start goes on where the last one ended."""
-    stopped_at("dense: epoch 2", tmp_path, monkeypatch)
-    assert list((tmp_path / "run" / "checkpoints").glob("dense-*/last.ckpt"))
-    stopped_at("groups with", tmp_path, monkeypatch)
-    stopped_at("in turns", tmp_path, monkeypatch)
-    stopped_at("finetune: epoch 2", tmp_path, monkeypatch)
-    ended = run_here(*OPTIONS, folder=tmp_path)
-    assert ended.status == 0, ended.stderr
-    assert "dense training" not in ended.stdout
-    assert "groups with" not in ended.stdout
-    assert "finetune training: 2 epochs, going on from" in ended.stdout
-    assert left_by(tmp_path / "run") == whole
-    assert not (tmp_path / "run" / "checkpoints").exists()
-    again = run_here(*OPTIONS, folder=tmp_path)
-    assert "training:" not in again.stdout
-    assert left_by(tmp_path / "run") == whole
-    other = run_here(*OPTIONS, "finetune.keep=best", "overwrite=true", folder=tmp_path)
-    assert '"keep": "best"' in (tmp_path / "run" / "run.json").read_text()
-    assert "finetune training: 2 epochs\n" in other.stdout
-    assert left_by(tmp_path / "run")["pruned.safetensors"] == whole["pruned.safetensors"]
-    damage(tmp_path / "run" / "pruned.safetensors")
-    assert "groups with" in run_here(*OPTIONS, "overwrite=true", folder=tmp_path).stdout
-    assert left_by(tmp_path / "run") == whole
 
 
 def curves(folder: Path) -> dict[tuple[str, str], str]:
@@ -101,18 +49,62 @@ def curves(folder: Path) -> dict[tuple[str, str], str]:
     return dict(found)
 
 
-def test_curves_of_a_run_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One table with the numbers of a run without interruptions; what is not trained has no curves."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = ("logger=csv", *OPTIONS)
-    assert run_here(*options, folder=whole).status == 0
-    stopped_at("dense: epoch 2", stopped, monkeypatch, *options)
-    stopped_at("finetune: epoch 2", stopped, monkeypatch, *options)
-    assert run_here(*options, folder=stopped).status == 0
-    assert {name for name, _ in curves(whole / "run")} >= {"dense/val_loss", "finetune/val_loss", "finetune/train_loss"}
-    assert curves(stopped / "run") == curves(whole / "run")
-    assert run_here(*options, "finetune.epochs=0", "overwrite=true", folder=stopped).status == 0
-    assert {name.split("/")[0] for name, _ in curves(stopped / "run")} == {"dense"}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = run_here(*LOGGED, folder=folder)
+    assert ended.status == 0, ended.stderr
+    return folder / "run"
+
+
+def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is told to stop when it says these words."""
+    told = run_folder.tell
+
+    def tell(text: str) -> None:
+        told(text)
+        if words in text:
+            raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "tell", tell)
+        ended = run_here(*LOGGED, folder=folder)
+    assert ended.status == 143, ended
+    assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
+
+
+def test_a_run_that_is_stopped_four_times(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of both trainings and between stages: each start goes on where the last one ended.
+
+    Its curves are one table with the numbers of a run without interruptions; what is not trained has none.
+    """
+    stopped_at("dense: epoch 2", tmp_path, monkeypatch)
+    assert list((tmp_path / "run" / "checkpoints").glob("dense-*/last.ckpt"))
+    stopped_at("groups with", tmp_path, monkeypatch)
+    stopped_at("in turns", tmp_path, monkeypatch)
+    stopped_at("finetune: epoch 2", tmp_path, monkeypatch)
+    ended = run_here(*LOGGED, folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert "dense training" not in ended.stdout
+    assert "groups with" not in ended.stdout
+    assert "finetune training: 2 epochs, going on from" in ended.stdout
+    assert left_by(tmp_path / "run") == left_by(whole)
+    assert {name for name, _ in curves(whole)} >= {"dense/val_loss", "finetune/val_loss", "finetune/train_loss"}
+    assert curves(tmp_path / "run") == curves(whole)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    again = run_here(*LOGGED, folder=tmp_path)
+    assert "training:" not in again.stdout
+    assert left_by(tmp_path / "run") == left_by(whole)
+    other = run_here(*LOGGED, "finetune.keep=best", "overwrite=true", folder=tmp_path)
+    assert '"keep": "best"' in (tmp_path / "run" / "run.json").read_text()
+    assert "finetune training: 2 epochs\n" in other.stdout
+    assert left_by(tmp_path / "run")["pruned.safetensors"] == (whole / "pruned.safetensors").read_bytes()
+    damage(tmp_path / "run" / "pruned.safetensors")
+    assert "groups with" in run_here(*LOGGED, "overwrite=true", folder=tmp_path).stdout
+    assert left_by(tmp_path / "run") == left_by(whole)
+    assert run_here(*LOGGED, "finetune.epochs=0", "overwrite=true", folder=tmp_path).status == 0
+    assert {name.split("/")[0] for name, _ in curves(tmp_path / "run")} == {"dense"}
 
 
 def damage(path: Path) -> None:
@@ -183,13 +175,13 @@ def test_two_processes_are_stopped_and_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_run_that_is_killed_twenty_times(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_that_is_killed_twenty_times(whole: Path, tmp_path: Path) -> None:
     """Killed without warning, at moments that move on, the same command ends with the same artefacts."""
     started = time.monotonic()
     process = begin(tmp_path)
     process.communicate(timeout=600)
     lasts = time.monotonic() - started
-    assert left_by(tmp_path / "run") == whole
+    assert left_by(tmp_path / "run") == left_by(whole)
     for path in sorted((tmp_path / "run").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     killed = 0
@@ -205,4 +197,4 @@ def test_a_run_that_is_killed_twenty_times(whole: dict[str, Any], tmp_path: Path
     ended = Ended(process.wait(timeout=600), *(stream.read() for stream in (process.stdout, process.stderr) if stream))
     assert ended.status == 0, ended
     assert killed > 10
-    assert left_by(tmp_path / "run") == whole
+    assert left_by(tmp_path / "run") == left_by(whole)

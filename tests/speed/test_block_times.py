@@ -74,6 +74,45 @@ def test_a_clock_that_says_too_little_or_too_much_is_held_to_what_is_constant(of
     assert sum(table.blocks.values()) == pytest.approx(6.0 if of_blocks == 100 else 0.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "structures"),
+    [
+        ({"target_latency": 0.6}, ("ffn", "blocks")),
+        ({"target_latency": 0.6, "structures": ("ffn",)}, ("ffn",)),
+        ({"target_macs": 0.6}, ("ffn",)),
+        ({}, ("ffn",)),
+        # Whatever blocks cannot be weighed by.
+        ({"target_latency": 0.6, "preset": "quick"}, ("ffn",)),
+        ({"target_latency": 0.6, "calibration": "joint"}, ("ffn",)),
+        ({"target_latency": 0.6, "trials": False}, ("ffn",)),
+        ({"target_latency": 0.6, "reconstruct": False}, ("ffn",)),
+        ({"target_latency": 0.6, "cut": "uniform"}, ("ffn",)),
+        ({"target_latency": 0.6, "streams": True}, ("ffn",)),
+    ],
+    ids=str,
+)
+def test_auto_takes_blocks_on_a_budget_of_time(options: dict[str, Any], structures: tuple[str, ...]) -> None:
+    """The plan says what was decided."""
+    settings = PruneSettings(**options)
+    assert settings.cut_structures == structures
+    assert settings.to_json()["structures"] == list(structures)
+
+
+def test_auto_weighs_blocks_where_there_are_samples() -> None:
+    """A worthless block goes; few samples say too little of whole allocations, and units alone are cut."""
+    model = chain(Basic, 4)
+    for name in ("last.weight", "last.bias"):
+        model.get_parameter(f"blocks.2.{name}").data.zero_()
+    options: Any = {"target_latency": 0.8, "latency_batch": 16, "progress": False}
+    result = snp.prune(model, vectors(Basic, 160).split(40), **options)
+    assert "blocks.2" in [block.name for block in result.plan.removed_blocks]
+    # Norms and sums are most of this network's time, and narrower layers save nothing of it.
+    with pytest.raises(ValueError, match=r"=0\.8 cannot be (reached|met).*, or give 128 calibration samples or more"):
+        snp.prune(model, [vectors(Basic, 96)], **options)
+    with pytest.raises(ValueError, match=r"128 calibration samples or more; found 96: give more, or leave blocks out"):
+        snp.prune(model, [vectors(Basic, 96)], structures=("ffn", "blocks"), **options)
+
+
 def test_blocks_are_known_again_from_the_file() -> None:
     subject = asked(Basic)
     raw = CostModel(subject.model, subject.graph, subject.groups, table_of(subject, 5.0))
