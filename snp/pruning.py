@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from snp.core.budget import Target
 from snp.fit import judge
 from snp.fit.tuning import Tuned
 from snp.graph.stream_norms import untied_heads
@@ -66,15 +65,10 @@ class PruneResult:
     def warning(self) -> str:
         """What calibration was too small for; empty where it was not."""
         samples, repeats = self.plan.settings.get("samples", FEWEST_SAMPLES), self.plan.settings.get("repeats", 0)
-        again = (
-            f"Repeats: {repeats} more samples were equal to one of the others, or nearly, and left out.\n"
-            if repeats
-            else ""
-        )
-        if samples < FEWEST_SAMPLES:
-            return f"{again}Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
-        if again:
-            return again
+        again = f"Repeats: {repeats} more samples were equal to one of the others, or nearly, and left out.\n"
+        few = f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
+        if said := again * bool(repeats) + few * (samples < FEWEST_SAMPLES):
+            return said
         if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
             return "Tuning came no nearer: the least-squares weights stay. Try a smaller tune_rate, or more samples.\n"
         return ""
@@ -115,7 +109,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
-    problem = replace(problem, target=_target(subject, problem, settings))
+    problem = _aimed(subject, problem, settings)
     if problem.target.is_timed and problem.costs.table is not None:
         refuse_overhead(problem.costs.table, problem.target)
     found: dict[str, str] = {}
@@ -133,13 +127,13 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         subject, problem = _without(subject, problem, refused)
 
 
-def _target(subject: Subject, problem: Problem, settings: PruneSettings) -> Target:
-    """What is asked for, and that blocks could go, too, where it is for want of samples that they do not."""
+def _aimed(subject: Subject, problem: Problem, settings: PruneSettings) -> Problem:
+    """At what is asked for; refusals say that blocks could go, too, where it is for want of samples that they do not."""
     target = settings.target
-    if "blocks" not in settings.cut_structures or problem.blocks or not subject.removable:
-        return target
-    more = f"give {judge.FEWEST_SAMPLES} calibration samples or more, by which whole blocks are weighed"
-    return replace(target, remedies=(more, *target.remedies))
+    if subject.removable and not problem.blocks:
+        more = f"give {judge.FEWEST_SAMPLES} calibration samples or more, by which whole blocks are weighed"
+        target = replace(target, remedies=(more, *target.remedies))
+    return replace(problem, target=target)
 
 
 def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tuple[Subject, Problem]:

@@ -196,6 +196,5 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     if settings.requires_blocks:
         require_blocks(model, found.removable, found.frozen)
-    readers = readers_to_measure(model, found.graph, found.groups, settings)
-    known = found.graph, found.groups, found.frozen, readers, Batch.of(example), found.exports
-    return Subject(model, *known, removable=found.removable)
+    known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
+    return Subject(model, *known, Batch.of(example), found.exports, removable=found.removable)
