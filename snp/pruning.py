@@ -128,7 +128,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
 
 
 def _aimed(subject: Subject, problem: Problem, settings: PruneSettings) -> Problem:
-    """At what is asked for; refusals say that blocks could go, too, where it is for want of samples that they do not."""
+    """At what is asked for; a refusal says that blocks could go, too, where they do not for want of samples."""
     target = settings.target
     if subject.removable and not problem.blocks:
         more = f"give {judge.FEWEST_SAMPLES} calibration samples or more, by which whole blocks are weighed"
