@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -150,15 +151,15 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    choose, tilt = planners.load(settings.planner), 0.0
-    problem, selection = with_blocks_removed(problem, choose(problem, settings))
+    choose, tilt, given = planners.load(settings.planner), 0.0, problem
+    clock = partial(checked_by_clock, subject) if problem.target.is_timed else None
+    problem, selection = with_blocks_removed(problem, choose(problem, settings), clock)
     selection = use_up(problem, selection)
     if problem.judge is not None and settings.tilt:
         with problem.progress.stage("try allocations"):
             tilt, selection = best_tilt(problem, selection)
-    by_layers = problem.costs
-    if problem.target.is_timed:
-        problem, selection = checked_by_clock(subject, problem, selection)
+    if clock is not None:
+        problem, selection = clock(problem, selection)
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
@@ -172,7 +173,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         | provenance,
         macs={"dense": whole.macs(whole.dense), "pruned": costs.macs(kept)},
         params={"dense": whole.params(whole.dense), "pruned": costs.params(kept)},
-        latency=predicted(costs, kept, by_layers),
+        latency=predicted(costs, kept, given.without(problem.removed).costs),
         frozen=subject.frozen,
         versions=versions(),
         attention=subject.graph.attention,

@@ -1,8 +1,7 @@
 """What may be asked of a prune?  One validated set of options, the same for the library and the command line.
 
-Options, their defaults, limits and meaning are written here, in :mod:`snp.core.fit_settings` and in
-:mod:`snp.core.target_settings`, and nowhere else: docstrings are made of them, and ``conf/config.yaml``, which
-``--help`` shows, is held to them by a test.
+Options, defaults, limits and meanings stand here, in :mod:`snp.core.fit_settings` and :mod:`snp.core.target_settings`,
+and nowhere else: docstrings are made of them, and a test holds ``conf/config.yaml``, which ``--help`` shows, to them.
 """
 
 from __future__ import annotations
@@ -126,19 +125,18 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def target(self) -> Target:
         """What is asked for, in which steps units are kept, and what else could be cut."""
-        target, structures = super().target, self.cut_structures
-        return replace(target, remedies=remedies_beside(self.streams, structures, self.ignore, target.is_timed))
+        remedies = remedies_beside(self.streams, self.structures, self.ignore, weighs_blocks=self._weighs_blocks)
+        return replace(super().target, remedies=remedies)
+
+    @property
+    def _weighs_blocks(self) -> bool:
+        """Is the budget one of time, which blocks save, and can they be weighed against units?"""
+        return super().target.is_timed and all(self._needs_of_blocks().values())
 
     @property
     def cut_structures(self) -> tuple[str, ...]:
         """``structures``, with ``"auto"`` decided."""
-        can_weigh = all(self._needs_of_blocks().values())
-        return decided(self.structures, weighs_blocks=super().target.is_timed and can_weigh)
-
-    @property
-    def requires_blocks(self) -> bool:
-        """Are whole blocks asked for by name?  Where ``"auto"`` takes them, networks without any are cut, too."""
-        return self.structures != "auto" and "blocks" in self.structures
+        return decided(self.structures, weighs_blocks=self._weighs_blocks)
 
     @property
     def fit(self) -> FitSettings:
@@ -153,9 +151,8 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def ordering_name(self) -> str:
         """The ordering, with ``"auto"`` decided by the cut."""
-        if self.ordering != "auto":
-            return self.ordering
-        return "zca" if self.cut_name == "variance" else "output"
+        by_cut = "zca" if self.cut_name == "variance" else "output"
+        return by_cut if self.ordering == "auto" else self.ordering
 
     @property
     def needs_sensitivity(self) -> bool:
@@ -195,5 +192,5 @@ class PruneSettings(TargetSettings, FitSettings):
         if callable(self.objective):
             plain["objective"] = getattr(self.objective, "__name__", type(self.objective).__name__)
         others = {name: value for name, value in plain.items() if name not in TARGETS}
-        decided = {"cut": self.cut_name, "ordering": self.ordering_name, "structures": list(self.cut_structures)}
-        return others | decided | {"target": {self.target.kind: self.target.share}}
+        others |= {"cut": self.cut_name, "ordering": self.ordering_name, "structures": list(self.cut_structures)}
+        return others | {"target": {self.target.kind: self.target.share}}

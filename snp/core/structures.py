@@ -70,16 +70,25 @@ def blocks_beside(structures: Sequence[str]) -> str:
 
 
 def remedies_beside(
-    streams: bool, structures: Sequence[str], ignore: Sequence[str], is_timed: bool = False
+    streams: bool, structures: Sequence[str], ignore: Sequence[str], *, weighs_blocks: bool = False
 ) -> tuple[str, ...]:
-    """What else could be cut, of what was not asked for, in words."""
-    may_lose_blocks = may_ask_for_blocks(structures, streams)
+    """What else could be cut, of what was not asked for, in words.
+
+    Args:
+        streams: ``prune.streams``.
+        structures: ``prune.structures``, names or ``"auto"``.
+        ignore: ``prune.ignore``.
+        weighs_blocks: as of :func:`decided`.
+    """
+    is_auto, others_open = structures == "auto", may_ask_for_blocks(structures, streams)
     unasked = {
         # Time is what blocks save.
-        f"let whole blocks go ({blocks_beside(structures)})": is_timed and may_lose_blocks,
+        f"let whole blocks go, where there are any ({blocks_beside(structures)})": (
+            not is_auto and weighs_blocks and others_open
+        ),
         # Nor do blocks go with that, and width cuts what it could.
-        "cut residual streams too (prune.streams=true)": may_lose_blocks,
-        "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": tuple(structures) == ("ffn",),
+        "cut residual streams too (prune.streams=true)": others_open,
+        "in transformers cut inside attention (prune.structures=[ffn,vo,qk])": is_auto or tuple(structures) == ("ffn",),
         "shorten prune.ignore": bool(ignore),
     }
     return tuple(remedy for remedy, is_open in unasked.items() if is_open)

@@ -88,7 +88,7 @@ def _weighed(subject: Subject, settings: PruneSettings, measured: Measured) -> t
     num_samples = _num_samples(measured)
     if not subject.removable or num_samples >= FEWEST_SAMPLES:
         return subject.removable
-    if settings.requires_blocks:
+    if "blocks" in settings.structures:
         raise ValueError(
             f"prune.structures with blocks judges whole allocations by {FEWEST_SAMPLES} calibration samples or more; "
             f"found {num_samples}: give more, or leave blocks out"

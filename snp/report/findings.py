@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from snp.core.structures import blocks_beside, may_ask_for_blocks
 from snp.report.asked import too_many_asked
@@ -91,13 +92,19 @@ def _dear_time(record: Record) -> Iterator[str]:
     dense, pruned = (number(record.metrics, f"{stage}/macs") for stage in ("dense", "pruned"))
     kind, asked = record.target or ("", 0.0)
     structures = record.settings.get("structures") or ("ffn",)
-    could_go = may_ask_for_blocks(structures, bool(record.settings.get("streams")))
+    could_go = may_ask_for_blocks(structures, bool(record.settings.get("streams"))) and _weighs(record.settings)
     if kind == "latency" and dense and pruned is not None and could_go and pruned / dense < DEAR_SHARE * asked:
         yield (
             f"{format_share(asked, 0)} of the time left {format_share(pruned / dense, 0)} of the multiply-accumulates: "
             "narrow layers save little of it. Where there are shortcuts, whole blocks save more for what they cost: "
             f"`{blocks_beside(structures)}`."
         )
+
+
+def _weighs(settings: Mapping[str, Any]) -> bool:
+    """Were blocks weighed against units, had they been asked for?"""
+    usual = {"planner": "snp", "cut": "output", "calibration": "sequential", "trials": True, "reconstruct": True}
+    return all(settings.get(name, value) in (value, "tuned") for name, value in usual.items())
 
 
 def _missed(record: Record) -> Iterator[str]:

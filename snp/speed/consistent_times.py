@@ -28,18 +28,18 @@ def calibrated(
     Args:
         dense_ms: of the dense network, measured.
         cut_ms: of a cut one, measured.
-        dense_layers: sum of the dense network's layer times, above ``cut_layers``.
+        dense_layers: sum of the dense network's layer times, at least ``cut_layers``; nothing where none is timed.
         cut_layers: sum of the cut one's.
-        activations: outputs of all layers of the cut one as a share of the dense network's, below 1.
+        activations: outputs of all layers of the cut one as a share of the dense network's, at most 1.
 
     What layers timed alone do not explain of the difference goes to the activations. Where that is more than the whole
     takes, nothing is constant; where layers explain too much, they are scaled down. Where both fail, the dense pass is
     met alone.
     """
     saved, by_layers = max(dense_ms - cut_ms, 0.0), dense_layers - cut_layers
-    beyond = (saved - by_layers) / (1 - activations)
+    beyond = (saved - by_layers) / (1 - activations) if activations < 1 else 0.0
     bend = activations * dense_layers - cut_layers
-    scales = ((activations * dense_ms - cut_ms) / bend if bend else 0.0, saved / by_layers)
+    scales = ((activations * dense_ms - cut_ms) / bend if bend else 0.0, saved / by_layers if by_layers else 0.0)
     for scale, of_activations, constant in (
         (1.0, beyond, dense_ms - dense_layers - beyond),
         (scales[0], dense_ms - scales[0] * dense_layers, 0.0),
@@ -47,4 +47,4 @@ def calibrated(
     ):
         if min(scale, of_activations, constant) >= 0:
             return scale, of_activations, constant
-    return dense_ms / dense_layers, 0.0, 0.0
+    return (dense_ms / dense_layers, 0.0, 0.0) if dense_layers else (1.0, dense_ms, 0.0)

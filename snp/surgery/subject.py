@@ -194,7 +194,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
-    if settings.requires_blocks:
+    if "blocks" in settings.structures:  # by name; auto takes what there is
         require_blocks(model, found.removable, found.frozen)
     known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
     return Subject(model, *known, Batch.of(example), found.exports, removable=found.removable)

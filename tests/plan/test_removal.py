@@ -13,7 +13,9 @@ from torch import Tensor
 from snp.core.cuts import Curve
 from snp.graph.residual import ResidualBlock, is_inside
 from snp.plan.allocation import BlockCurve, Curves
+from snp.plan.costs import CostModel
 from snp.plan.group_plan import GroupPlan
+from snp.plan.latency_table import LatencyTable, LayerTimes
 from snp.plan.level import moved
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.removal import tried_blocks, with_blocks_removed
@@ -195,6 +197,92 @@ def test_blocks_that_do_nothing_go_until_the_rest_fits_whole(subject: Subject) -
     found, selection = with_blocks_removed(problem, selection_of(problem, damages))
     assert [block.name for block in found.removed] == ["blocks.0"]
     assert 0.56 <= found.costs.share_of(found.target)(selection.kept) <= 0.57
+
+
+class Clock:
+    """Refuses what leaves some blocks in, and says of the others how many units a group may keep."""
+
+    def __init__(self, refused: Sequence[tuple[str, ...]] = (), kept: int | None = None) -> None:
+        self.refused, self.kept, self.asked = refused, kept, list[tuple[str, ...]]()
+
+    def __call__(self, problem: Problem, selection: Selection) -> tuple[Problem, Selection]:
+        names = tuple(block.name for block in problem.removed)
+        self.asked.append(names)
+        if names in self.refused:
+            raise ValueError(f"too slow without {len(names)} blocks")
+        return problem, selection if self.kept is None else selection.with_kept([self.kept] * len(selection.choices))
+
+
+def timed(problem: Problem, subject: Subject) -> Problem:
+    """With a budget of time, whose table says that every layer takes as long as it has multiply-accumulates."""
+    sizes = problem.costs.sizes(problem.costs.dense, problem.costs.resized_weights)
+    times = {
+        name: LayerTimes((0, rows), (0, columns), ((0.0, 0.0), (0.0, float(rows * columns))))
+        for name, (rows, columns) in sizes.items()
+    }
+    dense = sum(table.ms[1][1] for table in times.values())
+    table = LatencyTable(times, 1.0, 0.0, 0.0, 8, 1, "none", {"dense": dense, "half": dense / 4})
+    costs = CostModel(subject.model, subject.graph, problem.groups, table)
+    return replace(problem, costs=costs, target=replace(problem.target, kind="latency"))
+
+
+def test_what_the_clock_refuses_is_done_with_fewer_blocks(subject: Subject) -> None:
+    """By the table units alone meet the budget, and nothing but the clock knows that they do not."""
+    damages, clock = (0.9, 1.0, 1.1), Clock(refused=[()])
+    problem = timed(problem_of(subject, Judge({(): 0.1, ("blocks.0",): 0.5}), damages, 0.6), subject)
+    found, selection = with_blocks_removed(problem, selection_of(problem, damages), clock)
+    assert clock.asked[0] == ()
+    assert found.removed
+    assert len(selection.choices) == 3 - len(found.removed)
+    names = [f"blocks.{number}" for number in range(3)]
+    everything = [gone for size in range(4) for gone in itertools.combinations(names, size)]
+    with pytest.raises(ValueError, match=r"too slow without \d blocks"):
+        with_blocks_removed(problem, selection_of(problem, damages), Clock(refused=everything))
+
+
+def test_what_the_clock_makes_of_it_is_judged(subject: Subject) -> None:
+    """An allocation that has to be cut to the bone is not what was preferred any more."""
+
+    class Strict(Judge):
+        def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
+            found = super().distances(groups, removed)
+            return found + 5 * (not removed and max(len(decision.kept) for decision in groups) == 1)
+
+    class OfUnits(Clock):
+        def __call__(self, problem: Problem, selection: Selection) -> tuple[Problem, Selection]:
+            _, found = super().__call__(problem, selection)
+            return problem, found.with_kept([1] * len(found.choices)) if not problem.removed else selection
+
+    damages, clock = (0.01, 3.0, 3.0), OfUnits()
+    problem = timed(problem_of(subject, Strict({(): 0.1, ("blocks.0",): 0.5}), damages, 0.6), subject)
+    found, _ = with_blocks_removed(problem, selection_of(problem, damages), clock)
+    assert [block.name for block in found.removed] == ["blocks.0"]
+    assert clock.asked == [(), ("blocks.0",)]
+
+
+def test_on_a_budget_of_time_no_block_goes_by_chance(subject: Subject) -> None:
+    """All that meets it is as fast as was asked for: there fewer layers are no reason of their own."""
+    damages = (0.0, 2.0, 2.0)
+    judge = Judge({(): 1.0, ("blocks.0",): 1.0 + 0.001}, 1.0)
+    problem = timed(problem_of(subject, judge, damages, 0.69), subject)
+    found, _ = with_blocks_removed(problem, selection_of(problem, damages), Clock())
+    assert len(found.removed) == (0 if judge_mean(judge, ()) < judge_mean(judge, ("blocks.0",)) else 1)
+
+
+def judge_mean(judge: Judge, names: tuple[str, ...]) -> float:
+    """The mean that a judge with noise has said."""
+    noise = judge.noise * torch.randn(8, generator=torch.Generator().manual_seed(len(names)), dtype=torch.float64)
+    return judge.known[names] + float(noise.mean())
+
+
+def test_where_all_blocks_do_nothing_one_of_them_stays(subject: Subject) -> None:
+    """On a budget of time, too, there has to be something left to cut."""
+    damages = (0.0, 0.0, 0.0)
+    judge = Judge({pair: 0.1 for pair in itertools.combinations((f"blocks.{number}" for number in range(3)), 2)})
+    problem = timed(problem_of(subject, judge, damages, 0.5), subject)
+    found, selection = with_blocks_removed(problem, selection_of(problem, damages), Clock())
+    assert len(found.removed) == 2
+    assert found.costs.share_of(found.target)(selection.kept) <= 0.5
 
 
 def test_what_does_not_go_with_blocks_is_no_remedy() -> None:

@@ -70,6 +70,8 @@ def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: 
         (20, {"structures": ["ffn", "blocks"]}, False),
         (20, {"structures": ["ffn", "width"]}, False),
         (20, {"streams": True}, False),
+        (20, {"trials": False}, False),
+        (20, {"cut": "variance"}, False),
         (20, {"target": {"macs": 0.6}}, False),
     ],
 )
@@ -77,7 +79,7 @@ def test_dear_time_is_said_where_blocks_could_go(
     tmp_path: Path, macs: int, settings: dict[str, Any], is_said: bool
 ) -> None:
     record = record_of(tmp_path, pruned__macs=macs)
-    record.plan["settings"] |= {"target": {"latency": 0.6}} | settings
+    record.plan["settings"] |= {"target": {"latency": 0.6}, "cut": "output"} | settings
     said = [sentence for sentence in findings(record) if "60 % of the time left 20 %" in sentence]
     assert len(said) == is_said
     assert all("prune.structures=[ffn,blocks]" in sentence for sentence in said)
@@ -85,7 +87,7 @@ def test_dear_time_is_said_where_blocks_could_go(
 
 def test_blocks_are_advised_beside_what_was_cut(tmp_path: Path) -> None:
     record = record_of(tmp_path, pruned__macs=20)
-    record.plan["settings"] |= {"target": {"latency": 0.6}, "structures": ["ffn", "vo"]}
+    record.plan["settings"] |= {"target": {"latency": 0.6}, "cut": "output", "structures": ["ffn", "vo"]}
     assert any("`prune.structures=[ffn,vo,blocks]`" in sentence for sentence in findings(record))
 
 

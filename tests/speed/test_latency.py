@@ -188,7 +188,7 @@ def test_what_can_be_reached_is_not_called_out_of_reach(clock: str) -> None:
 
 def test_a_budget_that_no_network_meets_is_refused_as_it_was_asked() -> None:
     """The message names the budget, not what was aimed at on the way."""
-    with pytest.raises(ValueError, match=r"target_latency=0\.6 cannot be (reached|met).*or let whole blocks go"):
+    with pytest.raises(ValueError, match=r"target_latency=0\.6 cannot be (reached|met).*or cut residual streams too"):
         chosen_by(lambda left: 0.61 + 0.3 * left)
 
 
