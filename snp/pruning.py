@@ -14,14 +14,12 @@ from snp.fit.tuning import Tuned
 from snp.graph.stream_norms import untied_heads
 from snp.graph.units import UnitGroup
 from snp.plan import planners
-from snp.plan.budgets import use_up
+from snp.plan.allotted import allotted
 from snp.plan.costs import CostModel
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.prediction import predicted
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
-from snp.plan.removal import with_blocks_removed
-from snp.plan.tilt import best_tilt
 from snp.plan.twins import twins_left
 from snp.plan.versions import versions
 from snp.settings import PruneSettings
@@ -151,15 +149,10 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    choose, tilt, given = planners.load(settings.planner), 0.0, problem
+    chosen, given = planners.load(settings.planner)(problem, settings), problem
     clock = partial(checked_by_clock, subject) if problem.target.is_timed else None
-    problem, selection = with_blocks_removed(problem, choose(problem, settings), clock)
-    selection = use_up(problem, selection)
-    if problem.judge is not None and settings.tilt:
-        with problem.progress.stage("try allocations"):
-            tilt, selection = best_tilt(problem, selection)
-    if clock is not None:
-        problem, selection = clock(problem, selection)
+    found = allotted(problem, chosen, tilts=settings.tilt, clock=clock)
+    problem, selection = found.problem, found.selection
     decisions = tuple(
         _group_plan(group, choice) for group, choice in zip(problem.groups, selection.choices, strict=True)
     )
@@ -167,7 +160,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
     plan = PruningPlan(
         decisions,
         settings.to_json()
-        | {"level": selection.level, "tilted": tilt, "mirrored": False}
+        | {"level": selection.level, "tilted": found.tilt, "mirrored": False}
         | _objective(problem, settings)
         | _untied(subject)
         | provenance,

@@ -13,6 +13,7 @@ from torch import Tensor
 from snp.core.cuts import Curve
 from snp.graph.residual import ResidualBlock, is_inside
 from snp.plan.allocation import BlockCurve, Curves
+from snp.plan.allotted import allotted
 from snp.plan.costs import CostModel
 from snp.plan.group_plan import GroupPlan
 from snp.plan.latency_table import LatencyTable, LayerTimes
@@ -283,6 +284,37 @@ def test_where_all_blocks_do_nothing_one_of_them_stays(subject: Subject) -> None
     found, selection = with_blocks_removed(problem, selection_of(problem, damages), Clock())
     assert len(found.removed) == 2
     assert found.costs.share_of(found.target)(selection.kept) <= 0.5
+
+
+def test_what_the_clock_has_seen_is_taken_where_it_refuses_the_tilted_one(subject: Subject) -> None:
+    """Nothing is timed twice, and what meets the budget is not lost for something better that does not."""
+
+    class OfDepth(Judge):
+        """Holds later groups for the more important ones, the more the better."""
+
+        favour = 0.0
+
+        def distances(self, groups: Sequence[GroupPlan], removed: Sequence[ResidualBlock] = ()) -> Tensor:
+            kept = [len(decision.kept) for decision in groups]
+            return super().distances(groups, removed) + (kept[0] - kept[-1]) * self.favour + 1
+
+    class Once(Clock):
+        def __call__(self, problem: Problem, selection: Selection) -> tuple[Problem, Selection]:
+            if self.asked:
+                raise ValueError("too slow today")
+            return super().__call__(problem, selection)
+
+    damages = (2.0, 2.0, 2.0)
+    for favour in (0.0, 0.1):
+        judge, clock = OfDepth({(): 0.1}), Once()
+        judge.favour = favour
+        problem = timed(problem_of(subject, judge, damages, 0.6), subject)
+        plain = allotted(problem, selection_of(problem, damages), tilts=False, clock=Once())
+        found = allotted(problem, selection_of(problem, damages), tilts=True, clock=clock)
+        assert found.selection.kept == plain.selection.kept
+        assert (found.tilt, clock.asked) == (0.0, [()])
+        free = allotted(problem, selection_of(problem, damages), tilts=True, clock=Clock())
+        assert (free.tilt != 0) == (free.selection.kept != plain.selection.kept) == (favour > 0)
 
 
 def test_what_does_not_go_with_blocks_is_no_remedy() -> None:
