@@ -108,7 +108,7 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
     Raises:
         ValueError: the target cannot be met, or nothing is left that can be cut.
     """
-    problem = _aimed(subject, problem, settings)
+    problem = _aimed(subject, problem, settings, int(provenance.get("repeats", 0)))
     if problem.target.is_timed and problem.costs.table is not None:
         refuse_overhead(problem.costs.table, problem.target)
     found: dict[str, str] = {}
@@ -126,11 +126,12 @@ def decide(subject: Subject, problem: Problem, settings: PruneSettings, **proven
         subject, problem = _without(subject, problem, refused)
 
 
-def _aimed(subject: Subject, problem: Problem, settings: PruneSettings) -> Problem:
+def _aimed(subject: Subject, problem: Problem, settings: PruneSettings, num_repeats: int) -> Problem:
     """At what is asked for; a refusal says that blocks could go, too, where they do not for want of samples."""
     target = settings.target
     if subject.removable and not problem.blocks:
         more = f"give {judge.FEWEST_SAMPLES} calibration samples or more, by which whole blocks are weighed"
+        more += f" ({num_repeats} of those given repeat others)" if num_repeats else ""
         target = replace(target, remedies=(more, *target.remedies))
     return replace(problem, target=target)
 

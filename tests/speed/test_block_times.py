@@ -109,6 +109,10 @@ def test_auto_weighs_blocks_where_there_are_samples() -> None:
     # Norms and sums are most of this network's time, and narrower layers save nothing of it.
     with pytest.raises(ValueError, match=r"=0\.8 cannot be (reached|met).*, or give 128 calibration samples or more"):
         snp.prune(model, [vectors(Basic, 96)], **options)
+    with pytest.raises(
+        ValueError, match=r"or give 128 calibration samples or more.*\(80 of those given repeat others\)"
+    ):
+        snp.prune(model, [vectors(Basic, 80)] * 2, **options)
     with pytest.raises(ValueError, match=r"128 calibration samples or more; found 96: give more, or leave blocks out"):
         snp.prune(model, [vectors(Basic, 96)], structures=("ffn", "blocks"), **options)
 
