@@ -35,7 +35,7 @@ class PruneSettings(TargetSettings, FitSettings):
     preset: Literal["best", "quick", "paper"] = option(
         "best",
         "fills options left at their defaults; quick: at most five forward passes beyond calibration, no trials, "
-        "fitted on the dense activations, kernels as a whole; paper: as in arXiv 2405.17506",
+        "fitted on the dense activations, kernels as a whole, statistics of norms anew; paper: as in arXiv 2405.17506",
     )
     planner: str = option("snp", "a file in snp/plan/planners, or an entry point of snp.planners")
     ordering: str = option(
@@ -167,7 +167,8 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def needs_inputs(self) -> bool:
         """Are calibration samples looked at again, once moments are made?"""
-        return self.is_sequential or self.needs_sensitivity or self.is_tuned
+        anew = self.batch_norm == "reestimate" and bool(self.reconstruct)
+        return self.is_sequential or self.needs_sensitivity or self.is_tuned or anew
 
     @property
     def mirrors(self) -> bool | str:

@@ -42,7 +42,9 @@ class _Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+        norm = nn.BatchNorm2d(8)
+        layers = nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), norm, nn.Flatten(), nn.Linear(128, 4)
+        self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():

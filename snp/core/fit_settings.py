@@ -35,7 +35,7 @@ class FitSettings:
     )
     refit_all: bool = option(True, "also layers that lose no inputs, once their inputs have moved (sequential)")
     batch_norm: Literal["keep", "reestimate"] = option(
-        "keep", "or reestimate the statistics on the calibration samples (sequential)"
+        "keep", "or reestimate the statistics on the calibration samples; those of 64 positions or more"
     )
     ridge: float | None = option(
         None, "of the fit, relative to the mean energy of a kept unit; null: chosen on held-back samples", ge=0

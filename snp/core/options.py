@@ -117,7 +117,7 @@ def _within(limits: Mapping[str, float], *, is_whole: bool) -> str:
 _JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False, "tilt": False, "mirrored": False}
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": _JOINT | {"ordering": "zca", "cut": "variance"},
-    "quick": _JOINT,
+    "quick": _JOINT | {"batch_norm": "reestimate"},
     "best": {},
 }
 

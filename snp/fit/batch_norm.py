@@ -9,6 +9,8 @@ from snp.fit.two_networks import TwoNetworks
 
 __all__ = ["reestimate"]
 
+_FEWEST = 64  # positions of all samples; fewer say too little of a variance
+
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
     """Statistics of a normalisation layer over all positions of all batches of the changed network."""
@@ -21,6 +23,8 @@ def reestimate(networks: TwoNetworks, node: fx.Node) -> None:
     rows = [values.movedim(1, 0).flatten(1).double() for values in networks.current[source]]
     sums = networks.sums
     count = sums.number(sum(part.shape[1] for part in rows))
+    if count < _FEWEST:
+        return
     mean = sums.of(torch.stack([part.sum(dim=1) for part in rows]).sum(dim=0)) / count
     square = sums.of(torch.stack([part.square().sum(dim=1) for part in rows]).sum(dim=0)) / count
     for name, value in zip(names, (mean, (square - mean.square()).clamp_min(0)), strict=True):

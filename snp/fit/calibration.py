@@ -26,7 +26,7 @@ from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["Measured", "calibrate", "objective_asked", "sensitivity_of"]
+__all__ = ["Measured", "calibrate", "moments_of", "objective_asked", "sensitivity_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,22 @@ def _moments(
             if keeps_inputs:
                 inputs.append(on_device)
     return collector.moments, samples, inputs
+
+
+def moments_of(subject: Subject, samples: Sequence[Batch], folder: Path) -> Mapping[str, Moments]:
+    """Of some samples on the device of the network alone.
+
+    Args:
+        subject: the dense network.
+        samples: in batches.
+        folder: keeps the moments where the network is worked on block by block.
+    """
+    if subject.blocks:
+        return stream_moments(subject.model, samples, subject.readers, folder, visits=subject.visits)
+    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
+        for batch in samples:
+            collector.measure(batch)
+    return collector.moments
 
 
 def objective_asked(subject: Subject, batches: Sequence[Batch], settings: PruneSettings) -> Objective | None:

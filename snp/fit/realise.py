@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from snp.core.gram import Moments
 from snp.core.sums import ALONE, Sums
 from snp.fit.at_outputs import Fold, Outputs, is_few
+from snp.fit.calibration import moments_of
 from snp.fit.candidates import Candidates, Tensors
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
+from snp.fit.joint_statistics import with_statistics
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
 from snp.graph.residual import is_inside
-from snp.measure.moments import MomentCollector
 from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.readers import Reader, readers_to_fit
 from snp.measure.samples import Samples
-from snp.measure.streamed import stream_moments
 from snp.plan.plan import PruningPlan
 from snp.plan.problem import Problem
 from snp.plan.progress import Progress
@@ -77,8 +75,7 @@ def realise(
         share: tensors that lose nothing are the dense network's own, so that it is not in memory twice.
 
     Raises:
-        SelfCheckError: the small network differs from the dense one with the same units masked, or its cost is not
-            what the plan says.
+        SelfCheckError: the small network is not the dense one with units masked, or its cost is not the plan's.
     """
     fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).fits(samples.batches)
     with problem.progress.stage("cut and check"):
@@ -122,11 +119,14 @@ class _Fitting:
 
     def fits(self, inputs: Sequence[Batch]) -> Fits:
         """What takes over, as it was asked for."""
-        if not self.settings.reconstruct:
-            return Fits(masked_weights(self.subject.model, self.plan))
-        if self.settings.is_sequential:
+        model, plan, settings = self.subject.model, self.plan, self.settings
+        if not settings.reconstruct:
+            return Fits(masked_weights(model, plan))
+        if settings.is_sequential:
             return self._best(inputs)
-        return Fits(fitted_jointly(self.subject.model, self.problem, self.plan, self.settings.ridge))
+        fitted = fitted_jointly(model, self.problem, plan, settings.ridge)
+        with self.problem.progress.stage("estimate statistics"):
+            return Fits(with_statistics(self.subject, plan, fitted, inputs, settings, self.sums))
 
     def _best(self, inputs: Sequence[Batch]) -> Fits:
         """The fit in sequence, if nothing else serves the outputs better."""
@@ -160,18 +160,8 @@ class _Fitting:
     def candidates(self, deleted: Tensors, some: Sequence[Batch]) -> Candidates:
         """The fits, of some samples alone."""
         with tempfile.TemporaryDirectory() as folder:
-            problem = replace(self.problem, moments=self._moments(some, Path(folder)), progress=Progress())
+            problem = replace(self.problem, moments=moments_of(self.subject, some, Path(folder)), progress=Progress())
             return Candidates(deleted, (self.in_sequence(problem, some).tensors, self._jointly(problem)))
-
-    def _moments(self, some: Sequence[Batch], folder: Path) -> Mapping[str, Moments]:
-        """Of some samples alone; in the folder where the network is worked on block by block."""
-        subject = self.subject
-        if subject.blocks:
-            return stream_moments(subject.model, some, subject.readers, folder, visits=subject.visits)
-        with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-            for batch in some:
-                collector.measure(batch)
-        return collector.moments
 
     def _jointly(self, problem: Problem) -> Tensors:
         silent = replace(problem, progress=Progress())

@@ -129,10 +129,12 @@ def test_chosen_ridge_serves_other_images(trained: nn.Module) -> None:
     assert chosen < error(trained, prune(trained, few, **PLAIN | {"ridge": 1.0}), others)
 
 
+@pytest.mark.parametrize("calibration", ["sequential", "joint"])
 @pytest.mark.parametrize("streams", [False, True])
-def test_nothing_cut_changes_nothing(trained: nn.Module, streams: bool) -> None:
+def test_nothing_cut_changes_nothing(trained: nn.Module, streams: bool, calibration: str) -> None:
     """With all units kept every tensor is the dense one to the last bit."""
-    result = prune(trained, [digits(32)[0]], target_units=1.0, streams=streams, batch_norm="reestimate")
+    options: dict[str, Any] = {"streams": streams, "calibration": calibration, "batch_norm": "reestimate"}
+    result = prune(trained, [digits(32)[0]], target_units=1.0, **options)
     dense = trained.state_dict()
     assert all(torch.equal(value, dense[name]) for name, value in result.model.state_dict().items())
 
@@ -258,6 +260,26 @@ class SharedNorm(nn.Module):
         return self.head(torch.cat([self.norm(self.one(x)), self.norm(self.two(x))], 1).relu().mean((2, 3)))
 
 
+def test_statistics_do_not_depend_on_how_samples_are_dealt(trained: nn.Module) -> None:
+    """Layer by layer over all samples at once: batches are none of the method's business."""
+    pictures, _ = digits(128)
+    options: dict[str, Any] = {"calibration": "joint", "batch_norm": "reestimate", **PLAIN}
+    found = [prune(trained, list(pictures.split(size)), **options).model.state_dict() for size in (16, 50, 128)]
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_few_positions_say_nothing_of_a_variance() -> None:
+    """Seven samples of vectors: the dense network's statistics stay; of a hundred they do not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval()
+    for count, stays in ((7, True), (100, False)):
+        inputs = 3 * torch.randn(count, 6) + 1
+        small = prune(model, [inputs], calibration="joint", batch_norm="reestimate", **PLAIN | {"ignore": ("4",)}).model
+        assert torch.equal(small[3].running_var, model[3].running_var) == stays
+
+
 @pytest.mark.parametrize("batch_norm", ["keep", "reestimate"])
 def test_statistics_that_two_layers_share_are_left_alone(batch_norm: str) -> None:
     """Neither layer's offset may move what the other one is normalised with."""
@@ -267,10 +289,11 @@ def test_statistics_that_two_layers_share_are_left_alone(batch_norm: str) -> Non
     assert bool(torch.isin(small.norm.running_var, model.norm.running_var).all())
 
 
-def test_reestimated_statistics_are_those_of_the_small_network(trained: nn.Module) -> None:
+@pytest.mark.parametrize("options", [{}, {"calibration": "joint"}, {"preset": "quick"}], ids=str)
+def test_reestimated_statistics_are_those_of_the_small_network(trained: nn.Module, options: dict[str, Any]) -> None:
     """Mean and variance of what really reaches every normalisation layer."""
     pictures, _ = digits(128)
-    small = prune(trained, list(pictures.split(32)), batch_norm="reestimate", **PLAIN).model
+    small = prune(trained, list(pictures.split(32)), batch_norm="reestimate", **options, **PLAIN).model
     seen: dict[str, Tensor] = {}
     norms = {name: module for name, module in small.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name, module in norms.items():
