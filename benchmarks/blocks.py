@@ -25,14 +25,13 @@ from snp.graph.batches import Batch
 from snp.speed.layer_times import measured_share
 from snp.speed.passes import Conditions
 
-STRUCTURES = (("ffn",), ("ffn", "blocks"))
-
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
     add_subject(parser)
     parser.add_argument("--deit", type=Path, help="weights of DeiT-tiny for 32 pixels in patches of 4, safetensors")
+    parser.add_argument("--structures", nargs="+", default=["ffn", "ffn,blocks"], help="a row each")
     parser.add_argument("--target-macs", type=float, nargs="*", default=[0.476, 0.333], help="shares that are left")
     parser.add_argument("--target-latency", type=float, nargs="*", default=[], help="shares of the time that are left")
     return parser.parse_args(words)
@@ -83,7 +82,8 @@ def main() -> None:
     subject = deit_at(data, options.deit) if options.deit else subject_at(data, options.checkpoint)
     targets = [("macs", share) for share in options.target_macs]
     targets += [("latency", share) for share in options.target_latency]
-    rows = [measured(subject, options, *target, structures) for target in targets for structures in STRUCTURES]
+    structures = [tuple(names.split(",")) for names in options.structures]
+    rows = [measured(subject, options, *target, names) for target in targets for names in structures]
     print_table(("network", "top-1 %", "divergence", "time %", "blocks that went", "CPU s"), rows)
     name, seeds = "DeiT-tiny" if options.deit else "ResNet-56", ", ".join(map(str, options.seeds))
     print(f"{name}, {options.samples} calibration images, seeds {seeds}, no training.")

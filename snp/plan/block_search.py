@@ -20,6 +20,7 @@ from snp.plan.without_blocks import Allocation, Numbers, WithoutBlocks
 __all__ = ["BlockSearch", "Clock"]
 
 _MOST = 7  # allocations judged
+_MORE = 3  # whenever the clock has corrected the table
 _HALVINGS = 4  # of the way to a neighbouring factor, in search of other blocks
 _LOWERED = 8  # times, by a quarter each, where nothing meets the budget
 
@@ -27,29 +28,36 @@ _LOWERED = 8  # times, by a quarter each, where nothing meets the budget
 Clock = Callable[[Problem, Selection], Allocation]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class BlockSearch:
     """Factors, and what goes by them.
 
     Attributes:
-        tried: what has been judged.
+        tried: what has been judged, by the table as it is now.
         clock: holds an allocation to a budget of time.
-        timed: of what was judged, that which the clock has been asked about, in this order.
+        timed: what the clock has been asked about, in this order.
+        num_judged: by tables that were corrected since.
     """
 
     tried: WithoutBlocks
     clock: Clock | None = None
     timed: list[Numbers] = field(default_factory=list)
+    num_judged: int = 0
 
     @property
     def _problem(self) -> Problem:
         return self.tried.problem
 
+    @property
+    def _is_enough(self) -> bool:
+        return self.num_judged + len(self.tried.distances) >= _MOST + _MORE * len(self.timed)
+
     def best(self) -> Allocation:
         """What is chosen: of what judges cannot tell from the best, that with fewest blocks left, which is fastest.
 
         On a budget of time all that is left is as fast as was asked for, and the best itself is taken. It is timed
-        first, because a table of layers may say too little: what the clock makes of it is judged in its place.
+        first, because a table of layers may say too little: what the clock makes of it is judged in its place, and
+        others are judged anew by the table that has learnt from it.
 
         Raises:
             ValueError: nothing that was tried meets the budget.
@@ -59,19 +67,19 @@ class BlockSearch:
             self._judge_near(factors)
             chosen = self._chosen()
             if chosen is None:
-                if len(self.tried.distances) >= _MOST or not self._judge_lower(factors):
+                if self._is_enough or not self._judge_lower(factors):
                     raise self._refusal()
             elif self.clock is None or chosen in self.timed:
                 return self.tried.at(chosen)
-            else:
-                self._hold_to_clock(chosen, self.clock)
+            elif self._learns(chosen, self.clock):
+                factors = [1.0]
 
     def _judge_near(self, factors: list[float]) -> None:
         """Judge further factors around the best one, until there are no others, or enough."""
         while True:
             best = min(factors, key=lambda factor: self.tried.judged(self._removed(factor)))
             near = self._near(factors, best)
-            if not near or len(self.tried.distances) >= _MOST:
+            if not near or self._is_enough:
                 return
             factors.append(near[0])
 
@@ -91,14 +99,21 @@ class BlockSearch:
             return None
         return alike[0] if self._problem.target.is_timed else max(alike, key=len)
 
-    def _hold_to_clock(self, removed: Numbers, clock: Clock) -> None:
+    def _learns(self, removed: Numbers, clock: Clock) -> bool:
+        """Hold an allocation to the clock; has it become another one, by which the table is corrected?"""
         self.timed.append(removed)
+        before = self.tried.at(removed)[1].kept
         held: Allocation | ValueError
         try:
             held = clock(*self.tried.at(removed))
         except ValueError as error:
             held = error
         self.tried.become(removed, held)
+        if isinstance(held, ValueError) or held[1].kept == before:
+            return False
+        self.num_judged += len(self.tried.distances) - len(self.timed)
+        self.tried = self.tried.corrected(self.timed)
+        return True
 
     def _refusal(self) -> ValueError:
         """Why no allocation that was tried meets the budget: units alone do not, or the next block is too large."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -135,6 +136,12 @@ class CostModel:
         other = copy.copy(self)
         other.table = self._asked_table().corrected(self.parts_share(kept), measured)
         return other
+
+    def corrected_as(self, other: CostModel) -> CostModel:
+        """The same counts with what the clock said of another selection of blocks, by whose parts it is corrected."""
+        found = copy.copy(self)
+        found.table = dataclasses.replace(self._asked_table(), corrections=other._asked_table().corrections)
+        return found
 
     def parts_share(self, kept: Sequence[int]) -> float:
         """What the parts of the table say of a pass, as a share of the dense network's, before it is corrected."""

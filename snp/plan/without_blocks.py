@@ -7,6 +7,7 @@ the clock has made another allocation of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -78,6 +79,17 @@ class WithoutBlocks:
                 self.distances[removed] = _NOWHERE
             self.problem.progress.step()
         return float(self.distances[removed].mean())
+
+    def corrected(self, timed: Sequence[Numbers]) -> WithoutBlocks:
+        """What was timed, and all else anew, by predictions that rest on what the clock said.
+
+        Args:
+            timed: without which networks were timed; the last one meets the budget.
+        """
+        last, _ = self.at(timed[-1])
+        problem = replace(self.problem, costs=self.problem.costs.corrected_as(last.costs))
+        distances = {removed: self.distances[removed] for removed in timed}
+        return replace(self, problem=problem, distances=distances, found={one: self.found[one] for one in timed})
 
     def become(self, removed: Numbers, allocation: Allocation | ValueError) -> None:
         """Another allocation without these blocks, or none, stands in the place of the one that was judged."""
