@@ -21,6 +21,7 @@ __all__ = ["BlockSearch", "Clock"]
 
 _MOST = 7  # allocations judged
 _MORE = 3  # whenever the clock has corrected the table
+_MOST_TIMED = 4  # allocations that the clock lets meet the budget, of which the best is taken then
 _HALVINGS = 4  # of the way to a neighbouring factor, in search of other blocks
 _LOWERED = 8  # times, by a quarter each, where nothing meets the budget
 
@@ -64,6 +65,9 @@ class BlockSearch:
         """
         factors = [math.inf, 1.0]
         while True:
+            met = [removed for removed in self.timed if self._why(removed) is None]
+            if len(met) == _MOST_TIMED:
+                return self.tried.at(min(met, key=self.tried.judged))
             self._judge_near(factors)
             chosen = self._chosen()
             if chosen is None:
