@@ -7,9 +7,14 @@ from torch import fx
 
 from snp.fit.two_networks import TwoNetworks
 
-__all__ = ["reestimate"]
+__all__ = ["is_norm", "reestimate"]
 
 _FEWEST = 64  # positions of all samples; fewer say too little of a variance
+
+
+def is_norm(node: fx.Node) -> bool:
+    """Is this the call of a layer that normalises by statistics of its own?"""
+    return "batch_norm" in str(node.target)
 
 
 def reestimate(networks: TwoNetworks, node: fx.Node) -> None:

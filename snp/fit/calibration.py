@@ -126,12 +126,8 @@ def moments_of(subject: Subject, samples: Sequence[Batch], folder: Path) -> Mapp
         samples: in batches.
         folder: keeps the moments where the network is worked on block by block.
     """
-    if subject.blocks:
-        return stream_moments(subject.model, samples, subject.readers, folder, visits=subject.visits)
-    with torch.no_grad(), MomentCollector(subject.model, subject.readers) as collector:
-        for batch in samples:
-            collector.measure(batch)
-    return collector.moments
+    measure = partial(_streamed, folder) if subject.blocks else _moments
+    return measure(subject, samples, False, Progress())[0]
 
 
 def objective_asked(subject: Subject, batches: Sequence[Batch], settings: PruneSettings) -> Objective | None:

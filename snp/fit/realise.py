@@ -125,6 +125,8 @@ class _Fitting:
         if settings.is_sequential:
             return self._best(inputs)
         fitted = fitted_jointly(model, self.problem, plan, settings.ridge)
+        if settings.batch_norm == "keep":
+            return Fits(fitted)
         with self.problem.progress.stage("estimate statistics"):
             return Fits(with_statistics(self.subject, plan, fitted, inputs, settings, self.sums))
 

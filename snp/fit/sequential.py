@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from snp.core.sums import ALONE, Sums
-from snp.fit.batch_norm import reestimate
+from snp.fit.batch_norm import is_norm, reestimate
 from snp.fit.behind_layer import Tail, tail_of
 from snp.fit.behind_softmax import fit_probabilities, logits_of
 from snp.fit.layer import LayerFit
@@ -129,7 +129,7 @@ class _Fitter:
 
     def fits_at(self, networks: TwoNetworks, node: fx.Node) -> bool:
         """May a tensor change at the node's turn?"""
-        if self._reestimates and "batch_norm" in str(node.target):
+        if self._reestimates and is_norm(node):
             return True
         return any(read.weight in self._readers for read in reads_of(networks, node))
 
@@ -162,7 +162,7 @@ class _Fitter:
             if read.weight in self._readers:
                 self._visit_reader(networks, node, read)
                 self._progress.step()
-        if self._reestimates and "batch_norm" in str(node.target):
+        if self._reestimates and is_norm(node):
             reestimate(networks, node)
 
     def _visit_reader(self, networks: TwoNetworks, node: fx.Node, read: Read) -> None:

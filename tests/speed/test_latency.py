@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import snp
 from snp.data.digits import Digits
@@ -272,6 +273,37 @@ def test_latency_goes_with_the_output_cut_and_with_tokens() -> None:
     result = snp.prune(model, [torch.randn(8, 32, 64)], target_latency=0.8)
     # The slowest network within the budget that was timed; a busy machine leaves few.
     assert 0.5 <= result.plan.latency["predicted_share"] <= 0.81
+
+
+class Functional(nn.Module):
+    """Linear layers that nobody calls: their weights are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 512), nn.Linear(512, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(nn.functional.linear(x, self.up.weight, self.up.bias))
+        return nn.functional.linear(hidden, self.down.weight, self.down.bias)
+
+
+def test_a_network_without_a_layer_that_can_be_timed_alone_takes_a_budget() -> None:
+    """All of its time is then what goes with outputs, and the clock has the last word."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"trials": False, "latency_batch": 64, "progress": False}
+    result = snp.prune(Functional().eval(), [torch.randn(64, 32, 64)], target_latency=0.8, **options)
+    assert result.plan.macs["pruned"] < result.plan.macs["dense"]
+    assert 0 < result.plan.latency["predicted_share"] <= 0.81
+
+
+@pytest.mark.parametrize(("dense", "cut", "activations"), [(10.0, 6.0, 0.5), (10.0, 2.0, 0.5), (10.0, 10.0, 1.0)])
+def test_time_that_no_layer_explains_is_that_of_outputs(dense: float, cut: float, activations: float) -> None:
+    """The dense pass is met always, and the cut one where outputs can explain it."""
+    scale, of_activations, constant = calibrated(dense, cut, 0.0, 0.0, activations)
+    assert min(scale, of_activations, constant) >= 0
+    assert of_activations + constant == pytest.approx(dense)
+    if (dense, cut) == (10.0, 6.0):
+        assert activations * of_activations + constant == pytest.approx(cut)
 
 
 def test_latency_budget_out_of_reach() -> None:
