@@ -63,14 +63,15 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration images")
 
 
-def subject_at(data: Path, checkpoint: Path | None = None) -> Subject:
-    """The network with its trained weights, and the images."""
+def subject_at(data: Path, checkpoint: Path | None = None, device: str = "cpu") -> Subject:
+    """The network with its trained weights on a device, with the test part, and the images."""
     weights = existing(checkpoint or data.parent / "models" / "cifar10_resnet56.safetensors", "--checkpoint")
     spec = ModelSpec("cifar_resnet", "cifar_resnet56", {"depth": 56}, checkpoint=str(weights), normalize=IMAGENET)
     prepared = spec.prepare(10, 32, trains_from_scratch=True)
     images = Cifar10(str(existing(data / "cifar10", "--data")))
     images.configure(prepared.image_size, prepared.mean, prepared.std, prepared.interpolation, prepared.crop_fraction)
-    return Subject(prepared.model.eval(), images, in_memory(images.test_dataloader()))
+    test = [(one.to(device), labels.to(device)) for one, labels in in_memory(images.test_dataloader())]
+    return Subject(prepared.model.eval().to(device), images, test)
 
 
 def whole_network_share(model: nn.Module, example: Tensor, share_of_blocks: float) -> float:

@@ -81,6 +81,7 @@ def jobs_of(options: argparse.Namespace, out: Path) -> list[Job]:
         run("digits, ddp with one process", *several, "trainer.devices=1"),
         run("digits, streams", "prune.streams=true", "finetune.epochs=0"),
         run("resnet56", "model=cifar_resnet56", "finetune.epochs=0"),
+        run("resnet56, blocks by time", "model=cifar_resnet56", "finetune.epochs=0", "prune.target_latency=0.7"),
         Job("opt", call="opt"),
         Job("resnet50, target_latency", call="latency"),
         Job("resnet50, target_latency, few images", call="latency few"),

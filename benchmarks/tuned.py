@@ -35,12 +35,13 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True, help="score it, too")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args(words)
 
 
 def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Iterator[tuple[str, ...]]:
     """The closed form, and one row for each number of epochs of tuning, each a prune of its own."""
-    batches = subject.calibration(options.samples, options.seed)
+    batches = [(one.to(options.device), y) for one, y in subject.calibration(options.samples, options.seed)]
     settings = PruneSettings(target_macs=target, seed=options.seed)
     if options.closed:
         closed, plan, spent = closed_form(subject, batches, settings, options.keep)
@@ -89,7 +90,7 @@ def _row(
 
 def main() -> None:
     options = options_of()
-    subject = subject_at(existing(options.data, "--data"), options.checkpoint)
+    subject = subject_at(existing(options.data, "--data"), options.checkpoint, options.device)
     rows = [_row("dense", "-", subject, subject.model, "-", 0.0)] if options.dense else []
     for target in options.target_macs:
         rows += rows_of(subject, options, target)
