@@ -1,0 +1,36 @@
+"""Are the ticks of logarithmic axes the numbers at which they stand?"""
+
+import math
+
+import pytest
+from matplotlib.figure import Figure
+
+from snp.report.canvas import Powers
+
+_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+def number_of(text: str) -> float:
+    """What a reader takes from a tick's text."""
+    factor, _, power = text.rpartition("×")
+    assert power.startswith("10"), text
+    return float(factor or 1) * 10.0 ** int(power[2:].translate(_DIGITS))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-12, 1e3), (0.02, 0.5), (3e4, 9e4)])
+def test_a_tick_says_where_it_stands(low: float, high: float) -> None:
+    """Decades, and numbers between them on a short axis; no formula is left for the renderer."""
+    axis = Figure().add_subplot()
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    for kind in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        kind(Powers())
+    axis.figure.draw_without_rendering()
+    ticks = [
+        (place, label.get_text())
+        for minor in (False, True)
+        for place, label in zip(axis.get_yticks(minor=minor), axis.get_yticklabels(minor=minor), strict=True)
+    ]
+    named = {place: number_of(text) for place, text in ticks if text}
+    assert sum(low <= place <= high for place in named) > 1
+    assert all(math.isclose(place, said, rel_tol=1e-9) for place, said in named.items()), named
