@@ -12,7 +12,7 @@ _DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 def number_of(text: str) -> float:
     """What a reader takes from a tick's text."""
-    factor, _, power = text.rpartition("×")
+    factor, _, power = text.rpartition("\N{MULTIPLICATION SIGN}")
     assert power.startswith("10"), text
     return float(factor or 1) * 10.0 ** int(power[2:].translate(_DIGITS))
 
@@ -20,12 +20,13 @@ def number_of(text: str) -> float:
 @pytest.mark.parametrize(("low", "high"), [(1e-12, 1e3), (0.02, 0.5), (3e4, 9e4)])
 def test_a_tick_says_where_it_stands(low: float, high: float) -> None:
     """Decades, and numbers between them on a short axis; no formula is left for the renderer."""
-    axis = Figure().add_subplot()
+    figure = Figure()
+    axis = figure.add_subplot()
     axis.set_yscale("log")
     axis.set_ylim(low, high)
     for kind in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
         kind(Powers())
-    axis.figure.draw_without_rendering()
+    figure.draw_without_rendering()
     ticks = [
         (place, label.get_text())
         for minor in (False, True)
