@@ -248,7 +248,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--opt", type=Path, help="folder of an OPT; a small one of random weights without")
     parser.add_argument("--minutes", type=float, default=8, help="what is not done by then has failed")
     parser.add_argument("--out", type=Path, help="folder for the runs; a temporary one without")
-    parser.add_argument("--side-by-side", type=int, default=1, help="so many at a time: times then say little")
+    parser.add_argument("--side-by-side", type=int, default=1, help="so many at a time: on one GPU they take turns")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
