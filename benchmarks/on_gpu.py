@@ -39,6 +39,8 @@ SMALL_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 # The epochs and samples of the small runs; those of the first job are the defaults otherwise.
 QUICK = ["dense.epochs=2", "finetune.epochs=1"]
 SMALL = ["dense.epochs=1", "finetune.epochs=1", "calibration.samples=65", "data.image_size=8"]
+# Whole blocks are weighed from 128 samples on.
+BY_TIME = ["prune.target_latency=0.7", "calibration.samples=160"]
 REPEATS = 3
 
 
@@ -81,7 +83,7 @@ def jobs_of(options: argparse.Namespace, out: Path) -> list[Job]:
         run("digits, ddp with one process", *several, "trainer.devices=1"),
         run("digits, streams", "prune.streams=true", "finetune.epochs=0"),
         run("resnet56", "model=cifar_resnet56", "finetune.epochs=0"),
-        run("resnet56, blocks by time", "model=cifar_resnet56", "finetune.epochs=0", "prune.target_latency=0.7"),
+        run("resnet56, blocks by time", "model=cifar_resnet56", "finetune.epochs=0", *BY_TIME),
         Job("opt", call="opt"),
         Job("resnet50, target_latency", call="latency"),
         Job("resnet50, target_latency, few images", call="latency few"),
