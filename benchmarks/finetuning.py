@@ -30,12 +30,14 @@ from snp.settings import PruneSettings
 BATCH = 128
 # Name of a step -> what it changes beside the steps before it.
 STEPS: dict[str, dict[str, float | str]] = {
-    "0.01, cosine to zero": {"learning_rate": 0.01},
+    "labels alone, 0.01, cosine to zero": {"learning_rate": 0.01, "schedule": "cosine"},
     "0.05 instead": {"learning_rate": 0.05},
     "and warm-up over a tenth": {"warmup_epochs": 0.1},
     "and a line to zero": {"schedule": "linear"},
     "and half of the loss by the dense network": {"distil": 0.5},
     "and averaged weights": {"average": 0.9},
+    "0.03 instead: the defaults": {"learning_rate": 0.03},
+    "AdamW at 0.001 instead": {"optimizer": "adamw", "learning_rate": 0.001},
 }
 
 
@@ -48,7 +50,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=4000, help="of every epoch, others in each")
     every = list(range(len(STEPS)))
     parser.add_argument("--steps", type=int, nargs="*", default=every, choices=every, help="recipes, from 0")
-    parser.add_argument("--dense", type=int, nargs="*", default=every[-1:], choices=every, help="for the dense network")
+    parser.add_argument("--dense", type=int, nargs="*", default=[5], choices=every, help="for the dense network")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="that trains")
     parser.add_argument("--keep", type=Path, help="folder for the closed form, which is found there again")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")

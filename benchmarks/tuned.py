@@ -27,7 +27,9 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = arguments_of(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
     parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
-    parser.add_argument("--epochs", type=int, nargs="*", default=[20], help="of tuning; a row each")
+    parser.add_argument(
+        "--epochs", type=int, nargs="*", default=[PruneSettings().tune_epochs], help="of tuning; a row each"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the closed forms, which are found there again")
     parser.add_argument("--rate", type=float, default=PruneSettings().tune_rate, help="of tuning, at its peak")
     parser.add_argument("--views", default="auto", help="how tuning shows images: auto, both, mirror, shift, none")

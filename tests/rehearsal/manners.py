@@ -53,13 +53,14 @@ MANNERS: dict[str, Manner] = {
     ),
     r"python run\.py model=cifar_resnet56 .*": Manner("run", _CIFAR, "calibration.samples=48"),
     r"python run\.py model=resnet50 prune\.dry_run=true .*": Manner("run", prints="Run folder: "),
-    r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0\.5)": Manner(
+    r"python run\.py finetune\.(epochs=0 cache_dir=PATH|distil=0)": Manner(
         "run", {"PATH": "cache"}, "dense.epochs=1 calibration.samples=48"
     ),
-    r"python run\.py (prune\.reconstruct=tuned|prune\.round_to=auto|finetune\.schedule=linear) ?.*": Manner(
+    r"python run\.py (prune\.reconstruct=tuned|prune\.round_to=auto) ?.*": Manner(
         "run", {"tune_epochs=40": "tune_epochs=2"}, FEW
     ),
     r"python run\.py prune\.structures=\[ffn,blocks\] .*": Manner("run", more=f"{QUICK} calibration.samples=160"),
+    r"python run\.py data=digit_pairs seed=0.*": Manner("run", more=FEW),
     r"python run\.py prune\.target_latency=0\.7": Manner("run", more=f"{QUICK} calibration.samples=160"),
     r"python run\.py trainer=ddp_cpu": Manner("run", more=QUICK),
     r"(python run\.py|snp run) experiment=ratios": Manner(
@@ -115,9 +116,7 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
-    r"python benchmarks/on_gpu\.py --device cpu --small": Manner(
-        "left", reason="starts its own runs: minutes; tests/benchmarks/test_on_gpu.py runs its jobs and its table"
-    ),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", prints="failed 0 of"),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)[\w/]+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 (python run\.py|snp run) \.\.\.": Manner("left", reason="the dots are any options"),
