@@ -1,13 +1,16 @@
 """What do all tests share?  An offline environment, one thread, seeds, the folder of real data, and a finished run."""
 
+import json
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.command_line import Ended, run
 
@@ -60,7 +63,13 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """One whole tiny run by the command line: its folder, which nobody changes, and what it printed."""
-    home = tmp_path_factory.mktemp("home")
-    ended = run("hydra.run.dir=finished", cwd=home)
-    assert ended.status == 0, ended.stderr
-    return home / "finished", ended
+    # Workers have folders side by side: one of them runs, and all look at what it left.
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    left = home / "finished.json"
+    with FileLock(home / "finished.lock"):
+        if not left.exists():
+            ended = run("hydra.run.dir=finished", cwd=home)
+            assert ended.status == 0, ended.stderr
+            left.write_text(json.dumps(asdict(ended)))
+    return home / "finished", Ended(**json.loads(left.read_text()))

@@ -35,8 +35,8 @@ def metrics_of(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "network"),
     [
-        ("paper_resnet50", ("model=timm", "model.name=test_resnet")),
-        ("paper_deit", ("model=timm", "model.name=test_vit")),
+        pytest.param("paper_resnet50", ("model=timm", "model.name=test_resnet"), marks=pytest.mark.rehearsal),
+        pytest.param("paper_deit", ("model=timm", "model.name=test_vit"), marks=pytest.mark.rehearsal),
         pytest.param("paper_resnet50", (), marks=pytest.mark.slow),
         pytest.param("paper_deit", (), marks=pytest.mark.slow),
         pytest.param("paper_vgg16", (), marks=[pytest.mark.nightly, pytest.mark.timeout(1800)]),
@@ -68,6 +68,7 @@ def test_opt_is_pruned_without_training(tmp_path: Path) -> None:
     assert not [name for name in metrics if name.startswith("finetuned")]
 
 
+@pytest.mark.rehearsal
 def test_a_single_layer_of_vgg_is_open() -> None:
     """Of all groups of VGG-16 the one between the two layers is left to cut."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

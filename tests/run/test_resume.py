@@ -74,6 +74,7 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
 
 
+@pytest.mark.rehearsal
 def test_a_run_that_is_stopped_four_times(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of both trainings and between stages: each start goes on where the last one ended.
 

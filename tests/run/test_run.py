@@ -154,6 +154,7 @@ def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_p
     assert snp.load(again)(torch.randn(1, 3, 8, 8)).shape == (1, 10)
 
 
+@pytest.mark.rehearsal
 def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """Runs started together get folders of their own, and a seed repeats the plan exactly, from training on."""
     processes = [start("finetune.epochs=0", "logger=none", cwd=tmp_path) for _ in range(2)]
