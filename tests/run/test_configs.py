@@ -118,6 +118,19 @@ def test_the_root_lists_the_fields_of_a_run() -> None:
     assert listed - {"optimise"} == {field.name for field in fields(Run)} - {"config", "is_multirun"}
 
 
+@pytest.mark.parametrize(
+    "options", ["data=text", "data=wikitext2", "experiment=paper_resnet50", "experiment=paper_vgg16"]
+)
+def test_recipes_of_their_own_are_whole(options: str) -> None:
+    """Nothing of the recipe for images is left in them: labels alone, along a cosine, the weights themselves."""
+    found = compose(options).finetune
+    assert (found.schedule, found.warmup_epochs, found.distil, found.average) == ("cosine", 0, 0, 0)
+    default = compose().finetune
+    assert found.learning_rate < default.learning_rate
+    assert default.distil > 0
+    assert default.average > 0
+
+
 @pytest.mark.parametrize("key", ["", *(f"{part}." for part in ("prune", "calibration", "dense", "finetune", *GROUPS))])
 def test_unknown_keys_fail(key: str) -> None:
     """A misspelt option is an error and not a silent addition, at every level."""

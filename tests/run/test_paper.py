@@ -68,7 +68,6 @@ def test_opt_is_pruned_without_training(tmp_path: Path) -> None:
     assert not [name for name in metrics if name.startswith("finetuned")]
 
 
-@pytest.mark.rehearsal
 def test_a_single_layer_of_vgg_is_open() -> None:
     """Of all groups of VGG-16 the one between the two layers is left to cut."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
