@@ -1,5 +1,6 @@
 """What do all tests share?  An offline environment, one thread, seeds, the folder of real data, and a finished run."""
 
+import gc
 import json
 import os
 
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return names[0] if names else len(LONGEST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What imports and thousands of tests left is there to stay: nobody need look through it for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -94,7 +94,8 @@ def test_the_library_on_another_device(name: str) -> None:
 def test_units_are_chosen_on_another_device(way: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ordering and planner works where the network is, and chooses what it chooses on the CPU."""
     ordering, planner = way
-    options: dict[str, Any] = {"target_macs": 0.6, "round_to": 1, "planner": planner}
+    # The fit that comes after the choice is the same for all of them, and is tried above.
+    options: dict[str, Any] = {"target_macs": 0.6, "round_to": 1, "planner": planner, "reconstruct": False}
     if ordering:
         options |= {"ordering": ordering, "cut": "output" if ordering == "output" else "variance"}
     places = set()
@@ -153,7 +154,7 @@ def test_a_budget_of_time_on_another_device() -> None:
     model, inputs = chain(Basic, 4), vectors(Basic, 160)
     for name in ("last.weight", "last.bias"):
         model.get_parameter(f"blocks.2.{name}").data.zero_()
-    found = snp.prune(model.to(SECOND), inputs.split(40), target_latency=0.8, latency_batch=16, progress=False)
+    found = snp.prune(model.to(SECOND), inputs.split(40), target_latency=0.9, latency_batch=16, progress=False)
     assert "blocks.2" in [block.name for block in found.plan.removed_blocks]
     assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
 

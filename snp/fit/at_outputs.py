@@ -2,8 +2,7 @@
 
 Every layer's fit is chosen by what that layer sees; what counts is the output, and of few samples chance is a large
 part of what each layer finds. So fits, and steps between each and deletion, are compared at the outputs: on the
-calibration samples always, and where these are few by cross-validation, too (Stone 1974; in doubt for deletion by
-standard errors, as Breiman et al. 1984 choose the smaller tree).
+calibration samples always, and where these are few by cross-validation, too (:mod:`snp.fit.folds`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
 from snp.fit.candidates import Candidates, Tensors
+from snp.fit.folds import NUM_FOLDS, NUM_PIECES, Fold, farther_than_deletion
 from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
@@ -26,15 +26,10 @@ from snp.measure.outputs import most_remembered
 from snp.measure.visiting import STAYS, Visits
 from snp.surgery.surgery import named_tensors, with_weights
 
-__all__ = ["Fold", "Outputs", "is_few"]
+__all__ = ["Outputs", "is_few"]
 
 # Samples from which on what layers hold back says enough.
 _MANY = 128
-_FOLDS = 4
-# Parts of a fold whose differences say how much of them is chance.
-_PIECES = 4
-# Share of deletion's mean distance that says nothing: where deletion does no harm to a sample, ratios have no end.
-_NOTHING = 0.01
 # Distances may differ by so much and be equal.
 _ROUNDING = 1e-6
 
@@ -44,8 +39,6 @@ def is_few(num_samples: float) -> bool:
     return num_samples < _MANY
 
 
-# Of every part of a fold: its number of samples, and distances of the candidates.
-Fold = list[tuple[int, list[float]]]
 _Fit = Callable[[Sequence[Batch]], Candidates]
 _Deal = Callable[[Sequence[int], Callable[[int], Fold]], list[Fold]]
 
@@ -144,18 +137,25 @@ class Outputs:
             fit: gives the same candidates of some samples.
             deal: has folds worked on, by their numbers; by default one after the other.
         """
-        seen = self.distances(candidates, inputs)
-        if not bool(seen[-1].isfinite()):  # what deletion does cannot be told
+        deletion = len(candidates) - 1
+        seen_of_deletion = self.distances(candidates, inputs, (deletion,))
+        if not bool(seen_of_deletion.isfinite()):  # what it does cannot be told
             return candidates.tensors(0, self.model)
         work = partial(self.fold, inputs, fit)
-        unseen = _of_folds(deal(range(_FOLDS), work) if deal else [*map(work, range(_FOLDS))], len(candidates))
-        unseen[seen > seen[-1] * (1 + _ROUNDING)] = torch.inf
-        return candidates.tensors(int(unseen.argmin()), self.model)
+        folds = deal(range(NUM_FOLDS), work) if deal else [*map(work, range(NUM_FOLDS))]
+        unseen = farther_than_deletion(folds, len(candidates))
+        # From the one that served best on, until one is no farther: the others need not be run on all samples.
+        for number in unseen.argsort(stable=True).tolist():
+            if number == deletion or bool(
+                self.distances(candidates, inputs, (number,)) <= seen_of_deletion * (1 + _ROUNDING)
+            ):
+                break
+        return candidates.tensors(number, self.model)
 
     def fold(self, inputs: Sequence[Batch], fit: _Fit, number: int) -> Fold:
         """How far candidates that were fitted on the other folds are on every part of this one, and its samples."""
-        pieces = [self._some(inputs, {(number, piece)}) for piece in range(_PIECES)]
-        others = self._some(inputs, set(product({*range(_FOLDS)} - {number}, range(_PIECES))))
+        pieces = [self._some(inputs, {(number, piece)}) for piece in range(NUM_PIECES)]
+        others = self._some(inputs, set(product({*range(NUM_FOLDS)} - {number}, range(NUM_PIECES))))
         if not pieces[0] or not others:
             return []
         there = [piece for piece in pieces if piece]
@@ -165,36 +165,5 @@ class Outputs:
     def _some(self, inputs: Sequence[Batch], places: Set[tuple[int, int]]) -> list[Batch]:
         """The samples of some pieces of folds; groups are dealt out in turn, through all batches."""
         groups = [number // self.group for number in range(sum(batch.size for batch in inputs))]
-        picked = [n for n, g in enumerate(groups) if (g % _FOLDS, g // _FOLDS % _PIECES) in places]
+        picked = [n for n, g in enumerate(groups) if (g % NUM_FOLDS, g // NUM_FOLDS % NUM_PIECES) in places]
         return numbered(inputs, torch.tensor(picked, dtype=torch.long), inputs[0].size)
-
-
-def _of_folds(folds: Sequence[Fold], num_candidates: int) -> Tensor:
-    """How much farther than deletion candidates are on samples that they were not fitted on, with chance added."""
-    parts = [part for fold in folds for part in fold]
-    if len(parts) < 2:  # nothing is known but what deletion does
-        return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
-    sizes, distances = (torch.tensor([part[place] for part in parts], dtype=torch.float64) for place in (0, 1))
-    return _with_chance(distances, sizes)
-
-
-def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
-    """Mean logarithm of distances beside deletion's (the last), and standard errors; infinite where deletion is better.
-
-    A ratio counts alike in parts with large errors and with small ones: so a few of them already tell chance. On the
-    whole, which few samples with large errors may decide, nothing may be farther than deletion either. What changed
-    nothing in the parts has shown nothing.
-
-    Args:
-        distances_PC: of every candidate in every part, mean over its samples.
-        sizes_P: of the parts.
-    """
-    whole = (sizes_P[:, None] * distances_PC).sum(dim=0) / sizes_P.sum()
-    apart = distances_PC.clamp(min=0) + _NOTHING * whole[-1] + torch.finfo(whole.dtype).tiny
-    ratios = (apart / apart[:, -1:]).log()
-    # The fewer parts, the less they know of their own spread.
-    caution = (_FOLDS * _PIECES / len(sizes_P)) ** 1.5
-    found = ratios.mean(dim=0) + caution * ratios.std(dim=0) / len(sizes_P) ** 0.5
-    found = torch.where((whole <= whole[-1]) & (found < 0), found, torch.inf)
-    found[-1] = 0.0
-    return found

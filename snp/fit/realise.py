@@ -11,9 +11,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
-from snp.fit.at_outputs import Fold, Outputs, is_few
+from snp.fit.at_outputs import Outputs, is_few
 from snp.fit.calibration import moments_of
 from snp.fit.candidates import Candidates, Tensors
+from snp.fit.folds import Fold
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.joint_statistics import with_statistics
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence

@@ -12,12 +12,12 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.collect import collect_groups
-from snp.graph.exported import program_of
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
 from snp.graph.interpreter import propagate
 from snp.graph.once import count_for_each
 from snp.graph.plain_experts import PlainExperts, experts_around
+from snp.graph.program import program_of
 from snp.graph.splits import with_counts
 from snp.graph.stream_norms import untied_heads
 from snp.graph.tracer import Tracer

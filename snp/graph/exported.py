@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import operator
-import sys
-import warnings
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -17,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
+from snp.graph.program import program_of
 
 __all__ = [
     "Exported",
@@ -25,7 +22,6 @@ __all__ = [
     "is_inplace",
     "is_view",
     "num_bytes",
-    "program_of",
     "run_on",
     "tensors_of",
 ]
@@ -50,18 +46,6 @@ class Exported:
     inputs: dict[str, int]
     constants: dict[str, Any]
     outputs: pytree.TreeSpec | None
-
-
-def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
-    """The exported program of a network in evaluation mode."""
-    said = io.StringIO()
-    # Where export fails, PyTorch prints the whole graph so far, which tells a user nothing.
-    with warnings.catch_warnings(), contextlib.redirect_stderr(said):
-        # Recurrent layers keep their weights in a list, too; PyTorch knows the parameters behind it.
-        warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")
-        program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
-    sys.stderr.write(said.getvalue())
-    return program
 
 
 def export(model: nn.Module, batch: Batch) -> Exported:

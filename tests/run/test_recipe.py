@@ -87,7 +87,7 @@ def test_size_of_a_cut_is_one_where_nothing_or_the_largest_went() -> None:
 def test_rate_of_a_run_goes_by_its_cut(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """What is logged and recorded is the rate times the size of the cut."""
     options = ("finetune.by_cut=true", "finetune.learning_rate=0.1", "finetune.schedule=constant", "logger=csv")
-    ended = run_here(*options, f"cache_dir={finished_run[0]}", "prune.trials=false", folder=tmp_path)
+    ended = run_here(*options, f"cache_dir={finished_run[0]}", "prune.preset=quick", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0 < found["finetune/cut_size"] < 1
