@@ -31,7 +31,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
         "--epochs", type=int, nargs="*", default=[PruneSettings().tune_epochs], help="of tuning; a row each"
     )
     parser.add_argument("--keep", type=Path, help="folder for the closed forms, which are found there again")
-    parser.add_argument("--rate", type=float, default=PruneSettings().tune_rate, help="of tuning, at its peak")
+    parser.add_argument("--optimizer", default=PruneSettings().tune_optimizer, help="of tuning: auto, sgd, adamw")
+    parser.add_argument("--rate", type=float, help="of tuning, at its peak; the optimizer's own without")
     parser.add_argument("--views", default="auto", help="how tuning shows images: auto, both, mirror, shift, none")
     parser.add_argument("--closed", action=argparse.BooleanOptionalAction, default=True, help="a row without tuning")
     parser.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True, help="score it, too")
@@ -52,13 +53,13 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
         began = time.process_time()
         result = snp.prune(
             subject.model, batches, settings, reconstruct="tuned", tune_epochs=epochs, tune_rate=options.rate,
-            tune_views=options.views, progress=False,
+            tune_optimizer=options.optimizer, tune_views=options.views, progress=False,
         )  # fmt: skip
         spent, tuned = time.process_time() - began, result.tuned
         assert tuned is not None
         apart = f"{tuned.distances[0]:.4f} -> {tuned.distances[tuned.epoch]:.4f} (epoch {tuned.epoch})"
-        slower = "" if tuned.rate == options.rate else f" (in the end {tuned.rate:g})"
-        name = f"{target:g}, tuned {epochs} epochs at {options.rate:g}{slower}, {tuned.views}"
+        steps = f"{tuned.steps.optimizer} at {tuned.steps.rate:g} in the end"
+        name = f"{target:g}, tuned {epochs} epochs, {steps}, {tuned.views}"
         yield _row(name, _macs(result.plan), subject, result.model, apart, spent)
 
 

@@ -52,13 +52,6 @@ class PruneSettings(TargetSettings, FitSettings):
         "auto: kl for what looks like logits; the library also takes a function of both networks' outputs",
     )
     trials: bool = option(True, "cut=output tries a few cuts of each group, to see what they really do")
-    tune_epochs: int = option(150, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
-    tune_rate: float = option(0.02, "learning rate of reconstruct=tuned at its peak", gt=0)
-    tune_views: Literal["auto", "both", "mirror", "shift", "mix", "none"] = option(
-        "auto",
-        "how reconstruct=tuned shows images: mirrored, shifted (both), mixed; auto: mixed, and what the dense network "
-        "sees the same in",
-    )
     mirrored: bool | Literal["auto"] = option(
         "auto", "calibrate on mirrored images, too; auto: where the dense network sees the same in them"
     )

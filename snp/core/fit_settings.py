@@ -21,6 +21,18 @@ class FitSettings:
         "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
         "calibration samples, without labels",
     )
+    tune_epochs: int = option(150, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
+    tune_optimizer: Literal["auto", "sgd", "adamw"] = option(
+        "auto", "of reconstruct=tuned; auto: sgd in networks with BatchNorm, adamw in others, as transformers"
+    )
+    tune_rate: float | None = option(
+        None, "learning rate of reconstruct=tuned at its peak; null: 0.02 with sgd, 0.0005 with adamw", gt=0
+    )
+    tune_views: Literal["auto", "both", "mirror", "shift", "mix", "none"] = option(
+        "auto",
+        "how reconstruct=tuned shows images: mirrored, shifted (both), mixed; auto: mixed, and what the dense network "
+        "sees the same in",
+    )
     calibration: Literal["sequential", "joint"] = option(
         "sequential", "fit layer by layer on what the pruned network computes; joint: on the dense activations"
     )

@@ -107,15 +107,16 @@ def _tuning(record: Record) -> str | None:
     if epochs is None or tuned is None or held is None:
         return None
     before, after = (number(record.metrics, f"tune/distance_{name}") for name in ("before", "after"))
-    words = f"{_epochs(epochs)} over {tuned:,.0f} calibration samples at {_rate(record):g}"
+    words = f"{_epochs(epochs)} over {tuned:,.0f} calibration samples, {_steps(record)}"
     words += f"; {held:,.0f} held back chose epoch {kept:.0f}"
     return words + ("" if before is None or after is None else f" (distance to dense {before:.3g} to {after:.3g})")
 
 
-def _rate(record: Record) -> float:
-    """Of tuning at its peak, in the end: steps that were too large made it smaller than what was asked for."""
+def _steps(record: Record) -> str:
+    """Of tuning, at the peak of their rate in the end: where they were too large it is smaller than asked for."""
     found = number(record.metrics, "tune/rate")
-    return float(record.settings["tune_rate"]) if found is None else found
+    rate = float(record.settings["tune_rate"]) if found is None else found
+    return f"{record.metrics.get('tune/optimizer', 'sgd')} at {rate:g}"  # runs that do not say it had no other
 
 
 def _epochs(count: float) -> str:

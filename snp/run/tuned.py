@@ -67,7 +67,8 @@ def _tuned(job: Run, small: nn.Module, dense: nn.Module) -> Tuned:
         {
             "time/tune_s": time.perf_counter() - started,
             "tune/epoch": found.epoch,
-            "tune/rate": found.rate,
+            "tune/optimizer": found.steps.optimizer,
+            "tune/rate": found.steps.rate,
             "tune/epochs": len(found.distances) - 1,
             "tune/samples": found.num_tuned,
             "tune/held_back": found.num_held,

@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
 from snp.fit.tuning.nearest import Nearest
 from snp.fit.tuning.samples import TuningSamples, held_back, without
+from snp.fit.tuning.steps import Steps, steps_of
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.outputs import objective_of
@@ -48,7 +51,8 @@ def disturbed(model: nn.Module) -> nn.Module:
 
 
 def settings(**options: Any) -> PruneSettings:
-    return PruneSettings(reconstruct="tuned", **({"tune_epochs": 4, "tune_rate": 0.05} | options))
+    usual = {"tune_epochs": 4, "tune_rate": 0.05, "tune_optimizer": "sgd"}
+    return PruneSettings(reconstruct="tuned", **(usual | options))
 
 
 def tuned_by(small: nn.Module, dense: nn.Module, inputs: list[Batch], asked: PruneSettings) -> Tuned:
@@ -107,11 +111,11 @@ def test_without_epochs_it_is_the_closed_form_to_the_bit(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("rate", [0.02, 50.0])
-def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: float) -> None:
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.02), ("sgd", 50.0), ("adamw", 5e-4), ("adamw", 0.5)])
+def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, optimizer: str, rate: float) -> None:
     """Whatever the rate does: the network given back is at the smallest distance, and no farther than the start."""
     dense, small, batches = pruned(family)
-    tuned = tuned_by(small, dense, batches, settings(tune_rate=rate))
+    tuned = tuned_by(small, dense, batches, settings(tune_optimizer=optimizer, tune_rate=rate))
     judged = judged_by(dense, batches)
     start, end = (apart(family, dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
@@ -122,13 +126,42 @@ def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, rate: flo
         assert_same(state(tuned.model), state(small))
 
 
-def test_it_learns() -> None:
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adamw", 0.005)])
+def test_it_learns(optimizer: str, rate: float) -> None:
     """Sixteen epochs at a rate that suits bring other samples nearer, too."""
     for family in FAMILIES:
         dense, small, batches = pruned(family, 96)
         small, others = disturbed(small), Batch.of(FAMILIES[family][1](64, 1))
-        tuned = tuned_by(small, dense, batches, settings(tune_epochs=16))
+        asked = settings(tune_epochs=16, tune_optimizer=optimizer, tune_rate=rate)
+        tuned = tuned_by(small, dense, batches, asked)
         assert divergence(dense, tuned.model, others) < 0.7 * divergence(dense, small, others), family
+        assert (tuned.steps.optimizer, tuned.steps.rate) == (optimizer, rate)
+
+
+def test_steps_suit_the_network_unless_they_are_asked_for() -> None:
+    """SGD where norms have statistics of batches, AdamW in transformers; each at a rate of its own."""
+    plain = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    with_statistics = nn.Sequential(nn.Linear(4, 4), timm.layers.BatchNormAct2d(4))
+    asked = PruneSettings(reconstruct="tuned")
+    assert steps_of(plain, asked) == steps_of(attention(), asked) == Steps("adamw", 5e-4)
+    assert steps_of(with_statistics, asked) == Steps("sgd", 0.02)
+    assert steps_of(plain, replace(asked, tune_optimizer="sgd")) == Steps("sgd", 0.02)
+    assert steps_of(with_statistics, replace(asked, tune_optimizer="adamw", tune_rate=0.1)) == Steps("adamw", 0.1)
+
+
+def test_adamw_leaves_what_has_no_gradient() -> None:
+    """Weights do not decay: a parameter that the outputs do not depend on stays as it is."""
+    dense = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    small = copy.deepcopy(dense)
+    with torch.no_grad():
+        small[0].bias += 0.3
+    for network in (dense, small):
+        network.register_parameter("idle", nn.Parameter(torch.ones(3)))
+    rows = [Batch.of(torch.randn(32, 4))]
+    tuned = tuned_by(small, dense, rows, settings(tune_optimizer="adamw", tune_rate=0.01))
+    assert tuned.epoch > 0
+    assert torch.equal(tuned.model.get_parameter("idle"), torch.ones(3))
+    assert not torch.equal(tuned.model[0].bias, small[0].bias)
 
 
 def test_only_parameters_move() -> None:
@@ -465,5 +498,5 @@ def test_twice_as_far_is_undone() -> None:
     """A rate far too high is lowered."""
     dense, small, batches = pruned("cnn", 96)
     tuned = tuned_by(small, dense, batches, settings(tune_rate=20.0, tune_epochs=6))
-    assert tuned.rate < 20.0
+    assert tuned.steps.rate < 20.0
     assert tuned.distances[tuned.epoch] <= tuned.distances[0]

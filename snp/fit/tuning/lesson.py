@@ -10,6 +10,7 @@ from torch import nn
 from snp.fit.tuning.features import FeatureTap, Place
 from snp.fit.tuning.matching import distance
 from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.steps import Steps
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.measure.views import Views
@@ -17,7 +18,7 @@ from snp.measure.views import Views
 __all__ = ["HALF", "Lesson", "rate_factor"]
 
 HALF = (torch.float16, torch.bfloat16)
-_MOMENTUM, _WARM_UP = 0.9, 0.05
+_WARM_UP = 0.05
 _SPIKE = 3.0  # beside the mean of the gradients' lengths; what is longer counts as this
 # Decay of the running mean of the weights: single steps jump about where statistics of norms are at rest.
 _AVERAGE = 0.95
@@ -44,7 +45,7 @@ class Lesson:
         views: how images are shown.
 
     Attributes:
-        rate: of learning, at its peak.
+        steps: that are taken.
         mean: name -> running mean of a parameter over the steps.
     """
 
@@ -57,11 +58,11 @@ class Lesson:
         self._learned = list(self._named.values())
         self._step = 0
 
-    def begin(self, rate: float) -> None:
-        """From here on at this rate at its peak, and without the momentum of steps so far."""
-        self.rate, self._usual = rate, math.inf
+    def begin(self, steps: Steps) -> None:
+        """From here on along these steps, and without the momentum of those so far."""
+        self.steps, self._usual = steps, math.inf
         self.mean = {name: parameter.detach().clone() for name, parameter in self._named.items()}
-        self._optimizer = torch.optim.SGD(self._learned, lr=rate, momentum=_MOMENTUM, nesterov=True)
+        self._optimizer = steps.of(self._learned)
 
     def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
         """One pass; it ends early where gradients stop being finite."""
@@ -69,7 +70,7 @@ class Lesson:
         num_steps = num_epochs * samples.num_batches(size)
         for batch in samples.shuffled(size, generator):
             for group in self._optimizer.param_groups:
-                group["lr"] = self.rate * rate_factor(self._step, num_steps)
+                group["lr"] = self.steps.rate * rate_factor(self._step, num_steps)
             self._step += 1
             self._optimizer.zero_grad(set_to_none=True)
             self._add_gradients(self._views.drawn(batch, generator), samples.largest)

@@ -3,10 +3,10 @@
 What is learned from is what the dense network says of calibration samples, its outputs and its last hidden features;
 samples held back decide which epoch is kept, be it none. It is training all the same, and reported apart.
 
-SGD with momentum, a rate that rises for a twentieth of the steps and then falls to zero, on the softened divergence of
-logits (or the squared error that the objective holds other outputs to) plus the relative error of the features. A
-running mean of the weights is what is judged. An epoch that ends twice as far from the dense network as the start is
-undone, and the rate is a quarter from there on: nearer than that, a high rate comes back when it falls. Both
+SGD with momentum or AdamW, at a rate that rises for a twentieth of the steps and then falls to zero, on the softened
+divergence of logits (or the squared error that the objective holds other outputs to) plus the relative error of the
+features. A running mean of the weights is what is judged. An epoch that ends twice as far from the dense network as the
+start is undone, and the rate is a quarter from there on: nearer than that, a high rate comes back when it falls. Both
 networks stay in evaluation mode: statistics of norms do not move, nothing is dropped. Networks in half precision are
 tuned in single precision; what is judged and given back is rounded to their own.
 """
@@ -25,6 +25,7 @@ from snp.fit.tuning.lesson import HALF, Lesson
 from snp.fit.tuning.matching import learnable
 from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples, held_back
+from snp.fit.tuning.steps import Steps, steps_of
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
 from snp.measure.objective import Objective
@@ -50,7 +51,7 @@ class Tuned:
         num_tuned, num_held: samples that it was tuned on, and that were held back.
         views: how images were shown.
         place: whose features were matched; None where the networks have none in common.
-        rate: at its peak in the end; lower than asked for where steps were too large.
+        steps: that were taken in the end; at a lower rate than asked for where they were too large.
     """
 
     model: nn.Module
@@ -60,14 +61,14 @@ class Tuned:
     num_held: int
     views: Views
     place: Place | None
-    rate: float
+    steps: Steps
 
     def __str__(self) -> str:
         before, after = self.distances[0], self.distances[self.epoch]
         epochs = len(self.distances) - 1
         return (
-            f"Tuned without labels on {self.num_tuned} samples ({self.views}), "
-            f"{epochs} epoch{'s' * (epochs != 1)} at {self.rate:g}: {before:.4g} from the dense network became "
+            f"Tuned without labels on {self.num_tuned} samples ({self.views}), {epochs} epoch{'s' * (epochs != 1)} of "
+            f"{self.steps.optimizer} at {self.steps.rate:g}: {before:.4g} from the dense network became "
             f"{after:.4g} on {self.num_held} samples held back (epoch {self.epoch})."
         )
 
@@ -104,20 +105,20 @@ def tune(
     nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
     with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
-        lesson.begin(settings.tune_rate)
+        lesson.begin(steps_of(small, settings))
         for _ in range(settings.tune_epochs):
             lesson.epoch(samples, settings.tune_epochs, generator)
             if not nearest.heeds(lesson.mean):
                 _begin_slower(lesson, nearest, student)
             progress.step()
     counts = samples.num_tuned, samples.num_held
-    return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.rate)
+    return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.steps)
 
 
 def _begin_slower(lesson: Lesson, nearest: Nearest, student: nn.Module) -> None:
     """Steps are too large for this network: back to where it was nearest."""
     write_parameters(nearest.kept, student)
-    lesson.begin(_SLOWER * lesson.rate)
+    lesson.begin(lesson.steps.slower(_SLOWER))
 
 
 @contextlib.contextmanager
