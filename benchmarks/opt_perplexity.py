@@ -2,7 +2,8 @@
 
 All methods get the same calibration text, the same groups of units, and the same budgets: shares of the parameters
 outside embeddings. All are calls of ``snp.prune``, but for means that peers fold into biases, and SliceGPT. Nothing is
-fine-tuned. ``--structures ffn ffn,vo`` compares what may be cut, too.
+trained but by the method that says so, which has to be asked for. ``--structures ffn ffn,vo`` compares what may be cut,
+too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from snp.surgery.subject import Subject, subject_of
 # The peers choose by their own scores of plain sums of squares, and are fitted as their papers say.
 _PEER = {"reconstruct": False, "calibration": "joint", "largest_token": None}
 SLICED = "SliceGPT-style, no fit"
+TUNED = "SNP, then tuned without labels"
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude, deletion": {**_PEER, "planner": "magnitude"},
     "Wanda-sp, deletion": {**_PEER, "planner": "wanda_sp"},
@@ -46,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     SLICED: {},
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
+    TUNED: {"reconstruct": "tuned"},
 }
 MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
@@ -119,7 +122,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=None, help="test windows; all of the text without")
     parser.add_argument("--removed", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    untrained = [method for method in METHODS if method != TUNED]
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=untrained)
     parser.add_argument(
         "--structures", nargs="+", default=["ffn"], help="sets of structures to cut, with commas, one table row each"
     )

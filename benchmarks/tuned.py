@@ -1,7 +1,11 @@
 """What does label-free tuning add to the closed form?  ResNet-56 on CIFAR-10, both from the same calibration images.
 
+    python benchmarks/tuned.py --data PATH
+    python benchmarks/tuned.py --data PATH --deit FILE --target-macs 0.4 --samples 512
+
 Rows named "tuned" are trained: by gradient steps on the dense network's outputs for the calibration images, without
-labels. Needs ``cifar10/train.tar`` and ``test.tar`` in the data folder, and the checkpoint.
+labels. With ``--deit`` the network is DeiT-tiny. Needs ``cifar10/train.tar`` and ``test.tar`` in the data folder, and
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocks import deit_at
 from cifar_resnet56 import Subject, subject_at
 from harness import Batches, accuracy, arguments_of, existing, print_provenance, print_table
 from torch import nn
@@ -26,9 +31,10 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = arguments_of(__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="safetensors file, by default DATA/../models")
+    parser.add_argument("--deit", type=Path, help="weights of DeiT-tiny for 32 pixels in patches of 4, safetensors")
     parser.add_argument("--target-macs", type=float, nargs="+", default=[0.476, 0.333], help="shares that are left")
     parser.add_argument(
-        "--epochs", type=int, nargs="*", default=[PruneSettings().tune_epochs], help="of tuning; a row each"
+        "--epochs", type=int, nargs="*", default=[None], help="of tuning, a row each; the library's own without"
     )
     parser.add_argument("--keep", type=Path, help="folder for the closed forms, which are found there again")
     parser.add_argument("--optimizer", default=PruneSettings().tune_optimizer, help="of tuning: auto, sgd, adamw")
@@ -59,7 +65,7 @@ def rows_of(subject: Subject, options: argparse.Namespace, target: float) -> Ite
         assert tuned is not None
         apart = f"{tuned.distances[0]:.4f} -> {tuned.distances[tuned.epoch]:.4f} (epoch {tuned.epoch})"
         steps = f"{tuned.steps.optimizer} at {tuned.steps.rate:g} in the end"
-        name = f"{target:g}, tuned {epochs} epochs, {steps}, {tuned.views}"
+        name = f"{target:g}, tuned {tuned.steps.epochs} epochs, {steps}, {tuned.views}"
         yield _row(name, _macs(result.plan), subject, result.model, apart, spent)
 
 
@@ -93,11 +99,14 @@ def _row(
 
 def main() -> None:
     options = options_of()
-    subject = subject_at(existing(options.data, "--data"), options.checkpoint, options.device)
+    data = existing(options.data, "--data")
+    subject = deit_at(data, options.deit) if options.deit else subject_at(data, options.checkpoint, options.device)
     rows = [_row("dense", "-", subject, subject.model, "-", 0.0)] if options.dense else []
     for target in options.target_macs:
         rows += rows_of(subject, options, target)
-    print(f"\nResNet-56, CIFAR-10, {options.samples} calibration images, seed {options.seed}")
+    print(
+        f"\n{'DeiT-tiny' if options.deit else 'ResNet-56'}, CIFAR-10, {options.samples} calibration images, seed {options.seed}"
+    )
     print_table(HEADER, rows)
     print("closed form: no training. tuned: trained on the dense network's outputs for the same images, no labels.")
     print("from dense: what tuning makes smaller, on calibration images that neither it nor its start was fitted on.")

@@ -21,7 +21,11 @@ class FitSettings:
         "fold cut units into the weights that stay; tuned: then train these on the dense network's outputs for the "
         "calibration samples, without labels",
     )
-    tune_epochs: int = option(150, "of reconstruct=tuned, over the calibration samples not held back", ge=0)
+    tune_epochs: int | None = option(
+        None,
+        "of reconstruct=tuned, over the calibration samples not held back; null: 150 with sgd, 30 with adamw",
+        ge=0,
+    )
     tune_optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "of reconstruct=tuned; auto: sgd in networks with BatchNorm, adamw in others, as transformers"
     )
@@ -68,3 +72,8 @@ class FitSettings:
     def is_tuned(self) -> bool:
         """Is the small network trained on the dense one's outputs?"""
         return self.reconstruct == "tuned"
+
+    @property
+    def takes_steps(self) -> bool:
+        """The same, and for at least one epoch?"""
+        return self.is_tuned and self.tune_epochs != 0

@@ -139,14 +139,15 @@ def test_it_learns(optimizer: str, rate: float) -> None:
 
 
 def test_steps_suit_the_network_unless_they_are_asked_for() -> None:
-    """SGD where norms have statistics of batches, AdamW in transformers; each at a rate of its own."""
+    """SGD where norms have statistics of batches, AdamW in transformers; each at its own rate, for its own epochs."""
     plain = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     with_statistics = nn.Sequential(nn.Linear(4, 4), timm.layers.BatchNormAct2d(4))
     asked = PruneSettings(reconstruct="tuned")
-    assert steps_of(plain, asked) == steps_of(attention(), asked) == Steps("adamw", 5e-4)
-    assert steps_of(with_statistics, asked) == Steps("sgd", 0.02)
-    assert steps_of(plain, replace(asked, tune_optimizer="sgd")) == Steps("sgd", 0.02)
-    assert steps_of(with_statistics, replace(asked, tune_optimizer="adamw", tune_rate=0.1)) == Steps("adamw", 0.1)
+    assert steps_of(plain, asked) == steps_of(attention(), asked) == Steps("adamw", 5e-4, 30)
+    assert steps_of(with_statistics, asked) == Steps("sgd", 0.02, 150)
+    assert steps_of(plain, replace(asked, tune_optimizer="sgd", tune_epochs=0)) == Steps("sgd", 0.02, 0)
+    asked = replace(asked, tune_optimizer="adamw", tune_rate=0.1, tune_epochs=2)
+    assert steps_of(with_statistics, asked) == Steps("adamw", 0.1, 2)
 
 
 def test_adamw_leaves_what_has_no_gradient() -> None:

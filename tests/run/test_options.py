@@ -121,8 +121,9 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
     """Every option of the fit is one of the prune by the same name, and arrives by name."""
     given = {
         "reconstruct": "tuned", "calibration": "joint", "conv_gram": "channel", "intercept": False, "repair": False,
-        "rectify": False, "softmax": False, "refit_all": False,
-        "batch_norm": "reestimate", "ridge": 0.25, "memory_gib": 3.5, "largest_token": 7.5,
+        "rectify": False, "softmax": False, "refit_all": False, "tune_epochs": 7, "tune_optimizer": "adamw",
+        "tune_rate": 0.5, "tune_views": "none", "batch_norm": "reestimate", "ridge": 0.25, "memory_gib": 3.5,
+        "largest_token": 7.5,
     }  # fmt: skip
     assert set(given) == {field.name for field in dataclasses.fields(FitSettings)}
     assert dataclasses.asdict(PruneSettings(**given).fit) == given

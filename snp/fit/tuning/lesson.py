@@ -64,10 +64,10 @@ class Lesson:
         self.mean = {name: parameter.detach().clone() for name, parameter in self._named.items()}
         self._optimizer = steps.of(self._learned)
 
-    def epoch(self, samples: TuningSamples, num_epochs: int, generator: torch.Generator) -> None:
+    def epoch(self, samples: TuningSamples, generator: torch.Generator) -> None:
         """One pass; it ends early where gradients stop being finite."""
         size = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, samples.num_tuned // _STEPS))
-        num_steps = num_epochs * samples.num_batches(size)
+        num_steps = self.steps.epochs * samples.num_batches(size)
         for batch in samples.shuffled(size, generator):
             for group in self._optimizer.param_groups:
                 group["lr"] = self.steps.rate * rate_factor(self._step, num_steps)

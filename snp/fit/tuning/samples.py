@@ -60,7 +60,7 @@ def left_to_fit(dense: nn.Module, samples: Samples, settings: PruneSettings) -> 
         samples: calibrated on, on its device.
         settings: will it be tuned, and by which seed?
     """
-    if not (settings.is_tuned and settings.tune_epochs):
+    if not settings.takes_steps:
         return samples
     return replace(samples, batches=without(samples.batches, held_back(dense, samples.as_given, settings.seed)))
 

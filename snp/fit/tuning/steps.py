@@ -1,4 +1,4 @@
-"""Along which steps is a network tuned, and how large are they?"""
+"""Along which steps is a network tuned, how large are they, and how many?"""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from snp.settings import PruneSettings
 __all__ = ["Steps", "steps_of"]
 
 _MOMENTUM = 0.9
-# Where nothing is asked for; AdamW's steps are as large as the rate, whatever the gradient.
+# Where nothing is asked for. AdamW's steps are as large as the rate, whatever the gradient, so fewer go as far.
 _USUAL_RATES = {"sgd": 0.02, "adamw": 5e-4}
+_USUAL_EPOCHS = {"sgd": 150, "adamw": 30}
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class Steps:
     Attributes:
         optimizer: "sgd", with Nesterov's momentum, or "adamw", without decay of the weights.
         rate: of learning, at its peak.
+        epochs: over the samples that are tuned on.
     """
 
     optimizer: str
     rate: float
+    epochs: int
 
     def slower(self, factor: float) -> Steps:
         """The same at a factor of the rate."""
@@ -47,9 +50,10 @@ def steps_of(model: nn.Module, settings: PruneSettings) -> Steps:
 
     Args:
         model: the small network.
-        settings: ``tune_optimizer`` and ``tune_rate``.
+        settings: ``tune_optimizer``, ``tune_rate`` and ``tune_epochs``.
     """
     has_statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     usual = "sgd" if has_statistics else "adamw"
     optimizer = usual if settings.tune_optimizer == "auto" else settings.tune_optimizer
-    return Steps(optimizer, settings.tune_rate or _USUAL_RATES[optimizer])
+    epochs = _USUAL_EPOCHS[optimizer] if settings.tune_epochs is None else settings.tune_epochs
+    return Steps(optimizer, settings.tune_rate or _USUAL_RATES[optimizer], epochs)

@@ -103,11 +103,12 @@ def tune(
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
     place = common_features(dense, small, inputs[0].example())
     nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
-    with progress.stage("tune", settings.tune_epochs), _trainable(small) as student:
+    steps = steps_of(small, settings)
+    with progress.stage("tune", steps.epochs), _trainable(small) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
-        lesson.begin(steps_of(small, settings))
-        for _ in range(settings.tune_epochs):
-            lesson.epoch(samples, settings.tune_epochs, generator)
+        lesson.begin(steps)
+        for _ in range(steps.epochs):
+            lesson.epoch(samples, generator)
             if not nearest.heeds(lesson.mean):
                 _begin_slower(lesson, nearest, student)
             progress.step()
