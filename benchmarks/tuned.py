@@ -104,9 +104,8 @@ def main() -> None:
     rows = [_row("dense", "-", subject, subject.model, "-", 0.0)] if options.dense else []
     for target in options.target_macs:
         rows += rows_of(subject, options, target)
-    print(
-        f"\n{'DeiT-tiny' if options.deit else 'ResNet-56'}, CIFAR-10, {options.samples} calibration images, seed {options.seed}"
-    )
+    name = "DeiT-tiny" if options.deit else "ResNet-56"
+    print(f"\n{name}, CIFAR-10, {options.samples} calibration images, seed {options.seed}")
     print_table(HEADER, rows)
     print("closed form: no training. tuned: trained on the dense network's outputs for the same images, no labels.")
     print("from dense: what tuning makes smaller, on calibration images that neither it nor its start was fitted on.")

@@ -110,6 +110,8 @@ def _carried_out(
     if settings.is_tuned:
         images, objective = measured.samples.as_given, measured.asked()
         tuned = tune(result.model, subject.model, images, objective, settings, stages)
+        if not tuned.epoch and fitted_on is not measured.samples:  # nothing is judged any more: fitted on all of them
+            tuned = replace(tuned, model=realise(subject, problem, decision.plan, settings.fit, measured.samples).model)
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):

@@ -160,7 +160,7 @@ class PruneSettings(TargetSettings, FitSettings):
     @property
     def needs_inputs(self) -> bool:
         """Are calibration samples looked at again, once moments are made?"""
-        anew = self.batch_norm == "reestimate" and bool(self.reconstruct)
+        anew = self.batch_norm == "reestimate"
         return self.is_sequential or self.needs_sensitivity or self.is_tuned or anew
 
     @property

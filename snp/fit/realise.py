@@ -121,11 +121,11 @@ class _Fitting:
     def fits(self, inputs: Sequence[Batch]) -> Fits:
         """What takes over, as it was asked for."""
         model, plan, settings = self.subject.model, self.plan, self.settings
-        if not settings.reconstruct:
-            return Fits(masked_weights(model, plan))
         if settings.is_sequential:
             return self._best(inputs)
-        fitted = fitted_jointly(model, self.problem, plan, settings.ridge)
+        fitted = dict(masked_weights(model, plan))
+        if settings.reconstruct:
+            fitted = fitted_jointly(model, self.problem, plan, settings.ridge)
         if settings.batch_norm == "keep":
             return Fits(fitted)
         with self.problem.progress.stage("estimate statistics"):

@@ -101,7 +101,7 @@ class Objective:
             ValueError: the outputs have other shapes, or the distance is not finite.
         """
         if self.function is not None:
-            found = float(self.function(dense, other)) * batch.size
+            found = float(self.said(dense, other)) * batch.size
         else:
             wanted, given = floating(dense), floating(other)
             for output in self.outputs:
@@ -117,6 +117,21 @@ class Objective:
         if not math.isfinite(found):
             where = f"prune.objective ({self})" if self.function is not None else f"the objective ({self})"
             raise ValueError(f"{where} is not finite: it gave {found} for outputs of the pruned network")
+        return found
+
+    def said(self, dense: Any, other: Any) -> Any:
+        """What the user's function gives for two outputs, over which it may write: a number.
+
+        Raises:
+            TypeError: several numbers.
+        """
+        assert self.function is not None
+        found = self.function(*pytree.tree_map_only(Tensor, Tensor.clone, (dense, other)))
+        if isinstance(found, Tensor) and found.numel() != 1:
+            raise TypeError(
+                f"prune.objective ({self}) gave {found.numel()} numbers, shape {list(found.shape)}: let it give one, "
+                "the mean over the samples"
+            )
         return found
 
     def score(self, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:

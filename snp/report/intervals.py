@@ -25,7 +25,8 @@ def wilson(percent: float, num_samples: int) -> tuple[float, float]:
     centre = (share + squared / (2 * num_samples)) / (1 + squared / num_samples)
     spread = share * (1 - share) / num_samples + squared / (4 * num_samples**2)
     half = _QUANTILE * math.sqrt(spread) / (1 + squared / num_samples)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    # At 0 and 100 % an end is the share itself, which rounding may miss.
+    return min(100 * max(0.0, centre - half), percent), max(100 * min(1.0, centre + half), percent)
 
 
 def standard_error(one: float, other: float, num_samples: int) -> float:

@@ -107,11 +107,11 @@ class JobTrainer:
             checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
         """
         last = checkpoints.last if checkpoints else None
-        log(
-            f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
-            + (f", going on from {last}" if last else "")
-        )
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
+        if recipe.keep == "best" and checkpoints and not validates:
+            raise ValueError(f"{recipe.where}.keep=best needs validation samples: data.val_fraction above 0")
+        going_on = f", going on from {last}" if last else ""
+        log(f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{going_on}")
         metric = f"{recipe.where}/val_loss" if validates else None
         kept = checkpoints.callbacks(metric) if checkpoints else []
         callbacks = [EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]

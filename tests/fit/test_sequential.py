@@ -289,7 +289,9 @@ def test_statistics_that_two_layers_share_are_left_alone(batch_norm: str) -> Non
     assert bool(torch.isin(small.norm.running_var, model.norm.running_var).all())
 
 
-@pytest.mark.parametrize("options", [{}, {"calibration": "joint"}, {"preset": "quick"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"calibration": "joint"}, {"preset": "quick"}, {"reconstruct": False}], ids=str
+)
 def test_reestimated_statistics_are_those_of_the_small_network(trained: nn.Module, options: dict[str, Any]) -> None:
     """Mean and variance of what really reaches every normalisation layer."""
     pictures, _ = digits(128)

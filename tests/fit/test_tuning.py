@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.fit.tuning import Tuned, tune
+from snp.fit.tuning.chance import is_lower
 from snp.fit.tuning.features import FeatureTap, Place, common_features
 from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
@@ -120,9 +121,10 @@ def test_what_is_kept_is_the_nearest_on_samples_held_back(family: str, optimizer
     start, end = (apart(family, dense, model, judged) for model in (small, tuned.model))
     assert end <= start * (1 + 1e-3)
     assert start == pytest.approx(tuned.distances[0], rel=1e-3, abs=1e-6)
-    assert tuned.distances[tuned.epoch] == min(tuned.distances)
-    assert end == pytest.approx(min(tuned.distances), rel=1e-3, abs=1e-6)
-    if tuned.epoch == 0:
+    assert end == pytest.approx(tuned.distances[tuned.epoch], rel=1e-3, abs=1e-6)
+    if tuned.epoch:
+        assert tuned.distances[tuned.epoch] == min(tuned.distances)
+    else:
         assert_same(state(tuned.model), state(small))
 
 
@@ -254,6 +256,28 @@ def test_objective_of_the_user_judges() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the loss
+
+
+def test_objective_of_the_user_may_write_over_outputs_and_gives_one_number() -> None:
+    """Work in place gives what work on copies does; several numbers are refused with the name of the option."""
+    rows, options = [tokens(48)], CUT | {"reconstruct": "tuned", "tune_epochs": 3, "progress": False}
+
+    def in_place(dense: Tensor, small: Tensor) -> Tensor:
+        return small.sub_(dense).square_().mean()
+
+    plain, other = (
+        snp.prune(attention(), rows, objective=function, **options)
+        for function in (lambda dense, small: (small - dense).square().mean(), in_place)
+    )
+    assert_same(state(plain.model), state(other.model))
+    for way in (True, "tuned"):
+        with pytest.raises(TypeError, match=r"prune\.objective \(each\) gave .* numbers, shape"):
+            snp.prune(attention(), rows, objective=each, **options | {"reconstruct": way})
+
+
+def each(dense: Tensor, small: Tensor) -> Tensor:
+    """A number for every sample."""
+    return (dense - small).square().flatten(1).mean(1)
 
 
 def test_gradient_of_the_output_error_is_that_of_softened_predictions() -> None:
@@ -404,6 +428,25 @@ def test_too_few_samples_are_refused_by_name() -> None:
         snp.prune(attention(), [tokens(15)], reconstruct="tuned", **CUT)
 
 
+class Mixed(nn.Module):
+    """A layer in half precision, as its code says, before one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 12).bfloat16(), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x.bfloat16()).float().relu()).relu())
+
+
+def test_types_that_the_code_asks_for_are_refused_by_name() -> None:
+    """The closed form keeps them; steps in single precision cannot be taken."""
+    rows = [torch.randn(32, 8)]
+    assert snp.prune(Mixed(), rows, **CUT).model(rows[0]).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"prune\.reconstruct=tuned trains in single precision.* bfloat16, float32 "):
+        snp.prune(Mixed(), rows, reconstruct="tuned", **CUT)
+
+
 def test_outputs_without_gradients_are_refused_by_name() -> None:
     """An evaluation that switches gradients off cannot be learned."""
 
@@ -450,8 +493,18 @@ def test_held_back_and_tuned_are_all_samples_once() -> None:
     assert F.mse_loss(tuned[:, 0], tuned[:, 0].sort().values) > 0
 
 
-def test_weights_are_not_fitted_on_samples_held_back() -> None:
-    """What replaces them by noise changes the units at most, never the fit; of mirrored pairs both are left out."""
+def test_weights_are_not_fitted_on_samples_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise instead of them changes nothing that tuning begins with; of mirrored pairs both are left out.
+
+    Where no epoch is kept, what comes back was fitted on all of them, as without tuning.
+    """
+    starts: list[nn.Module] = []
+
+    def noting(small: nn.Module, *rest: Any) -> Tuned:
+        starts.append(copy.deepcopy(small))
+        return tune(small, *rest)
+
+    monkeypatch.setattr("snp.library.tune", noting)
     dense, batches = cnn().eval(), [Batch.of(part) for part in images(64).split(24)]
     is_held = held_back(dense, batches, 0)
     spoiled = [
@@ -467,10 +520,14 @@ def test_weights_are_not_fitted_on_samples_held_back() -> None:
         "ridge": 1e-3,
     }
     clean, other = (snp.prune(dense, given, **options) for given in ([batch.args[0] for batch in batches], spoiled))
-    assert_same(state(clean.model), state(other.model))
-    plain = snp.prune(dense, spoiled, **CUT | {"ordering": "random", "ridge": 1e-3})
+    assert_same(state(starts[0]), state(starts[1]))
     with pytest.raises(AssertionError):
-        assert_same(state(plain.model), state(other.model))
+        assert_same(state(clean.model), state(starts[0]))
+    plain = snp.prune(dense, spoiled, **CUT | {"ordering": "random", "ridge": 1e-3, "mirrored": False})
+    assert_same(state(plain.model), state(other.model))
+    assert clean.tuned is not None
+    assert clean.tuned.epoch == 0
+    assert_same(state(clean.model), state(clean.tuned.model))
     pairs = [with_mirrored(Batch.of(images(24)))]
     mask = held_back(cnn().eval(), [without_mirrored(pairs[0])], 0)
     (left,) = without(pairs, mask)
@@ -488,11 +545,58 @@ class Said:
 
     of_start = distance
 
+    def is_nearer(self, *_: object) -> bool:
+        return bool(next(self._distances))
+
 
 def test_what_leads_away_by_less_than_twice_the_start_is_left_alone() -> None:
     nearest = Nearest(nn.Linear(2, 2), Said(1.0, 1.9, 2.1, 0.5))  # type: ignore[arg-type]
     assert [nearest.heeds({}) for _ in range(3)] == [True, False, True]
     assert nearest.epoch == 3
+    below = Nearest(nn.Linear(2, 2), Said(-1.0, -1.1, -0.1, 0.1))  # type: ignore[arg-type]
+    assert [below.heeds({}) for _ in range(3)] == [True, True, False]
+    assert below.epoch == 1
+
+
+@pytest.mark.parametrize("is_nearer", [True, False])
+def test_the_nearest_by_chance_is_not_kept(is_nearer: bool) -> None:
+    """The start comes back to the bit, and is said to be what is kept."""
+    model = nn.Linear(2, 2)
+    start, moved = state(model), {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    nearest = Nearest(model, Said(1.0, 0.9, is_nearer))  # type: ignore[arg-type]
+    nearest.heeds(moved)
+    assert_same(state(nearest.network()), moved if is_nearer else start)
+    assert nearest.epoch == int(is_nearer)
+
+
+def test_chance_is_what_parts_of_the_samples_differ_by() -> None:
+    """Noise of no mean is taken for a gain once in twenty times, however many parts; a gain in all parts is one."""
+    generator = torch.Generator().manual_seed(0)
+    for parts in (2, 3, 8, 16, 40):
+        noise = torch.randn(4000, parts, generator=generator)
+        sizes = torch.full((parts,), 3)
+        taken = sum(is_lower(torch.zeros(parts), each, sizes) for each in noise)
+        assert 0.03 < taken / len(noise) < 0.07, parts
+        assert is_lower(torch.ones(parts), torch.linspace(0.5, 0.6, parts), sizes)
+        assert not is_lower(torch.ones(parts), torch.full((parts,), torch.nan), sizes)
+    assert not is_lower(torch.ones(1), torch.zeros(1), torch.ones(1))
+
+
+def test_features_in_another_basis_are_none_to_match() -> None:
+    """A stream that was turned has the shape of the dense one's; a network that is there already stays as near."""
+    torch.manual_seed(3)
+    dense = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Linear(16, 4)).eval()
+    turned = copy.deepcopy(dense)
+    rotation = torch.linalg.qr(torch.randn(16, 16))[0]
+    with torch.no_grad():
+        turned[2].weight.copy_(rotation @ dense[2].weight)
+        turned[2].bias.copy_(rotation @ dense[2].bias)
+        turned[3].weight.copy_(dense[3].weight @ rotation.T)
+    batch = Batch.of(torch.randn(64, 6))
+    assert common_features(dense, copy.deepcopy(dense), batch) == Place("2")
+    assert common_features(dense, turned, batch) == Place("1")
+    turned[0].weight.data.copy_(rotation @ dense[0].weight)
+    assert common_features(dense, turned, batch) is None
 
 
 def test_twice_as_far_is_undone() -> None:

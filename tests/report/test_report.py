@@ -287,7 +287,9 @@ def test_intervals_of_accuracies() -> None:
     """Wilson's interval: 80 of 100 as in tables, inside [0, 100] at the ends, narrower with more samples."""
     assert wilson(80.0, 100) == pytest.approx((71.11, 86.66), abs=0.01)
     assert wilson(100.0, 20) == pytest.approx((83.89, 100.0), abs=0.01)
-    assert wilson(0.0, 20)[0] == 0
+    for count in range(1, 2000):
+        assert wilson(0.0, count)[0] == 0 < wilson(0.0, count)[1]
+        assert wilson(100.0, count)[0] < 100 == wilson(100.0, count)[1]
     assert wilson(90.0, 10_000)[1] - wilson(90.0, 10_000)[0] < 1.3
 
 

@@ -223,6 +223,8 @@ def test_mistakes_leave_a_finished_run_alone(
         ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
         ("run_dir=/dev/null", ["run_dir=/dev/null"]),
+        ("prune.reconstruct=tuned calibration.samples=15", ["prune.reconstruct=tuned", "16 or more", "found 15"]),
+        ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
     ],
 )

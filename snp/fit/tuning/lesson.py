@@ -15,7 +15,7 @@ from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 from snp.measure.views import Views
 
-__all__ = ["HALF", "Lesson", "rate_factor"]
+__all__ = ["HALF", "Lesson", "rate_factor", "single_precision"]
 
 HALF = (torch.float16, torch.bfloat16)
 _WARM_UP = 0.05
@@ -92,7 +92,7 @@ class Lesson:
             for part in batch.split(largest):
                 with torch.no_grad():
                     wanted = teacher.run(part)
-                error = distance(self._objective, wanted, student.run(self._lifted(part)), part)
+                error = distance(self._objective, wanted, student.run(single_precision(part, self._student)), part)
                 if not error.requires_grad:
                     raise ValueError(
                         "prune.reconstruct=tuned: no gradient reaches the network's outputs, because its evaluation "
@@ -100,7 +100,8 @@ class Lesson:
                     )
                 (error * (part.size / batch.size)).backward()
 
-    def _lifted(self, batch: Batch) -> Batch:
-        """Inputs in single precision where the network is tuned in it."""
-        is_single = any(parameter.dtype == torch.float32 for parameter in self._student.parameters())
-        return batch.mapped(lambda t: t.float() if t.dtype in HALF else t) if is_single else batch
+
+def single_precision(batch: Batch, student: nn.Module) -> Batch:
+    """Inputs in single precision where the network is tuned in it."""
+    is_single = any(parameter.dtype == torch.float32 for parameter in student.parameters())
+    return batch.mapped(lambda t: t.float() if t.dtype in HALF else t) if is_single else batch

@@ -31,7 +31,7 @@ def learnable(objective: Objective, output: Any) -> Objective:
     varied = pytree.tree_map_only(Tensor, lambda t: t.detach().requires_grad_() if t.is_floating_point() else t, output)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of tensors with gradients that become numbers
-        found = objective.function(output, varied)
+        found = objective.said(output, varied)
     has_gradient = isinstance(found, Tensor) and found.requires_grad
     return objective if has_gradient else replace(objective, function=None)
 
@@ -63,7 +63,7 @@ def output_error(objective: Objective, dense: Any, small: Any, batch: Batch) -> 
         batch: their inputs, which say what is padding.
     """
     if objective.function is not None:
-        found: Tensor = objective.function(dense, small)
+        found: Tensor = objective.said(dense, small)
         return found
     wanted, given = floating(dense), floating(small)
     parts = [_of(output, wanted[output.place], given[output.place], batch) for output in objective.outputs]

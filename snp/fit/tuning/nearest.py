@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from snp.fit.tuning.chance import NUM_PARTS, is_lower
 from snp.fit.tuning.features import FeatureTap, Place
 from snp.fit.tuning.matching import distance
 from snp.graph.batches import Batch
@@ -15,15 +17,16 @@ from snp.measure.objective import Objective
 
 __all__ = ["Judge", "Nearest", "write_parameters"]
 
-# Times the distance of the start. At a high rate the first epochs lead away, and as it falls it comes nearer than ever.
-_FAR = 2.0
+# More than the start by so many times its distance. At a high rate the first epochs lead away, and as it falls it comes
+# nearer than ever.
+_FAR = 1.0
 
 
 class Judge:
     """How far a network is from the dense one on samples held back: by what steps make smaller, or the user's word."""
 
     def __init__(self, dense: nn.Module, held_back: Sequence[Batch], objective: Objective, place: Place | None) -> None:
-        self._batches, self._objective, self._place = held_back, objective, place
+        self._dense, self._batches, self._objective, self._place = dense, held_back, objective, place
         with torch.no_grad(), FeatureTap(dense, place) as tap:
             self.wanted = [tap.run(batch) for batch in held_back]
 
@@ -48,14 +51,32 @@ class Judge:
     def _mean(self, model: nn.Module) -> float:
         total = 0.0
         with torch.no_grad(), FeatureTap(model, self._place) as tap:
-            for batch, (wanted, wanted_features) in zip(self._batches, self.wanted, strict=True):
-                found, features = tap.run(batch)
-                if self._objective.function is not None:
-                    error = float(self._objective.function(wanted, found))
-                else:
-                    error = float(distance(self._objective, (wanted, wanted_features), (found, features), batch))
-                total += error * batch.size
+            for batch, wanted in zip(self._batches, self.wanted, strict=True):
+                total += self._error(wanted, tap.run(batch), batch) * batch.size
         return total / sum(batch.size for batch in self._batches)
+
+    def _error(self, wanted: tuple[Any, Tensor | None], found: tuple[Any, Tensor | None], batch: Batch) -> float:
+        if self._objective.function is not None:
+            return float(self._objective.said(wanted[0], found[0]))
+        return float(distance(self._objective, wanted, found, batch))
+
+    def is_nearer(self, model: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+        """Is a network nearer with some parameters than with others, by more than parts of the samples differ in that?
+
+        Args:
+            model: the parameters are written into it.
+            before: name -> parameter.
+            after: those that are to be nearer.
+        """
+        size = math.ceil(sum(batch.size for batch in self._batches) / NUM_PARTS)
+        parts = [part for batch in self._batches for part in batch.split(size)]
+        errors = list[list[float]]()
+        with torch.no_grad(), FeatureTap(self._dense, self._place) as dense, FeatureTap(model, self._place) as tap:
+            for parameters in (before, after):
+                write_parameters(parameters, model)
+                errors.append([self._error(dense.run(part), tap.run(part), part) for part in parts])
+        sizes = torch.tensor([part.size for part in parts])
+        return is_lower(torch.tensor(errors[0]), torch.tensor(errors[1]), sizes)
 
 
 class Nearest:
@@ -73,7 +94,8 @@ class Nearest:
 
     def __init__(self, start: nn.Module, judge: Judge) -> None:
         self._model, self.judge = start, judge
-        self.distances, self.kept, self.epoch = [judge.of_start(start)], _parameters(start), 0
+        self.distances, self.epoch = [judge.of_start(start)], 0
+        self.kept = self._start = _parameters(start)
 
     def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
         """Judge further parameters, and keep the nearest; False where they are much farther away than the start."""
@@ -81,10 +103,16 @@ class Nearest:
         self.distances.append(self.judge.distance(self._model))
         if self.distances[-1] < self.distances[self.epoch]:
             self.kept, self.epoch = _parameters(self._model), len(self.distances) - 1
-        return self.distances[-1] <= _FAR * self.distances[0]
+        start = self.distances[0]  # below zero, where a function of the user's begins there
+        return self.distances[-1] <= start + _FAR * abs(start)
 
     def network(self) -> nn.Module:
-        """The network with the parameters kept; nothing is judged any more."""
+        """The network with the parameters kept, or the start, if they are nearer by chance; nothing is judged any more.
+
+        The nearest of many is nearer than the start on the samples that say so, be it by chance.
+        """
+        if self.epoch and not self.judge.is_nearer(self._model, self._start, self.kept):
+            self.kept, self.epoch = self._start, 0
         write_parameters(self.kept, self._model)
         return self._model
 

@@ -15,7 +15,7 @@ from snp.measure.outputs import most_remembered
 from snp.measure.samples import Samples
 from snp.settings import PruneSettings
 
-__all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "left_to_fit", "without"]
+__all__ = ["FEWEST_SAMPLES", "TuningSamples", "held_back", "left_to_fit", "refuse_few_to_tune", "without"]
 
 # One sample in so many is held back, at most so many in all.
 _SHARE, _MOST_HELD = 8, 256
@@ -41,15 +41,24 @@ def held_back(dense: nn.Module, inputs: Sequence[Batch], seed: int) -> list[Tens
     """
     sizes = [batch.size for batch in inputs]
     total = sum(sizes)
-    if total < FEWEST_SAMPLES:
-        raise ValueError(
-            f"prune.reconstruct=tuned holds calibration samples back to judge by: give {FEWEST_SAMPLES} or more, "
-            f"found {total}"
-        )
+    refuse_few_to_tune(total)
     is_held = torch.zeros(total, dtype=torch.bool)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     is_held[order[: max(1, min(total // _SHARE, _MOST_HELD, most_remembered(dense, inputs[0])))]] = True
     return list(is_held.split(sizes))
+
+
+def refuse_few_to_tune(num_samples: int) -> None:
+    """Some can be held back to judge a tuned network by.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if num_samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"prune.reconstruct=tuned holds calibration samples back to judge by: give {FEWEST_SAMPLES} or more, "
+            f"found {num_samples} that are no repeats"
+        )
 
 
 def left_to_fit(dense: nn.Module, samples: Samples, settings: PruneSettings) -> Samples:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from snp.fit.tuning.features import Place, common_features
-from snp.fit.tuning.lesson import HALF, Lesson
+from snp.fit.tuning.lesson import HALF, Lesson, single_precision
 from snp.fit.tuning.matching import learnable
 from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples, held_back
@@ -47,7 +47,7 @@ class Tuned:
         model: the tuned network in evaluation mode, with the shapes and precision of the one it began with.
         distances: to the dense network on samples held back, by what steps make smaller (or the user's objective), mean
             over samples: of the start, and after every epoch.
-        epoch: that is kept, the one with the smallest distance; 0 is the start.
+        epoch: that is kept, the one with the smallest distance; 0 is the start, also where that is nearer by chance.
         num_tuned, num_held: samples that it was tuned on, and that were held back.
         views: how images were shown.
         place: whose features were matched; None where the networks have none in common.
@@ -101,10 +101,9 @@ def tune(
     objective, is_held = beside_spread_of(objective, dense, inputs), held_back(dense, inputs, settings.seed)
     samples = TuningSamples(inputs, is_held)
     views = views_of(dense, inputs, objective, settings.tune_views, settings.seed)
-    place = common_features(dense, small, inputs[0].example())
+    place, steps = common_features(dense, small, inputs[0].example()), steps_of(small, settings)
     nearest = Nearest(copied(small), Judge(dense, samples.held_back, objective, place))
-    steps = steps_of(small, settings)
-    with progress.stage("tune", steps.epochs), _trainable(small) as student:
+    with progress.stage("tune", steps.epochs), _trainable(small, inputs[0].example()) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(steps)
         for _ in range(steps.epochs):
@@ -112,8 +111,8 @@ def tune(
             if not nearest.heeds(lesson.mean):
                 _begin_slower(lesson, nearest, student)
             progress.step()
-    counts = samples.num_tuned, samples.num_held
-    return Tuned(nearest.network(), tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.steps)
+    counts, found = (samples.num_tuned, samples.num_held), nearest.network()
+    return Tuned(found, tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.steps)
 
 
 def _begin_slower(lesson: Lesson, nearest: Nearest, student: nn.Module) -> None:
@@ -122,13 +121,28 @@ def _begin_slower(lesson: Lesson, nearest: Nearest, student: nn.Module) -> None:
     lesson.begin(lesson.steps.slower(_SLOWER))
 
 
+def _refuse_types(student: nn.Module, types: set[torch.dtype], example: Batch) -> None:
+    """Of networks of several types, those whose code asks for them: in one type they do not run."""
+    try:
+        with torch.no_grad():
+            single_precision(example, student).call(student)
+    except RuntimeError as error:
+        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
+        raise ValueError(
+            f"prune.reconstruct=tuned trains in single precision, in which this network of {names} does not run "
+            f"({str(error).splitlines()[0]}); give it in one type, or ask for prune.reconstruct=true"
+        ) from error
+
+
 @contextlib.contextmanager
-def _trainable(small: nn.Module) -> Iterator[nn.Module]:
+def _trainable(small: nn.Module, example: Batch) -> Iterator[nn.Module]:
     """A copy in evaluation mode whose parameters all learn, of single precision at least."""
     student = copied(small).eval()
-    tensors = [*student.parameters(), *student.buffers()]
-    if any(tensor.dtype in HALF for tensor in tensors):
+    types = {tensor.dtype for tensor in (*student.parameters(), *student.buffers()) if tensor.is_floating_point()}
+    if types & {*HALF}:
         student = student.float()
+    if types & {*HALF} and len(types) > 1:
+        _refuse_types(student, types, example)
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     # cuDNN's recurrent layers have no gradients in evaluation mode.
