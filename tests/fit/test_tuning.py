@@ -584,7 +584,7 @@ def test_chance_is_what_parts_of_the_samples_differ_by() -> None:
 
 @pytest.mark.parametrize(("seed", "sizes"), [(0, (8, 16, 10)), (0, (20, 48, 6)), (3, (16, 64, 1))])
 def test_few_samples_do_no_harm(seed: int, sizes: tuple[int, int, int]) -> None:
-    """On fresh samples the network is no farther than the closed form; the nearest on two samples was, by up to 38 %."""
+    """On fresh samples the network is no farther than the closed form; the nearest on two samples was, up to 38 %."""
     num_inputs, hidden, num_outputs = sizes
     torch.manual_seed(seed)
     act = nn.GELU() if hidden == 48 else nn.ReLU()
