@@ -69,7 +69,7 @@ class PruneResult:
         if said := again * bool(repeats) + few * (samples < FEWEST_SAMPLES):
             return said
         if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
-            return "Tuning came no nearer: the least-squares weights stay. Try a smaller tune_rate, or more samples.\n"
+            return "Tuning came no nearer, or by chance: the closed form stays. Give more samples, or a smaller rate.\n"
         return ""
 
     def __str__(self) -> str:

@@ -66,8 +66,8 @@ def _not_tuned(record: Record) -> Iterator[str]:
     epochs, kept = (number(record.metrics, f"tune/{name}") for name in ("epochs", "epoch"))
     if epochs and kept == 0:
         yield (
-            "Tuning came no nearer to the dense network on the samples held back, so the weights of the closed form "
-            "stay. Try a smaller `prune.tune_rate`, or more `calibration.samples`."
+            "Tuning came no nearer to the dense network on the samples held back, or not by more than chance, so the "
+            "weights of the closed form stay. Try a smaller `prune.tune_rate`, or more `calibration.samples`."
         )
 
 

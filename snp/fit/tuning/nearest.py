@@ -107,9 +107,9 @@ class Nearest:
         return self.distances[-1] <= start + _FAR * abs(start)
 
     def network(self) -> nn.Module:
-        """The network with the parameters kept, or the start, if they are nearer by chance; nothing is judged any more.
+        """The network with the parameters kept; nothing is judged any more.
 
-        The nearest of many is nearer than the start on the samples that say so, be it by chance.
+        The start comes back where they are not nearer by more than chance: the nearest of many always seems to be.
         """
         if self.epoch and not self.judge.is_nearer(self._model, self._start, self.kept):
             self.kept, self.epoch = self._start, 0

@@ -47,7 +47,7 @@ class Tuned:
         model: the tuned network in evaluation mode, with the shapes and precision of the one it began with.
         distances: to the dense network on samples held back, by what steps make smaller (or the user's objective), mean
             over samples: of the start, and after every epoch.
-        epoch: that is kept, the one with the smallest distance; 0 is the start, also where that is nearer by chance.
+        epoch: that is kept, the one with the smallest distance; 0 is the start, if no other is more than chance.
         num_tuned, num_held: samples that it was tuned on, and that were held back.
         views: how images were shown.
         place: whose features were matched; None where the networks have none in common.
