@@ -321,7 +321,12 @@ STREAMED = ["calibration.streamed=true", "prune.trials=false"]
 
 
 @pytest.mark.parametrize(
-    "fit", [[], ["prune.ordering=zca", "prune.cut=variance"], ["prune.preset=paper"]], ids=["defaults", "zca", "paper"]
+    "fit",
+    [
+        pytest.param([], id="defaults"),
+        pytest.param(["prune.ordering=zca", "prune.cut=variance"], id="zca", marks=pytest.mark.rehearsal),
+        pytest.param(["prune.preset=paper"], id="paper"),
+    ],
 )
 def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str], folder: Path, tmp_path: Path) -> None:
     """Byte for byte; what lay on disk in between is gone."""
@@ -339,6 +344,7 @@ def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str]
     assert json.loads((homes[0] / "metrics.json").read_text())["calibration/samples"] == 16
 
 
+@pytest.mark.rehearsal
 def test_blocks_of_a_streamed_run_visit_another_device(folder: Path, tmp_path: Path) -> None:
     """The network waits in main memory from calibration to the small network, which is that of a run without it."""
     texts = [f"data.{name}={folder}/{name}.txt" for name in ("train", "test")]

@@ -277,6 +277,7 @@ def test_variance_of_every_group_is_on_disk(finished_run: tuple[Path, Ended]) ->
         assert shares[-1] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.rehearsal
 def test_runs_of_a_sweep_share_what_is_the_same(tmp_path: Path) -> None:
     """Without a word of it: one dense network, scored once, one calibration; and the flag may stand anywhere."""
     quick = ("dense.epochs=1", "finetune.epochs=0", "prune.preset=quick")

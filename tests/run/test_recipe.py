@@ -84,6 +84,7 @@ def test_size_of_a_cut_is_one_where_nothing_or_the_largest_went() -> None:
     assert 0 < cut_size(model, half) <= 1.0
 
 
+@pytest.mark.rehearsal
 def test_rate_of_a_run_goes_by_its_cut(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """What is logged and recorded is the rate times the size of the cut."""
     options = ("finetune.by_cut=true", "finetune.learning_rate=0.1", "finetune.schedule=constant", "logger=csv")
