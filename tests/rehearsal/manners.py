@@ -113,7 +113,7 @@ MANNERS: dict[str, Manner] = {
         "run", {"1024 2048": "32 64", "8192": "64", "512 4096": "32 64"}, "--iterate 0", prints="|"
     ),
     r"python benchmarks/opt_perplexity\.py .*": Manner(
-        "run", _TEXTS, "--windows 6 --samples 12 --context 12 --removed 0.2", prints="perplexity"
+        "run", _TEXTS, "--windows 6 --samples 20 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
     r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", prints="failed 0 of"),
