@@ -108,10 +108,10 @@ def _carried_out(
     result = realise(subject, problem, decision.plan, settings.fit, fitted_on, share=folder is not None)
     tuned = None
     if settings.is_tuned:
-        images, objective = measured.samples.as_given, measured.asked()
-        tuned = tune(result.model, subject.model, images, objective, settings, stages)
+        tuned = tune(result.model, subject.model, measured.samples.as_given, measured.asked(), settings, stages)
         if not tuned.epoch and fitted_on is not measured.samples:  # nothing is judged any more: fitted on all of them
-            tuned = replace(tuned, model=realise(subject, problem, decision.plan, settings.fit, measured.samples).model)
+            result = realise(subject, problem, decision.plan, settings.fit, measured.samples)
+            tuned = replace(tuned, model=result.model)
     small, plan = tuned.model if tuned else result.model, decision.plan
     if table is not None:
         with stages.stage("compare times"):

@@ -94,7 +94,7 @@ def test_the_library_on_another_device(name: str) -> None:
 def test_units_are_chosen_on_another_device(way: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ordering and planner works where the network is, and chooses what it chooses on the CPU."""
     ordering, planner = way
-    # The fit that comes after the choice is the same for all of them, and is tried above.
+    # Fits and trial cuts are the same for all of them, and are tried above.
     options: dict[str, Any] = {"target_macs": 0.6, "round_to": 1, "planner": planner, "reconstruct": False}
     if ordering:
         options |= {"ordering": ordering, "cut": "output" if ordering == "output" else "variance"}

@@ -31,7 +31,7 @@ def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
 
 @contextlib.contextmanager
 def _without_stack_traces() -> Iterator[None]:
-    """Nodes do not note which line made them: nobody reads it here, and it takes a sixth of an export.
+    """Nodes do not note which line made them: nobody reads it here, and it takes a tenth of an export.
 
     PyTorch that does not know the switch yet notes it all the same.
     """

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from snp.fit.tuning.matching import feature_error
 from snp.graph.batches import Batch
 
 __all__ = ["FeatureTap", "Place", "common_features"]
@@ -43,22 +44,25 @@ def common_features(dense: nn.Module, small: nn.Module, batch: Batch) -> Place |
         small: the pruned network, likewise.
         batch: a few samples on their device.
     """
-    before, after = _outputs(dense, batch), _outputs(small, batch)
-    alike = [place for place, values in before.items() if _is_alike(values, after.get(place))]
-    with_positions = [place for place in alike if before[place].ndim > 2]
-    return next(reversed(with_positions or alike), None)
+    before, after = _shapes(dense, batch), _shapes(small, batch)
+    alike = [place for place, shape in before.items() if after.get(place) == shape]
+    # The last one with positions first.
+    ordered = sorted(reversed(alike), key=lambda place: len(before[place]) <= 2)
+    return next((place for place in ordered if _differ_by(dense, small, place, batch) <= _ALIKE), None)
 
 
-def _is_alike(dense: Tensor, small: Tensor | None) -> bool:
-    if small is None or small.shape != dense.shape:
-        return False
-    wanted, found = dense.double(), small.double()
-    return bool((found - wanted).square().sum() <= _ALIKE * wanted.square().sum())
+def _differ_by(dense: nn.Module, small: nn.Module, place: Place, batch: Batch) -> float:
+    """Of features, as tuning compares them."""
+    with torch.no_grad(), FeatureTap(dense, place) as wanted, FeatureTap(small, place) as found:
+        features = [tap.run(batch)[1] for tap in (wanted, found)]
+    assert features[0] is not None
+    assert features[1] is not None
+    return float(feature_error(features[0], features[1], batch))
 
 
-def _outputs(model: nn.Module, batch: Batch) -> dict[Place, Tensor]:
-    """Of modules, in the order in which they are made, up to the last layer with a weight."""
-    found: dict[Place, Tensor] = {}
+def _shapes(model: nn.Module, batch: Batch) -> dict[Place, tuple[int, ...]]:
+    """Outputs of modules in the order in which they are made, up to the last layer with a weight."""
+    found: dict[Place, tuple[int, ...]] = {}
     calls: dict[str, int] = {}
     before_last = 0
 
@@ -70,7 +74,7 @@ def _outputs(model: nn.Module, batch: Batch) -> dict[Place, Tensor]:
         place = Place(name, calls.get(name, 0))
         calls[name] = place.call + 1
         if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
-            found[place] = output.clone()  # what comes next may write over it
+            found[place] = tuple(output.shape)
 
     with torch.no_grad(), ExitStack() as hooks:
         for name, module in model.named_modules():
