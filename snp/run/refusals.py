@@ -9,13 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snp.fit.tuning import refuse_few_to_tune
+from snp.run.training.recipe import TrainingRecipe
+from snp.settings import PruneSettings
+
 __all__ = [
+    "refuse_best",
     "refuse_few",
     "refuse_precision",
     "refuse_processes",
     "refuse_replacing",
     "refuse_seed",
     "refuse_strangers",
+    "refuse_untunable",
     "refuse_unwritable",
 ]
 
@@ -156,6 +162,26 @@ def refuse_few(num_processes: int, num_samples: int, num_repeats: int) -> None:
             f"calibration.samples={num_samples}: only {num_samples - num_repeats} of them differ, and each of the "
             f"{num_processes} processes of the trainer needs a sample; ask for more samples, or start fewer processes"
         )
+
+
+def refuse_untunable(settings: PruneSettings, num_samples: int) -> None:
+    """Some calibration samples can be held back to judge a tuned network by.
+
+    Raises:
+        ValueError: it will be tuned, and there are too few.
+    """
+    if settings.takes_steps:
+        refuse_few_to_tune(num_samples)
+
+
+def refuse_best(recipe: TrainingRecipe, *, validates: bool) -> None:
+    """An epoch is only kept for being the best where all of them are validated.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if recipe.epochs and recipe.keep == "best" and not validates:
+        raise ValueError(f"{recipe.where}.keep=best needs validation samples: data.val_fraction above 0")
 
 
 def refuse_strangers(reads: str, holds: str) -> None:

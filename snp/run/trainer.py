@@ -23,6 +23,7 @@ from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardP
 from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
+from snp.run.refusals import refuse_best
 from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
@@ -108,8 +109,8 @@ class JobTrainer:
         """
         last = checkpoints.last if checkpoints else None
         validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
-        if recipe.keep == "best" and checkpoints and not validates:
-            raise ValueError(f"{recipe.where}.keep=best needs validation samples: data.val_fraction above 0")
+        if checkpoints:
+            refuse_best(recipe, validates=validates)
         going_on = f", going on from {last}" if last else ""
         log(f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{going_on}")
         metric = f"{recipe.where}/val_loss" if validates else None

@@ -225,6 +225,7 @@ def test_mistakes_leave_a_finished_run_alone(
         ("run_dir=/dev/null", ["run_dir=/dev/null"]),
         ("prune.reconstruct=tuned calibration.samples=15", ["prune.reconstruct=tuned", "16 or more", "found 15"]),
         ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
+        ("finetune.keep=best data.val_fraction=0", ["finetune.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
     ],
 )

@@ -63,14 +63,8 @@ class Checkpoints:
         ]
 
     def load_best(self, model: nn.Module) -> None:
-        """Give a network the weights of the epoch with the lowest validation loss.
-
-        Raises:
-            ValueError: nothing was validated.
-        """
+        """Give a network the weights of the epoch with the lowest validation loss; there is one."""
         path = self._path / "best.ckpt"
-        if not path.is_file():
-            raise ValueError(f"{self._stage}.keep=best needs validation samples: data.val_fraction above 0")
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         model.load_state_dict(
             {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
