@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.fx.config as tracing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.graph.labels import LabelSpace, compact
+from snp.graph.program import program_of
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.surgery.trial_cuts import confirm
@@ -477,3 +479,17 @@ def test_long_texts_cost_no_more_than_short_ones() -> None:
             groups.append([(group.name, group.num_units) for group in graph.groups])
     assert groups[0] == groups[1]
     assert seen[1] < 1.5 * seen[0]
+
+
+def test_an_export_leaves_pytorch_as_it_was() -> None:
+    """Nodes note no lines of code where PyTorch can do without, also not behind an export that failed."""
+    switch = "do_not_emit_stack_traces"
+    before = getattr(tracing, switch, None)
+    program = program_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU()).eval(), Batch.of(torch.ones(2, 3)))
+    assert getattr(tracing, switch, None) == before
+    made = [node for node in program.graph.nodes if node.op == "call_function"]
+    assert made
+    assert before is None or not any(node.stack_trace for node in made)
+    with pytest.raises(RuntimeError):
+        program_of(nn.Linear(3, 4), Batch.of(torch.ones(2, 5)))
+    assert getattr(tracing, switch, None) == before
