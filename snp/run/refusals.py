@@ -7,11 +7,10 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from snp.fit.tuning import refuse_few_to_tune
-from snp.run.training.recipe import TrainingRecipe
-from snp.settings import PruneSettings
+if TYPE_CHECKING:  # help and refusals of words come before torch is imported, which takes seconds
+    from snp.run.training.recipe import TrainingRecipe
 
 __all__ = [
     "refuse_best",
@@ -21,7 +20,6 @@ __all__ = [
     "refuse_replacing",
     "refuse_seed",
     "refuse_strangers",
-    "refuse_untunable",
     "refuse_unwritable",
 ]
 
@@ -162,16 +160,6 @@ def refuse_few(num_processes: int, num_samples: int, num_repeats: int) -> None:
             f"calibration.samples={num_samples}: only {num_samples - num_repeats} of them differ, and each of the "
             f"{num_processes} processes of the trainer needs a sample; ask for more samples, or start fewer processes"
         )
-
-
-def refuse_untunable(settings: PruneSettings, num_samples: int) -> None:
-    """Some calibration samples can be held back to judge a tuned network by.
-
-    Raises:
-        ValueError: it will be tuned, and there are too few.
-    """
-    if settings.takes_steps:
-        refuse_few_to_tune(num_samples)
 
 
 def refuse_best(recipe: TrainingRecipe, *, validates: bool) -> None:

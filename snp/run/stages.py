@@ -17,6 +17,7 @@ from snp.data.loading import SampleData
 from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.fit.calibration import objective_asked
+from snp.fit.tuning import refuse_few_to_tune
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import FEW, Samples
 from snp.measure.streamed import refuse_streaming
@@ -49,8 +50,7 @@ class Run:
         calibration: what is measured.
         dense: how the dense network is trained where its weights do not fit the data.
         finetune: how the pruned network is trained; 0 epochs skip it.
-        trainer: makes a Lightning trainer from further keywords.
-        logger: makes loggers from a folder and a plain config.
+        trainer, logger: make a Lightning trainer from further keywords, and loggers from a folder and a plain config.
         seed: of everything random.
         run_dir: where artefacts go.
         cache_dir: where dense weights and moments are looked for and left for other runs; None means ``run_dir``.
@@ -113,7 +113,8 @@ class Run:
         for sentence in self.facts["data"]["doubts"]:
             log(f"note: {sentence}")
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
-        refusals.refuse_untunable(self.prune, drawn)
+        if self.prune.takes_steps:
+            refuse_few_to_tune(drawn)
         refusals.refuse_best(self.finetune, validates="val" in self.facts["data"])
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
