@@ -325,7 +325,7 @@ STREAMED = ["calibration.streamed=true", "prune.trials=false"]
     [
         pytest.param([], id="defaults"),
         pytest.param(["prune.ordering=zca", "prune.cut=variance"], id="zca", marks=pytest.mark.rehearsal),
-        pytest.param(["prune.preset=paper"], id="paper"),
+        pytest.param(["prune.preset=paper"], id="paper", marks=pytest.mark.rehearsal),
     ],
 )
 def test_streamed_run_gives_the_plan_and_weights_of_the_usual_one(fit: list[str], folder: Path, tmp_path: Path) -> None:

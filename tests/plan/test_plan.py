@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def network(width: int = 8) -> nn.Module:
     return randomise(nn.Sequential(*layers))
 
 
+@cache
 def real_plan(width: int = 8) -> PruningPlan:
     model = network(width)
     (group,) = analyse(model, torch.randn(2, 3, 8, 8)).groups

@@ -312,6 +312,7 @@ def test_latency_budget_out_of_reach() -> None:
         snp.prune(wide(), [torch.randn(8, 3, 24, 24)], target_latency=0.0001, ordering="variance", cut="uniform")
 
 
+@pytest.mark.rehearsal
 def test_latency_of_a_run(tmp_path: Path) -> None:
     """Metrics, plan and page hold predicted and measured shares; a second run uses the layer times of the first.
 

@@ -196,6 +196,7 @@ def test_precision_is_that_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ", bfloat16, torch " in place
 
 
+@pytest.mark.rehearsal
 def test_a_run_asks_its_device(tmp_path: Path) -> None:
     """From the command line to the page: the number stands in plan and log, and its time among the stages."""
     run = run_here("prune.round_to=auto", "prune.preset=quick", "finetune.epochs=0", folder=tmp_path)
