@@ -57,7 +57,8 @@ def test_without_a_gpu_the_rehearsal_is_named(on_gpu: ModuleType, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "name", ["plain deit_small", *(pytest.param(name, marks=pytest.mark.rehearsal) for name in ("opt", "plain resnet50"))]
+    "name",
+    ["plain deit_small", *(pytest.param(name, marks=pytest.mark.rehearsal) for name in ("opt", "plain resnet50"))],
 )
 def test_jobs_on_another_device(name: str, on_gpu: ModuleType) -> None:
     """The networks lie on the device, images come from main memory, and the facts of the table are there."""
