@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit, tune
 from snp.graph.batches import device_of
 from snp.graph.input_forms import forms_of
-from snp.graph.wrappers import alike, evaluated, evaluated_copy
+from snp.graph.wrappers import alike, evaluated, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import GivenSamples
 from snp.measure.streamed import refuse_streaming
@@ -28,11 +28,11 @@ from snp.plan.progress import Progress
 from snp.pruning import PruneResult, decide
 from snp.saving import load, save
 from snp.settings import PruneSettings
-from snp.speed.kept_times import user_table
+from snp.speed.device_rounding import with_rounding_of
 from snp.speed.layer_times import measure_table, measured_share
-from snp.speed.multiples import Place, precision_of, with_measured_rounding
 from snp.speed.passes import Conditions, autocast_of
 from snp.surgery import inspection
+from snp.surgery.moved_buffers import with_given_buffers
 from snp.surgery.subject import Subject, subject_of
 
 __all__ = ["inspect", "load", "prune", "prune_streamed", "save"]
@@ -65,10 +65,9 @@ def prune(
         ValueError: an option, the batches or the budget do not fit.
         SelfCheckError: the small network does not compute what it should (never expected).
     """
-    settings = replace(settings or PruneSettings(), **options)
-    _refuse_dry_run(settings)
+    settings = _asked(settings, options)
     autocast = autocast_of(device_of(model))
-    with plain_arithmetic():
+    with plain_arithmetic(), torch.random.fork_rng(devices=[]):  # layers that are made anew are drawn at random
         return _pruned(model, batches, settings, Progress(shows=progress), autocast)
 
 
@@ -81,7 +80,9 @@ def _pruned(
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
     result = _carried_out(subject, given, settings, stages, autocast)
-    return replace(result, model=alike(result.model, model))
+    buffers = dict(unwrapped(model).named_buffers())
+    small = with_given_buffers(result.model, subject.model, buffers, result.plan)
+    return replace(result, model=alike(small, model))
 
 
 def _carried_out(
@@ -93,12 +94,13 @@ def _carried_out(
     folder: Path | None = None,
 ) -> PruneResult:
     """Everything that follows the analysis; with a folder for moments, block by block."""
-    settings, found = _rounded(subject, settings, stages, autocast)
+    conditions = Conditions(settings.latency_batch, settings.latency_threads, autocast)
+    settings, found = with_rounding_of(subject, settings, conditions, stages)
     measured = calibrate(subject, given, settings, stages, folder)
     example, table = given.few[0].beside(subject.model), None
     if settings.target.is_timed:
         with stages.stage("time layers"):
-            table = measure_table(subject, example, _conditions(settings, autocast))
+            table = measure_table(subject, example, conditions)
     with stages.stage("choose units", len(subject.groups)):
         measured = in_stream_bases(measured, settings)
         subject, problem = prepare(measured, settings, table, stages)
@@ -146,41 +148,28 @@ def prune_streamed(
     Raises:
         ValueError: the settings need the network as a whole, it has no blocks, or blocks cannot visit the device.
     """
-    settings = replace(settings or PruneSettings(), **options)
-    _refuse_dry_run(settings)
+    settings = _asked(settings, options)
     refuse_streaming(settings)
     visited = None if device is None else visited_device(device_of(model), device)
     stages, autocast = Progress(shows=progress), autocast_of(visited or device_of(model))
-    with plain_arithmetic(), evaluated(model) as dense, tempfile.TemporaryDirectory() as folder:
+    buffers = {name: buffer.clone() for name, buffer in unwrapped(model).named_buffers()}
+    with plain_arithmetic(), torch.random.fork_rng([]), evaluated(model) as dense, TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
             subject = subject_of(dense, given.few[0].beside(dense).example(), settings)
             subject = subject.in_blocks(visited)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
         result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
-    return replace(result, model=alike(result.model, model))
+        small = with_given_buffers(result.model, subject.model, buffers, result.plan)
+    return replace(result, model=alike(small, model))
 
 
-def _rounded(
-    subject: Subject, settings: PruneSettings, stages: Progress, autocast: torch.dtype | None
-) -> tuple[PruneSettings, dict[str, Any]]:
-    """The settings with numbers for ``round_to="auto"``, asked of the device that the network is on."""
-    if settings.round_to != "auto":
-        return settings, {}
-    with stages.stage("ask for multiples"):
-        precision, conditions = autocast or precision_of(subject.model), _conditions(settings, autocast)
-        place = Place(subject.device, precision, conditions.batch, conditions.threads, user_table())
-        return with_measured_rounding(settings, subject, subject.example, place)
-
-
-def _conditions(settings: PruneSettings, autocast: torch.dtype | None) -> Conditions:
-    """How passes are timed, in the precision of the caller."""
-    return Conditions(settings.latency_batch, settings.latency_threads, autocast)
-
-
-def _refuse_dry_run(settings: PruneSettings) -> None:
-    if settings.dry_run:
+def _asked(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
+    """All settings of a prune."""
+    asked = replace(settings or PruneSettings(), **options)
+    if asked.dry_run:
         raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
+    return asked
 
 
 def inspect(
@@ -197,4 +186,5 @@ def inspect(
     Returns:
         The facts; ``print`` shows them as a table.
     """
-    return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))
+    with torch.random.fork_rng(devices=[]):
+        return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))

@@ -13,7 +13,7 @@ from torch import nn
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
 from snp.graph.plain_weights import plain_for
-from snp.graph.wrappers import unwrapped
+from snp.graph.wrappers import evaluated
 from snp.measure.outputs import first_tensor
 from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
@@ -44,7 +44,8 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     plan = result.plan.with_recipe(recipe or result.plan.recipe)
     plan.save(target / "plan.json")
     if plan.recipe is None and plan.inputs and _num_parameters(result.model) <= _MOST_PARAMETERS:
-        _keep_recipe(result.model, plan, target)
+        with torch.random.fork_rng(devices=[]):
+            _keep_recipe(result.model, plan, target)
 
 
 def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:
@@ -70,8 +71,9 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         from snp.models import rebuild  # not needed by those who bring their own model
 
         model = rebuild(plan.recipe)
-    # Attention and norms were written in plain layers where dimensions of them were asked for.
-    small = in_stock_form(cut(plain_for(unwrapped(model), plan.settings.get("structures", ())), plan), plan)
+    # Attention and norms were written in plain layers where dimensions of them were asked for, which are drawn first.
+    with evaluated(model) as dense, torch.random.fork_rng(devices=[]):
+        small = in_stock_form(cut(plain_for(dense, plan.settings.get("structures", ())), plan), plan)
     if is_built:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)

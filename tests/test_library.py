@@ -91,6 +91,20 @@ def test_global_random_state_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_random_state_is_left_alone_where_layers_are_made_anew(tmp_path: Path) -> None:
+    """Attention is written in plain layers for cuts in it, and those are drawn at random before they get weights."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1, enable_nested_tensor=False
+    )
+    batch, before = torch.randn(8, 5, 16), torch.get_rng_state()
+    options = {"structures": ("ffn", "vo"), "target_units": 0.5}
+    snp.inspect(model, batch, structures=("ffn", "vo"))
+    snp.save(snp.prune(model, [batch], progress=False, **options), tmp_path)
+    snp.load(tmp_path, model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_every_form_of_batches_gives_the_same_plan() -> None:
     """Tensors, pairs with labels, lists, generators and loaders are the same samples."""
     model, batch = case("cnn")

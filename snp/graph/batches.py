@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snp.graph.nests import mapped_with_places, placed
+
 __all__ = ["Batch", "device_of"]
 
 
@@ -22,7 +24,7 @@ class Batch:
     Attributes:
         args: positional arguments; tensors among them have the samples along their first dimension.
         kwargs: keyword arguments, likewise.
-        shared: places (:func:`torch.utils._pytree.keystr` in ``(args, kwargs)``) of tensors that belong to all samples
+        shared: places (:func:`snp.graph.nests.placed` in ``(args, kwargs)``) of tensors that belong to all samples
             alike, such as a grid or a table; they stay whole where samples are picked.
     """
 
@@ -76,8 +78,7 @@ class Batch:
     @property
     def places(self) -> list[tuple[str, Any]]:
         """Every value with its place."""
-        found, _ = pytree.tree_flatten_with_path((self.args, dict(self.kwargs)))
-        return [(pytree.keystr(path), value) for path, value in found]
+        return placed((self.args, dict(self.kwargs)))
 
     @property
     def leaves(self) -> list[Any]:
@@ -96,11 +97,11 @@ class Batch:
     def _picked(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same with every tensor changed that has samples along its first dimension."""
 
-        def pick(path: Any, value: Any) -> Any:
-            is_one_per_sample = isinstance(value, Tensor) and value.ndim > 0 and pytree.keystr(path) not in self.shared
+        def pick(place: str, value: Any) -> Any:
+            is_one_per_sample = isinstance(value, Tensor) and value.ndim > 0 and place not in self.shared
             return change(value) if is_one_per_sample else value
 
-        args, kwargs = pytree.tree_map_with_path(pick, (self.args, dict(self.kwargs)))
+        args, kwargs = mapped_with_places(pick, (self.args, dict(self.kwargs)))
         return Batch(args, kwargs, self.shared)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -149,13 +150,13 @@ class Batch:
         """All samples in one batch; shared tensors and values that are none (switches) are the first batch's."""
         first = batches[0]
 
-        def join(path: Any, *values: Any) -> Any:
-            joins = isinstance(values[0], Tensor) and values[0].ndim > 0 and pytree.keystr(path) not in first.shared
+        def join(place: str, *values: Any) -> Any:
+            joins = isinstance(values[0], Tensor) and values[0].ndim > 0 and place not in first.shared
             return torch.cat(values) if joins else values[0]
 
         # Mappings may name their entries in another order each.
         parts = [(batch.args, {key: batch.kwargs[key] for key in first.kwargs}) for batch in batches]
-        args, kwargs = pytree.tree_map_with_path(join, *parts)
+        args, kwargs = mapped_with_places(join, *parts)
         return Batch(args, kwargs, first.shared)
 
     def counted(self, shape: Sequence[int]) -> Tensor | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snp.graph.copies import copied
 
@@ -42,14 +42,26 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
-    """The network itself in evaluation mode, and in the modes that its modules were in behind the ``with`` block."""
+    """The network itself in evaluation mode, and as it was behind the ``with`` block: its modes, and its buffers."""
     inner = unwrapped(model)
     modes = [(module, module.training) for module in inner.modules()]
+    buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _own_buffers(inner)]
     try:
         yield inner.eval()
     finally:
         for module, mode in modes:
             module.training = mode
+        for module, name, buffer, value in buffers:
+            if getattr(module, name) is not buffer:
+                setattr(module, name, buffer)
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def _own_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            yield module, name, buffer
 
 
 @contextmanager

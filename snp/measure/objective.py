@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
+from snp.graph.nests import placed
 
 __all__ = ["Objective", "Output", "floating", "named_outputs", "without_padding"]
 
@@ -163,9 +164,10 @@ def without_padding(values: Tensor, batch: Batch) -> Tensor:
 
 def named_outputs(output: Any) -> list[tuple[str, Tensor]]:
     """Floating tensors of an output and where they are in it."""
-    paths, _ = pytree.tree_flatten_with_path(output)
-    floating = [(path, leaf) for path, leaf in paths if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    return [(f"output{pytree.keystr(path)}" if path else "the output", leaf) for path, leaf in floating]
+    floating = [
+        (place, leaf) for place, leaf in placed(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+    return [(f"output{place}" if place else "the output", leaf) for place, leaf in floating]
 
 
 def _shape(leaves: Sequence[Tensor], place: int) -> tuple[int, ...] | None:

@@ -22,7 +22,7 @@ __all__ = ["TOLERANCE", "met_again", "use_up"]
 
 # What is reached lies between the share asked for and this much less.
 TOLERANCE = 0.01
-_NO_DAMAGE = 1e-9  # avoided per share of the cost: units that do nothing
+_NO_DAMAGE = 1e-9  # in nats, or avoided per share of the cost: units that do nothing
 _MOST_EXCHANGED = 5  # groups
 _MOST_COMBINATIONS = 4096
 
@@ -33,8 +33,9 @@ def use_up(problem: Problem, selection: Selection) -> Selection:
     A level shared by all groups moves many units at once, in multiples of ``round_to``. Where damages were measured,
     what that leaves is spent in such steps, the one first that avoids most damage per cost. Where more than one percent
     is left unspent, groups are raised step by step in any case; in single units where rounded steps do not fit; and at
-    last a group gives way to others. A network that is faster than asked for is not refused: what is measured of it
-    will differ tomorrow. Targets that are no budgets are left as they are.
+    last a group gives way to others, unless that does damage where a smaller network does none. One that is
+    faster than asked for is not refused: what is measured of it will differ tomorrow. Targets that are no budgets are
+    left as they are.
 
     Args:
         problem: knows costs, and what is asked for.
@@ -52,14 +53,17 @@ def use_up(problem: Problem, selection: Selection) -> Selection:
         problem.costs.share_of(target),
         target.share,
     )
-    kept = selection.kept
-    if all(choice.damage is not None for choice in selection.choices):
+    kept, is_measured = selection.kept, all(choice.damage is not None for choice in selection.choices)
+    if is_measured:
         kept = filler.filled(kept, target.rounding, least=_NO_DAMAGE)
     for rounding in (target.rounding, replace(target.rounding, multiple=1)):
         if not filler.is_met(kept):
             kept = filler.filled(kept, rounding)
     if not filler.is_met(kept):
-        kept = filler.exchanged(kept)
+        exchanged = filler.exchanged(kept)
+        if is_measured and filler.damage(kept) <= _NO_DAMAGE < filler.damage(exchanged):
+            return selection.with_kept(kept)  # smaller than asked for, and as good as the dense network
+        kept = exchanged
     if not filler.is_met(kept) and not target.is_timed:
         raise ValueError(_refusal(target, filler.share(kept)))
     return selection.with_kept(kept)

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snp.graph.grouped_kernels import contracted, expanded, without_columns
+from snp.graph.grouped_kernels import contracted, expanded
 from snp.graph.heads import AttentionLayer
 from snp.graph.units import Slice, module_of
 from snp.plan.plan import PruningPlan
 from snp.surgery.attention_fused import pick_places, resize
+from snp.surgery.kept_parts import removed_of, without
 from snp.surgery.module_sizes import recount, refresh
 from snp.surgery.passing import without_blocks, zeroed_writers
 
-__all__ = ["cut", "masked_weights", "named_tensors", "silent_rows", "with_weights"]
+__all__ = ["cut", "masked_weights", "named_tensors", "put", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -106,20 +107,16 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
         )
     memo: dict[int, Any] = {id(tensor): tensor for tensor in named_tensors(model).values()} if share else {}
     small = copy.deepcopy(model, memo)
-    keep: dict[str, dict[int, Tensor]] = {}
-    for (name, dim), indices in plan.removed().items():
-        if len(indices):
-            keep.setdefault(name, {})[dim] = indices
     tensors = named_tensors(small)
     replaced: dict[int, Tensor] = {}
     blocks = plan.blocks()
-    for name, dims in keep.items():
+    for name, dims in removed_of(plan).items():
         if name not in tensors:
             raise ValueError(f"the plan names {name}, which this model does not have: it was made for another model")
-        replaced[id(tensors[name])] = _without(tensors[name], dims, name, blocks)
+        replaced[id(tensors[name])] = without(tensors[name], dims, name, blocks)
     for name, tensor in tensors.items():
         if id(tensor) in replaced:
-            _put(small, name, replaced[id(tensor)])
+            put(small, name, replaced[id(tensor)])
     for module_name in {module_of(name) for name in tensors}:
         refresh(small.get_submodule(module_name))
     _recount(small, plan)
@@ -171,27 +168,8 @@ def _tensors_of_layer(model: nn.Module, weight: str) -> list[Tensor]:
     return [tensors[name] for name in (weight, bias) if name in tensors]
 
 
-def _without(
-    tensor: Tensor, dims: Mapping[int, Tensor], name: str, num_blocks: Mapping[tuple[str, int], int]
-) -> Tensor:
-    value = tensor.detach()
-    # Columns first: where the rows of a block end is known as long as no row is gone.
-    for dim, removed in sorted(dims.items(), reverse=True):
-        blocks = num_blocks.get((name, dim), 1)
-        if dim >= value.ndim or int(removed.max()) >= value.shape[dim] * blocks:
-            raise ValueError(f"the plan does not fit {name} of shape {tuple(tensor.shape)}: made for another model")
-        if blocks > 1:
-            value = without_columns(value, removed, blocks)
-            continue
-        is_kept = torch.ones(value.shape[dim], dtype=torch.bool)
-        is_kept[removed] = False
-        value = value.index_select(dim, is_kept.nonzero().flatten().to(value.device))
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
-    return value
-
-
-def _put(model: nn.Module, name: str, value: Tensor) -> None:
+def put(model: nn.Module, name: str, value: Tensor) -> None:
+    """Let a parameter or a buffer be another tensor."""
     module, leaf = model.get_submodule(module_of(name)), name.rpartition(".")[2]
     if isinstance(value, nn.Parameter):
         module.register_parameter(leaf, value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import snp
 from snp.core import cuts
 from snp.fit.preparation import problem_of
 from snp.measure.moments import MomentCollector
@@ -109,6 +110,23 @@ def test_what_is_met_already_stays(problems: dict[str, Problem]) -> None:
             reached = share(problem, counts(chosen), "macs")
             problem = replace(problem, target=replace(settings.target, share=reached))
         assert counts(use_up(problem, chosen)) == counts(chosen)
+
+
+def test_a_network_that_loses_nothing_is_not_exchanged_for_one_that_does() -> None:
+    """Copies alone go where that is less than the budget, though single units cost more than a percent of it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.GELU(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 5))
+    with torch.no_grad():
+        for layer, half in ((model[0], 16), (model[2], 12)):
+            for tensor in (layer.weight, layer.bias):
+                tensor[half:] = tensor[:half]
+    inputs = torch.randn(1024, 10)
+    result = snp.prune(model, [inputs], target_macs=0.37, progress=False)
+    first, second = (
+        set((choice.kept % half).tolist()) for choice, half in zip(result.plan.groups, (16, 12), strict=True)
+    )
+    assert (first, second) == ({*range(16)}, {*range(12)})
+    assert (result.model(inputs) - model(inputs)).abs().max() < 0.02 * model(inputs).abs().max()
 
 
 def test_rounding_is_kept_where_rounded_steps_fit() -> None:
