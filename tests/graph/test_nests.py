@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -73,9 +74,8 @@ def test_a_network_with_such_outputs_is_pruned() -> None:
 
 
 def test_a_network_of_diffusers_is_pruned_with_its_usual_output() -> None:
-    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
-    model = diffusers.UNet2DModel(
+    model = UNet2DModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
