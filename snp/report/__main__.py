@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 __all__ = ["main"]
@@ -28,13 +29,17 @@ def _written(options: argparse.Namespace) -> Path:
     from snp.report.compare import write_comparison
     from snp.report.fronts import draw_fronts
     from snp.report.page import write_report
+    from snp.report.record import is_run
     from snp.report.runs import read_runs
     from snp.report.summary import write_summary
 
-    if len(options.runs) == 1 and options.out is None and options.figures is None:
-        (folder,) = options.runs
-        is_run = any((folder / name).is_file() for name in ("metrics.json", "plan.json"))
-        return write_report(folder).with_suffix(".html") if is_run else write_summary(folder, options.title)[0]
+    is_alone = len(options.runs) == 1 and options.out is None and options.figures is None
+    if is_alone and is_run(options.runs[0]):
+        return write_report(options.runs[0]).with_suffix(".html")
+    if left_out := read_runs(options.runs).unfinished:
+        print(left_out, file=sys.stderr)
+    if is_alone:
+        return write_summary(options.runs[0], options.title)[0]
     page = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
     if options.figures is not None:
         draw_fronts(read_runs(options.runs), options.figures / "fronts.png")

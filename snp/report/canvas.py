@@ -101,6 +101,23 @@ def evenly_spaced(names: Sequence[str], count: int) -> list[str]:
     return [names[round(index * (len(names) - 1) / (count - 1))] for index in range(count)]
 
 
+def briefly(line: str, length: int) -> str:
+    """As many of a line's settings as fit, and how many more there are."""
+    first, *others = line.split(", ")
+    shown = first if len(first) <= length else first[: length - 1] + "…"
+    for number, setting in enumerate(others):
+        if len(shown) + len(setting) + 2 > length:
+            return f"{shown} and {len(others) - number} more"
+        shown += f", {setting}"
+    return shown
+
+
+def legend_names(lines: Sequence[str], length: int = 60) -> list[str]:
+    """Names that are no wider than a figure; where that leaves the same of several lines, with their numbers."""
+    shown = [briefly(line, length) for line in lines]
+    return [f"{name} ({place + 1})" if shown.count(name) > 1 else name for place, name in enumerate(shown)]
+
+
 def shorten(name: str, length: int) -> str:
     """Cut the front of a long module path: its end tells neighbours apart."""
     return name if len(name) <= length else "…" + name[-(length - 1) :]

@@ -30,6 +30,16 @@ def findings(record: Record) -> tuple[str, ...]:
     return tuple(sentence for look in _LOOKS for sentence in look(record))
 
 
+def _not_finished(record: Record) -> Iterator[str]:
+    asked = ((record.facts.get("config") or {}).get("finetune") or {}).get("epochs")
+    is_trained = not asked or any(name.startswith("finetuned/") for name in record.metrics)
+    if reached := record.reached or ("" if is_trained else "the small network before fine-tuning"):
+        yield (
+            f"This run is not finished: it got as far as {reached}. Its command goes on from there, started again for "
+            "the same folder (`hydra.run.dir=FOLDER`, or `hydra.sweep.dir=FOLDER` of a sweep)."
+        )
+
+
 def _lost(record: Record) -> Iterator[str]:
     metrics, score = record.metrics, score_of(record.metrics)
     best = better_stage(metrics)
@@ -168,6 +178,6 @@ def _inexact(record: Record) -> Iterator[str]:
 
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
-    _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _dear_time, _left_whole, _few_samples,
-    _few_tests, _inexact,
+    _not_finished, _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _dear_time, _left_whole,
+    _few_samples, _few_tests, _inexact,
 )  # fmt: skip

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from snp.report.canvas import CONTEXT, panels, save, write_csv
+from snp.report.canvas import CONTEXT, legend_names, panels, save, write_csv
 from snp.report.cells import Cell
 from snp.report.plots import PALETTE
 from snp.report.runs import COSTS, Runs
@@ -34,7 +34,7 @@ def draw_fronts(runs: Runs, path: str | Path) -> Path:
     axes[0].set_ylabel(AXES[runs.score], fontsize=8.5)
     # Below the panels, where it covers no point.
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
+    figure.legend(handles, legend_names(labels), loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
     return save(
         figure, path, "Score against cost; dashed: pruned, dash-dotted: tuned without labels, solid: fine-tuned"
     )

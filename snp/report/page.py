@@ -46,7 +46,7 @@ def write_report(run_dir: str | Path) -> Path:
         The path of `report.md`.
 
     Raises:
-        FileNotFoundError: The folder holds neither `metrics.json` nor `plan.json`.
+        FileNotFoundError: The folder holds neither `metrics.json` nor `plan.json` nor `run.json`.
         ValueError: One of the files cannot be read.
     """
     record = read_record(run_dir)

@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from snp.report.stages import number
+from snp.report.stages import SMALL, number
 
-__all__ = ["FOUND", "Layer", "Record", "read_json", "read_record"]
+__all__ = ["FOUND", "Layer", "Record", "is_run", "read_json", "read_record"]
 
 Curve = list[tuple[int, float]]
+
+_FILES = ("metrics.json", "plan.json", "run.json")
 
 # What the settings of a plan hold that nobody asked for: it was found.
 FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples"})
@@ -44,12 +46,14 @@ class Record:
         metrics: of `metrics.json`.
         plan: of `plan.json`.
         facts: of `run.json`.
+        reached: how far a run got that made no small network; empty where there is one, and for a plan alone.
     """
 
     folder: Path
     metrics: Mapping[str, Any]
     plan: Mapping[str, Any]
     facts: Mapping[str, Any]
+    reached: str = ""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -121,16 +125,21 @@ class Record:
         return found
 
 
+def is_run(folder: Path) -> bool:
+    """Is there anything to read?"""
+    return any((folder / name).is_file() for name in _FILES)
+
+
 def read_record(folder: str | Path) -> Record:
     """What a run folder holds.
 
     Raises:
-        FileNotFoundError: the folder holds neither `metrics.json` nor `plan.json`.
+        FileNotFoundError: the folder holds none of the three files.
         ValueError: one of the files cannot be read.
     """
     path = Path(folder)
-    metrics, plan, facts = (read_json(path / name) for name in ("metrics.json", "plan.json", "run.json"))
-    if not metrics and not plan:
+    metrics, plan, facts = (read_json(path / name) for name in _FILES)
+    if not metrics and not plan and not facts:
         raise FileNotFoundError(f"{path} holds neither metrics.json nor plan.json, so there is nothing to report.")
     # A run that stopped before measuring still knows the plan's own counts.
     counts = {
@@ -138,7 +147,14 @@ def read_record(folder: str | Path) -> Record:
         for measure in ("macs", "params")
         for state, count in (plan.get(measure) or {}).items()
     }
-    return Record(path, counts | metrics, plan, facts)
+    return Record(path, counts | metrics, plan, facts, _reached(metrics, plan, facts))
+
+
+def _reached(metrics: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    measured = {name.partition("/")[0] for name in metrics}
+    if not measured.isdisjoint(SMALL) or not (metrics or facts):
+        return ""
+    return "the plan" if plan else "the dense network" if "dense" in measured else "its start"
 
 
 def _curves(table: Path, place: str, value: str) -> dict[str, Curve]:

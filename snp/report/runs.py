@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.cells import Cell
+from snp.report.folders import run_folders
 from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import read_stages, score_of
 
@@ -27,9 +27,15 @@ _PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs in the order in which they were named."""
+    """Runs in the order in which they were named; those without a small network are left out."""
 
     records: tuple[Record, ...]
+    left_out: tuple[Record, ...] = ()
+
+    @property
+    def unfinished(self) -> str:
+        """Which ones are left out, and how far they got; empty where there are none."""
+        return f"Not finished: {_how_far(self.left_out)}" if self.left_out else ""
 
     @cached_property
     def names(self) -> dict[Path, str]:
@@ -137,33 +143,24 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
 
     Raises:
         FileNotFoundError: a folder holds no run.
-        ValueError: no folder was named, a file cannot be read, or runs are judged by different scores.
+        ValueError: no folder was named, a file cannot be read, no run has made a small network, or runs are judged by
+            different scores.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(Path(path))))
+    folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(Path(path))))
     if not folders:
         raise ValueError("name the folders of the runs to compare")
-    records = tuple(read_record(folder) for folder in folders)
+    found = [read_record(folder) for folder in folders]
+    records, left_out = (tuple(one for one in found if bool(one.reached) == is_out) for is_out in (False, True))
+    if not records:
+        raise ValueError(f"no run has got as far as a pruned network: {_how_far(left_out)}; start their command again")
     scores = {score_of(record.metrics) for record in records if read_stages(record.metrics)}
     if len(scores) > 1:
         raise ValueError("runs judged by accuracy and runs judged by perplexity do not stand on one page")
-    return Runs(records)
+    return Runs(records, left_out)
 
 
-def _run_folders(path: Path) -> list[Path]:
-    if (path / "metrics.json").is_file() or (path / "plan.json").is_file():
-        return [path]
-    found = sorted(
-        {file.parent for file in path.glob("*/metrics.json")} | {f.parent for f in path.glob("*/*/metrics.json")}
-    )
-    if not found:
-        raise FileNotFoundError(f"{path} is no run folder, and holds none: there is no metrics.json in it")
-    return sorted(found, key=lambda folder: [_natural(part) for part in folder.parts])
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers in a name count as numbers: 2_zca stands before 10_zca."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+def _how_far(records: Iterable[Record]) -> str:
+    return ", ".join(f"`{record.folder.name}` (got as far as {record.reached})" for record in records)
 
 
 def _target(record: Record) -> str:

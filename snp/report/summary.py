@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from snp.report.answer import EVERYWHERE, Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
-from snp.report.canvas import CONTEXT, TEXT, drawing, panels, save, write_csv
+from snp.report.canvas import CONTEXT, TEXT, briefly, drawing, legend_names, panels, save, write_csv
 from snp.report.compare import subjects, write_comparison
-from snp.report.document import Figure, Section, Text
+from snp.report.document import Figure as Drawn
+from snp.report.document import Section, Text
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
 from snp.report.stages import STAGE_WORDS, STAGES
@@ -23,6 +26,9 @@ __all__ = ["write_summary"]
 _NUMBERS = ("macs", "params")
 _HUES = ("#2a6f97", "#c8553d", "#5b8e7d", "#8a6fb0", "#d4a017", "#3d405b", "#a44a3f", "#7f8c8d", "#bc6c25")
 _ASIDE = 0.012  # of the axis, between lines: bars at the very same place would hide each other
+_LETTERS = 85  # of a legend that fit side by side below a panel
+# Lines of a legend for which there is room below a panel and inside of one, and the height of another, inches.
+_ROWS, _ROWS_INSIDE, _ROW = 3, 15, 0.15
 _ALONG = {
     "target_macs": "share of the MACs that was asked for",
     "target_params": "share of the parameters that was asked for",
@@ -75,8 +81,9 @@ def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
 
 def _section(answer: Answer) -> Section:
     """The figure, and who is ahead."""
+    height = 3.4 + _ROW * max(0, len(answer.lines) - _ROWS_INSIDE)
     drawn = tuple(
-        drawing(lambda axis, stage=stage: _draw(axis, answer, stage, has_legend=True), width=4.6, height=3.4)  # type: ignore[misc]
+        drawing(lambda axis, stage=stage: _draw(axis, answer, stage, has_legend=True), width=4.6, height=height)  # type: ignore[misc]
         for stage in answer.stages
     )
     last = list(answer.stages)[-1]
@@ -86,7 +93,7 @@ def _section(answer: Answer) -> Section:
         "counts as decided where the same setting is ahead in every one of at least three seeds; all else is noise "
         "until more seeds say so."
     )
-    blocks = (Figure(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
+    blocks = (Drawn(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
     return Section("The answer", blocks)
 
 
@@ -98,7 +105,8 @@ def _sentences(answer: Answer) -> list[str]:
     for lead in leads(answer, stage):
         place = answer.along if lead.place == EVERYWHERE else f"{answer.along}={lead.place}"
         seeds = f"ahead in {lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
-        found.append(f"{stage}, {place}: best {lead.best}, {lead.lead:.2f} before {lead.other}, {seeds}")
+        best, other = (briefly(line, 100) for line in (lead.best, lead.other))
+        found.append(f"{stage}, {place}: best {best}, {lead.lead:.2f} before {other}, {seeds}")
     return found
 
 
@@ -108,16 +116,23 @@ def _draw_answer(answer: Answer, subject: str, path: Path) -> None:
     for axis, stage in zip(axes, answer.stages, strict=True):
         _draw(axis, answer, stage)
     if len(answer.lines) > 1:
-        handles, labels = axes[0].get_legend_handles_labels()
-        title = _common_name(answer)
-        shown = [_shown(label, title) for label in labels]
-        # Below the panels, where it covers no point.
-        place: Any = {"loc": "outside lower center", "ncols": min(5, len(shown)), "fontsize": 7.5, "frameon": False}
-        figure.legend(handles, shown, title=title, title_fontsize=7.5, **place)
+        _name_lines(figure, axes[0], answer)
     # Two lines: a single panel is narrow.
     save(figure, path, f"{subject}\n{_title(answer)}")
     rows = [(stage, *row) for stage, points in answer.stages.items() for row in rows_of(points, answer.order)]
     write_csv(path, ("stage", "line", answer.along, "mean", "smallest", "largest", "runs"), rows)
+
+
+def _name_lines(figure: Figure, axis: Axes, answer: Answer) -> None:
+    """The legend below the panels, where it covers no point, in as many columns as there is room for."""
+    handles, labels = axis.get_legend_handles_labels()
+    title = _common_name(answer)
+    shown = _shown(labels, title)
+    num_columns = max(1, min(5, len(shown), int(_LETTERS * len(answer.stages) / (max(map(len, shown)) + 6))))
+    more = max(0, math.ceil(len(shown) / num_columns) - _ROWS)
+    figure.set_figheight(figure.get_figheight() + more * _ROW)
+    place: Any = {"loc": "outside lower center", "ncols": num_columns, "fontsize": 7.5, "frameon": False}
+    figure.legend(handles, shown, title=title, title_fontsize=7.5, **place)
 
 
 def _title(answer: Answer) -> str:
@@ -135,8 +150,8 @@ def _common_name(answer: Answer) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _shown(line: str, name: str | None) -> str:
-    return line.removeprefix(f"{name}=") if name else line
+def _shown(lines: Sequence[str], name: str | None) -> list[str]:
+    return legend_names([line.removeprefix(f"{name}=") if name else line for line in lines])
 
 
 def _draw(axis: Axes, answer: Answer, stage: str, has_legend: bool = False) -> None:
@@ -167,7 +182,7 @@ def _draw(axis: Axes, answer: Answer, stage: str, has_legend: bool = False) -> N
     if has_legend and len(lines) > 1:
         name = _common_name(answer)
         handles, labels = axis.get_legend_handles_labels()
-        axis.legend(handles, [_shown(label, name) for label in labels], title=name, fontsize=7, title_fontsize=7)
+        axis.legend(handles, _shown(labels, name), title=name, fontsize=7, title_fontsize=7)
 
 
 def _draw_line(

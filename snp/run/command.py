@@ -12,15 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snp.run.errors import command_line, guarded
+from snp.run.errors import command_line, guarded, say
 from snp.run.help import help_text, inspect_text
 from snp.run.options import asked_name, configuration, objective, question, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
+from snp.run.sweep import Sweep
 
 __all__ = ["run"]
 
 _HELP, _SWEEP = ("--help", "-h"), ("-m", "--multirun")
+# Runs that are known beforehand, one after the other in this process.
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run(words: Sequence[str] | None = None, program: str = "python run.py") -> None:
@@ -56,38 +60,54 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
 
     OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("asked", lambda words: asked_name(words, given), replace=True)
-    sweeps: dict[str, str] = {}
+    sweep = Sweep()
 
     @guarded
     def task(config: Any) -> Any:
         sys.argv = before
         try:
-            return _run(config, sweeps)
+            return _run(config, sweep)
         except Stopped as told:
             told.go_on = _again()
             raise
+        except Exception as error:
+            if not _fails_alone(error, sweep):
+                raise
 
     composed = hydra.main(version_base="1.3", config_path=str(configuration()), config_name="config")(task)
     sys.argv = [before[0], *given]
-    with command_line(HydraException):
+    with sweep.concluded(), command_line(HydraException):
         composed()
-    for folder, asked in sweeps.items():
-        guarded(_summarise)(folder, asked)
 
 
-def _summarise(folder: str, asked: str) -> None:
-    from snp.report.summary import write_summary
+def _fails_alone(error: Exception, sweep: Sweep) -> bool:
+    """Note what failed in a sweep; does Hydra start the run behind it?
 
-    page, sentences = write_summary(folder, asked)
-    print("\n".join([*(["", asked] if asked else []), *sentences, f"Summary of all runs: {page}"]), flush=True)
+    It does in a grid worked off in this process, and only where the failed run returns instead of ending the process.
+    Errors that are not a user's are raised: Hydra keeps them until all runs are through, and shows them then.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    config = HydraConfig.get()
+    if config.mode != RunMode.MULTIRUN:
+        return False
+    told = sweep.note(error, Path(config.runtime.output_dir).name)
+    if config.sweeper.get("_target_") != _GRID:
+        return False
+    sweep.go_on = _again()
+    if told is None or config.launcher.get("_target_") != _HERE:
+        return False
+    say(told)
+    return True
 
 
-def _run(config: Any, sweeps: dict[str, str]) -> Any:
+def _run(config: Any, sweep: Sweep) -> Any:
     """One composed configuration; the root's target is :func:`snp.run.pipeline.run`.
 
     Args:
         config: all options.
-        sweeps: gets the folder of the sweep that the run is part of, and the question that it asks.
+        sweep: gets the folder of the sweep that the run is part of, and the question that it asks, once it finished.
 
     Returns:
         What a sweeper optimises: the numbers that ``optimise`` names, else the last stage's validation score.
@@ -100,15 +120,18 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
     with open_dict(config):
         optimised = config.pop("optimise", None)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    folder = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)
     if is_multirun:
-        asked = HydraConfig.get().runtime.choices.get("experiment")
-        folder = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)
-        sweeps[str(folder)] = question(asked) if asked else ""
         # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
         config.cache_dir = config.cache_dir or str(folder / "shared")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
-    return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
+    if not found:  # a dry run leaves nothing to compare
+        return None
+    if is_multirun:
+        asked = HydraConfig.get().runtime.choices.get("experiment")
+        sweep.questions[str(folder)] = question(asked) if asked else ""
+    return objective(found, [str(name) for name in optimised] if optimised else None)
 
 
 def _is_first() -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-__all__ = ["command_line", "guarded"]
+__all__ = ["command_line", "guarded", "mistake", "say"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,14 +29,24 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            mistake = next((cause for cause in _causes(error) if _is_mistake(cause)), None)
-            if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if (told := mistake(error)) is None:
                 raise
-            sys.stdout.flush()
-            print(f"error: {_one_line(mistake)}", file=sys.stderr, flush=True)
+            say(told)
             sys.exit(2)
 
     return inner
+
+
+def mistake(error: Exception) -> str | None:
+    """The sentence for a user who made a mistake; None for other errors, and for all that are wanted in full."""
+    found = next((cause for cause in _causes(error) if _is_mistake(cause)), None)
+    return None if found is None or os.environ.get("HYDRA_FULL_ERROR") == "1" else _one_line(found)
+
+
+def say(told: str) -> None:
+    """What went wrong, on standard error, behind all that was printed before."""
+    sys.stdout.flush()
+    print(f"error: {told}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -106,6 +106,13 @@ class RunFolder:
         return found
 
     @rank_zero_only
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Say whose numbers these will be, where no plan is here that says it of an earlier run's."""
+        if not (self.path / "plan.json").exists():
+            self._keeps_earlier = False
+            self.write_facts(facts)
+
+    @rank_zero_only
     def begin_results(self) -> None:
         """Remove what an earlier run in this folder made from its plan; until here a mistake leaves it as it was."""
         for pattern in _RESULTS:

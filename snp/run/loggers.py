@@ -140,11 +140,11 @@ def _say(sentence: str) -> None:
 
 
 @rank_zero_only
-def close_loggers(loggers: Sequence[Logger]) -> None:
-    """Finish the W&B run, so that the next run in this process gets its own."""
+def close_loggers(loggers: Sequence[Logger], *, has_failed: bool = False) -> None:
+    """Finish the W&B run, so that the next run in this process gets its own; one that failed may not have begun."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+        if isinstance(logger, WandbLogger) and not (has_failed and logger._experiment is None):
+            logger.experiment.finish(exit_code=int(has_failed))
 
 
 def quiet_libraries() -> None:

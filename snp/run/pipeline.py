@@ -52,11 +52,16 @@ def run(**settings: Any) -> dict[str, Any]:
         except Stopped:
             job.lightning.end_processes()
             raise
+        except Exception:
+            if job.is_multirun:  # the next run would write into this one's
+                close_loggers(job.loggers, has_failed=True)
+            raise
 
 
 def _stages(job: Run) -> dict[str, Any]:
     """One after the other; those that an earlier start of this run finished are taken as they are."""
     prepared = job.dense_network()
+    job.folder.begin(job.facts)
     train_dense(job, prepared)
     job.score_dense(prepared)
     small = network_left(job, prepared)

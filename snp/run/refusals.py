@@ -65,12 +65,14 @@ def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:
     """Results that are there were made by the same settings: nobody's weights go because a folder was named twice.
 
     Args:
-        folder: of the run; ``run.json`` in it says by which settings a plan was made.
+        folder: of the run; beside a plan ``run.json`` says by which settings that was made.
         config: of this run, as it is written there.
 
     Raises:
         ValueError: they were made by others.
     """
+    if not (folder / "plan.json").exists():  # it ended before there were results
+        return
     try:
         earlier = json.loads((folder / "run.json").read_text())["config"]
     except (OSError, ValueError, KeyError):

@@ -1,11 +1,11 @@
-"""Are the ticks of logarithmic axes the numbers at which they stand?"""
+"""Are the ticks of logarithmic axes the numbers at which they stand, and do names fit into a legend?"""
 
 import math
 
 import pytest
 from matplotlib.figure import Figure
 
-from snp.report.canvas import Powers
+from snp.report.canvas import Powers, legend_names
 
 _DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
@@ -35,3 +35,11 @@ def test_a_tick_says_where_it_stands(low: float, high: float) -> None:
     named = {place: number_of(text) for place, text in ticks if text}
     assert sum(low <= place <= high for place in named) > 1
     assert all(math.isclose(place, said, rel_tol=1e-9) for place, said in named.items()), named
+
+
+def test_names_of_a_legend() -> None:
+    """Whole settings as far as they fit and how many more; lines that then look the same have numbers."""
+    assert legend_names(["a=1, b=2"], 8) == ["a=1, b=2"]
+    assert legend_names(["a=1, b=2, c=3", "a=2, b=2, c=3"], 8) == ["a=1, b=2 and 1 more", "a=2, b=2 and 1 more"]
+    assert legend_names(["a=1, b=2, c=3", "a=1, b=2, c=4"], 8) == ["a=1, b=2 and 1 more (1)", "a=1, b=2 and 1 more (2)"]
+    assert legend_names(["abcdefghijk"], 8) == ["abcdefg…"]

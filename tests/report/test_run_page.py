@@ -274,3 +274,28 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
         assert (abs(pixels - colour).max(-1) < 0.02).sum() > 100
     ink = (pixels.mean(-1) < 0.5).mean(1)
     assert (ink > 0).mean() > 0.25
+
+
+def test_a_run_that_was_stopped_says_how_far_it_got(tmp_path: Path) -> None:
+    """Its page names network, data and seed, whether or not anything was measured; a plan alone was not stopped."""
+    facts: dict[str, Any] = {"model": "resnet50", "data": {"name": "flowers"}, "config": {"seed": 3}}
+    facts["config"] |= {"finetune": {"epochs": 2, "learning_rate": 0.03, "weight_decay": 0.0}}
+    stages = ({}, {"dense/acc1_percent": 90.0}, {"pruned/acc1_percent": 80.0}, {"finetuned/acc1_percent": 85.0})
+    places = ("its start", "the dense network", "the small network before fine-tuning")
+    for number, metrics in enumerate(stages):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(facts))
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        text = write_report(folder).read_text()
+        assert text.startswith("# Pruning report: resnet50 on flowers\n")
+        assert "| seed | 3 |" in text
+        said = re.findall(r"This run is not finished: it got as far as ([^.]+)\.", text)
+        assert said == [*places[number : number + 1]]
+    (tmp_path / "0" / "metrics.json").unlink()
+    assert "got as far as its start" in write_report(tmp_path / "0").read_text()
+    folder, _ = write_run(tmp_path / "saved", metrics={})
+    (folder / "metrics.json").unlink()
+    assert "not finished" not in write_report(folder).read_text()
+    (folder / "metrics.json").write_text('{"dense/acc1_percent": 90.0}')
+    assert "got as far as the plan" in write_report(folder).read_text()

@@ -109,3 +109,39 @@ def test_times_of_a_noisy_clock_are_not_told(tmp_path: Path) -> None:
     calm = noisy | {"latency/measured_share_low": 2.5, "latency/measured_share_high": 2.7}
     folder = swept(tmp_path / "calm", {("zca", 0.3, 0): 70.0, ("zca", 0.3, 1): 71.0}, **calm)
     assert read_runs([folder]).cells[0].share("latency").mean == pytest.approx(260)  # type: ignore[union-attr]
+
+
+def test_what_has_no_small_network_is_left_out_and_named(tmp_path: Path) -> None:
+    """Runs that stopped early spoil neither settings nor seeds; where all did, there is no page."""
+    folder = swept(tmp_path, {("zca", 0.3, 0): 70.0, ("zca", 0.3, 1): 71.0})
+    facts = {"model": "resnet18", "config": {"seed": 7, "finetune": {"epochs": 1}}}
+    for name, metrics in (("2_scored", {"dense/acc1_percent": 93.0, "dense/params": 100}), ("3_begun", None)):
+        (folder / name).mkdir()
+        (folder / name / "run.json").write_text(json.dumps(facts))
+        if metrics:
+            (folder / name / "metrics.json").write_text(json.dumps(metrics))
+    text = write_summary(folder)[0].read_text()
+    text = text[text.index("<main>") :]
+    assert "2 runs of resnet18; 1 setting, seeds 0, 1." in text
+    assert "Not finished: <code>2_scored</code> (got as far as the dense network), <code>3_begun</code> (got" in text
+    assert [row["seed"] for row in read_table(folder / "summary.csv")] == ["0", "1"]
+    assert len(read_table(folder / "summary.csv")[0]) < 30
+    with pytest.raises(ValueError, match=r"no run has got as far as a pruned network: `2_scored` \(got as far as the"):
+        read_runs([folder / "2_scored", folder / "3_begun"])
+
+
+@pytest.mark.parametrize("num_runs", [2, 24])
+def test_long_names_have_room(tmp_path: Path, num_runs: int) -> None:
+    """Runs that differ in more settings than a legend holds: without a warning of figures that were not laid out."""
+    for number in range(num_runs):
+        path, plan = write_run(tmp_path / str(number))
+        plan["settings"] |= {f"setting_{place}": number + place for place in range(60)} | {"target": {"macs": 0.5}}
+        (path / "plan.json").write_text(json.dumps(plan))
+    write_summary(tmp_path)
+    lines = {row["line"] for row in read_table(tmp_path / "answer.csv")}
+    assert len(lines) == num_runs
+    assert all(line.endswith(f"setting_59={59 + number}") for number, line in enumerate(sorted(lines, key=_last)))
+
+
+def _last(line: str) -> int:
+    return int(line.rpartition("=")[2])

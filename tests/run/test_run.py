@@ -220,7 +220,6 @@ def test_mistakes_leave_a_finished_run_alone(
         ("cache_dir=/sys/kernel", ["cache_dir=/sys/kernel", "written"]),
         ("trainer.precision=bf16-true", ["trainer.precision=bf16-true", "bf16-mixed"]),
         ("trainer=ddp_cpu calibration.samples=1", ["calibration.samples=1", "2 processes"]),
-        ("trainer=ddp_cpu seed=1,2 -m", ["trainer", "multirun"]),
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
         ("run_dir=/dev/null", ["run_dir=/dev/null"]),
         ("prune.reconstruct=tuned calibration.samples=15", ["prune.reconstruct=tuned", "16 or more", "found 15"]),

@@ -1,0 +1,75 @@
+"""What becomes of a sweep when one of its runs fails?  The others go on, the finished ones get their pages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snp.run.errors import guarded, mistake, say
+
+__all__ = ["Sweep"]
+
+
+@dataclass
+class Sweep:
+    """What this process knows of the runs of a sweep.
+
+    Attributes:
+        questions: folder of a sweep in which a run has finished -> the question that it asks.
+        failed: why -> names of the runs that failed for it.
+        go_on: the command that goes on with those that failed; empty where a sweeper chooses others then.
+    """
+
+    questions: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, list[str]] = field(default_factory=dict)
+    go_on: str = ""
+
+    def note(self, error: Exception, run: str) -> str | None:
+        """A run has failed.
+
+        Returns:
+            The sentence for a user who made a mistake; None for an error of another kind.
+        """
+        told = mistake(error)
+        why = told or " ".join(f"{type(error).__name__}: {error}".split())
+        self.failed.setdefault(why, []).append(run)
+        return told
+
+    @contextmanager
+    def concluded(self) -> Iterator[None]:
+        """The pages of what has finished, then what has failed, with a status that is not 0."""
+        try:
+            yield
+        except (Exception, SystemExit):
+            if self.failed:
+                self._conclude()
+            raise
+        self._conclude()
+        if self.failed:
+            sys.exit(2)
+
+    def _conclude(self) -> None:
+        try:
+            for folder, asked in self.questions.items():
+                guarded(_summarise)(folder, asked, "the finished" if self.failed else "all")
+        finally:  # a page that cannot be written is no reason to hide it
+            if self.failed:
+                say(self._told())
+
+    def _told(self) -> str:
+        count = sum(map(len, self.failed.values()))
+        lines = [f"{count} {'run' if count == 1 else 'runs'} of this sweep failed:"]
+        lines += [f"  {'; '.join(runs)}: {why}" for why, runs in self.failed.items()]
+        if self.go_on:
+            lines.append(f"The same command takes what is finished as it is and goes on with the rest: {self.go_on}")
+        return "\n".join(lines)
+
+
+def _summarise(folder: str, asked: str, which: str) -> None:
+    from snp.report.summary import write_summary
+
+    page, sentences = write_summary(Path(folder), asked)
+    print("\n".join([*(["", asked] if asked else []), *sentences, f"Summary of {which} runs: {page}"]), flush=True)
