@@ -91,14 +91,20 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
 
     Returns:
         What a sweeper optimises: the numbers that ``optimise`` names, else the last stage's validation score.
+
+    Raises:
+        ValueError: an option has no such value.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
+    from snp.run.root import root_options
+
     with open_dict(config):
         optimised = config.pop("optimise", None)
+    config.update(root_options(config))
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from snp.run.errors import guarded
 from snp.run.refusals import refuse_seed
+from snp.run.root import root_options
 
 __all__ = ["CheckJobs"]
 
@@ -43,6 +44,8 @@ def _check(config: DictConfig) -> None:
     for overrides in islice(_jobs([*given, *config.hydra.overrides.task]), _MOST_JOBS):
         job = hydra.compose("config", [*overrides])
         refuse_seed(job.seed)
+        plain: Any = OmegaConf.to_container(job, resolve=False)  # folders of Hydra are known inside a job only
+        root_options({**plain, "overwrite": job.overwrite})
         for part in _PARTS:
             text = OmegaConf.to_yaml(job[part], resolve=True)
             if text not in made:

@@ -121,6 +121,15 @@ def test_a_run_without_an_account(finished_run: tuple[Path, Ended]) -> None:
     assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
+def test_a_folder_that_is_called_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is text, as any folder's."""
+    monkeypatch.chdir(tmp_path)
+    ended = run_here("run_dir=2024", "cache_dir=7", "prune.target_macs=0.0001", folder=tmp_path)
+    assert_refused(ended, "prune.target_macs=0.0001 cannot be reached")
+    assert (tmp_path / "2024").is_dir()
+    assert (tmp_path / "7").is_dir()
+
+
 def test_the_networks_come_back(finished_run: tuple[Path, Ended]) -> None:
     """snp.load gives the pruned and the fine-tuned network: of the reported size, and different from each other."""
     folder, _ = finished_run
@@ -171,6 +180,10 @@ def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_pa
     ("options", "said"),
     [
         (["prune.ordering=zcaa"], "prune.ordering must be one of"),
+        *(
+            (["finetune.epochs=0", f"overwrite={word}"], f"overwrite must be true or false, found {found}")
+            for word, found in (("no", "'no'"), ("off", "'off'"), ("maybe", "'maybe'"), ("[]", "[]"), ("0", "0"))
+        ),
         (["prune.target_macs=0.0001", "overwrite=true"], "prune.target_macs=0.0001 cannot be reached"),
     ],
 )
@@ -227,6 +240,9 @@ def test_mistakes_leave_a_finished_run_alone(
         ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
         ("finetune.keep=best data.val_fraction=0", ["finetune.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
+        ("run_dir=[a,b]", ["run_dir must be one path, found ['a', 'b']"]),
+        ("run_dir=2024.10", ["run_dir must be one path, found 2024.1;", "./NAME"]),
+        ("cache_dir=[]", ["cache_dir must be one path, found []"]),
     ],
 )
 def test_mistakes_are_explained_at_once(options: str, words: list[str], tmp_path: Path) -> None:
@@ -255,6 +271,8 @@ def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
             ["prune.target_var and prune.target_macs exclude"],
         ),
         (["experiment=ratios", "finetune.keep=last,bst"], ["finetune.keep must be"]),
+        (["seed=0,1", "overwrite=false,no"], ["overwrite must be true or false, found 'no'"]),
+        (["seed=0,1", "cache_dir=[a]"], ["cache_dir must be one path, found ['a']"]),
     ],
 )
 def test_a_bad_value_of_a_later_job_stops_the_first(words: list[str], said: list[str], tmp_path: Path) -> None:

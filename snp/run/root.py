@@ -1,0 +1,31 @@
+"""What may the options be that belong to no group: folders, and a switch?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from snp.core.values import path_of
+
+__all__ = ["root_options"]
+
+
+def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Folders and switch of a run as it takes them: names of folders that Hydra read as numbers are text again.
+
+    Args:
+        given: all options of a run, composed.
+
+    Raises:
+        ValueError: one of them is of the wrong kind.
+    """
+    overwrite = given.get("overwrite", False)
+    if not isinstance(overwrite, bool):
+        # "no" and "off" are words here and count as true: results would be lost to them.
+        raise ValueError(f"overwrite must be true or false, found {overwrite!r}")
+    cache = given.get("cache_dir")
+    return {
+        "run_dir": path_of(given["run_dir"], "run_dir"),
+        "cache_dir": None if cache is None or cache == "" else path_of(cache, "cache_dir"),
+        "overwrite": overwrite,
+    }
