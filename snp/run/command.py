@@ -100,10 +100,10 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
-    from snp.run.root import root_options
+    from snp.run.root import asked_numbers, root_options
 
     with open_dict(config):
-        optimised = config.pop("optimise", None)
+        optimised = asked_numbers(config.pop("optimise", None))
     config.update(root_options(config))
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
@@ -113,8 +113,13 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
         # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
         config.cache_dir = config.cache_dir or str(folder / "shared")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
-    return objective(found, [str(name) for name in optimised] if optimised else None) if found else None
+    job = hydra.utils.instantiate(config)
+    if optimised:
+        from snp.run.optimised import refuse_missing_numbers
+
+        refuse_missing_numbers(optimised, *(job.keywords[part] for part in ("data", "prune", "finetune")))
+    found: dict[str, Any] = job(config=plain, is_multirun=is_multirun)
+    return objective(found, optimised) if found else None
 
 
 def _is_first() -> bool:

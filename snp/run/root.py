@@ -1,13 +1,13 @@
-"""What may the options be that belong to no group: folders, and a switch?"""
+"""What may the options be that belong to no group: folders, a switch, and which numbers a sweeper gets?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snp.core.values import path_of
 
-__all__ = ["root_options"]
+__all__ = ["asked_numbers", "root_options"]
 
 
 def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,3 +29,23 @@ def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "cache_dir": None if cache is None or cache == "" else path_of(cache, "cache_dir"),
         "overwrite": overwrite,
     }
+
+
+def asked_numbers(optimise: object) -> tuple[str, ...] | None:
+    """Names of the numbers that a sweeper gets, None for the last stage's score on the validation samples.
+
+    Args:
+        optimise: the option, a name or several.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if optimise is None or optimise in ("", []):
+        return None
+    names = [optimise] if isinstance(optimise, str) else optimise
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "optimise must be a number's name in metrics.json, a list such as [finetuned/val_acc1_percent,pruned/macs] "
+            f"or null, found {optimise!r}"
+        )
+    return tuple(names)
