@@ -100,11 +100,12 @@ def _run(config: Any, sweeps: dict[str, str]) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
-    from snp.run.root import asked_numbers, root_options
+    from snp.run.root import asked_numbers, refuse_other_stages, root_options
 
     with open_dict(config):
         optimised = asked_numbers(config.pop("optimise", None))
     config.update(root_options(config))
+    refuse_other_stages(config)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from snp.run.errors import guarded
 from snp.run.refusals import refuse_seed
-from snp.run.root import asked_numbers, root_options
+from snp.run.root import asked_numbers, refuse_other_stages, root_options
 
 __all__ = ["CheckJobs"]
 
@@ -44,6 +44,7 @@ def _check(config: DictConfig) -> None:
     for overrides in islice(_jobs([*given, *config.hydra.overrides.task]), _MOST_JOBS):
         job = hydra.compose("config", [*overrides])
         refuse_seed(job.seed)
+        refuse_other_stages(job)
         plain: Any = OmegaConf.to_container(job, resolve=False)  # folders of Hydra are known inside a job only
         root_options({**plain, "overwrite": job.overwrite})
         optimised = asked_numbers(job.optimise)

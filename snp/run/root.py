@@ -7,7 +7,7 @@ from typing import Any
 
 from snp.core.values import path_of
 
-__all__ = ["asked_numbers", "root_options"]
+__all__ = ["asked_numbers", "refuse_other_stages", "root_options"]
 
 
 def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,3 +49,16 @@ def asked_numbers(optimise: object) -> tuple[str, ...] | None:
             f"or null, found {optimise!r}"
         )
     return tuple(names)
+
+
+def refuse_other_stages(config: Mapping[str, Any]) -> None:
+    """Each recipe of training is that of its own stage, which its ``where`` says.
+
+    Raises:
+        ValueError: it was set to something else.
+    """
+    for stage in ("dense", "finetune"):
+        recipe = config.get(stage)
+        found = recipe.get("where", stage) if isinstance(recipe, Mapping) else stage
+        if found != stage:
+            raise ValueError(f"{stage}.where names the stage and is not yours to set: leave it out; found {found!r}")
