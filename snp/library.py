@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp.arguments import settings_of
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
@@ -62,11 +63,11 @@ def prune(
         What only runs the network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: an option, the batches or the budget do not fit.
         SelfCheckError: the small network does not compute what it should (never expected).
     """
-    settings = replace(settings or PruneSettings(), **options)
-    _refuse_dry_run(settings)
+    settings = settings_of(model, settings, options, batches)
     autocast = autocast_of(device_of(model))
     with plain_arithmetic():
         return _pruned(model, batches, settings, Progress(shows=progress), autocast)
@@ -144,10 +145,10 @@ def prune_streamed(
         **options: single settings.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: the settings need the network as a whole, it has no blocks, or blocks cannot visit the device.
     """
-    settings = replace(settings or PruneSettings(), **options)
-    _refuse_dry_run(settings)
+    settings = settings_of(model, settings, options, batches)
     refuse_streaming(settings)
     visited = None if device is None else visited_device(device_of(model), device)
     stages, autocast = Progress(shows=progress), autocast_of(visited or device_of(model))
@@ -178,11 +179,6 @@ def _conditions(settings: PruneSettings, autocast: torch.dtype | None) -> Condit
     return Conditions(settings.latency_batch, settings.latency_threads, autocast)
 
 
-def _refuse_dry_run(settings: PruneSettings) -> None:
-    if settings.dry_run:
-        raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
-
-
 def inspect(
     model: nn.Module, batch: Any, settings: PruneSettings | None = None, **options: Any
 ) -> inspection.Inspection:
@@ -196,5 +192,8 @@ def inspect(
 
     Returns:
         The facts; ``print`` shows them as a table.
+
+    Raises:
+        TypeError: an argument is of another kind.
     """
-    return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))
+    return inspection.inspect(model, batch, settings_of(model, settings, options))
