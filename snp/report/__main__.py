@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 __all__ = ["main"]
@@ -35,10 +36,34 @@ def _written(options: argparse.Namespace) -> Path:
         (folder,) = options.runs
         is_run = any((folder / name).is_file() for name in ("metrics.json", "plan.json"))
         return write_report(folder).with_suffix(".html") if is_run else write_summary(folder, options.title)[0]
-    page = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
+    out = options.out or Path("compare.html")
+    if out.is_dir():
+        raise ValueError(f"--out={out} is a folder: give the path of the page, --out={out / 'compare.html'}")
+    _refuse_unwritable(out.parent, f"--out={out}", "FILE")
+    if options.figures is not None:
+        _refuse_unwritable(options.figures, f"--figures={options.figures}", "FOLDER", make=True)
+    page = write_comparison(options.runs, out, options.title)
     if options.figures is not None:
         draw_fronts(read_runs(options.runs), options.figures / "fronts.png")
     return page
+
+
+def _refuse_unwritable(folder: Path, given: str, kind: str, *, make: bool = False) -> None:
+    """A file can be written into the folder, before figures are drawn for it.
+
+    Raises:
+        ValueError: none can.
+    """
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:  # rights alone do not tell: some file systems take no files
+            trial.write(b"x")
+    except OSError as error:
+        option = given.partition("=")[0]
+        raise ValueError(
+            f"{given}: nothing can be written into {folder.absolute()} ({error.strerror}); give another {option}={kind}"
+        ) from error
 
 
 if __name__ == "__main__":
