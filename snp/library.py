@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from snp.arguments import settings_of
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
@@ -62,10 +63,11 @@ def prune(
         What only runs the network elsewhere or faster (``DataParallel``, ``torch.compile``) is taken off.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: an option, the batches or the budget do not fit.
         SelfCheckError: the small network does not compute what it should (never expected).
     """
-    settings = _asked(settings, options)
+    settings = settings_of(model, settings, options, batches)
     autocast = autocast_of(device_of(model))
     with plain_arithmetic(), torch.random.fork_rng(devices=[]):  # layers that are made anew are drawn at random
         return _pruned(model, batches, settings, Progress(shows=progress), autocast)
@@ -146,9 +148,10 @@ def prune_streamed(
         **options: single settings.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: the settings need the network as a whole, it has no blocks, or blocks cannot visit the device.
     """
-    settings = _asked(settings, options)
+    settings = settings_of(model, settings, options, batches)
     refuse_streaming(settings)
     visited = None if device is None else visited_device(device_of(model), device)
     stages, autocast = Progress(shows=progress), autocast_of(visited or device_of(model))
@@ -164,14 +167,6 @@ def prune_streamed(
     return replace(result, model=alike(small, model))
 
 
-def _asked(settings: PruneSettings | None, options: Mapping[str, Any]) -> PruneSettings:
-    """All settings of a prune."""
-    asked = replace(settings or PruneSettings(), **options)
-    if asked.dry_run:
-        raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
-    return asked
-
-
 def inspect(
     model: nn.Module, batch: Any, settings: PruneSettings | None = None, **options: Any
 ) -> inspection.Inspection:
@@ -185,6 +180,9 @@ def inspect(
 
     Returns:
         The facts; ``print`` shows them as a table.
+
+    Raises:
+        TypeError: an argument is of another kind.
     """
     with torch.random.fork_rng(devices=[]):
-        return inspection.inspect(model, batch, replace(settings or PruneSettings(), **options))
+        return inspection.inspect(model, batch, settings_of(model, settings, options))

@@ -37,7 +37,15 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
         result: from :func:`snp.prune`.
         folder: made if it is not there.
         recipe: arguments of ``snp.models.build`` for the dense model, so that :func:`load` needs nothing else.
+
+    Raises:
+        TypeError: ``result`` is something else, perhaps the network alone.
     """
+    if not isinstance(result, PruneResult):
+        raise TypeError(
+            f"result must be what snp.prune returned, found {type(result).__name__}: the plan is saved with the "
+            "network; of a network that was trained on, save dataclasses.replace(result, model=network)"
+        )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})

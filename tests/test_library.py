@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import snp
 from snp import models
 from snp.core import cuts, orderings
+from snp.library import prune_streamed
 from snp.plan import planners
 from snp.settings import PruneSettings
 from snp.speed.network import macs
@@ -228,6 +230,40 @@ def test_settings_object_and_options_together() -> None:
     result = snp.prune(model, [batch], settings, ordering="saw")
     assert result.plan.settings["ordering"] == "saw"
     assert result.plan.settings["target"] == {"macs": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda model, batch: snp.prune("x", [batch]), "model must be a torch.nn.Module, found 'x'"),
+        (lambda model, batch: snp.inspect(None, batch), "model must be a torch.nn.Module, found None"),
+        (
+            lambda model, batch: snp.prune(model, [batch], {"a": 1}),
+            "settings must be a snp.PruneSettings, found {'a': 1}",
+        ),
+        (lambda model, batch: snp.inspect(model, batch, 0.5), "settings must be a snp.PruneSettings, found 0.5"),
+        (lambda model, batch: prune_streamed(model, [batch], {}), "settings must be a snp.PruneSettings, found {}"),
+        (lambda model, batch: snp.prune(model, 5), "batches must be an iterable of batches, such as a data loader"),
+        (lambda model, batch: prune_streamed(model, None), "batches must be an iterable of batches"),
+        (lambda model, batch: snp.save(model, "never"), "result must be what snp.prune returned, found Sequential"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call: Callable[[Any, Any], Any], sentence: str) -> None:
+    """Before anything is done, with what to give instead."""
+    with pytest.raises(TypeError, match=rf"^{re.escape(sentence)}"):
+        call(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(4, 4))
+    assert not Path("never").exists()
+
+
+def test_a_network_that_was_trained_on_is_saved(tmp_path: Path) -> None:
+    """As the refusal of a network alone says."""
+    model, batches = case("cnn")
+    result = snp.prune(model, batches.split(32), target_macs=0.5, preset="quick", progress=False)
+    trained = copy.deepcopy(result.model)
+    with torch.no_grad():
+        next(trained.parameters()).add_(1.0)
+    snp.save(replace(result, model=trained), tmp_path)
+    assert torch.equal(next(snp.load(tmp_path, model).parameters()), next(trained.parameters()))
 
 
 def test_empty_batches_are_refused() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from snp.data.loading import Part, SampleData, Samples, require_at_least
+from snp.data.loading import Part, SampleData, Samples
+from snp.data.refusals import require_at_least
 
 __all__ = ["ImageData", "ImageFormat", "Part", "Samples", "Transform", "TransformedSamples"]
 

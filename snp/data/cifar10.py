@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
+from snp.data.refusals import path_given
 from snp.data.transforms import of_small_images
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,7 +44,7 @@ class Cifar10(ImageData):
             image_size=image_size,
             val_fraction=val_fraction,
         )
-        self.root = root
+        self.root = path_given("root", root)
 
     @property
     def num_classes(self) -> int:

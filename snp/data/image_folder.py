@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from snp.data.archive import StoredImage, list_images, read
 from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
 from snp.data.class_folders import PART_FOLDERS, ClassImage, empty_classes, parts_of
+from snp.data.refusals import path_given, require_seed, require_share
 from snp.data.splits import stratified
 from snp.data.transforms import of_photographs
 
@@ -65,7 +66,9 @@ class ImageFolder(ImageData):
         )
         if classes not in (None, "imagenet-1k"):
             raise ValueError(f"data.classes={classes}: choose null (the folders) or imagenet-1k")
-        self.root = root
+        self.root = path_given("root", root)
+        require_share("test_fraction", test_fraction)
+        require_seed("split_seed", split_seed)
         self.classes = classes
         self.test_fraction = test_fraction
         self.split_seed = split_seed

@@ -18,10 +18,11 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from snp.data.distinct import distinct
+from snp.data.refusals import require_at_least, require_share
 from snp.data.sampling import EpochShuffle, ExactlyOnceSampler, num_processes
 from snp.data.splits import set_apart, subset
 
-__all__ = ["Batches", "Part", "SampleData", "Samples", "require_at_least"]
+__all__ = ["Batches", "Part", "SampleData", "Samples"]
 
 Part = Literal["train", "val", "test"]
 Samples = Dataset[Any]
@@ -57,9 +58,8 @@ class SampleData(LightningDataModule):
 
     def __init__(self, *, name: str, batch_size: int, num_workers: int, val_fraction: float = 0.1) -> None:
         super().__init__()
-        require_at_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"data.val_fraction={val_fraction}: choose a number in [0, 1); 0 for no validation")
+        require_at_least(may_be_none=False, batch_size=(batch_size, 1), num_workers=(num_workers, 0))
+        require_share("val_fraction", val_fraction, may_be_zero=True)
         self.name: str = name
         self.batch_size = batch_size
         self.num_workers = min(num_workers, _num_cores())  # more of them wait for each other
@@ -180,19 +180,6 @@ class SampleData(LightningDataModule):
         common: dict[str, Any] = {"batch_size": self.batch_size, "pin_memory": torch.cuda.is_available()}
         common |= {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
         return DataLoader(dataset, **common | arguments)
-
-
-def require_at_least(**numbers: tuple[int | None, int]) -> None:
-    """Check settings against their smallest value; None stands for "not given".
-
-    Raises:
-        ValueError: one of them is smaller, or no whole number.
-    """
-    for key, (value, least) in numbers.items():
-        if value is not None and type(value) is not int:
-            raise ValueError(f"data.{key} must be a whole number of at least {least}, found {value!r}")
-        if value is not None and value < least:
-            raise ValueError(f"data.{key}={value}: choose at least {least}")
 
 
 def _num_cores() -> int:

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from snp.data.loading import Batches, Part, SampleData, require_at_least
+from snp.core.values import path_of
+from snp.data.loading import Batches, Part, SampleData
+from snp.data.refusals import path_given, require_at_least
 from snp.data.windows import Windows
 from snp.models import huggingface
 
@@ -64,7 +66,8 @@ class TextData(SampleData):
     ) -> None:
         super().__init__(name=name, batch_size=batch_size, num_workers=num_workers, val_fraction=val_fraction)
         require_at_least(context=(context, 2), stride=(stride, 1))
-        self.files: dict[str, Files | None] = {"train": train, "test": test, "second": second}
+        given = {"train": train, "test": test, "second": second}
+        self.files: dict[str, Files | None] = {part: _paths(files, part) for part, files in given.items()}
         self.context, self.stride = context, stride
         self._tokens: dict[str, Tensor] = {}
 
@@ -142,6 +145,13 @@ class TextData(SampleData):
         if not files:
             raise ValueError(f"data.{part} is not set: give a text file, data.{part}=FILE")
         return "\n\n".join(_read(path, part) for path in ([files] if isinstance(files, str) else files))
+
+
+def _paths(files: Files | None, part: str) -> Files | None:
+    """A file, or several, by their paths as text."""
+    if isinstance(files, (list, tuple)):
+        return [path_of(path, f"data.{part}") for path in files]
+    return path_given(part, files)
 
 
 def _read(path: str, part: str) -> str:

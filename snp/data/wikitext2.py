@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from snp.data.refusals import path_given
 from snp.data.text import Files, TextData
 
 __all__ = ["WikiText2"]
@@ -39,7 +40,7 @@ class WikiText2(TextData):
         super().__init__(None, None, second, *sizes, name="wikitext2", val_fraction=val_fraction)
         if train_split not in _SPLITS[:2]:
             raise ValueError(f"data.train_split={train_split}: choose train or valid")
-        self.path = path
+        self.path = path_given("path", path)
         self._splits = {"train": train_split, "test": "test"}
 
     def source(self, part: str) -> str:

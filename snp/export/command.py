@@ -17,6 +17,7 @@ from snp.export.programs import export_onnx, export_program, require_packages, s
 from snp.export.scores import accuracies, is_noisy, scores, table, times
 from snp.export.text import Logits, perplexities
 from snp.graph.batches import Batch
+from snp.run.folder import folder_at
 
 __all__ = ["write"]
 
@@ -45,8 +46,7 @@ def write(options: Namespace) -> None:
     reads_text = isinstance(model, Logits)
     if reads_text and options.int8:
         raise ValueError("--int8 is for networks that read images: leave it out for a language model")
-    out: Path = options.out or folder.path / "export"
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder_at(options.out or folder.path / "export", "--out")
     export_program(model, example, out / "model.pt2")
     print(f"{out / 'model.pt2'}: torch.export program of the {weights} network")
     difference = export_onnx(model, example, out / "model.onnx")

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as options
 from torch import nn
 
 from snp.core.options import STRICT, named, option
+from snp.core.values import refuse_unknown_arguments
 from snp.models._language import LanguageModelSpec, PreparedLanguageModel
 from snp.models.sources import checkpoint, recipes
 from snp.models.sources.hub import WeightsNotFoundError
@@ -106,6 +107,7 @@ class ModelSpec:
                 be had for data that is too big to train on from scratch.
         """
         module = recipes.FAMILIES.load(self.family)
+        refuse_unknown_arguments(module.build, self.arguments, "model.arguments", own=("num_classes", "image_size"))
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
             model, weights, reason = self._from_checkpoint(module, arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 __all__ = ["main"]
@@ -36,14 +37,48 @@ def _written(options: argparse.Namespace) -> Path:
     is_alone = len(options.runs) == 1 and options.out is None and options.figures is None
     if is_alone and is_run(options.runs[0]):
         return write_report(options.runs[0]).with_suffix(".html")
+    out = options.out or Path("compare.html")
+    if not is_alone:
+        _refuse_unwritable_page(out, options.figures)
     if left_out := read_runs(options.runs).unfinished:
         print(left_out, file=sys.stderr)
     if is_alone:
         return write_summary(options.runs[0], options.title)[0]
-    page = write_comparison(options.runs, options.out or Path("compare.html"), options.title)
+    page = write_comparison(options.runs, out, options.title)
     if options.figures is not None:
         draw_fronts(read_runs(options.runs), options.figures / "fronts.png")
     return page
+
+
+def _refuse_unwritable_page(out: Path, figures: Path | None) -> None:
+    """The page and its figures can be written.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out={out} is a folder: give the path of the page, --out={out / 'compare.html'}")
+    _refuse_unwritable(out.parent, f"--out={out}", "FILE")
+    if figures is not None:
+        _refuse_unwritable(figures, f"--figures={figures}", "FOLDER", make=True)
+
+
+def _refuse_unwritable(folder: Path, given: str, kind: str, *, make: bool = False) -> None:
+    """A file can be written into the folder, before figures are drawn for it.
+
+    Raises:
+        ValueError: none can.
+    """
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:  # rights alone do not tell: some file systems take no files
+            trial.write(b"x")
+    except OSError as error:
+        option = given.partition("=")[0]
+        raise ValueError(
+            f"{given}: nothing can be written into {folder.absolute()} ({error.strerror}); give another {option}={kind}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -111,27 +111,39 @@ def _run(config: Any, sweep: Sweep) -> Any:
 
     Returns:
         What a sweeper optimises: the numbers that ``optimise`` names, else the last stage's validation score.
+
+    Raises:
+        ValueError: an option has no such value.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
+    from snp.run.root import asked_numbers, refuse_other_stages, root_options
+
     with open_dict(config):
-        optimised = config.pop("optimise", None)
+        optimised = asked_numbers(config.pop("optimise", None))
+    config.update(root_options(config))
+    refuse_other_stages(config)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     folder = Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir)
     if is_multirun:
         # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
         config.cache_dir = config.cache_dir or str(folder / "shared")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    found: dict[str, Any] = hydra.utils.instantiate(config)(config=plain, is_multirun=is_multirun)
+    job = hydra.utils.instantiate(config)
+    if optimised:
+        from snp.run.optimised import refuse_missing_numbers
+
+        refuse_missing_numbers(optimised, *(job.keywords[part] for part in ("data", "prune", "finetune")))
+    found: dict[str, Any] = job(config=plain, is_multirun=is_multirun)
     if not found:  # a dry run leaves nothing to compare
         return None
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")
         sweep.questions[str(folder)] = question(asked) if asked else ""
-    return objective(found, [str(name) for name in optimised] if optimised else None)
+    return objective(found, optimised)
 
 
 def _is_first() -> bool:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from snp.run.errors import guarded
 from snp.run.refusals import refuse_seed
+from snp.run.root import asked_numbers, refuse_other_stages, root_options
 
 __all__ = ["CheckJobs"]
 
@@ -39,15 +40,22 @@ class CheckJobs(Callback):
 
 def _check(config: DictConfig) -> None:
     given = [f"{name}={value}" for name, value in (config.hydra.sweeper.params or {}).items()]
-    made = set[str]()
+    made: dict[str, Any] = {}
     for overrides in islice(_jobs([*given, *config.hydra.overrides.task]), _MOST_JOBS):
         job = hydra.compose("config", [*overrides])
         refuse_seed(job.seed)
-        for part in _PARTS:
-            text = OmegaConf.to_yaml(job[part], resolve=True)
+        refuse_other_stages(job)
+        plain: Any = OmegaConf.to_container(job, resolve=False)  # folders of Hydra are known inside a job only
+        root_options({**plain, "overwrite": job.overwrite})
+        optimised = asked_numbers(job.optimise)
+        texts = {part: OmegaConf.to_yaml(job[part], resolve=True) for part in _PARTS}
+        for part, text in texts.items():
             if text not in made:
-                hydra.utils.instantiate(job[part])
-                made.add(text)
+                made[text] = hydra.utils.instantiate(job[part])
+        if optimised:
+            from snp.run.optimised import refuse_missing_numbers
+
+            refuse_missing_numbers(optimised, *(made[texts[part]] for part in ("data", "prune", "finetune")))
 
 
 def _jobs(words: list[str]) -> Iterator[tuple[str, ...]]:

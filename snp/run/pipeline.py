@@ -20,6 +20,7 @@ from snp.run.folder import folder_at, is_first_process, locked, log, tell
 from snp.run.loggers import close_loggers, quiet_libraries
 from snp.run.processes import destroy_group
 from snp.run.pruned import small_network
+from snp.run.root import root_options
 from snp.run.speed import compare_speed, latency_table
 from snp.run.stages import Run
 from snp.run.stopping import Stopped
@@ -37,10 +38,14 @@ def run(**settings: Any) -> dict[str, Any]:
 
     Returns:
         The content of ``metrics.json``.
+
+    Raises:
+        ValueError: there is no such option, or it has no such value.
     """
     unknown = sorted(settings.keys() - Run.__dataclass_fields__.keys())
     if unknown:
         raise ValueError(f"there is no option {', '.join(unknown)}; --help shows which there are")
+    settings |= root_options(settings)
     quiet_libraries()
     with locked(folder_at(settings["run_dir"], "run_dir")):
         job = Run(**settings)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # help and refusals of words come before torch is imported, w
     from snp.run.training.recipe import TrainingRecipe
 
 __all__ = [
+    "PRECISIONS",
     "refuse_best",
     "refuse_few",
     "refuse_precision",
@@ -23,7 +24,7 @@ __all__ = [
     "refuse_unwritable",
 ]
 
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 _DECIDING = ("model", "data", "prune", "calibration", "dense", "finetune", "seed")  # what results depend on
 _LARGEST_SEED = 2**32 - 1  # of numpy
 
@@ -121,10 +122,10 @@ def refuse_precision(precision: str) -> None:
     Raises:
         ValueError: they do not.
     """
-    if precision not in _PRECISIONS:
+    if precision not in PRECISIONS:
         raise ValueError(
             f"trainer.precision={precision} would change the types of the network's own weights; choose one of "
-            f"{', '.join(_PRECISIONS)}. A network that is in half or double precision already is pruned as it is by "
+            f"{', '.join(PRECISIONS)}. A network that is in half or double precision already is pruned as it is by "
             "snp.prune(model, batches)"
         )
 

@@ -24,6 +24,7 @@ from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.refusals import refuse_best
+from snp.run.trainer_options import refuse_kinds, trainer_refusal
 from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
@@ -75,12 +76,12 @@ class JobTrainer:
         """
         defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
         callbacks = [*keywords.pop("callbacks", ()), KeepSignals()]
+        asked = getattr(self._trainer, "keywords", {})
+        refuse_kinds(asked)
         try:
             made = self._trainer(**{**defaults, **keywords, **self._bars, "callbacks": callbacks})
-        except (TypeError, MisconfigurationException) as error:
-            asked = getattr(self._trainer, "keywords", {})
-            options = ", ".join(f"trainer.{name}={asked[name]}" for name in ("accelerator", "devices") if name in asked)
-            raise ValueError(f"{options or 'trainer'}: {error}; trainer=auto takes what there is here") from error
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise trainer_refusal(asked, error) from error
         self._launchers.append(made.strategy.launcher)
         return made
 

@@ -10,6 +10,7 @@ import re
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from snp.data.sampling import ExactlyOnceSampler
 from snp.data.splits import stratified, subset
 from snp.data.text import TextData
 from snp.data.transforms import RandomShift, of_photographs, of_small_images
+from snp.data.wikitext2 import WikiText2
 
 CONF = Path(__file__).parents[2] / "conf"
 ALL_NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "other")
@@ -278,6 +280,39 @@ def test_what_is_no_whole_number_is_named(key: str, value: object) -> None:
     """A word or a fraction is refused with its option, not somewhere inside a loader."""
     with pytest.raises(ValueError, match=rf"data\.{key} must be a whole number of at least \d, found {value!r}"):
         Digits(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "sentence"),
+    [
+        (ImageFolder, {"root": ["a", "b"]}, "data.root must be one path, found ['a', 'b']"),
+        (ImageFolder, {"root": True}, "data.root must be one path, found True"),
+        (Cifar10, {"root": {}}, "data.root must be one path, found {}"),
+        (ImageNet, {"root": 2024.1}, "data.root must be one path, found 2024.1; write ./NAME"),
+        (WikiText2, {"path": ["a"]}, "data.path must be one path, found ['a']"),
+        (TextData, {"train": {"a": 1}}, "data.train must be one path, found {'a': 1}"),
+        (TextData, {"second": [["a"]]}, "data.second must be one path, found ['a']"),
+        (ImageFolder, {"root": "x", "test_fraction": "x"}, "data.test_fraction must be a number between 0 and 1"),
+        (ImageFolder, {"root": "x", "test_fraction": 0}, "data.test_fraction=0: choose a number between 0 and 1"),
+        (ImageFolder, {"root": "x", "split_seed": "abc"}, "data.split_seed must be a whole number from 0 to 9223"),
+        (ImageFolder, {"root": "x", "split_seed": -1}, "data.split_seed must be a whole number from 0 to 9223"),
+        (Digits, {"val_fraction": "x"}, "data.val_fraction must be a number in [0, 1), found 'x'"),
+        (Digits, {"val_fraction": None}, "data.val_fraction must be a number in [0, 1), found None"),
+        (TextData, {"val_fraction": True}, "data.val_fraction must be a number in [0, 1), found True"),
+        (Digits, {"batch_size": None}, "data.batch_size must be a whole number of at least 1, found None"),
+    ],
+)
+def test_paths_shares_and_seeds_of_another_kind(make: Any, given: dict[str, Any], sentence: str) -> None:
+    """They are named when the data set is made, before anything is read."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence)}"):
+        make(**given)
+
+
+def test_a_path_that_is_a_number() -> None:
+    """It is the name of a folder or a file."""
+    assert [ImageFolder(2024).root, Cifar10(7).root, WikiText2(3).path] == ["2024", "7", "3"]  # type: ignore[arg-type]
+    text = TextData(5, [6, "a"])  # type: ignore[arg-type,list-item]
+    assert text.files == {"train": "5", "test": ["6", "a"], "second": None}
 
 
 @pytest.mark.parametrize(("batch_size", "num_batches"), [(4, 4), (16, 1), (17, 1), (8, 2)])

@@ -1,6 +1,7 @@
 """Does an exported network compute what the pruned one computes, and is what cannot be exported refused?"""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             main(words)
         assert ending.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the option that names another."""
+    pruned_digits(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ending:
+        main([str(tmp_path), "--out", str(tmp_path / "file" / "x")])
+    assert ending.value.code == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: --out=\S+/file/x is not a folder that can be written to: .*; give another$", said.strip())
 
 
 def pruned_digits(folder: Path) -> None:

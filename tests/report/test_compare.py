@@ -209,6 +209,25 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_places_that_cannot_be_written_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the option that names another, before figures are drawn."""
+    runs = [str(run) for run in sweep(tmp_path / "runs", seeds=1)]
+    (tmp_path / "file").write_text("")
+    for option, place, said in (
+        ("--out", "file/x.html", "give another --out=FILE"),
+        ("--out", "nowhere/x.html", "give another --out=FILE"),
+        ("--out", "runs", "is a folder: give the path of the page"),
+        ("--figures", "file/x", "give another --figures=FOLDER"),
+    ):
+        with pytest.raises(SystemExit) as ending:
+            main([*runs, "--out", str(tmp_path / "c.html"), option, str(tmp_path / place)])
+        assert ending.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {option}={tmp_path / place}")
+        assert said in error
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "file"}
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
     """Nothing sticks out sideways, and lines of both rules are drawn in their colours."""

@@ -13,9 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import snp
+from snp.data.digits import Digits
 from snp.models.sources.weights import write_tensors
 from snp.report.findings import findings
 from snp.report.record import read_record
+from snp.run.optimised import numbers_of_a_stage, refuse_missing_numbers
+from snp.run.options import objective
+from snp.run.root import asked_numbers
+from snp.run.training.recipe import TrainingRecipe
+from snp.settings import PruneSettings
 from tests.command_line import ARTEFACTS, ROOT, Ended, run, run_here, start, wait
 
 # The libraries below warn of themselves; what a user sees is looked at in the runs that are processes of their own.
@@ -121,6 +127,28 @@ def test_a_run_without_an_account(finished_run: tuple[Path, Ended]) -> None:
     assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
+def test_every_number_can_be_optimised(finished_run: tuple[Path, Ended]) -> None:
+    """What a run records is what may be asked for, one name or several, of a network exactly what is known of it."""
+    found = metrics_of(finished_run[0])
+    data, finetune = Digits(), TrainingRecipe(epochs=1, learning_rate=0.1)
+    names = [name for name, value in found.items() if not isinstance(value, str)]
+    refuse_missing_numbers(names, data, PruneSettings(), finetune)
+    for stage in STAGES:
+        assert {name.split("/")[1] for name in names if name.startswith(f"{stage}/")} == {*numbers_of_a_stage(data)}
+    assert objective(found, asked_numbers("pruned/macs")) == found["pruned/macs"]
+    assert objective(found, asked_numbers(["pruned/macs", "dense/macs"])) == (found["pruned/macs"], found["dense/macs"])
+    assert asked_numbers(None) is asked_numbers([]) is None
+
+
+def test_a_folder_that_is_called_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is text, as any folder's."""
+    monkeypatch.chdir(tmp_path)
+    ended = run_here("run_dir=2024", "cache_dir=7", "prune.target_macs=0.0001", folder=tmp_path)
+    assert_refused(ended, "prune.target_macs=0.0001 cannot be reached")
+    assert (tmp_path / "2024").is_dir()
+    assert (tmp_path / "7").is_dir()
+
+
 def test_the_networks_come_back(finished_run: tuple[Path, Ended]) -> None:
     """snp.load gives the pruned and the fine-tuned network: of the reported size, and different from each other."""
     folder, _ = finished_run
@@ -171,6 +199,10 @@ def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_pa
     ("options", "said"),
     [
         (["prune.ordering=zcaa"], "prune.ordering must be one of"),
+        *(
+            (["finetune.epochs=0", f"overwrite={word}"], f"overwrite must be true or false, found {found}")
+            for word, found in (("no", "'no'"), ("off", "'off'"), ("maybe", "'maybe'"), ("[]", "[]"), ("0", "0"))
+        ),
         (["prune.target_macs=0.0001", "overwrite=true"], "prune.target_macs=0.0001 cannot be reached"),
     ],
 )
@@ -226,6 +258,25 @@ def test_mistakes_leave_a_finished_run_alone(
         ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
         ("finetune.keep=best data.val_fraction=0", ["finetune.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
+        ("+model.arguments.foo=5", ["model.arguments has no foo; there are depth"]),
+        ("~model.arguments.depth", ["model.arguments.depth is not given"]),
+        ("trainer.precision=17", ["trainer.precision must be one of 32-true, 16-mixed, bf16-mixed, found 17"]),
+        ("trainer.limit_train_batches=foo", ["error: trainer.limit_train_batches must be", "number or null", "'foo'"]),
+        ("trainer.limit_test_batches=2.5", ["error: trainer.limit_test_batches=2.5: "]),
+        ("trainer.sync_batchnorm=no", ["error: trainer.sync_batchnorm must be true or false, found 'no'"]),
+        ("finetune.where=dense", ["error: finetune.where names the stage", "leave it out; found 'dense'"]),
+        ("data.val_fraction=x", ["error: data.val_fraction must be a number in [0, 1), found 'x'"]),
+        ("run_dir=[a,b]", ["run_dir must be one path, found ['a', 'b']"]),
+        ("run_dir=2024.10", ["run_dir must be one path, found 2024.1;", "./NAME"]),
+        ("cache_dir=[]", ["cache_dir must be one path, found []"]),
+        ("optimise=5", ["optimise must be a number's name", "null, found 5"]),
+        ("optimise=macs", ["optimise=macs:", "STAGE/NAME", "finetuned/macs", "no stage is called 'macs'"]),
+        ("optimise=prune/macs", ["optimise=prune/macs: did you mean pruned/macs?"]),
+        ("optimise=time/plan", ["optimise=time/plan: the numbers of time are", "did you mean plan_s?"]),
+        ("optimise=[pruned/macs,finetuned/acc]", ["optimise=finetuned/acc: the numbers of finetuned are acc1_percent"]),
+        ("optimise=finetuned/macs finetune.epochs=0", ["optimise=finetuned/macs", "finetune.epochs=0"]),
+        ("optimise=tuned/macs", ["optimise=tuned/macs", "prune.reconstruct=tuned", "dense, pruned, finetuned"]),
+        ("optimise=pruned/val_acc1_percent data.val_fraction=0", ["optimise=pruned/val_acc1_percent", "val_fraction"]),
     ],
 )
 def test_mistakes_are_explained_at_once(options: str, words: list[str], tmp_path: Path) -> None:
@@ -254,6 +305,11 @@ def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
             ["prune.target_var and prune.target_macs exclude"],
         ),
         (["experiment=ratios", "finetune.keep=last,bst"], ["finetune.keep must be"]),
+        (["seed=0,1", "overwrite=false,no"], ["overwrite must be true or false, found 'no'"]),
+        (["seed=0,1", "cache_dir=[a]"], ["cache_dir must be one path, found ['a']"]),
+        (["seed=0,1", "dense.where=finetune"], ["dense.where names the stage"]),
+        (["seed=0,1", "optimise=macs"], ["optimise=macs", "STAGE/NAME"]),
+        (["finetune.epochs=1,0", "optimise=[pruned/macs,finetuned/macs]"], ["optimise=finetuned/macs", "epochs=0"]),
     ],
 )
 def test_a_bad_value_of_a_later_job_stops_the_first(words: list[str], said: list[str], tmp_path: Path) -> None:

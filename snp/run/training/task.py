@@ -13,7 +13,10 @@ from snp.data.text import TextData
 from snp.run.training.learner import Classifier, LanguageModel, Learner
 from snp.run.training.recipe import TrainingRecipe
 
-__all__ = ["Task", "task_of"]
+__all__ = ["Task", "score_names", "task_of"]
+
+_OF_TEXT = ("perplexity",)
+_OF_CLASSES = ("acc1_percent", "acc5_percent")
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,16 @@ class Task:
 def task_of(data: SampleData) -> Task:
     """The task that the data set."""
     if isinstance(data, TextData):
-        return Task(LanguageModel, {"perplexity": "test/perplexity"}, "perplexity {perplexity:.2f}")
+        return Task(LanguageModel, {name: f"test/{name}" for name in _OF_TEXT}, "perplexity {perplexity:.2f}")
     assert isinstance(data, ImageData), type(data)
     num_classes = data.num_classes
     return Task(
         lambda model, recipe, teacher: Classifier(model, num_classes, recipe, teacher),
-        {name: f"test/{name}" for name in ("acc1_percent", "acc5_percent")},
+        {name: f"test/{name}" for name in _OF_CLASSES},
         "{acc1_percent:.2f} % top-1",
     )
+
+
+def score_names(data: SampleData) -> tuple[str, ...]:
+    """By what networks are scored on such data: names of ``Task.scores``, without a look at the samples."""
+    return _OF_TEXT if isinstance(data, TextData) else _OF_CLASSES

@@ -1,0 +1,64 @@
+"""What may the options be that belong to no group: folders, a switch, and which numbers a sweeper gets?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snp.core.values import path_of
+
+__all__ = ["asked_numbers", "refuse_other_stages", "root_options"]
+
+
+def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Folders and switch of a run as it takes them: names of folders that Hydra read as numbers are text again.
+
+    Args:
+        given: all options of a run, composed.
+
+    Raises:
+        ValueError: one of them is of the wrong kind.
+    """
+    overwrite = given.get("overwrite", False)
+    if not isinstance(overwrite, bool):
+        # "no" and "off" are words here and count as true: results would be lost to them.
+        raise ValueError(f"overwrite must be true or false, found {overwrite!r}")
+    cache = given.get("cache_dir")
+    return {
+        "run_dir": path_of(given["run_dir"], "run_dir"),
+        "cache_dir": None if cache is None or cache == "" else path_of(cache, "cache_dir"),
+        "overwrite": overwrite,
+    }
+
+
+def asked_numbers(optimise: object) -> tuple[str, ...] | None:
+    """Names of the numbers that a sweeper gets, None for the last stage's score on the validation samples.
+
+    Args:
+        optimise: the option, a name or several.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if optimise is None or optimise in ("", []):
+        return None
+    names = [optimise] if isinstance(optimise, str) else optimise
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "optimise must be a number's name in metrics.json, a list such as [finetuned/val_acc1_percent,pruned/macs] "
+            f"or null, found {optimise!r}"
+        )
+    return tuple(names)
+
+
+def refuse_other_stages(config: Mapping[str, Any]) -> None:
+    """Each recipe of training is that of its own stage, which its ``where`` says.
+
+    Raises:
+        ValueError: it was set to something else.
+    """
+    for stage in ("dense", "finetune"):
+        recipe = config.get(stage)
+        found = recipe.get("where", stage) if isinstance(recipe, Mapping) else stage
+        if found != stage:
+            raise ValueError(f"{stage}.where names the stage and is not yours to set: leave it out; found {found!r}")
