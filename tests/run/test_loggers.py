@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from pytorch_lightning.loggers import Logger
 
 from snp.report.page import write_report
@@ -128,6 +129,16 @@ def test_second_run_of_a_process_is_its_own(tmp_path: Path) -> None:
         close_loggers(loggers)
     assert "second" not in read_back(tmp_path / "first")["summary"]
     assert read_back(tmp_path / "second")["summary"]["second"] == 2.0
+
+
+def test_a_run_that_failed_is_closed_as_one(tmp_path: Path) -> None:
+    """The next run of the process gets its own; one that never began leaves nothing."""
+    begun, unused = build(tmp_path / "begun"), build(tmp_path / "unused")
+    begun[0].log_metrics({"a": 1.0})
+    close_loggers([*begun, *unused], has_failed=True)
+    assert wandb.run is None
+    assert [record["exit_code"] for record in records_of(tmp_path / "begun", "exit")] == [1]
+    assert not (tmp_path / "unused" / "wandb").exists()
 
 
 def test_auto_is_offline_with_one_line_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
