@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snp.arguments import settings_of
+from snp.fit.arguments import settings_of
 from snp.fit.calibration import calibrate
 from snp.fit.preparation import prepare, settle
 from snp.fit.realise import realise
