@@ -159,8 +159,7 @@ def prune_streamed(
     with plain_arithmetic(), torch.random.fork_rng([]), evaluated(model) as dense, TemporaryDirectory() as folder:
         with stages.stage("analyse"):
             given = GivenSamples(dense, batches)
-            subject = subject_of(dense, given.few[0].beside(dense).example(), settings)
-            subject = subject.in_blocks(visited)
+            subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks(visited)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
         result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
         small = with_given_buffers(result.model, subject.model, buffers, result.plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,6 @@ def _run(config: Any, sweep: Sweep) -> Any:
     Raises:
         ValueError: an option has no such value.
     """
-    import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
@@ -132,18 +131,29 @@ def _run(config: Any, sweep: Sweep) -> Any:
         # Runs of a sweep share what is the same for them: a network is trained once for each seed, not for each run.
         config.cache_dir = config.cache_dir or str(folder / "shared")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    job = hydra.utils.instantiate(config)
-    if optimised:
-        from snp.run.optimised import refuse_missing_numbers
-
-        refuse_missing_numbers(optimised, *(job.keywords[part] for part in ("data", "prune", "finetune")))
-    found: dict[str, Any] = job(config=plain, is_multirun=is_multirun)
+    found: dict[str, Any] = _job(config, optimised)(config=plain, is_multirun=is_multirun)
     if not found:  # a dry run leaves nothing to compare
         return None
     if is_multirun:
         asked = HydraConfig.get().runtime.choices.get("experiment")
         sweep.questions[str(folder)] = question(asked) if asked else ""
     return objective(found, optimised)
+
+
+def _job(config: Any, optimised: Sequence[str] | None) -> Callable[..., dict[str, Any]]:
+    """The run that a configuration asks for, not begun.
+
+    Raises:
+        ValueError: it will not have one of the numbers that are optimised.
+    """
+    import hydra
+
+    job: Callable[..., dict[str, Any]] = hydra.utils.instantiate(config)
+    if optimised:
+        from snp.run.optimised import refuse_missing_numbers
+
+        refuse_missing_numbers(optimised, *(job.keywords[part] for part in ("data", "prune", "finetune")))
+    return job
 
 
 def _is_first() -> bool:

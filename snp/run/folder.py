@@ -74,9 +74,7 @@ def folder_at(path: str | Path, argument: str) -> Path:
         with tempfile.TemporaryFile(dir=folder) as trial:  # before hours pass whose result could not be kept
             trial.write(b"x")
     except OSError as error:
-        raise ValueError(
-            f"{argument}={path} is not a folder that can be written to: {error.strerror}; give another"
-        ) from error
+        raise ValueError(f"{argument}={path} cannot be written to: {error.strerror}; give another folder") from error
     return folder
 
 

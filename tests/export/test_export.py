@@ -106,7 +106,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
         main([str(tmp_path), "--out", str(tmp_path / "file" / "x")])
     assert ending.value.code == 2
     said = capsys.readouterr().err
-    assert re.match(r"error: --out=\S+/file/x is not a folder that can be written to: .*; give another$", said.strip())
+    assert re.match(r"error: --out=\S+/file/x cannot be written to: .*; give another folder$", said.strip())
 
 
 def pruned_digits(folder: Path) -> None:
