@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def _run(config: Any, sweep: Sweep) -> Any:
     return objective(found, optimised)
 
 
-def _job(config: Any, optimised: Sequence[str] | None) -> Callable[..., dict[str, Any]]:
+def _job(config: Any, optimised: Sequence[str] | None) -> partial[dict[str, Any]]:
     """The run that a configuration asks for, not begun.
 
     Raises:
@@ -148,7 +149,7 @@ def _job(config: Any, optimised: Sequence[str] | None) -> Callable[..., dict[str
     """
     import hydra
 
-    job: Callable[..., dict[str, Any]] = hydra.utils.instantiate(config)
+    job: partial[dict[str, Any]] = hydra.utils.instantiate(config)
     if optimised:
         from snp.run.optimised import refuse_missing_numbers
 
