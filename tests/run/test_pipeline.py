@@ -145,7 +145,7 @@ def test_an_earlier_run_stays_until_there_is_a_plan(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
     """The message names the argument."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"^cache_dir=.*file is not a folder"):
+    with pytest.raises(ValueError, match=r"^cache_dir=.*file cannot be written to: .*; give another folder$"):
         folder_at(tmp_path / "file", "cache_dir")
 
 
