@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,16 @@ METHODS: dict[str, dict[str, Any]] = {
 MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
 
-def perplexity(model: nn.Module, data: TextData, num_windows: int | None) -> float:
-    """Over the first windows of the test text, or over all of it."""
+def perplexities(model: nn.Module, data: TextData, num_windows: int | None) -> list[float]:
+    """Over the first windows of the test text, or over all of it; then the same of the second text if there is one."""
+    texts = [data.test_dataloader(), *([data.second_dataloader()] if data.has_second else [])]
+    return [_perplexity(model, text, num_windows) for text in texts]
+
+
+def _perplexity(model: nn.Module, text: Iterable[tuple[Tensor, Tensor]], num_windows: int | None) -> float:
     total = count = seen = 0.0
     with torch.inference_mode():
-        for tokens, labels in data.test_dataloader():
+        for tokens, labels in text:
             logits = model(tokens).logits.float().movedim(-1, 1)
             total += float(F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum"))
             count += int((labels != IGNORED).sum())
@@ -118,6 +123,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a folder in Hugging Face form")
     parser.add_argument("--train", type=Path, required=True, help="calibration text")
     parser.add_argument("--test", type=Path, required=True, help="text for the perplexity")
+    parser.add_argument("--second", type=Path, help="text of another kind, for a second table")
     parser.add_argument("--context", type=int, default=256, help="tokens per window")
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=None, help="test windows; all of the text without")
@@ -133,28 +139,38 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = options_of()
-    for name in ("model", "train", "test"):
-        existing(getattr(options, name), f"--{name}")
+    for name in ("model", "train", "test", "second"):
+        if name != "second" or options.second:
+            existing(getattr(options, name), f"--{name}")
     model = huggingface.load(options.model)[0].eval()
-    data = TextData(str(options.train), str(options.test), context=options.context)
+    second = str(options.second) if options.second else None
+    data = TextData(str(options.train), str(options.test), second=second, context=options.context)
     data.configure(str(options.model), huggingface.context_length(model))
     batches = [tokens for tokens, _ in data.calibration_dataloader(options.samples, options.seed)]
-    dense = perplexity(model, data, options.windows)
-    found: dict[str, list[float]] = {}
+    dense = perplexities(model, data, options.windows)
+    found: dict[str, list[list[float]]] = {}
     for structures in options.structures:
         bench = Bench(model, batches, structures.split(","))
         for removed, method in product(options.removed, options.methods):
             row = method if len(options.structures) == 1 else f"{method}: {structures.replace(',', ', ')}"
             found.setdefault(row, []).append(
-                perplexity(bench.pruned(method, target_params=1 - removed), data, options.windows)
+                perplexities(bench.pruned(method, target_params=1 - removed), data, options.windows)
             )
-            print(f"{removed:.0%} {row}: {found[row][-1]:.2f}", file=sys.stderr, flush=True)
+            said = ", ".join(f"{value:.2f}" for value in found[row][-1])
+            print(f"{removed:.0%} {row}: {said}", file=sys.stderr, flush=True)
+    for place, text in enumerate(("test", "second")[: len(dense)]):
+        of_text = {row: [each[place] for each in values] for row, values in found.items()}
+        _print_text(text, dense[place], of_text, options)
+    print_provenance()
+
+
+def _print_text(text: str, dense: float, found: Mapping[str, Sequence[float]], options: argparse.Namespace) -> None:
+    """The table of one text."""
     rows = [[m, *(f"{value:.2f} ({value / dense:.3f})" for value in values)] for m, values in found.items()]
     scored = "all" if options.windows is None else f"the first {options.windows}"
     print(f"\nPerplexity (times dense {dense:.2f}) with a share of the parameters outside embeddings removed;")
-    print(f"{options.samples} calibration windows, {scored} windows of the test text, {options.context} tokens each")
+    print(f"{options.samples} calibration windows, {scored} windows of the {text} text, {options.context} tokens each")
     print_table(["method", *(f"{removed:.0%}" for removed in options.removed)], rows)
-    print_provenance()
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ def test_streamed_on_another_device() -> None:
     assert {tensor.device for tensor in found.model.state_dict().values()} == {SECOND}
 
 
+@pytest.mark.rehearsal
 @pytest.mark.usefixtures("_second")
 def test_a_budget_of_time_on_another_device() -> None:
     """Whole blocks are timed, weighed and taken out there, too."""

@@ -148,6 +148,7 @@ def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert printed.startswith("Weights: pruned; there are no other weights\n")
 
 
+@pytest.mark.rehearsal
 def test_language_models_read_texts_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Logits as the network's own at other batches and lengths; the dense one beside it, scored by the perplexity."""
     auto_class, config = CONFIGS["opt"]

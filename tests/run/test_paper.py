@@ -53,6 +53,7 @@ def test_one_step(name: str, network: tuple[str, ...], tmp_path: Path) -> None:
     assert (plan["settings"]["ordering"], plan["settings"]["cut"]) == ("zca", "variance")
 
 
+@pytest.mark.rehearsal
 def test_opt_is_pruned_without_training(tmp_path: Path) -> None:
     """A tiny OPT on text of a few words: parameters outside embeddings fall to the share asked for, by no training."""
     folder = save_folder(tmp_path / "opt")

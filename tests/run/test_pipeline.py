@@ -294,6 +294,7 @@ def test_runs_of_a_sweep_share_what_is_the_same(tmp_path: Path) -> None:
     assert ended.stdout.rstrip().endswith("summary.html")
 
 
+@pytest.mark.rehearsal
 def test_a_cached_run_repeats_the_first(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """With dense weights and moments taken over, plan, pruned and fine-tuned weights are the same to the last bit."""
     cache = tmp_path / "cache"
