@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from snp.core.sums import ALONE, Sums
 from snp.fit.candidates import Candidates, Tensors
-from snp.fit.folds import NUM_FOLDS, NUM_PIECES, Fold, farther_than_deletion
+from snp.fit.folds import NUM_FOLDS, NUM_PIECES, Fold, farther_than_deletion, is_settled
 from snp.graph.batch_form import numbered
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
@@ -127,7 +127,7 @@ class Outputs:
         return candidates.tensors(int(self.distances(candidates, inputs).argmin()), self.model)
 
     def best_of_few(
-        self, candidates: Candidates, inputs: Sequence[Batch], fit: _Fit, deal: _Deal | None = None
+        self, candidates: Candidates, inputs: Sequence[Batch], fit: _Fit, deal: _Deal | None = None, at_once: int = 1
     ) -> Tensors:
         """Of those that are no farther than deletion the one that serves samples best that it was not fitted on.
 
@@ -136,13 +136,14 @@ class Outputs:
             inputs: these, all on one process.
             fit: gives the same candidates of some samples.
             deal: has folds worked on, by their numbers; by default one after the other.
+            at_once: so many, where it takes no longer than one; what is taken does not depend on it.
         """
         deletion = len(candidates) - 1
         seen_of_deletion = self.distances(candidates, inputs, (deletion,))
         if not bool(seen_of_deletion.isfinite()):  # what it does cannot be told
             return candidates.tensors(0, self.model)
         work = partial(self.fold, inputs, fit)
-        folds = deal(range(NUM_FOLDS), work) if deal else [*map(work, range(NUM_FOLDS))]
+        folds = _folds(len(candidates), lambda some: deal(some, work) if deal else [*map(work, some)], at_once)
         unseen = farther_than_deletion(folds, len(candidates))
         # From the one that served best on, until one is no farther: the others need not be run on all samples.
         for number in unseen.argsort(stable=True).tolist():
@@ -167,3 +168,14 @@ class Outputs:
         groups = [number // self.group for number in range(sum(batch.size for batch in inputs))]
         picked = [n for n, g in enumerate(groups) if (g % NUM_FOLDS, g // NUM_FOLDS % NUM_PIECES) in places]
         return numbered(inputs, torch.tensor(picked, dtype=torch.long), inputs[0].size)
+
+
+def _folds(num_candidates: int, work: Callable[[Sequence[int]], list[Fold]], at_once: int) -> list[Fold]:
+    """The first folds that settle it, or all."""
+    found: list[Fold] = []
+    for number in range(NUM_FOLDS):
+        if number == len(found):
+            found += work(range(number, min(number + at_once, NUM_FOLDS)))
+        if is_settled(found[: number + 1], num_candidates):
+            return found[: number + 1]
+    return found

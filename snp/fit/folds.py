@@ -11,13 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NUM_FOLDS", "NUM_PIECES", "Fold", "farther_than_deletion"]
+__all__ = ["NUM_FOLDS", "NUM_PIECES", "Fold", "farther_than_deletion", "is_settled"]
 
 NUM_FOLDS = 4
 # Parts of a fold whose differences say how much of them is chance.
 NUM_PIECES = 4
 # Share of deletion's mean distance that says nothing: where deletion does no harm to a sample, ratios have no end.
 _NOTHING = 0.01
+
+# Of one fold all parts were judged by the same fit.
+_FEWEST_FOLDS = 2
+# Logarithm of a ratio of distances that nobody misses.
+_LITTLE = 0.05
 
 # Of every part of a fold: its number of samples, and distances of the candidates.
 Fold = list[tuple[int, list[float]]]
@@ -33,11 +38,50 @@ def farther_than_deletion(folds: Sequence[Fold], num_candidates: int) -> Tensor:
     Returns:
         Shape [num_candidates], float64.
     """
-    parts = [part for fold in folds for part in fold]
-    if len(parts) < 2:  # nothing is known but what deletion does
+    sizes, distances = _parts(folds)
+    if len(sizes) < 2:  # nothing is known but what deletion does
         return torch.tensor([*[torch.inf] * (num_candidates - 1), 0.0], dtype=torch.float64)
-    sizes, distances = (torch.tensor([part[place] for part in parts], dtype=torch.float64) for place in (0, 1))
     return _with_chance(distances, sizes)
+
+
+def is_settled(folds: Sequence[Fold], num_candidates: int) -> bool:
+    """Is it beyond doubt already that no candidate is nearer by 5 % than the one these folds are for?
+
+    Args:
+        folds: the first ones.
+        num_candidates: deletion is the last.
+    """
+    if len(folds) < _FEWEST_FOLDS or len(_parts(folds)[0]) < 2:
+        return False
+    sizes, distances = _parts(folds)
+    ratios = _beside_deletion(distances, sizes)
+    taken = int(farther_than_deletion(folds, num_candidates).argmin())
+    behind = ratios - ratios[:, taken : taken + 1]
+    return bool((behind.mean(dim=0) - _chance(behind) > -_LITTLE).all())
+
+
+def _parts(folds: Sequence[Fold]) -> tuple[Tensor, Tensor]:
+    """Sizes [P] and distances [P, candidates] of all parts, float64."""
+    parts = [part for fold in folds for part in fold]
+    sizes, distances = (torch.tensor([part[place] for part in parts], dtype=torch.float64) for place in (0, 1))
+    return sizes, distances
+
+
+def _beside_deletion(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
+    """Logarithms of distances in every part, less that of deletion."""
+    whole = _whole(distances_PC, sizes_P)
+    apart = distances_PC.clamp(min=0) + _NOTHING * whole[-1] + torch.finfo(whole.dtype).tiny
+    return (apart / apart[:, -1:]).log()
+
+
+def _whole(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
+    return (sizes_P[:, None] * distances_PC).sum(dim=0) / sizes_P.sum()
+
+
+def _chance(logarithms_PC: Tensor) -> Tensor:
+    """Standard errors of their means; the fewer parts, the less these know of their own spread."""
+    caution = (NUM_FOLDS * NUM_PIECES / len(logarithms_PC)) ** 1.5
+    return caution * logarithms_PC.std(dim=0) / len(logarithms_PC) ** 0.5
 
 
 def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
@@ -51,12 +95,8 @@ def _with_chance(distances_PC: Tensor, sizes_P: Tensor) -> Tensor:
         distances_PC: of every candidate in every part, mean over its samples.
         sizes_P: of the parts.
     """
-    whole = (sizes_P[:, None] * distances_PC).sum(dim=0) / sizes_P.sum()
-    apart = distances_PC.clamp(min=0) + _NOTHING * whole[-1] + torch.finfo(whole.dtype).tiny
-    ratios = (apart / apart[:, -1:]).log()
-    # The fewer parts, the less they know of their own spread.
-    caution = (NUM_FOLDS * NUM_PIECES / len(sizes_P)) ** 1.5
-    found = ratios.mean(dim=0) + caution * ratios.std(dim=0) / len(sizes_P) ** 0.5
+    whole, ratios = _whole(distances_PC, sizes_P), _beside_deletion(distances_PC, sizes_P)
+    found = ratios.mean(dim=0) + _chance(ratios)
     found = torch.where((whole <= whole[-1]) & (found < 0), found, torch.inf)
     found[-1] = 0.0
     return found

@@ -147,7 +147,8 @@ class _Fitting:
                 return found.tensors
             return outputs.best(Candidates(deleted, (found.tensors, self._jointly(self.problem))), inputs)
         candidates = Candidates(deleted, (found.tensors, self._jointly(self.problem)))
-        return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt)
+        at_once = self.problem.workers.num_processes
+        return outputs.best_of_few(candidates, inputs, partial(self.candidates, deleted), self._dealt, at_once)
 
     def outputs(self, inputs: Sequence[Batch]) -> Outputs:
         """What fits are judged by."""
