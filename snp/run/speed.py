@@ -16,9 +16,9 @@ from snp.run.folder import is_first_process, log
 from snp.run.processes import from_first
 from snp.run.stages import Run
 from snp.settings import PruneSettings
-from snp.speed.kept_times import user_table
+from snp.speed.device_rounding import place_of
 from snp.speed.layer_times import measure_table, measured_share
-from snp.speed.multiples import Place, precision_of, with_measured_rounding
+from snp.speed.multiples import with_measured_rounding
 from snp.speed.passes import Conditions
 from snp.surgery.subject import Subject
 
@@ -31,9 +31,7 @@ def rounded(job: Run, subject: Subject) -> tuple[PruneSettings, dict[str, Any]]:
     """The settings of the prune with numbers for ``round_to=auto``, asked of the trainer's device and precision."""
     if job.prune.round_to != "auto":
         return job.prune, {}
-    conditions = _conditions(job)
-    precision = conditions.autocast or precision_of(subject.model)
-    place = Place(job.lightning.device, precision, conditions.batch, conditions.threads, user_table())
+    place = place_of(subject, _conditions(job), job.lightning.device)
     started = time.perf_counter()
     settings, found = with_measured_rounding(job.prune, subject, subject.example, place)
     job.folder.record({"time/multiples_s": time.perf_counter() - started})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from snp.plan.progress import Progress
 from snp.settings import PruneSettings
 from snp.speed.kept_times import user_table
@@ -11,7 +13,7 @@ from snp.speed.multiples import Place, precision_of, with_measured_rounding
 from snp.speed.passes import Conditions
 from snp.surgery.subject import Subject
 
-__all__ = ["with_rounding_of"]
+__all__ = ["place_of", "with_rounding_of"]
 
 
 def with_rounding_of(
@@ -28,6 +30,16 @@ def with_rounding_of(
     if settings.round_to != "auto":
         return settings, {}
     with stages.stage("ask for multiples"):
-        precision = conditions.autocast or precision_of(subject.model)
-        place = Place(subject.device, precision, conditions.batch, conditions.threads, user_table())
-        return with_measured_rounding(settings, subject, subject.example, place)
+        return with_measured_rounding(settings, subject, subject.example, place_of(subject, conditions, subject.device))
+
+
+def place_of(subject: Subject, conditions: Conditions, device: torch.device) -> Place:
+    """Where layers are timed, with what the user's table knows of it.
+
+    Args:
+        subject: its network, whose precision counts where the conditions name none.
+        conditions: how passes are timed.
+        device: what they run on.
+    """
+    precision = conditions.autocast or precision_of(subject.model)
+    return Place(device, precision, conditions.batch, conditions.threads, user_table())
