@@ -69,6 +69,11 @@ class FitSettings:
         return bool(self.reconstruct) and self.calibration == "sequential"
 
     @property
+    def fits_offsets(self) -> bool:
+        """Does what is constant cost nothing, where layers can add a constant?"""
+        return self.is_sequential and self.intercept
+
+    @property
     def is_tuned(self) -> bool:
         """Is the small network trained on the dense one's outputs?"""
         return self.reconstruct == "tuned"

@@ -85,7 +85,7 @@ class Copies:
         return damage_of(along[along >= 0])[counts]
 
 
-def find_copies(gram_UU: Tensor, num_partitions: int = 1) -> Copies:
+def find_copies(gram_UU: Tensor, num_partitions: int = 1, constant_U: Tensor | None = None) -> Copies:
     """Copies among units, by their Gram matrix.
 
     Unit i is c times unit j in every sample when G_ij^2 = G_ii G_jj, and then c = G_ij / G_jj. Where that makes all
@@ -94,11 +94,13 @@ def find_copies(gram_UU: Tensor, num_partitions: int = 1) -> Copies:
     Args:
         gram_UU: shape [U, U], float64; units of several columns by :func:`snp.core.gram.partial_trace`.
         num_partitions: P; copies are looked for inside a partition, because a reader sees one of them.
+        constant_U: units that say nothing because their readers can add a constant, bool; they count as dead.
     """
     energy = gram_UU.diagonal().clamp_min(0)
     units = torch.arange(len(energy), device=energy.device)
     partition = units // (len(units) // num_partitions)
     is_dead = energy <= _DEAD * energy.max()
+    is_dead = is_dead if constant_U is None else is_dead | constant_U.to(is_dead.device)
     product = energy[:, None] * energy
     is_same = (gram_UU.square() >= (1 - _SAME) * product) & ~is_dead & ~is_dead[:, None]
     if bool(is_same[~is_dead][:, ~is_dead].all()):

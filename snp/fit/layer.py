@@ -10,12 +10,13 @@ from torch import Tensor, fx
 
 from snp.core.reconstruct import fold
 from snp.fit.behind_layer import Tail
-from snp.fit.reads import Read, mean_behind, own_name
+from snp.fit.reads import Read, own_name
 from snp.fit.rectified import fitted_behind_rectifier
 from snp.fit.regression import LeastSquares, fitted, ridges_of
 from snp.fit.rows import Rows
 from snp.fit.spans import in_span, span_of
 from snp.fit.two_networks import TwoNetworks
+from snp.graph.offsets import mean_behind
 from snp.measure.readers import Block, Reader
 from snp.settings import FitSettings
 

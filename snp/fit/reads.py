@@ -10,7 +10,7 @@ from torch import fx
 from snp.fit.two_networks import TwoNetworks
 from snp.graph.flattened import product_of_tokens
 
-__all__ = ["Read", "mean_behind", "own_name", "reads_of"]
+__all__ = ["Read", "own_name", "reads_of"]
 
 _LAYERS = ("linear", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -83,11 +83,3 @@ def own_name(networks: TwoNetworks, node: Any) -> str | None:
     """Name of the tensor a node stands for, unless others read it, too: they do not want it changed."""
     name = networks.name_of(node)
     return name if name is not None and networks.num_reads(name) == 1 else None
-
-
-def mean_behind(node: fx.Node) -> Any:
-    """Running mean of the normalisation that alone reads a layer's output: subtracting from it adds to the output."""
-    users = list(node.users)
-    if len(users) == 1 and "batch_norm" in str(users[0].target) and users[0].args[0] is node:
-        return users[0].args[3]
-    return None

@@ -14,6 +14,7 @@ from snp.core.sums import ALONE, Sums
 from snp.fit.at_outputs import Outputs, is_few
 from snp.fit.calibration import moments_of
 from snp.fit.candidates import Candidates, Tensors
+from snp.fit.equal_units import with_equal_units_merged
 from snp.fit.folds import Fold
 from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.joint_statistics import with_statistics
@@ -78,6 +79,7 @@ def realise(
     Raises:
         SelfCheckError: the small network is not the dense one with units masked, or its cost is not the plan's.
     """
+    subject, problem = with_equal_units_merged(subject, problem, plan, settings)
     fits = _Fitting(subject, problem, plan, settings, sums, samples.is_mirrored).fits(samples.batches)
     with problem.progress.stage("cut and check"):
         # What is not cut from the masked network is not copied twice.
@@ -93,6 +95,7 @@ def in_sequence(
     subject: Subject, problem: Problem, plan: PruningPlan, settings: FitSettings, inputs: Sequence[Batch]
 ) -> Fits:
     """The fit in sequence of a plan's readers on some samples, as it comes: held to no other fit."""
+    subject, problem = with_equal_units_merged(subject, problem, plan, settings)
     return _Fitting(subject, problem, plan, settings, ALONE, is_mirrored=False).in_sequence(problem, inputs)
 
 
@@ -102,6 +105,7 @@ def fold_of(subject: Subject, problem: Problem, settings: FitSettings, samples: 
     The piece is the number of the fold, and the plan as JSON; all else is as :func:`realise` gets it.
     """
     plan = PruningPlan.from_json(piece["plan"])
+    subject, problem = with_equal_units_merged(subject, problem, plan, settings)
     fitting, inputs = _Fitting(subject, problem, plan, settings, ALONE, samples.is_mirrored), samples.batches
     fit = partial(fitting.candidates, masked_weights(subject.model, plan))
     return fitting.outputs(inputs).fold(inputs, fit, piece["fold"])

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_mask
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["copied", "refuse_quantised", "without_hooks"]
+__all__ = ["copied", "refuse_lazy", "refuse_quantised", "without_hooks"]
 
 _QUANTISED = ("torch.ao.quantization", "torch.ao.nn.", "torchao.quantization", "torch.nn.quantized", "bitsandbytes.nn")
 
@@ -102,6 +103,19 @@ def _hooks(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
                 yield module, hook
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Networks some of whose layers have not seen an input yet have no weights: those of a copy would be others.
+
+    Raises:
+        ValueError: the model holds such a layer; the message names it.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} has no values yet (a lazy layer): call the model on a batch first, then train or load it"
+            )
 
 
 def refuse_quantised(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch.fx.config as tracing
 from torch import nn
 
 from snp.graph.batches import Batch
+from snp.graph.inlined import inline_gradient_modes
 
 __all__ = ["program_of"]
 
@@ -26,6 +27,7 @@ def program_of(model: nn.Module, batch: Batch) -> torch.export.ExportedProgram:
         warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")
         program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
     sys.stderr.write(said.getvalue())
+    inline_gradient_modes(program)
     return program
 
 

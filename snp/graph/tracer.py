@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace, compact
 from snp.graph.norm_reads import NormReads
+from snp.graph.offsets import takes_offset
 from snp.graph.streams import Streams
 from snp.graph.traced import Call, Parameter, Split, Turned, module_running
 from snp.graph.units import Reading
@@ -187,13 +188,12 @@ class Tracer:
             self.readers.append(weight.name)
         is_spatial = torch.Size(weight.shape[2:]).numel() > 1
         kinds = (self.convolutions, is_convolution), (self.spatial, is_spatial), (self.buffers, weight.is_buffer)
-        for kind, holds in kinds:
-            if holds:
-                kind.add(weight.name)
+        for kind in (kind for kind, holds in kinds if holds):
+            kind.add(weight.name)
         self.norms.read(weight.name, node)
-        module = module_running(node)
-        module = self.aliases.get(module or "", module)
-        reading = Reading(module or "", input_dim, *channel_dims, output_padding, "einsum" in str(node.target))
+        module = self.aliases.get((running := module_running(node)) or "", running)
+        is_einsum, affine = "einsum" in str(node.target), takes_offset(node)
+        reading = Reading(module or "", input_dim, *channel_dims, output_padding, is_einsum, affine)
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ class Reading:
         output_channel_dim: dimension of the result along which outputs lie.
         output_padding: of a transposed convolution.
         is_einsum: over a single input `einsum` multiplies, which no counter takes for a product.
+        takes_offset: a constant can be added to what it gives (:mod:`snp.graph.offsets`).
     """
 
     module: str
@@ -95,6 +96,7 @@ class Reading:
     output_channel_dim: int = 1
     output_padding: tuple[int, ...] = ()
     is_einsum: bool = False
+    takes_offset: bool = field(default=False, compare=False)
 
     @property
     def output_dim(self) -> int:

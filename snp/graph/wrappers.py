@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from snp.graph.copies import copied
+from snp.graph.copies import copied, refuse_lazy
 
 __all__ = ["alike", "at_rest", "evaluated", "evaluated_copy", "unwrapped"]
 
@@ -37,6 +37,7 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"{name} is scripted or traced (torch.jit): give the network it was made from, and script the small one"
         )
+    refuse_lazy(inner)
     return copied(inner).eval()
 
 
@@ -44,6 +45,7 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     """The network itself in evaluation mode, and as it was behind the ``with`` block: its modes, and its buffers."""
     inner = unwrapped(model)
+    refuse_lazy(inner)
     modes = [(module, module.training) for module in inner.modules()]
     buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _own_buffers(inner)]
     try:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective, Output, floating, named_outputs, without_padding
+from snp.measure.taps import is_transformed
 
 __all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"]
 
@@ -129,12 +130,11 @@ def _watched(model: nn.Module, batch: Batch, made: dict[_Place, StorageWeakRef])
     """The output, with the places in memory of what layers with weights gave out; held weakly, which uses none."""
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and not is_transformed(output):
             made[_place_of(output)] = StorageWeakRef(output.untyped_storage())  # its name goes to no other
 
-    layers = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
     with ExitStack() as hooks:
-        for layer in layers:
+        for layer in (each for each in model.modules() if getattr(getattr(each, "weight", None), "ndim", 0) >= 2):
             hooks.enter_context(layer.register_forward_hook(note))
         return batch.call(model)
 

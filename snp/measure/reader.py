@@ -38,6 +38,7 @@ class Reader:
         is_recurrent: an output depends on what was read at other positions, too.
         is_wide: it makes many more outputs than it has inputs, as the head of a language model does, without a bias.
         is_routed: it reads the tokens that are sent to it, perhaps none: a layer of an expert.
+        takes_offset: a constant can be added to what it gives, by a tensor of its own.
         largest_token: energy that one token may have beside the median of its sample; None for any.
     """
 
@@ -56,6 +57,7 @@ class Reader:
     is_recurrent: bool = False
     is_wide: bool = False
     is_routed: bool = False
+    takes_offset: bool = False
     largest_token: float | None = None
 
     def rows(self, weight: Tensor) -> Tensor:

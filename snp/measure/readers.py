@@ -90,7 +90,7 @@ def readers_of(
                 largest = largest_patch if by_block else largest_patch // member.num_blocks
                 reading, count = graph.readings[member.tensor], graph.positions[member.tensor]
                 patch = _patch_at(module, count, reading, largest) if conv_gram == "patch" else None
-                reader = reader_of(model, member, reading, patch)
+                reader = replace(reader_of(model, member, reading, patch), takes_offset=reading.takes_offset)
                 readers[member.tensor] = reader if by_block else _sampled(reader, model.get_parameter(member.tensor))
     return readers
 

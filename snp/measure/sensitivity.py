@@ -8,11 +8,13 @@ e at one position causes. One backward pass over a few batches serves all layers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from snp.core.sums import ALONE, Sums
 from snp.graph.batches import Batch
@@ -59,13 +61,22 @@ def measure_sensitivity(
     sums, objective = dict[str, Tensor](), objective or objective_of(model, batches)
     taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums, visits))
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
-    with at_rest(model), taps, _backward_through_recurrent(model):
+    with at_rest(model), taps, _GradientsEverywhere(), _backward_through_recurrent(model):
         for batch in batches:
             with torch.enable_grad():
                 _backward(objective.score(batch.call(model), batch, generator))
     _refuse_not_finite(sums, readers)
     count = over.number(sum(batch.size for batch in batches))
     return {name: over.of(total) / count for name, total in sums.items()}
+
+
+class _GradientsEverywhere(TorchFunctionMode):
+    """The network's own ``torch.no_grad()`` switches nothing off: what is cut there moves the output, too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return None if func is torch._C._set_grad_enabled else func(*args, **(kwargs or {}))
 
 
 def _backward(score: Tensor) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snp.measure.readers import Reader
 
-__all__ = ["Taps"]
+__all__ = ["Taps", "is_transformed"]
 
 Before = Callable[[str, Tensor], None]
 After = Callable[[str, Tensor], Tensor]
@@ -56,7 +57,13 @@ class Taps(ExitStack):
         if before is not None:
 
             def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                before(name, args[0] if args else kwargs["input"])
+                values = args[0] if args else kwargs["input"]
+                if is_transformed(values):
+                    raise ValueError(
+                        f"the network calls layer {name.rpartition('.')[0]} inside torch.vmap or another transform of "
+                        "torch.func, where nobody can see what it reads: call it on whole batches instead"
+                    )
+                before(name, values)
 
             self.enter_context(module.register_forward_pre_hook(look, with_kwargs=True))
         if after is not None:
@@ -74,6 +81,11 @@ class Taps(ExitStack):
 
         self.enter_context(module.register_forward_pre_hook(begin))
         self.enter_context(module.register_forward_hook(end, always_call=True))
+
+
+def is_transformed(values: Any) -> bool:
+    """Are these values inside ``torch.vmap`` or another transform of ``torch.func``, where they lie nowhere?"""
+    return isinstance(values, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(values)
 
 
 class _Operators(TorchFunctionMode):

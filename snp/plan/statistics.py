@@ -18,7 +18,10 @@ from snp.graph.units import Slice, UnitGroup
 from snp.plan.placing import place_of
 from snp.plan.problem import LogitStatistics, Problem
 
-__all__ = ["damage_of", "group_statistics", "shrunk_statistics", "summed_scores"]
+__all__ = ["constant_units", "damage_of", "group_statistics", "shrunk_statistics", "summed_scores"]
+
+# Variance beside energy: above rounding of float64 sums of float32 values.
+_SAME = 1e-12
 
 
 def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Generator) -> GroupStatistics:
@@ -51,6 +54,22 @@ def group_statistics(problem: Problem, group: UnitGroup, generator: torch.Genera
 def _looked_at(problem: Problem, group: UnitGroup) -> tuple[Slice, ...]:
     """The readers whose moments say what units are worth; of a stream :mod:`snp.core.stream_bases` says so."""
     return () if group.kind == "width" and group.name in problem.logits else group.consumers
+
+
+def constant_units(problem: Problem, group: UnitGroup) -> Tensor:
+    """Units that had one value in all samples, at all positions, where every reader can add a constant, bool [U].
+
+    None where all units had: then the samples are one.
+    """
+    found = torch.ones(group.num_units, dtype=torch.bool)
+    for member in _looked_at(problem, group):
+        reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
+        columns = reader.columns(member)
+        if not reader.takes_offset or moments.count < 2:
+            return torch.zeros_like(found)
+        energy, mean = moments.second.diagonal().cpu()[columns], moments.first.cpu()[columns] / moments.count
+        found &= (energy - moments.count * mean.square() <= _SAME * energy).all(dim=1)
+    return found & (group.kind in ("conv", "ffn")) & (not bool(found.all()))
 
 
 def shrunk_statistics(problem: Problem, group: UnitGroup, statistics: GroupStatistics) -> GroupStatistics:

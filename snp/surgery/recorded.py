@@ -157,7 +157,7 @@ def _difference(want: Tensor, have: Tensor, channel_dim: int | None) -> float:
     is_finite = torch.isfinite(want)
     if not torch.equal(want[~is_finite], have[~is_finite]) or not torch.equal(is_finite, torch.isfinite(have)):
         return float("inf")
-    want, have = (torch.where(is_finite, values, 0).double() for values in (want, have))
+    want, have = (torch.where(is_finite, values, 0).detach().double() for values in (want, have))
     error = (want - have).abs()
     if not bool(error.any()):
         return 0.0

@@ -23,7 +23,7 @@ from snp.plan.level import kept_at_level, level_for
 from snp.plan.pieces import cut_of, tried
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.removal import block_curves, tried_blocks
-from snp.plan.statistics import damage_of, group_statistics, shrunk_statistics
+from snp.plan.statistics import constant_units, damage_of, group_statistics, shrunk_statistics
 from snp.settings import PruneSettings
 
 __all__ = ["choose"]
@@ -50,7 +50,8 @@ def _uncut(problem: Problem, settings: PruneSettings, group: UnitGroup, generato
     """The units of a group in order, all of them kept, and what each says of those behind it."""
     statistics = group_statistics(problem, group, generator)
     whole, width = statistics.gram, statistics.columns_per_unit
-    copies = find_copies(partial_trace(whole, width), group.num_partitions)
+    constant = constant_units(problem, group) if settings.fit.fits_offsets else None
+    copies = find_copies(partial_trace(whole, width), group.num_partitions, constant)
     if settings.ordering_name in orderings.BLIND:
         copies = copies.none()
     statistics = copies.left_out_of(statistics)

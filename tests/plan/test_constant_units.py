@@ -1,0 +1,65 @@
+"""Units with one value for every input go first where the layer behind can add a constant."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snp
+
+ROWS = torch.randn(512, 20, generator=torch.Generator().manual_seed(1))
+OTHERS = torch.randn(256, 20, generator=torch.Generator().manual_seed(2))
+
+
+def slimmed(*behind: nn.Module) -> nn.Sequential:
+    """Scales of the last eight of sixteen units are zero, their biases are not."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), nn.ReLU(), *(behind or [nn.Linear(16, 4)])).eval()
+    layers[1].weight.data[8:] = 0
+    layers[1].bias.data[8:] = torch.linspace(0.5, 2, 8)
+    return layers
+
+
+def apart(model: nn.Module, small: nn.Module, rows: Tensor = OTHERS) -> float:
+    with torch.no_grad():
+        dense = model(rows)
+        return float((small(rows) - dense).square().mean() / dense.var(dim=0).mean())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"objective": "squared"}, {"trials": False}, {"ordering": "zca"}, {"ordering": "residual", "cut": "uniform"}],
+    ids=str,
+)
+def test_they_go_without_loss(options: dict[str, Any]) -> None:
+    """What they gave stands in the bias then."""
+    model = slimmed()
+    result = snp.prune(model, ROWS.split(64), target_units=0.5, round_to=1, progress=False, **options)
+    assert result.plan.groups[0].kept.tolist() == [*range(8)]
+    assert apart(model, result.model) < 1e-10
+
+
+def test_a_mean_behind_takes_them_over() -> None:
+    """A layer without a bias whose outputs alone a BatchNorm normalises."""
+    model = slimmed(nn.Linear(16, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4))
+    result = snp.prune(model, ROWS.split(64), target_units=0.5, round_to=1, ignore=["6"], progress=False)
+    first = {decision.group.name: decision.kept.tolist() for decision in result.plan.groups}["0"]
+    assert first == [*range(8)]
+
+
+def test_where_nothing_can_be_added_one_of_them_is_worth_something() -> None:
+    """Without a bias the layer behind has its constant from one of them; a joint fit adds none, either."""
+    bare = slimmed(nn.Linear(16, 4, bias=False))
+    for model, options in ((bare, {}), (slimmed(), {"calibration": "joint"})):
+        result = snp.prune(model, ROWS.split(64), target_units=9 / 16, round_to=1, progress=False, **options)
+        assert result.plan.groups[0].kept.tolist()[:8] == [*range(8)]
+        assert len(result.plan.groups[0].kept) == 9
+        assert apart(model, result.model) < 1e-5
+
+
+def test_samples_that_are_one_say_nothing() -> None:
+    """All units are constant then."""
+    model = slimmed()
+    result = snp.prune(model, [ROWS[:1].expand(8, 20).clone()], target_units=0.5, round_to=1, progress=False)
+    assert len(result.plan.groups[0].kept) == 8
