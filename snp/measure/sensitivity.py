@@ -61,10 +61,9 @@ def measure_sensitivity(
     sums, objective = dict[str, Tensor](), objective or objective_of(model, batches)
     taps = Taps(model, followed, after=lambda name, output: _tracked(name, readers[name], output, sums, visits))
     # Gradients of weights, which nobody asks for, would cost half of the backward pass.
-    with at_rest(model), taps, _GradientsEverywhere(), _backward_through_recurrent(model):
+    with at_rest(model), taps, torch.enable_grad(), _GradientsEverywhere(), _backward_through_recurrent(model):
         for batch in batches:
-            with torch.enable_grad():
-                _backward(objective.score(batch.call(model), batch, generator))
+            _backward(objective.score(batch.call(model), batch, generator))
     _refuse_not_finite(sums, readers)
     count = over.number(sum(batch.size for batch in batches))
     return {name: over.of(total) / count for name, total in sums.items()}
