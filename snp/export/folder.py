@@ -64,7 +64,10 @@ class ExportFolder:
         return found
 
     def network(self, weights: str) -> nn.Module:
-        """The small network in evaluation mode; a causal language model as a function of tokens to logits."""
+        """The small network in evaluation mode; a causal language model as a function of tokens to logits.
+
+        What was kept in half precision comes in single precision.
+        """
         return _one_tensor(load(self.path, weights=weights))
 
     def example(self, shape: str | None, model: nn.Module) -> Tensor:
@@ -167,13 +170,13 @@ def _sizes(shape: str) -> list[int]:
 
 def _require_numbers(example: Tensor) -> Tensor:
     if not example.dtype.is_floating_point:
-        raise ValueError(
-            f"{_EXPORTED}; this one reads whole numbers, as an encoder of text does with its mask"
-        )
+        raise ValueError(f"{_EXPORTED}; this one reads whole numbers, as an encoder of text does with its mask")
     return example
 
 
 def _one_tensor(model: nn.Module) -> nn.Module:
+    """From one tensor to outputs, in evaluation mode and in single precision, which ONNX Runtime computes in."""
+    model = model.float()
     if not is_language_model(model):
         return model.eval()
     if huggingface.sees_ahead(model.eval()):
