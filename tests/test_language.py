@@ -260,7 +260,7 @@ def test_weights_that_are_cut_short_are_refused(folder: Path, tmp_path: Path) ->
     """As a download leaves them that was stopped."""
     copy = _changed(folder, tmp_path / "short") / "model.safetensors"
     copy.write_bytes(copy.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"model.checkpoint=\S+/short: a safetensors file in it is damaged or cut short"):
+    with pytest.raises(ValueError, match=r"/short: a safetensors file in it is damaged or cut short"):
         huggingface.load(copy.parent)
 
 
@@ -268,13 +268,16 @@ def test_weights_that_are_cut_short_are_refused(folder: Path, tmp_path: Path) ->
     ("options", "words"),
     [
         ({"ffn_dim": 28}, "6 tensors of the network are of another shape than config.json says"),
-        ({"num_hidden_layers": 3}, r"16 tensors of the network are not in its files \(model.decoder.layers.2.fc1.bias, "),
+        (
+            {"num_hidden_layers": 3},
+            r"16 tensors of the network are not in its files \(model.decoder.layers.2.fc1.bias",
+        ),
     ],
 )
 def test_a_network_is_not_made_up_where_weights_are_lacking(
     options: dict[str, object], words: str, folder: Path, tmp_path: Path
 ) -> None:
-    """transformers would draw them at random, and scores would be those of a guess."""
+    """Random numbers in their place would give scores of a guess."""
     with pytest.raises(ValueError, match=words):
         huggingface.load(_changed(folder, tmp_path / "other", **options))
 
@@ -282,7 +285,7 @@ def test_a_network_is_not_made_up_where_weights_are_lacking(
 def test_a_tokenizer_of_another_model_is_named(folder: Path, tmp_path: Path) -> None:
     """It gives out tokens that the network has no embedding for; and none at all is told from an empty text."""
     other = _changed(folder, tmp_path / "other", vocab_size=8)
-    with pytest.raises(ValueError, match=r"/other: its tokenizer gives out token 16, and the model knows 8 \(vocab_size"):
+    with pytest.raises(ValueError, match=r"/other: its tokenizer gives out token 16, and the model knows 8 "):
         huggingface.tokenize(other, "the cat runs .")
     for path in other.glob("tokenizer*"):
         path.unlink()
