@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import snp
+from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.data.wikitext2 import WikiText2
 from snp.data.windows import IGNORED, Windows
@@ -25,7 +27,7 @@ from snp.report.page import write_report
 from snp.run.training.scores import Perplexity
 from tests.command_line import run_here
 from tests.second_device import SECOND, second_device
-from tests.transformer_models import save_folder, sentences, transformer
+from tests.transformer_models import SIZES, save_folder, sentences, transformer
 
 STAGES = ("dense", "pruned", "finetuned")
 
@@ -164,6 +166,33 @@ def test_text_shorter_than_a_window_is_named(folder: Path, tmp_path: Path) -> No
         data_of(folder, train=str(tmp_path / "short.txt")).calibration_dataloader(1, 0)
 
 
+@pytest.mark.parametrize("part", ["test", "second"])
+def test_an_empty_text_is_named(part: str, folder: Path, tmp_path: Path) -> None:
+    """The first text for scores, and the second one."""
+    (tmp_path / "empty.txt").write_text("")
+    data = data_of(folder, **{part: str(tmp_path / "empty.txt")})
+    with pytest.raises(ValueError, match=rf"data.{part}=\S+/empty.txt: its 0 tokens do not fill one window of 10"):
+        data.test_dataloader() if part == "test" else data.second_dataloader()
+
+
+def test_a_mark_of_the_order_of_bytes_is_no_text(folder: Path, tmp_path: Path) -> None:
+    """Files of Windows begin with one."""
+    for name in ("wiki.valid.raw", "wiki.test.raw"):
+        (tmp_path / name).write_text("the cat runs away .", encoding="utf-8-sig")
+    assert data_of(folder, train=str(tmp_path / "wiki.test.raw")).text("train") == "the cat runs away ."
+    assert WikiText2(path=str(tmp_path), train_split="valid").text("train") == "the cat runs away ."
+
+
+def test_text_that_is_trained_on_and_scored_is_told(folder: Path, tmp_path: Path) -> None:
+    """The same file, or a part of it under another name; not two texts of one language."""
+    assert doubts_of(data_of(folder)) == ()
+    (tmp_path / "part.txt").write_text((folder / "train.txt").read_text()[30:200])
+    told = "lies in the training text: perplexities on text that was trained on look better than the network is"
+    same = {"test": str(folder / "train.txt"), "second": str(tmp_path / "part.txt")}
+    assert doubts_of(data_of(folder, **same)) == (f"the text of data.test and of data.second {told}",)
+    assert doubts_of(data_of(folder, **same | {"second": None})) == (f"the text of data.test {told}",)
+
+
 def test_wikitext_comes_from_a_folder(folder: Path, tmp_path: Path) -> None:
     """One file per split, found by name; what is missing is named."""
     for split in ("valid", "test"):
@@ -217,6 +246,70 @@ def test_weights_that_are_no_safetensors_are_refused(folder: Path, tmp_path: Pat
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"cannot read it as AutoModelForCausalLM.*safetensors"):
         huggingface.load(tmp_path)
+
+
+def _changed(folder: Path, copy: Path, **options: object) -> Path:
+    """A copy of a folder with other values in its configuration."""
+    shutil.copytree(folder, copy)
+    config = json.loads((folder / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | options))
+    return copy
+
+
+def test_weights_that_are_cut_short_are_refused(folder: Path, tmp_path: Path) -> None:
+    """As a download leaves them that was stopped."""
+    copy = _changed(folder, tmp_path / "short") / "model.safetensors"
+    copy.write_bytes(copy.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"/short: a safetensors file in it is damaged or cut short"):
+        huggingface.load(copy.parent)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ffn_dim": 28}, "6 tensors of the network are of another shape than config.json says"),
+        (
+            {"num_hidden_layers": 3},
+            r"16 tensors of the network are not in its files \(model.decoder.layers.2.fc1.bias",
+        ),
+    ],
+)
+def test_a_network_is_not_made_up_where_weights_are_lacking(
+    options: dict[str, object], words: str, folder: Path, tmp_path: Path
+) -> None:
+    """Random numbers in their place would give scores of a guess."""
+    with pytest.raises(ValueError, match=words):
+        huggingface.load(_changed(folder, tmp_path / "other", **options))
+
+
+def test_a_tokenizer_of_another_model_is_named(folder: Path, tmp_path: Path) -> None:
+    """It gives out tokens that the network has no embedding for; and none at all is told from an empty text."""
+    other = _changed(folder, tmp_path / "other", vocab_size=8)
+    with pytest.raises(ValueError, match=r"/other: its tokenizer gives out token 16, and the model knows 8 "):
+        huggingface.tokenize(other, "the cat runs .")
+    for path in other.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"/other: there is no tokenizer in this folder"):
+        huggingface.tokenize(other, "the cat runs .")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_has_no_perplexity(tmp_path: Path) -> None:
+    """Whatever class it is loaded as; with a mask of the future the same network has one."""
+    config = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 32}
+    torch.manual_seed(0)
+    transformers.BertForMaskedLM(transformers.BertConfig(**config)).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match=r"/encoder: BertLMHeadModel says of a token what depends on tokens behind it"):
+        LanguageModelSpec("bert", str(tmp_path / "encoder")).prepare()
+    decoder = _changed(tmp_path / "encoder", tmp_path / "decoder", is_decoder=True)
+    assert LanguageModelSpec("bert", str(decoder)).prepare().format["context"] == 32
+
+
+@pytest.mark.parametrize("name", ["opt", "opt_post_norm", "llama", "qwen2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_language_models_do_not_see_ahead(name: str, dtype: torch.dtype) -> None:
+    """In half precision either."""
+    assert not huggingface.sees_ahead(transformer(name).to(dtype))
 
 
 def test_without_transformers_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

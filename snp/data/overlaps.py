@@ -1,4 +1,4 @@
-"""Which images lie in two classes, or in two parts of the data?  Files of equal content, whatever their names."""
+"""Which images lie in two classes, or in two parts of the data, and is a text in another?  Content, not names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from snp.data.archive import StoredImage, content_of, size_of
 from snp.data.base import Part
 from snp.data.image_folder import ImageFolder
 from snp.data.loading import SampleData
+from snp.data.text import TextData
 
 __all__ = ["MOST_IMAGES", "doubts_of"]
 
@@ -22,14 +23,16 @@ _Place = tuple[Part, str, StoredImage]
 
 
 def doubts_of(data: SampleData) -> tuple[str, ...]:
-    """What a user should know of images that are there more than once, with counts and an example each.
+    """What a user should know of samples that are there more than once: of images with counts and an example each.
 
     Args:
-        data: any; only folders of images are looked at.
+        data: any; folders of images and texts are looked at.
 
     Returns:
         At most two sentences, the graver one first; none of more than `MOST_IMAGES` images.
     """
+    if isinstance(data, TextData):
+        return _of_texts(data)
     parts = data.places() if isinstance(data, ImageFolder) else {}
     places: list[_Place] = [(part, name, image) for part, images in parts.items() for name, image in images]
     if len(places) > MOST_IMAGES:
@@ -50,6 +53,19 @@ def doubts_of(data: SampleData) -> tuple[str, ...]:
             "on look better than the network is"
         )
     return tuple(found)
+
+
+def _of_texts(data: TextData) -> tuple[str, ...]:
+    """Which texts for scores lie in the one that is trained on."""
+    trained = data.text("train")
+    scored = {"data.test": data.text("test"), "data.second": data.text("second") if data.has_second else ""}
+    names = [name for name, text in scored.items() if text.strip() and text.strip() in trained]
+    if not names:
+        return ()
+    return (
+        f"the text of {' and of '.join(names)} lies in the training text: perplexities on text that was trained on "
+        "look better than the network is",
+    )
 
 
 def _copies(places: Sequence[_Place]) -> list[list[_Place]]:

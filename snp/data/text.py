@@ -113,9 +113,17 @@ class TextData(SampleData):
 
     def seen(self, part: Part, *, training: bool) -> Windows:
         """Whole windows of the training text, or all of the test text."""
+        return self._windows(part, whole_only=part == "train")
+
+    def _windows(self, part: str, *, whole_only: bool) -> Windows:
+        """Whole windows beside each other, or windows over all of a text.
+
+        Raises:
+            ValueError: there is none.
+        """
         assert self.format is not None, "configure() comes before setup() and the loaders"
-        context, is_train = self.format.context, part == "train"
-        windows = Windows(self.tokens(part), context, context if is_train else self.format.stride, whole_only=is_train)
+        context, stride = self.format.context, self.format.stride
+        windows = Windows(self.tokens(part), context, context if whole_only else stride, whole_only=whole_only)
         if len(windows) == 0:
             raise ValueError(
                 f"data.{part}={self.source(part)}: its {len(self.tokens(part))} tokens do not fill one window of "
@@ -125,8 +133,7 @@ class TextData(SampleData):
 
     def second_dataloader(self) -> Batches:
         """Windows of the second text, as those of the test text."""
-        assert self.format is not None
-        return self._exactly_once_loader(Windows(self.tokens("second"), self.format.context, self.format.stride))
+        return self._exactly_once_loader(self._windows("second", whole_only=False))
 
     def tokens(self, part: str) -> Tensor:
         """The text of a part ("train", "test" or "second"), read once, shape [L], int64."""
@@ -156,6 +163,7 @@ def _paths(files: Files | None, part: str) -> Files | None:
 
 def _read(path: str, part: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        # A mark of the order of bytes at the beginning is no text.
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.{part}={path}: cannot be read as text: {error}; give a file in UTF-8") from error

@@ -65,7 +65,7 @@ class WikiText2(TextData):
             found = f"{len(matches)} files" if matches else f"none among {', '.join(names[:6]) or 'no files'}"
             hint = "; data.train_split=valid calibrates on that split" if split == "train" else ""
             raise ValueError(f"data.path={self.path}: one file with {split} in its name is needed, found {found}{hint}")
-        return (folder / matches[0]).read_text(encoding="utf-8")
+        return (folder / matches[0]).read_text(encoding="utf-8-sig")
 
     @staticmethod
     def _from_hub(split: str) -> str:

@@ -46,6 +46,9 @@ def write(options: Namespace) -> None:
     reads_text = isinstance(model, Logits)
     if reads_text and options.int8:
         raise ValueError("--int8 is for networks that read images: leave it out for a language model")
+    usual = _WINDOWS if reads_text else _IMAGES
+    most = usual if options.test_samples is None else options.test_samples
+    misfit = _misfit(options, data, example, most)
     out = folder_at(options.out or folder.path / "export", "--out")
     export_program(model, example, out / "model.pt2")
     print(f"{out / 'model.pt2'}: torch.export program of the {weights} network")
@@ -57,8 +60,29 @@ def write(options: Namespace) -> None:
         images = _calibration(data, folder, options.samples)
         quantise(files[weights], files["int8"], images)
         print(f"{files['int8']}: int8, {sum(map(len, images))} calibration samples")
-    asked = options.test_samples
-    _compare(folder, files, data, example, (_WINDOWS if reads_text else _IMAGES) if asked is None else asked)
+    _compare(folder, files, None if misfit else data, example, most)
+    if misfit:
+        print(f"Not scored on the samples of the run: {misfit}.")
+
+
+def _misfit(options: Namespace, data: SampleData | None, example: Tensor, most: int) -> str | None:
+    """Why files of another shape cannot read the samples of the run; None where they can, or need not.
+
+    Raises:
+        ValueError: they have to, for int8.
+    """
+    is_text = not example.is_floating_point()  # of any length
+    if data is None or is_text or not options.input_shape or not (most or options.int8):
+        return None
+    data.setup("test")
+    found = tuple(data.test_set[0][0].shape)
+    if found == example.shape[1:]:
+        return None
+    asked = "x".join(map(str, example.shape[1:]))
+    reason = f"its images are {'x'.join(map(str, found))} where the files read {asked}"
+    if options.int8:
+        raise ValueError(f"--int8 needs the samples of the run, and {reason}: leave out --input-shape")
+    return reason
 
 
 def _compare(folder: ExportFolder, files: dict[str, Path], data: SampleData | None, example: Tensor, most: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from snp.data.loading import SampleData
 from snp.export.text import Logits, example_tokens, is_language_model
 from snp.graph.input_forms import example_of
+from snp.models import build, huggingface
 from snp.models.sources.weights import read_weights
 from snp.plan.plan import PruningPlan
 from snp.report.choice import Choice, choice_of
@@ -23,6 +24,7 @@ from snp.saving import load
 
 __all__ = ["ExportFolder"]
 
+_EXPORTED = "only networks of one tensor of numbers, as images, and causal language models are exported"
 _NUM_SAMPLES = 4  # of the example that programs are traced with
 
 
@@ -62,7 +64,10 @@ class ExportFolder:
         return found
 
     def network(self, weights: str) -> nn.Module:
-        """The small network in evaluation mode; a causal language model as a function of tokens to logits."""
+        """The small network in evaluation mode; a causal language model as a function of tokens to logits.
+
+        What was kept in half precision comes in single precision.
+        """
         return _one_tensor(load(self.path, weights=weights))
 
     def example(self, shape: str | None, model: nn.Module) -> Tensor:
@@ -114,8 +119,6 @@ class ExportFolder:
         Weights that were trained in the run, or given to it as a file, are found again; else they are random, which is
         enough for times. None where nobody noted how the network was built.
         """
-        from snp.models import build, huggingface
-
         recipe = PruningPlan.load(self.path / "plan.json").recipe
         if recipe is None:
             return None
@@ -167,12 +170,17 @@ def _sizes(shape: str) -> list[int]:
 
 def _require_numbers(example: Tensor) -> Tensor:
     if not example.dtype.is_floating_point:
-        raise ValueError(
-            "only networks of one tensor of numbers, as images, and causal language models are exported; this one "
-            "reads whole numbers, as an encoder of text does with its mask"
-        )
+        raise ValueError(f"{_EXPORTED}; this one reads whole numbers, as an encoder of text does with its mask")
     return example
 
 
 def _one_tensor(model: nn.Module) -> nn.Module:
-    return Logits(model).eval() if is_language_model(model) else model.eval()
+    """From one tensor to outputs, in evaluation mode and in single precision, which ONNX Runtime computes in."""
+    model = model.float()
+    if not is_language_model(model):
+        return model.eval()
+    if huggingface.sees_ahead(model.eval()):
+        raise ValueError(
+            f"{_EXPORTED}; {type(model).__name__} says of a token what depends on tokens behind it, as an encoder does"
+        )
+    return Logits(model).eval()

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from snp.core.values import path_of
 from snp.export.programs import quiet, require_packages
 
 __all__ = ["quantise"]
 
 
-def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
+def quantise(source: Path | str, target: Path | str, batches: Iterable[Tensor]) -> None:
     """Write the int8 form of an ONNX network: weights per output channel, activations by ranges that samples show.
 
     Post-training static quantisation of ONNX Runtime in the QDQ form: activations are unsigned, weights signed with
@@ -29,6 +30,7 @@ def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
         ValueError: packages are missing, or there are no batches.
     """
     require_packages()
+    source, target = Path(path_of(source, "source")), Path(path_of(target, "target"))
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

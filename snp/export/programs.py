@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snp.core.values import path_of
+from snp.export.inputs import free_sizes, require_batch, require_single, tried
+
 __all__ = [
     "BATCH_NAME",
     "INPUT_NAME",
@@ -36,12 +39,13 @@ def require_packages() -> None:
         raise ValueError(f"export needs {', '.join(missing)}: pip install 'snp[export]'")
 
 
-def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.export.ExportedProgram:
+def export_program(model: nn.Module, example: Tensor, path: Path | str) -> torch.export.ExportedProgram:
     """Write a ``torch.export`` program (``.pt2``) with a free batch size, and check what it computes.
 
     Args:
         model: in evaluation mode, on the CPU; takes one tensor.
-        example: inputs, shape [N, ...], N >= 2; of whole numbers, as tokens [N, T], the length is free, too.
+        example: inputs, shape [N, ...], N >= 2; of whole numbers, as tokens [N, T], the length is free, too, unless the
+            network holds for one only.
         path: of the file.
 
     Returns:
@@ -51,19 +55,21 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> torch.expor
         ValueError: the network cannot be exported, or the program read back computes something else.
     """
     require_batch(model, example)
+    path = Path(path_of(path, "path"))
     with _refusal(model, "torch.export"), quiet(), torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=(_free(example),))
+        program = torch.export.export(model, (example,), dynamic_shapes=(free_sizes(example),))
         torch.export.save(program, path)
         again = torch.export.load(path)
-    _require_same(model, lambda inputs: first_output(again.module()(inputs)), example, path)
+    batches = tried(model, example, program)
+    _require_same(model, lambda inputs: first_output(again.module()(inputs)), batches, path)
     return program
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
+def export_onnx(model: nn.Module, example: Tensor, path: Path | str) -> float:
     """Write an ONNX file with a free batch size and compare it with the network in ONNX Runtime.
 
     Args:
-        model: in evaluation mode, on the CPU; takes one tensor.
+        model: in evaluation mode and single precision, on the CPU; takes one tensor.
         example: inputs, shape [N, ...], N >= 2.
         path: of the file.
 
@@ -71,10 +77,13 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
         The largest difference of an output over the largest output of the network, at most :data:`TOLERANCE`.
 
     Raises:
-        ValueError: packages are missing, the network cannot be exported, or ONNX Runtime computes something else.
+        ValueError: packages are missing, the network cannot be exported, or ONNX Runtime cannot run the file, or
+            computes something else.
     """
     require_packages()
     require_batch(model, example)
+    require_single(model, example)
+    path = Path(path_of(path, "path"))
     with _refusal(model, "ONNX export"), quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,
@@ -82,18 +91,17 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
             dynamo=True,
             input_names=[INPUT_NAME],
             output_names=["output"],
-            dynamic_shapes=(_free(example),),
+            dynamic_shapes=(free_sizes(example),),
             verbose=False,
         )
         assert program is not None
         _name_free_sizes(program.model)
         program.save(path)
-    return _require_same(model, session_of(path), example, path)
-
-
-def _free(example: Tensor) -> dict[int, Any]:
-    """Dimensions whose size is not fixed: that of the batch, and the length of texts."""
-    return {place: torch.export.Dim.AUTO for place in range(1 if example.is_floating_point() else 2)}
+    assert program.exported_program is not None
+    batches = tried(model, example, program.exported_program)
+    with _refusal(model, f"reading {path.name} back"):
+        run = session_of(path)
+    return _require_same(model, run, batches, path)
 
 
 def _name_free_sizes(model: Any) -> None:
@@ -134,20 +142,11 @@ def first_output(outputs: Any) -> Tensor:
     return outputs
 
 
-def require_batch(model: nn.Module, example: Tensor) -> None:
-    """Refuse an example from which a free batch size cannot be told, and a model that trains."""
-    if example.ndim < 1 or len(example) < 2:
-        raise ValueError(f"example must hold at least 2 samples, found shape {tuple(example.shape)}")
-    if model.training:
-        raise ValueError("model is in training mode: call model.eval() before the export")
-
-
-def _require_same(model: nn.Module, run: Any, example: Tensor, path: Path) -> float:
-    """The difference on the example, on a smaller batch, and on shorter texts."""
+def _require_same(model: nn.Module, run: Any, batches: list[Tensor], path: Path) -> float:
+    """The largest difference on all inputs."""
     worst = 0.0
-    shorter = () if example.is_floating_point() else (example[:, : example.shape[1] // 2],)
-    for inputs in (example, example[:1], *shorter):
-        with torch.no_grad():
+    for inputs in batches:
+        with torch.no_grad(), _refusal(model, f"a pass of {path.name}"):
             worst = max(worst, largest_difference(run(inputs), first_output(model(inputs))))
     if not worst <= TOLERANCE:
         raise ValueError(

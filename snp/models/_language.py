@@ -50,13 +50,19 @@ class LanguageModelSpec:
         """Load the model.
 
         Raises:
-            ValueError: there is no checkpoint, or it cannot be read.
+            ValueError: there is no checkpoint, it cannot be read, or its network is no causal language model.
         """
         from snp.models import huggingface  # needs an optional dependency
 
         if self.checkpoint is None:
             raise ValueError(f"model.checkpoint is not set: give the folder of a Hugging Face model to {self.name}")
         model, arguments = huggingface.load(self.checkpoint, dtype=self.dtype)
+        if huggingface.sees_ahead(model):
+            raise ValueError(
+                f"model.checkpoint={self.checkpoint}: {type(model).__name__} says of a token what depends on tokens "
+                "behind it, as an encoder does, so that it has no perplexity; give a causal language model, or prune "
+                "it from Python: snp.prune(model, batches)"
+            )
         return PreparedLanguageModel(
             model=model,
             recipe={"family": self.family, "arguments": arguments},

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from snp.models._stock_form import save_pretrained
 
-__all__ = ["build", "context_length", "load", "save_pretrained", "tokenize"]
+__all__ = ["build", "context_length", "load", "save_pretrained", "sees_ahead", "tokenize"]
 
 CAUSAL = "AutoModelForCausalLM"
 AUTO_CLASSES = (CAUSAL, "AutoModel")
+_ASKED = 8  # tokens that show whether a network sees ahead
 
 
 def _transformers() -> Any:
@@ -77,13 +79,33 @@ def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -
             "the folder that save_pretrained wrote, or that was downloaded from the hub"
         )
     try:
-        model: nn.Module = _auto(transformers, auto_class).from_pretrained(
-            str(path), local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)
-        )
+        options = {"local_files_only": True, "use_safetensors": True, "dtype": getattr(torch, dtype)}
+        # What does not fit or is not there would be random numbers: it is told below, in words of ours.
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = _auto(transformers, auto_class).from_pretrained(str(path), **options, **told)
+    except SafetensorError as error:
+        raise ValueError(
+            f"model.checkpoint={folder}: a safetensors file in it is damaged or cut short ({error}); fetch or save the "
+            "model again"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model.checkpoint={folder}: transformers cannot read it as {auto_class}: {error}") from error
+    _require_weights(folder, info, auto_class)
     config: Any = _without_cache(model).config
     return model, {"config": json.loads(config.to_json_string(False)), "auto_class": auto_class}
+
+
+def _require_weights(folder: str | Path, info: Mapping[str, Any], auto_class: str) -> None:
+    """The files hold a tensor for every parameter; an encoder may do without what only its head needs."""
+    wrong = sorted(name for name, *_ in info["mismatched_keys"])
+    lacking = sorted(info["missing_keys"]) if auto_class == CAUSAL else []
+    for names, what in ((wrong, "of another shape than config.json says"), (lacking, "not in its files")):
+        if names:
+            shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+            raise ValueError(
+                f"model.checkpoint={folder}: {len(names)} tensors of the network are {what} ({shown}); give the folder "
+                "with config.json and all safetensors files of one model"
+            )
 
 
 def context_length(model: nn.Module) -> int:
@@ -99,19 +121,59 @@ def context_length(model: nn.Module) -> int:
     raise ValueError(f"the configuration of {type(model).__name__} names no context length: set data.context=NUMBER")
 
 
+def sees_ahead(model: nn.Module) -> bool:
+    """Does what it says of a token change with tokens behind it, as in an encoder?  Then it has no perplexity.
+
+    Args:
+        model: in evaluation mode, on the CPU; from tokens to logits.
+    """
+    whole: Any = model
+    size = whole.get_input_embeddings().num_embeddings
+    generator, half = torch.Generator().manual_seed(0), _ASKED // 2
+    tokens = torch.randint(size, (1, _ASKED), generator=generator)
+    others = tokens.clone()
+    others[:, half:] = (tokens[:, half:] + torch.randint(1, size, (1, half), generator=generator)) % size
+    with torch.no_grad():
+        found, moved = (whole(input_ids=words).logits[:, :half] for words in (tokens, others))
+    # Experts sort the tokens of a batch, so that sums may be rounded otherwise: half of the digits must agree.
+    largest = found.abs().max() * torch.finfo(found.dtype).eps ** 0.5
+    return bool((found - moved).abs().max() > largest)
+
+
 def tokenize(folder: str | Path, text: str) -> Tensor:
     """A whole text as tokens, by the tokenizer that lies beside the model; shape [number of tokens], int64.
 
     Raises:
-        ValueError: there is no tokenizer in the folder.
+        ValueError: there is no tokenizer in the folder, or it is one of another model.
     """
     transformers = _transformers()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(Path(folder).expanduser()), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model.checkpoint={folder}: no tokenizer that transformers can read: {error}") from error
+    # Without its files transformers makes one of some classes that knows no words.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"model.checkpoint={folder}: there is no tokenizer in this folder; put the model's tokenizer.json and "
+            "tokenizer_config.json there, as tokenizer.save_pretrained writes them"
+        )
     # Texts are longer than any context on purpose: they are cut into windows afterwards.
-    return torch.tensor(tokenizer(text, verbose=False).input_ids, dtype=torch.int64)
+    tokens = torch.tensor(tokenizer(text, verbose=False).input_ids, dtype=torch.int64)
+    _require_known(transformers, folder, tokens)
+    return tokens
+
+
+def _require_known(transformers: Any, folder: str | Path, tokens: Tensor) -> None:
+    """The model of the folder has an embedding for every token."""
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file() or not len(tokens):
+        return
+    known = transformers.AutoConfig.from_pretrained(str(path), local_files_only=True).get_text_config()
+    if int(tokens.max()) >= (size := getattr(known, "vocab_size", None) or int(tokens.max()) + 1):
+        raise ValueError(
+            f"model.checkpoint={folder}: its tokenizer gives out token {int(tokens.max())}, and the model knows {size} "
+            "(vocab_size in config.json): they do not belong together; put the tokenizer of this model there"
+        )
 
 
 def _auto(transformers: Any, auto_class: str) -> Any:

@@ -9,8 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from snp.report.record import read_json
 from snp.report.speed import is_noisy
-from snp.report.stages import comparison_rows, format_seconds, read_stages
+from snp.report.stages import comparison_rows, format_seconds, format_share, number, read_stages
 
 
 def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO | None = None) -> None:
@@ -35,10 +36,20 @@ def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO 
         console.print(table)
     else:
         print("Nothing was measured in this run.", file=out)
-    for line in _details(metrics):
+    for line in (*_details(metrics), *_outside_embeddings(metrics, Path(run_dir))):
         print(line, file=out)
     # Rich would break a long path into lines that cannot be copied.
     print(f"Run folder: {run_dir}", file=out, flush=True)
+
+
+def _outside_embeddings(metrics: Mapping[str, Any], run_dir: Path) -> list[str]:
+    """Why the table's share of the parameters is not the one that was asked for, where it is not."""
+    reached, counted = (number(metrics, f"prune/{name}") for name in ("reached", "dense_cost"))
+    if metrics.get("prune/target") != "target_params" or reached is None or counted == number(metrics, "dense/params"):
+        return []
+    words = f"Parameters: {format_share(reached)} of those outside embeddings, as the budget counts; the table has all"
+    is_untied = (read_json(run_dir / "plan.json").get("settings") or {}).get("untied")
+    return [words + ", and the head, tied to its embedding before, has weights of its own now" * bool(is_untied)]
 
 
 def _details(metrics: Mapping[str, Any]) -> list[str]:

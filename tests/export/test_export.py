@@ -17,12 +17,13 @@ from snp.export.__main__ import main
 from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
 from snp.export.scores import Score, is_noisy, table
+from snp.models import huggingface
 from snp.models.sources.weights import read_weights, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut
-from tests.transformer_models import CONFIGS, save_folder, sentences, token_batches, transformer
+from tests.transformer_models import CONFIGS, SIZES, save_folder, sentences, token_batches, transformer
 
 onnx = pytest.importorskip("onnx", reason="the extra packages of snp[export] are not installed")
 for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -96,6 +97,113 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             main(words)
         assert ending.value.code == 2
         assert said in capsys.readouterr().err
+
+
+class OfTokens(nn.Module):
+    """From tokens to three numbers, by the last of a recurrent layer: `torch.export` fixes the length of such texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.cells, self.head = nn.Embedding(20, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(self.table(tokens))[0][:, -1])
+
+
+class Convolved(OfTokens):
+    """Texts of fewer than seven tokens are too short for it."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table(tokens).unfold(1, 7, 1).mean(-1)
+
+
+class Batched(nn.Module):
+    """Holds for batches of four only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(4, 8).relu()
+
+
+@pytest.mark.parametrize("network", [OfTokens, Convolved])
+def test_texts_are_tried_in_lengths_that_the_program_takes(network: type[nn.Module], tmp_path: Path) -> None:
+    """Of one length, or of some length at least."""
+    torch.manual_seed(0)
+    tokens = torch.randint(20, (16, 9))
+    model = network().eval()
+    program = export_program(model, tokens, tmp_path / "model.pt2").module()
+    longer = torch.randint(20, (3, 9 if network is OfTokens else 12))
+    with torch.no_grad():
+        torch.testing.assert_close(program(longer), model(longer))
+
+
+def test_a_network_for_one_size_of_batches_is_refused(tmp_path: Path) -> None:
+    """In words of ours, whoever notices it."""
+    with pytest.raises(ValueError, match=r"Batched takes batches of 4 only, .*; write x\.shape\[0\]"):
+        export_program(Batched().eval(), torch.randn(4, 8), tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match=r"a pass of model\.onnx of Batched failed: .*cannot be reshaped"):
+        export_onnx(Batched().eval(), torch.randn(4, 8), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_onnx_is_of_networks_in_single_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Others are refused before a file is written; programs keep any precision."""
+    model, images = convolutional().to(dtype), torch.randn(2, 3, 12, 12, dtype=dtype)
+    word = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"0\.weight is {word}: ONNX Runtime on the CPU .* with model\.float\(\)"):
+        export_onnx(model, images, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    export_program(model, images, tmp_path / "model.pt2")
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    """As everywhere else; what is no path is named."""
+    images = torch.randn(2, 3, 12, 12)
+    assert export_onnx(convolutional(), images, str(tmp_path / "model.onnx")) <= TOLERANCE
+    export_program(convolutional(), images, str(tmp_path / "model.pt2"))
+    quantise(str(tmp_path / "model.onnx"), str(tmp_path / "int8.onnx"), [images])
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.pt2", "int8.onnx"}
+    with pytest.raises(ValueError, match=r"path must be one path, found 1\.5"):
+        export_onnx(convolutional(), images, 1.5)  # type: ignore[arg-type]
+
+
+def test_files_for_images_of_another_size_are_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written and timed; int8 has no samples to calibrate on, and writes nothing."""
+    pruned_digits(tmp_path)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--input-shape", "3,16,16", "--int8"])
+    said = "its images are 3x8x8 where the files read 3x16x16"
+    assert f"--int8 needs the samples of the run, and {said}: leave out --input-shape" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
+    monkeypatch.setattr("snp.export.scores._SECONDS", 0.1)
+    main([str(tmp_path), "--input-shape", "3,16,16"])
+    assert f"Accuracy was not measured.\nNot scored on the samples of the run: {said}." in capsys.readouterr().out
+    rows = json.loads((tmp_path / "export" / "scores.json").read_text())
+    assert [(row["name"], row["accuracy"]) for row in rows] == [("dense", None), ("pruned", None)]
+    assert session_of(tmp_path / "export" / "model.onnx")(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_encoders_of_text_are_not_exported_as_language_models(tmp_path: Path) -> None:
+    """What they say of a token depends on tokens behind it, and a mask would have to go with them."""
+    config = {"model_type": "bert", **SIZES, "intermediate_size": 24, "max_position_embeddings": 32}
+    recipe = {"family": "huggingface", "arguments": {"config": config, "auto_class": huggingface.CAUSAL}}
+    options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+    snp.save(snp.prune(models.build(**recipe).eval(), token_batches(12), **options), tmp_path, recipe)
+    with pytest.raises(
+        ValueError, match=r"are exported; BertLMHeadModel says of a token what depends on tokens behind"
+    ):
+        ExportFolder(tmp_path).network("pruned")
+
+
+def test_folders_in_half_precision_are_exported_in_single_precision(tmp_path: Path) -> None:
+    """As runs with `model.dtype=bfloat16` leave them."""
+    auto_class, config = CONFIGS["opt"]
+    recipe = {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}}
+    options = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
+    snp.save(snp.prune(transformer("opt").bfloat16(), token_batches(12), **options), tmp_path, recipe)
+    assert {weight.dtype for weight in snp.load(tmp_path).parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in ExportFolder(tmp_path).network("pruned").parameters()} == {torch.float32}
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

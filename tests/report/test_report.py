@@ -412,6 +412,22 @@ def test_summary_is_plain_text_without_a_terminal(tmp_path: Path) -> None:
     assert ["Latency in turns (ms)", "12.3", "8.10 (66 %)", "as pruned"] in cells
 
 
+def test_summary_says_what_a_budget_of_parameters_counts(tmp_path: Path) -> None:
+    """All are in the table; a head that has weights of its own now makes them more. Not where nothing is left out."""
+    found = {"dense/params": 200, "pruned/params": 230, "prune/target": "target_params", "prune/reached": 0.9}
+
+    def lines(**others: object) -> list[str]:
+        out = io.StringIO()
+        print_summary(found | {"prune/dense_cost": 80} | others, tmp_path, out)
+        return [line for line in out.getvalue().splitlines() if line.startswith("Parameters")]
+
+    words = "Parameters: 90.0 % of those outside embeddings, as the budget counts; the table has all"
+    assert lines() == [words]
+    (tmp_path / "plan.json").write_text('{"settings": {"untied": ["lm_head.weight"]}}')
+    assert lines() == [f"{words}, and the head, tied to its embedding before, has weights of its own now"]
+    assert lines(**{"prune/dense_cost": 200}) == lines(**{"prune/target": "target_macs"}) == []
+
+
 def test_summary_shows_only_what_was_measured(tmp_path: Path) -> None:
     """Stages and measures without numbers have no column and no row; a single gap shows as a dash."""
     out = io.StringIO()
