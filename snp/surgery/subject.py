@@ -12,9 +12,9 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
+from snp.graph.not_finite import refuse_not_finite, refuse_outputs_not_finite
 from snp.graph.plain_weights import plain_for
 from snp.graph.residual import ResidualBlock
-from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
@@ -140,7 +140,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
-        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+        ValueError: the model cannot be exported, its outputs are not finite, or a pattern of ``ignore`` names nothing.
     """
     model = plain_for(model, settings.cut_structures)
     example = Batch.of(example).beside(model)
@@ -163,6 +163,8 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         require_width(model, selected, frozen)
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
+    if selected and not groups:
+        refuse_outputs_not_finite(model, example)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
     found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
     if "blocks" not in settings.cut_structures:
