@@ -15,7 +15,7 @@ from typing import Any
 
 from snp.run.errors import command_line, guarded
 from snp.run.help import help_text, inspect_text
-from snp.run.options import asked_name, configuration, objective, question, refuse_unknown
+from snp.run.options import asked_name, configuration, objective, opened, question, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 from snp.run.sweep import Sweep
@@ -38,6 +38,7 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
             print(inspect_text() if program == "snp inspect" else help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    given = list(map(opened, given))
     is_sweep = any(word in _SWEEP for word in given)
     guarded(refuse_unwritable)(given, "multirun" if is_sweep else "outputs", is_multirun=is_sweep)
     # Hydra takes this flag before or behind all options, not among them.

@@ -12,7 +12,7 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
-from snp.graph.not_finite import refuse_not_finite, refuse_outputs_not_finite
+from snp.graph.not_finite import refuse_not_finite
 from snp.graph.plain_weights import plain_for
 from snp.graph.residual import ResidualBlock
 from snp.graph.units import UnitGroup
@@ -145,8 +145,7 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     model = plain_for(model, settings.cut_structures)
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.cut_structures, equal_sizes=settings.attention == "equal")
-    ignored = ignored_groups(model, graph.groups, settings.ignore)
-    frozen = dict(graph.frozen)
+    ignored, frozen = ignored_groups(model, graph.groups, settings.ignore), dict(graph.frozen)
     selected = []
     for group in graph.groups:
         if group.name in ignored:
@@ -163,8 +162,6 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         require_width(model, selected, frozen)
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
-    if selected and not groups:
-        refuse_outputs_not_finite(model, example)
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
     found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
     if "blocks" not in settings.cut_structures:

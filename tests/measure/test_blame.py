@@ -21,7 +21,7 @@ def flat() -> nn.Module:
 
 
 def refusal(model: nn.Module, batches: Iterable[Tensor]) -> str:
-    with pytest.raises(ValueError, match="batch|dense network") as raised:
+    with pytest.raises(ValueError, match=r"batch|dense network") as raised:
         snp.prune(model, batches, target_macs=0.8, progress=False)
     return str(raised.value)
 
