@@ -7,6 +7,7 @@ no open file, so it works the same in any number of loading processes.
 import io
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
+# Of images, too, and not read: several frames, or formats that need more than Pillow.
+_OTHER_ENDINGS = frozenset(
+    ".gif .heic .heif .avif .jfif .jpe .jp2 .jxl .tga .dng .cr2 .nef .svg .pgm .pbm .ico".split()
+)
 _SIXTEEN_BITS = 65535
 
 
@@ -33,15 +38,38 @@ def list_images(root: Path) -> list[StoredImage]:
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: the file is not a plain (uncompressed) tar file, or a member's name points outside of it.
+        ValueError: the file is not a plain (uncompressed) tar file, a member's name points outside of it, or links of a
+            folder lead nowhere.
     """
+    found = sorted(image for image in _files(root) if image.name.lower().endswith(IMAGE_ENDINGS))
     if root.is_dir():
-        found = _in_folder(root)
-    elif root.is_file():
-        found = _in_tar(root)
-    else:
-        raise FileNotFoundError(f"data.root={root}: there is no such folder or tar file; give the path of the data")
-    return sorted(image for image in found if image.name.lower().endswith(IMAGE_ENDINGS))
+        _refuse_dangling(root, found)
+    return found
+
+
+def unread_images(root: Path) -> dict[str, int]:
+    """Endings of images that are not read -> how many files have them, in a folder or a tar file."""
+    endings = (PurePosixPath(file.name).suffix.lower() for file in _files(root))
+    return dict(Counter(ending for ending in endings if ending in _OTHER_ENDINGS))
+
+
+def _refuse_dangling(root: Path, images: list[StoredImage]) -> None:
+    paths = [os.path.join(image.root, image.name) for image in images]
+    dangling = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
+    if dangling:
+        names = ", ".join(os.path.relpath(path, root) for path in dangling[:3]) + ", ..." * (len(dangling) > 3)
+        raise ValueError(
+            f"data.root={root}: {len(dangling)} link{'s lead' if len(dangling) > 1 else ' leads'} nowhere ({names}); "
+            "remove them, or bring their files back"
+        )
+
+
+def _files(root: Path) -> Iterator[StoredImage]:
+    if root.is_dir():
+        return _in_folder(root)
+    if root.is_file():
+        return _in_tar(root)
+    raise FileNotFoundError(f"data.root={root}: there is no such folder or tar file; give the path of the data")
 
 
 def read(image: StoredImage) -> Image.Image:
@@ -55,7 +83,9 @@ def read(image: StoredImage) -> Image.Image:
         with Image.open(io.BytesIO(content)) as decoded:
             return _as_seen(decoded)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image.name} in {image.root} is not a readable image: {error}") from error
+        # Pillow names the bytes in memory, which say nothing.
+        why = "its bytes are those of no image that Pillow knows" if "BytesIO" in str(error) else str(error)
+        raise ValueError(f"{image.name} in {image.root} is not a readable image: {why}") from error
 
 
 def content_of(image: StoredImage) -> bytes:

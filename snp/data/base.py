@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from snp.data.loading import Part, SampleData, Samples
 from snp.data.refusals import require_at_least
 
-__all__ = ["ImageData", "ImageFormat", "Part", "Samples", "Transform", "TransformedSamples"]
+__all__ = ["ImageData", "ImageFormat", "Part", "SampleRule", "Samples", "Transform", "TransformedSamples"]
 
+PART_WORDS: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
 Transform = Callable[[Any], torch.Tensor]
 
 
@@ -27,19 +28,54 @@ class ImageFormat:
     crop_fraction: float
 
 
+@dataclass(frozen=True)
+class SampleRule:
+    """What every sample of a part of a data set is held to."""
+
+    name: str
+    part: Part
+    num_classes: int
+
+    @property
+    def where(self) -> str:
+        """The part in words."""
+        return f"data set {self.name}, {PART_WORDS[self.part]} part"
+
+    def hold(self, index: int, image: torch.Tensor, label: int) -> None:
+        """A sample as the network gets it.
+
+        Raises:
+            ValueError: its label is of no class, or its image holds no numbers.
+        """
+        if not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self.where}: sample {index} (counted from 0) has label {label}; its num_classes={self.num_classes} "
+                f"allows 0 to {self.num_classes - 1}"
+            )
+        if not bool(torch.isfinite(image).all()):
+            raise ValueError(
+                f"{self.where}: sample {index} (counted from 0) holds NaN or infinite values as the network gets it; "
+                "mend the image or its transform, or leave it out"
+            )
+
+
 class TransformedSamples(Dataset[tuple[torch.Tensor, int]]):
     """Samples seen through a transform: items are (float32 image (3, H, W), int label)."""
 
-    def __init__(self, samples: Samples, transform: Transform) -> None:
+    def __init__(self, samples: Samples, transform: Transform, rule: SampleRule | None = None) -> None:
         self.samples = samples
         self.transform = transform
+        self.rule = rule
 
     def __len__(self) -> int:
         return len(self.samples)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image, label = self.samples[index]
-        return self.transform(image), int(label)
+        seen = self.transform(image), int(label)
+        if self.rule is not None:
+            self.rule.hold(index, *seen)
+        return seen
 
 
 class ImageData(SampleData):
@@ -78,7 +114,13 @@ class ImageData(SampleData):
 
     @property
     def requirements(self) -> dict[str, Any]:
-        """Classes and image size, and whether random weights are a fair start."""
+        """Classes and image size, and whether random weights are a fair start.
+
+        Raises:
+            ValueError: there is one class, between which nothing can be told.
+        """
+        if self.num_classes < 2:
+            raise ValueError(f"data set {self.name}: num_classes={self.num_classes}; a classifier needs 2 or more")
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,
@@ -110,4 +152,20 @@ class ImageData(SampleData):
         assert self.format is not None, "configure() comes before setup() and the loaders"
         if part not in self._samples:
             self._samples[part] = self.samples(part)
-        return TransformedSamples(self._samples[part], self.transform(self.format, training=training))
+        samples: Any = self._samples[part]
+        rule = SampleRule(self.name, part, self.num_classes)
+        if part != "val" and len(samples) == 0:
+            raise ValueError(f"{rule.where}: it holds no sample; a run needs training and test samples")
+        return TransformedSamples(samples, self.transform(self.format, training=training), rule)
+
+    def look_at_ends(self) -> None:
+        """Look at the first and the last sample of every part that is there, before any work.
+
+        Raises:
+            ValueError: one is not as it should be, or the training or the test part is empty.
+        """
+        parts: tuple[Part, ...] = ("train", "val", "test") if self.has_validation_part else ("train", "test")
+        for part in parts:
+            seen = self.seen(part, training=False)
+            for index in {0, len(seen) - 1} if len(seen) else ():
+                seen[index]

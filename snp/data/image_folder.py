@@ -145,6 +145,14 @@ class ImageFolder(ImageData):
                     f"data.root={self.root}: it has no folders with images in them; give one folder per class"
                 )
             self._refuse_empty(parts)
+            if (
+                self.classes is None
+                and len(names := {image.class_name for found in parts.values() for image in found}) < 2
+            ):
+                raise ValueError(
+                    f"data.root={self.root}: one class folder alone holds images ({', '.join(names)}); a classifier "
+                    "needs two or more"
+                )
             self._parts = parts
         return self._parts
 

@@ -93,6 +93,9 @@ class SampleData(LightningDataModule):
         if self.test_set is None:
             self.test_set = self.seen("test", training=False)
 
+    def look_at_ends(self) -> None:
+        """Look at a few samples of every part before any work; of images, where labels may be wrong."""
+
     def _training(self, *, as_seen_in_training: bool) -> Samples:
         """The training samples that are not set apart for validation."""
         whole: Any = self.seen("train", training=as_seen_in_training)

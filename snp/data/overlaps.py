@@ -1,4 +1,7 @@
-"""Which images lie in two classes, or in two parts of the data, and is a text in another?  Content, not names."""
+"""Which images lie in two classes or two parts of the data, which are not read, and is a text in another?
+
+Files of equal content are the same image, whatever their names.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
-from snp.data.archive import StoredImage, content_of, size_of
-from snp.data.base import Part
+from snp.data.archive import IMAGE_ENDINGS, StoredImage, content_of, size_of, unread_images
+from snp.data.base import PART_WORDS, Part
 from snp.data.image_folder import ImageFolder
 from snp.data.loading import SampleData
 from snp.data.text import TextData
@@ -16,7 +20,6 @@ from snp.data.text import TextData
 __all__ = ["MOST_IMAGES", "doubts_of"]
 
 MOST_IMAGES = 50_000  # beyond, reading them would take minutes: nothing is looked for
-_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 # A place of an image: its part, its class, and where it is stored.
 _Place = tuple[Part, str, StoredImage]
@@ -29,7 +32,7 @@ def doubts_of(data: SampleData) -> tuple[str, ...]:
         data: any; folders of images and texts are looked at.
 
     Returns:
-        At most two sentences, the graver one first; none of more than `MOST_IMAGES` images.
+        At most three sentences, the graver ones first; none of more than `MOST_IMAGES` images.
     """
     if isinstance(data, TextData):
         return _of_texts(data)
@@ -47,11 +50,14 @@ def doubts_of(data: SampleData) -> tuple[str, ...]:
             "network is trained or where it is scored"
         )
     if in_parts:
-        names = " and ".join(_WORDS[part] for part in dict.fromkeys(place[0] for place in in_parts[0]))
+        names = " and ".join(PART_WORDS[part] for part in dict.fromkeys(place[0] for place in in_parts[0]))
         found.append(
             f"{_count(in_parts)} in two parts, as {names} ({_example(in_parts)}): scores on images that were trained "
             "on look better than the network is"
         )
+    if isinstance(data, ImageFolder) and (unread := unread_images(Path(str(data.root)).expanduser())):
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(unread.items()))
+        found.append(f"images of other formats are left out ({kinds}); {' '.join(IMAGE_ENDINGS)} are read")
     return tuple(found)
 
 

@@ -73,7 +73,7 @@ def calibrate(
         folder: gets moments that are measured block by block; None keeps all of them in memory.
     """
     model, measure = subject.model, _moments if folder is None else partial(_streamed, folder)
-    with progress.stage("calibrate", given.num_batches):
+    with progress.stage("calibrate", given.num_batches), given.blamed(model):
         few = [batch.beside(model) for batch in given.few]
         with subject.visits.of(model):
             objective = objective_asked(subject, few, settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snp.graph.batches import Batch
@@ -46,7 +47,7 @@ class BatchForm:
         """
         num_inputs = _num_inputs(model, raw)
         batch = _inputs(raw, num_inputs)
-        _refuse_empty(batch, 1)
+        _refuse_unusable(batch, 1)
         shared = shared_places(model, batch)
         return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
 
@@ -54,10 +55,10 @@ class BatchForm:
         """A batch of this form; ``number`` counts from 1.
 
         Raises:
-            ValueError: it is empty, or holds other inputs than the first one.
+            ValueError: it is empty or sparse, or holds other inputs than the first one.
         """
         batch = replace(_inputs(raw, self.num_inputs), shared=self.shared)
-        _refuse_empty(batch, number)
+        _refuse_unusable(batch, number)
         places = _tensor_places(batch)
         if sorted(places) != sorted(self.places):
             raise ValueError(
@@ -132,9 +133,18 @@ def _tensor_places(batch: Batch) -> tuple[str, ...]:
     return tuple(place for place, value in batch.places if isinstance(value, Tensor))
 
 
-def _refuse_empty(batch: Batch, number: int) -> None:
+def _refuse_unusable(batch: Batch, number: int) -> None:
     if batch.size == 0:
         raise ValueError(f"batch {number} holds no sample: leave empty batches out")
+    for place, value in batch.places:
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+            raise ValueError(
+                f"batch {number} at {place} is a tensor of layout {kind}: samples are compared and picked as rows of "
+                "dense tensors; give tensor.to_dense(), which the model must take, too"
+            )
+        if isinstance(value, Tensor) and value.is_meta:
+            raise ValueError(f"batch {number} at {place} is on the meta device, which holds no values: give samples")
 
 
 def _num_inputs(model: nn.Module, raw: Any) -> int:

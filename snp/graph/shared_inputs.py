@@ -12,27 +12,15 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 
-__all__ = ["HOW", "refuse_not_finite", "shared_places"]
+__all__ = ["HOW", "outputs_of", "shared_places", "tensors_told"]
 
 HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
-
-
-def refuse_not_finite(model: nn.Module, batch: Batch) -> None:
-    """Minus infinity in a mask is right; what makes outputs infinite, and NaN anywhere, is not.
-
-    Raises:
-        ValueError: a parameter or an input is not finite, and neither are the outputs.
-    """
-    held = [*model.named_parameters(), *((f"the first batch at {place}", value) for place, value in batch.places)]
-    wrong = [name for name, value in held if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())]
-    if wrong and not all(bool(torch.isfinite(leaf).all()) for leaf in _outputs(model, batch)):
-        raise ValueError(f"{wrong[0]} holds NaN or infinite values, and so do the model's outputs: mend it first")
 
 
 def shared_places(model: nn.Module, batch: Batch) -> frozenset[str]:
     """Places of tensors that belong to all samples: some samples alone then give the outputs that they gave before."""
     tensors = {place: value for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0}
-    whole = _outputs(model, batch)  # also says what is wrong before any work is done
+    whole = outputs_of(model, batch)  # also says what is wrong before any work is done
     if len(tensors) < 2:
         return frozenset()
     sizes = {len(leaf) for leaf in whole if leaf.ndim > 0}
@@ -52,7 +40,7 @@ def _is_told(model: nn.Module, batch: Batch, whole: Sequence[Tensor]) -> bool:
         return len(sizes) == 1
     count = (batch.size + 1) // 2
     try:
-        part = _outputs(model, batch.first(count))
+        part = outputs_of(model, batch.first(count))
     except ValueError:
         return False
     if len(part) != len(whole):
@@ -64,16 +52,30 @@ def _is_told(model: nn.Module, batch: Batch, whole: Sequence[Tensor]) -> bool:
     )
 
 
-def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+def outputs_of(model: nn.Module, batch: Batch, which: str = "the first batch") -> list[Tensor]:
+    """Every floating tensor that a model gives for a batch, in double precision.
+
+    Args:
+        model: in evaluation mode.
+        batch: on any device.
+        which: batch this is.
+
+    Raises:
+        ValueError: the model does not take it.
+    """
     try:
         with torch.no_grad():
             found = batch.beside(model).call(model)
     except Exception as error:  # whatever the model's own code says to inputs that it does not take
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        shapes = {place: f"{tuple(v.shape)} {v.dtype}" for place, v in batch.places if isinstance(v, Tensor)}
-        told = ", ".join(f"{place} {shape}" for place, shape in shapes.items())
         raise ValueError(
-            f"the model does not take the first batch ({told}): {type(error).__name__}: {first}. Batches must {HOW}"
+            f"the model does not take {which} ({tensors_told(batch)}): {type(error).__name__}: {first}. "
+            f"Batches must {HOW}"
         ) from error
     leaves = pytree.tree_leaves(found)
     return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def tensors_told(batch: Batch) -> str:
+    """Place, shape and type of every tensor of a batch."""
+    return ", ".join(f"{place} {tuple(v.shape)} {v.dtype}" for place, v in batch.places if isinstance(v, Tensor))

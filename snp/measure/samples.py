@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from snp.graph.batch_form import parsed
 from snp.graph.batches import Batch
+from snp.measure.blame import Seen
 from snp.measure.repeats import Repeats
 from snp.measure.views import with_mirrored, without_mirrored
 
@@ -35,8 +37,9 @@ class GivenSamples:
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
-        self._repeats = Repeats()
-        self._others = self._repeats.left_out_of(batch.mapped(_usable) for batch in parsed(model, batches))
+        self._repeats, self._seen = Repeats(), Seen()
+        given = (self._seen.noted(batch.mapped(_usable)) for batch in parsed(model, batches))
+        self._others = self._repeats.left_out_of(given)
         self.num_batches = len(batches) if isinstance(batches, Sized) else None
         self.few = list[Batch]()
         while sum(batch.size for batch in self.few) < FEW and (batch := next(self._others, None)) is not None:
@@ -45,6 +48,10 @@ class GivenSamples:
     def __iter__(self) -> Iterator[Batch]:
         """All of them, once."""
         return chain(self.few, self._others)
+
+    def blamed(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside the ``with`` block an error that a batch is to blame for names it; see :meth:`Seen.blamed`."""
+        return self._seen.blamed(model)
 
     @property
     def num_repeats(self) -> int:

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snp.run.errors import command_line, guarded, say
+from snp.run.errors import command_line, guarded
 from snp.run.help import help_text, inspect_text
-from snp.run.options import asked_name, configuration, objective, question, refuse_unknown
+from snp.run.options import asked_name, configuration, objective, opened, question, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 from snp.run.sweep import Sweep
@@ -23,9 +23,6 @@ from snp.run.sweep import Sweep
 __all__ = ["run"]
 
 _HELP, _SWEEP = ("--help", "-h"), ("-m", "--multirun")
-# Runs that are known beforehand, one after the other in this process.
-_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run(words: Sequence[str] | None = None, program: str = "python run.py") -> None:
@@ -41,6 +38,7 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
             print(inspect_text() if program == "snp inspect" else help_text(program), flush=True)
         return
     guarded(refuse_unknown)(given)
+    given = list(map(opened, given))
     is_sweep = any(word in _SWEEP for word in given)
     guarded(refuse_unwritable)(given, "multirun" if is_sweep else "outputs", is_multirun=is_sweep)
     # Hydra takes this flag before or behind all options, not among them.
@@ -59,6 +57,8 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
+    from snp.run.failed_runs import ended_elsewhere
+
     OmegaConf.register_new_resolver("random_name", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("asked", lambda words: asked_name(words, given), replace=True)
     sweep = Sweep()
@@ -72,35 +72,15 @@ def _compose_and_run(before: list[str], given: list[str]) -> None:
             told.go_on = _again()
             raise
         except Exception as error:
-            if not _fails_alone(error, sweep):
+            from snp.run.failed_runs import fails_alone
+
+            if not fails_alone(error, sweep, _again):
                 raise
 
     composed = hydra.main(version_base="1.3", config_path=str(configuration()), config_name="config")(task)
     sys.argv = [before[0], *given]
-    with sweep.concluded(), command_line(HydraException):
+    with sweep.concluded(), ended_elsewhere(sweep, before, _again), command_line(HydraException):
         composed()
-
-
-def _fails_alone(error: Exception, sweep: Sweep) -> bool:
-    """Note what failed in a sweep; does Hydra start the run behind it?
-
-    It does in a grid worked off in this process, and only where the failed run returns instead of ending the process.
-    Errors that are not a user's are raised: Hydra keeps them until all runs are through, and shows them then.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    config = HydraConfig.get()
-    if config.mode != RunMode.MULTIRUN:
-        return False
-    told = sweep.note(error, Path(config.runtime.output_dir).name)
-    if config.sweeper.get("_target_") != _GRID:
-        return False
-    sweep.go_on = _again()
-    if told is None or config.launcher.get("_target_") != _HERE:
-        return False
-    say(told)
-    return True
 
 
 def _run(config: Any, sweep: Sweep) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from itertools import islice, product
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from snp.run.errors import guarded
+from snp.run.failed_runs import GRID
 from snp.run.refusals import refuse_seed
 from snp.run.root import asked_numbers, refuse_other_stages, root_options
 
@@ -22,7 +25,6 @@ __all__ = ["CheckJobs"]
 # What is made of options alone, without a look at data or weights.
 _PARTS = ("model", "data", "prune", "calibration", "dense", "finetune")
 _MOST_JOBS = 200  # composing one takes a tenth of a second
-_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class CheckJobs(Callback):
@@ -33,7 +35,8 @@ class CheckJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """The jobs are known, and none has started."""
-        if config.hydra.sweeper.get("_target_") == _GRID:
+        HydraConfig.instance().set_config(deepcopy(config))  # where jobs run in other processes, nobody else does
+        if config.hydra.sweeper.get("_target_") == GRID:
             with suppress(HydraException):  # an option that is not there: Hydra says so next, before the first job
                 guarded(_check)(config)
 

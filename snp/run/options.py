@@ -13,7 +13,7 @@ import yaml
 import snp
 from snp.core.registry import close_to
 
-__all__ = ["asked_name", "configuration", "objective", "question", "refuse_unknown", "sentence"]
+__all__ = ["asked_name", "configuration", "objective", "opened", "question", "refuse_unknown", "sentence"]
 
 _SCORES = ("acc1_percent", "perplexity")
 
@@ -95,6 +95,11 @@ def _chosen_by(section: str, groups: Sequence[str]) -> str:
     return f" (conf/{section}/*.yaml list those of each {section}; +{section}.NAME=... adds one)" * (section in groups)
 
 
+def opened(word: str) -> str:
+    """An override as Hydra takes it: below ``model.arguments`` and ``data.arguments`` lie names that no file knows."""
+    return f"++{word}" if re.match(r"(model|data)\.arguments\b[^=]*=", word) else word
+
+
 def asked_name(override_dirname: str, words: Sequence[str]) -> str:
     """Name of a run's folder in a sweep: the options in which it differs from the other runs.
 
@@ -104,7 +109,7 @@ def asked_name(override_dirname: str, words: Sequence[str]) -> str:
     """
     parts = re.split(r",(?=[\w./@+~]+=)", override_dirname)
     given = {word.lower() for word in words}  # Hydra writes True for true
-    own = [part.removeprefix("prune.") for part in parts if part and part.lower() not in given]
+    own = [part.removeprefix("++").removeprefix("prune.") for part in parts if part and part.lower() not in given]
     return re.sub(r"[^\w.=,+-]", "-", ",".join(own))[:120]
 
 

@@ -109,6 +109,7 @@ class Run:
 
     def _look_at_samples(self) -> None:
         """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
+        self.data.look_at_ends()
         self.facts["data"]["doubts"] = doubts_of(self.data) if is_first_process() else ()
         for sentence in self.facts["data"]["doubts"]:
             log(f"note: {sentence}")
@@ -178,11 +179,10 @@ class Run:
         if self.calibration.streamed:
             inputs = self.lightning.calibration_inputs(self.calibration.samples, self.seed, whole=False)
             samples = Samples.of(inputs, mirrored=mirrored)
-            found = self.streamed.measured(subject, samples, self.calibration)
+            moments, facts = self.streamed.measured(subject, samples, self.calibration)
         else:
             measure = partial(self.lightning.measured_moments, subject, self.calibration, self.seed, mirrored=mirrored)
-            found = self.cache.moments(subject, self.calibration, measure, mirrored=mirrored)
-        moments, facts = found
+            moments, facts = self.cache.moments(subject, self.calibration, measure, mirrored=mirrored)
         if isinstance(self.data, TextData):
             self.folder.record(self.data.sources())
         self.folder.record(

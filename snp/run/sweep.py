@@ -21,11 +21,13 @@ class Sweep:
         questions: folder of a sweep in which a run has finished -> the question that it asks.
         failed: why -> names of the runs that failed for it.
         go_on: the command that goes on with those that failed; empty where a sweeper chooses others then.
+        ended: why a sweeper started no more of them; empty where it started all.
     """
 
     questions: dict[str, str] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
     go_on: str = ""
+    ended: str = ""
 
     def note(self, error: Exception, run: str) -> str | None:
         """A run has failed.
@@ -34,9 +36,12 @@ class Sweep:
             The sentence for a user who made a mistake; None for an error of another kind.
         """
         told = mistake(error)
-        why = told or " ".join(f"{type(error).__name__}: {error}".split())
-        self.failed.setdefault(why, []).append(run)
+        self.note_why(told or " ".join(f"{type(error).__name__}: {error}".split()), run)
         return told
+
+    def note_why(self, why: str, run: str) -> None:
+        """A run has failed for a reason that is a sentence already."""
+        self.failed.setdefault(why, []).append(run)
 
     @contextmanager
     def concluded(self) -> Iterator[None]:
@@ -44,17 +49,17 @@ class Sweep:
         try:
             yield
         except (Exception, SystemExit):
-            if self.failed:
-                self._conclude()
+            if self.failed or self.questions:
+                self._conclude("the finished")
             raise
-        self._conclude()
+        self._conclude("the finished" if self.failed else "all")
         if self.failed:
             sys.exit(2)
 
-    def _conclude(self) -> None:
+    def _conclude(self, which: str) -> None:
         try:
             for folder, asked in self.questions.items():
-                guarded(_summarise)(folder, asked, "the finished" if self.failed else "all")
+                guarded(_summarise)(folder, asked, which)
         finally:  # a page that cannot be written is no reason to hide it
             if self.failed:
                 say(self._told())
@@ -63,6 +68,8 @@ class Sweep:
         count = sum(map(len, self.failed.values()))
         lines = [f"{count} {'run' if count == 1 else 'runs'} of this sweep failed:"]
         lines += [f"  {'; '.join(runs)}: {why}" for why, runs in self.failed.items()]
+        if self.ended:
+            lines.append(self.ended)
         if self.go_on:
             lines.append(f"The same command takes what is finished as it is and goes on with the rest: {self.go_on}")
         return "\n".join(lines)

@@ -12,9 +12,9 @@ from snp.graph import CouplingGraph, analyse
 from snp.graph.batches import Batch, device_of
 from snp.graph.exports import Exports
 from snp.graph.ignored import ignored_groups
+from snp.graph.not_finite import refuse_not_finite
 from snp.graph.plain_weights import plain_for
 from snp.graph.residual import ResidualBlock
-from snp.graph.shared_inputs import refuse_not_finite
 from snp.graph.units import UnitGroup
 from snp.measure.blocks import blocks_of
 from snp.measure.readers import Reader, readers_to_measure
@@ -140,13 +140,12 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
-        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+        ValueError: the model cannot be exported, its outputs are not finite, or a pattern of ``ignore`` names nothing.
     """
     model = plain_for(model, settings.cut_structures)
     example = Batch.of(example).beside(model)
     graph = analyse(model, example, settings.cut_structures, equal_sizes=settings.attention == "equal")
-    ignored = ignored_groups(model, graph.groups, settings.ignore)
-    frozen = dict(graph.frozen)
+    ignored, frozen = ignored_groups(model, graph.groups, settings.ignore), dict(graph.frozen)
     selected = []
     for group in graph.groups:
         if group.name in ignored:

@@ -10,6 +10,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.heads import AttentionLayer
+from snp.graph.not_finite import refuse_outputs_not_finite
 from snp.graph.units import UnitGroup
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
@@ -34,12 +35,17 @@ def confirm(
 
     Returns:
         The groups that passed, and name -> reason for those that did not.
+
+    Raises:
+        ValueError: none passed, and the outputs of the network itself are not finite.
     """
     trials = tuple(
         lambda group, number, second_half=second_half: _trial(group, number, second_half)
         for second_half in (False, True)
     )
     refused = _refused(_Trials(model, batch, attention, trials), [], _alike(groups)) if groups else {}
+    if refused and len(refused) == len(groups):
+        refuse_outputs_not_finite(model, batch)
     return tuple(group for group in groups if group.name not in refused), refused
 
 

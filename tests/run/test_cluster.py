@@ -48,6 +48,21 @@ def test_submitit_runs_a_sweep_of_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_submitit_runs_what_stands_behind_a_run_that_failed(tmp_path: Path) -> None:
+    """The other process's refusal is told by this one, behind the pages of what finished."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[cluster]'")
+    sweep = [f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=submitit_local", "prune.target_macs=0.001,0.7"]
+    ended = started([sys.executable, str(ROOT / "run.py"), "-m", *TINY, *QUICK, *sweep], tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    told = ended.stderr.splitlines()[-3:]
+    assert told[0] == "error: 1 run of this sweep failed:"
+    assert told[1].startswith("  0_target_macs=0.001: prune.target_macs=0.001 cannot be reached")
+    assert told[2].startswith("The same command takes what is finished as it is and goes on with the rest: python ")
+    assert f"Summary of the finished runs: {tmp_path}/sweep/summary.html" in ended.stdout
+    assert not list((tmp_path / "sweep").glob("*/failed.json"))
+
+
+@pytest.mark.slow
 def test_torchrun_starts_two_processes(tmp_path: Path) -> None:
     """Training, calibration and fine-tuning of one run by the processes that torchrun has started."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "run.py")]

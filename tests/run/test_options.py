@@ -18,11 +18,11 @@ from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.errors import guarded
 from snp.run.help import group_options, help_text, inspect_text
-from snp.run.options import refuse_unknown
+from snp.run.options import asked_name, configuration, opened, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import FitSettings, PruneSettings
-from tests.command_line import ROOT
+from tests.command_line import ROOT, run_here
 
 CONFIG = (ROOT / "conf" / "config.yaml").read_text()
 SECTIONS: dict[str, type] = {
@@ -274,3 +274,20 @@ def test_a_mistake_in_a_process_that_loads_data_is_one_sentence(capfd: pytest.Ca
         read()
     assert ending.value.code == 2
     assert capfd.readouterr().err == "error: cat/5.jpg is not a readable image: it is cut short\n"
+
+
+def test_arguments_of_a_class_have_names_that_no_file_knows(tmp_path: Path) -> None:
+    """The command that conf/data/other.yaml documents reaches the class; also one argument alone, and a network's."""
+    line = (configuration() / "data" / "other.yaml").read_text().splitlines()[0]
+    assert '`data=other data.name=NAME "data.arguments={root: DIR}"`' in line
+    options = (
+        "data=other",
+        "data.name=image_folder",
+        f"data.arguments={{root: {tmp_path}/no}}",
+        "data.arguments.batch_size=3",
+    )
+    ended = run_here(*options, folder=tmp_path, tiny=False)
+    assert (ended.status, ended.stderr.partition(": there")[0]) == (2, f"error: data.root={tmp_path}/no")
+    assert asked_name("++data.arguments.root=a,seed=1", ["seed=1"]) == "data.arguments.root=a"
+    assert opened("model.arguments={width: 3}") == "++model.arguments={width: 3}"
+    assert opened("+model.arguments.width=3") == "+model.arguments.width=3"

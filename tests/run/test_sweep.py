@@ -118,3 +118,23 @@ def test_facts_of_a_run_that_ended_early_stand_in_nobodys_way(tmp_path: Path) ->
     assert json.loads((tmp_path / "run.json").read_text()) == {"config": {"seed": 1}}
     with pytest.raises(ValueError, match="seed was 1 and is 2"):
         refuse_replacing(tmp_path, {"seed": 2})
+
+
+@pytest.mark.filterwarnings("default")  # of the old optuna
+@pytest.mark.parametrize("rate", [1.0, 0.0])
+def test_optuna_counts_the_runs_that_fail(rate: float, tmp_path: Path) -> None:
+    """`max_failure_rate` decides whether those behind one that failed start; the last lines say what failed."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install -e '.[optuna]'")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "seed=choice(-1,-2)",
+              "hydra.sweeper.direction=[maximize,minimize]", f"hydra.sweeper.max_failure_rate={rate}",
+              "optimise=[finetuned/val_acc1_percent,pruned/macs]", "hydra.sweeper.sampler.seed=0")  # fmt: skip
+    ended = run_here("-m", *search, folder=tmp_path)
+    told = ended.stderr[ended.stderr.index(f"error: {3 if rate else 1} run") :].splitlines()
+    assert ended.status == 2
+    assert "Traceback" not in ended.stderr
+    assert all(": prune.seed must be a whole number from 0 to " in line for line in told[1 : 2 + bool(rate)])
+    assert len(list((tmp_path / "sweep").glob("*_seed=-*"))) == (3 if rate else 1)
+    said = (
+        "The sweeper ended here (hydra.sweeper.max_failure_rate=0.0); with hydra.sweeper.max_failure_rate=1 it starts"
+    )
+    assert told[-1].startswith(said) != bool(rate)
