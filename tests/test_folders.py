@@ -66,3 +66,11 @@ def test_folders_of_earlier_versions(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(plain))
     save_file(load_file(folder / "pruned.safetensors"), tmp_path / "pruned.safetensors")
     assert torch.equal(outputs(tmp_path), outputs(folder))
+
+
+def test_a_plan_that_is_no_text(folder: Path, tmp_path: Path) -> None:
+    """The file is named."""
+    shutil.copy(folder / "pruned.safetensors", tmp_path)
+    (tmp_path / "plan.json").write_bytes(b'{"format": "\xff\xfe"}')
+    with pytest.raises(ValueError, match=r"plan\.json is damaged or not a plan: its bytes are no text in UTF-8$"):
+        outputs(tmp_path)

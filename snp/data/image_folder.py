@@ -1,6 +1,7 @@
 """What are the samples of a folder, or of a tar file, with one folder of images per class?"""
 
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from torch.utils.data import Dataset
@@ -97,6 +98,20 @@ class ImageFolder(ImageData):
         return tuple(sorted({image.class_name for image in images}))
 
     @property
+    def requirements(self) -> dict[str, Any]:
+        """As of every image data set.
+
+        Raises:
+            ValueError: there is one class.
+        """
+        if len(names := self.class_names()) < 2:
+            raise ValueError(
+                f"data.root={self.root}: {', '.join(names)} is the only class folder with images; a classifier needs "
+                "two classes or more"
+            )
+        return super().requirements
+
+    @property
     def has_validation_part(self) -> bool:
         """Are there folders `train`, `val` and `test`?"""
         return "val" in self.parts()
@@ -145,14 +160,6 @@ class ImageFolder(ImageData):
                     f"data.root={self.root}: it has no folders with images in them; give one folder per class"
                 )
             self._refuse_empty(parts)
-            if (
-                self.classes is None
-                and len(names := {image.class_name for found in parts.values() for image in found}) < 2
-            ):
-                raise ValueError(
-                    f"data.root={self.root}: one class folder alone holds images ({', '.join(names)}); a classifier "
-                    "needs two or more"
-                )
             self._parts = parts
         return self._parts
 

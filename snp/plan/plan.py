@@ -149,4 +149,7 @@ class PruningPlan:
         """
         if not path.is_file():
             raise ValueError(f"there is no plan at {path}: name the folder of a finished run")
-        return PruningPlan.from_json(path.read_text())
+        try:
+            return PruningPlan.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is damaged or not a plan: its bytes are no text in UTF-8") from error

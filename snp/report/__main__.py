@@ -40,8 +40,8 @@ def _written(options: argparse.Namespace) -> Path:
     out = options.out or Path("compare.html")
     if not is_alone:
         _refuse_unwritable_page(out, options.figures)
-    if left_out := read_runs(options.runs).unfinished:
-        print(left_out, file=sys.stderr)
+    if notes := read_runs(options.runs).notes:
+        print(notes, file=sys.stderr)
     if is_alone:
         return write_summary(options.runs[0], options.title)[0]
     page = write_comparison(options.runs, out, options.title)

@@ -45,7 +45,7 @@ def write_comparison(
 def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
     named = {network: f" ({network})" if len(runs.by_network) > 1 else "" for network in runs.by_network}
     sections = (
-        _section("", _lead(runs), Text(f"{runs.unfinished}.") if runs.unfinished else None, _warning(runs)),
+        _section("", _lead(runs), Text(f"{runs.notes}.") if runs.notes else None, _warning(runs)),
         *first,
         _section("Score against cost", Figure(_front_title(runs), html=plots.fronts(runs))),
         _section("Rules side by side", *(spread_table(runs, stage) for stage in SMALL)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.stages import SMALL, number
+from snp.report.tables import read_rows
 
 __all__ = ["FOUND", "Layer", "Record", "is_run", "read_json", "read_record"]
 
@@ -104,7 +104,9 @@ class Record:
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """Name of every layer's weight -> its shapes and costs; empty for runs that did not note them."""
-        rows = _rows(self.folder / "layers.csv", "weight", "dense_shape", "pruned_shape", "dense_macs", "pruned_macs")
+        rows = read_rows(
+            self.folder / "layers.csv", ("weight", "dense_shape", "pruned_shape"), ("dense_macs", "pruned_macs")
+        )
         return {
             row["weight"]: Layer(
                 row["dense_shape"], row["pruned_shape"], int(row["dense_macs"]), int(row["pruned_macs"])
@@ -117,7 +119,7 @@ class Record:
         """Name of every logged curve -> (step, value), from the last training in the folder."""
         tables = sorted((self.folder / "training").glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
         found: dict[str, list[tuple[float, float]]] = {}
-        for row in _rows(tables[-1], "step") if tables else []:
+        for row in read_rows(tables[-1], numbers=("step",)) if tables else []:
             for name, text in row.items():
                 value = number({name: _float(text)}, name)
                 if value is not None and name not in ("step", "epoch"):
@@ -159,20 +161,9 @@ def _reached(metrics: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping
 
 def _curves(table: Path, place: str, value: str) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
-    for row in _rows(table, "group", place, value):
+    for row in read_rows(table, ("group",), (place, value)):
         curves.setdefault(row["group"], []).append((int(row[place]), float(row[value])))
     return {name: sorted(curve) for name, curve in curves.items()}
-
-
-def _rows(table: Path, *columns: str) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table} lacks the columns {', '.join(sorted(missing))}; rerun the plan stage.")
-        return list(reader)
 
 
 def _float(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snp.report.cells import Cell
-from snp.report.folders import run_folders
+from snp.report.folders import folders_once
 from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import read_stages, score_of
 
@@ -27,15 +27,22 @@ _PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs in the order in which they were named; those without a small network are left out."""
+    """Runs in the order in which they were named, each once; those without a small network are left out."""
 
     records: tuple[Record, ...]
     left_out: tuple[Record, ...] = ()
+    again: tuple[Path, ...] = ()
 
     @property
     def unfinished(self) -> str:
         """Which ones are left out, and how far they got; empty where there are none."""
         return f"Not finished: {_how_far(self.left_out)}" if self.left_out else ""
+
+    @property
+    def notes(self) -> str:
+        """:attr:`unfinished`, and which runs were named more than once; empty where there is nothing to say."""
+        again = f"Named more than once, counted once: {', '.join(f'`{path}`' for path in self.again)}"
+        return "; ".join([*([self.unfinished] if self.left_out else []), *([again] if self.again else [])])
 
     @cached_property
     def names(self) -> dict[Path, str]:
@@ -146,7 +153,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
         ValueError: no folder was named, a file cannot be read, no run has made a small network, or runs are judged by
             different scores.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in run_folders(Path(path))))
+    folders, again = folders_once(paths)
     if not folders:
         raise ValueError("name the folders of the runs to compare")
     found = [read_record(folder) for folder in folders]
@@ -156,7 +163,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
     scores = {score_of(record.metrics) for record in records if read_stages(record.metrics)}
     if len(scores) > 1:
         raise ValueError("runs judged by accuracy and runs judged by perplexity do not stand on one page")
-    return Runs(records, left_out)
+    return Runs(records, left_out, tuple(again))
 
 
 def _how_far(records: Iterable[Record]) -> str:

@@ -9,6 +9,8 @@ import random
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -636,7 +638,7 @@ def test_missing_root(tmp_path: Path) -> None:
 def test_broken_image(tmp_path: Path) -> None:
     """Bytes that are no image are named with the file they are in."""
     path = write_tar(tmp_path / "images.tar", {"a/1.png": b"not an image"})
-    with pytest.raises(ValueError, match=r"a/1\.png in .*images\.tar is not a readable image"):
+    with pytest.raises(ValueError, match=r"a/1\.png in .*images\.tar is not a readable image: its bytes are"):
         read(list_images(path)[0])
 
 
@@ -931,3 +933,88 @@ def test_links_in_a_circle_and_empty_classes(tmp_path: Path) -> None:
         write_folder(tmp_path / "parts" / "test" / name, files_of(("x",), 1))
     with pytest.raises(ValueError, match=r"1 class folders hold no images \(train/c\)"):
         ImageFolder(str(tmp_path / "parts"), num_workers=0).class_names()
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """Named by the option and their places, before anything is read; links to images are images."""
+    write_folder(tmp_path, files_of(("a", "b"), 2))
+    (tmp_path / "a" / "there.png").symlink_to(next((tmp_path / "b").iterdir()))
+    assert len(list_images(tmp_path)) == 5
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"^data\.root=.*: 1 link leads nowhere \(a/gone\.png\); remove"):
+        list_images(tmp_path)
+
+
+def test_one_class_is_refused_before_a_network_is_built(tmp_path: Path) -> None:
+    """Folders by the option; other data sets by their name."""
+    write_folder(tmp_path, files_of(("cat",), 2))
+    with pytest.raises(
+        ValueError, match=r"^data\.root=.*: cat is the only class folder with images; a classifier needs"
+    ):
+        _ = ImageFolder(str(tmp_path), num_workers=0).requirements
+    with pytest.raises(ValueError, match=r"^data set own: num_classes=1; a classifier needs 2 or more"):
+        _ = Own(classes=1).requirements
+
+
+def test_images_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    """Lists beside the images are not among them."""
+    others = {"a/1.gif": b"1", "b/2.GIF": b"2", "a/3.heic": b"3", "a/readme.txt": b"4"}
+    write_folder(tmp_path, {**files_of(("a", "b"), 2), **others})
+    (said,) = doubts_of(ImageFolder(str(tmp_path), num_workers=0))
+    assert said.startswith("images of other formats are left out (2 .gif, 1 .heic); .jpg .jpeg .png ")
+
+
+class Own(ImageData):
+    """A data set as another package may bring it."""
+
+    def __init__(self, classes: int = 4, test: int = 6, wrong: tuple[str, int, float] = ("", 0, 0.0)) -> None:
+        super().__init__(name="own", batch_size=4, num_workers=0, image_size=8)
+        self._classes, self._test, self._wrong = classes, test, wrong
+
+    @property
+    def num_classes(self) -> int:
+        return self._classes
+
+    def samples(self, part: str) -> list[tuple[torch.Tensor, int]]:  # type: ignore[override]
+        found = [(torch.zeros(3, 8, 8), index % 4) for index in range(12 if part == "train" else self._test)]
+        where, index, value = self._wrong
+        if where == part:
+            found[index] = (torch.full((3, 8, 8), value), index % 4) if value != value else (found[0][0], int(value))
+        return found
+
+    def transform(self, image_format: ImageFormat, *, training: bool) -> Callable[[Any], torch.Tensor]:
+        return lambda image: image
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("train", 3, 4), "training part: sample 3 (counted from 0) has label 4; its num_classes=4 allows 0 to 3"),
+        (("test", 2, -1), "test part: sample 2 (counted from 0) has label -1; its num_classes=4 allows 0 to 3"),
+        (("test", 4, NAN), "test part: sample 4 (counted from 0) holds NaN or infinite values as the network gets it"),
+        (("train", 7, NAN), "training part: sample 7 (counted from 0) holds NaN or infinite values"),
+    ],
+)
+def test_samples_that_cannot_be_learned_from_are_named(wrong: tuple[str, int, float], message: str) -> None:
+    """By data set, part and number, where they are read."""
+    data = Own(wrong=wrong)
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    data.look_at_ends()
+    loaders = (partial(data.calibration_dataloader, 12, 0), data.val_dataloader, data.test_dataloader)
+    with pytest.raises(ValueError, match=f"^data set own, {re.escape(message)}"):
+        _ = [list(loader()) for loader in loaders]
+
+
+def test_the_ends_of_parts_are_looked_at_before_any_work() -> None:
+    """A wrong label or NaN at the end, and a part that is empty, cost nobody a training."""
+    for data, message in (
+        (Own(wrong=("test", 5, NAN)), "test part: sample 5 "),
+        (Own(wrong=("train", 0, 9)), "training part: sample 0 "),
+        (Own(test=0), "test part: it holds no sample; a run needs"),
+    ):
+        data.configure(8, HALF, HALF, "bilinear", 1.0)
+        with pytest.raises(ValueError, match=f"^data set own, {message}"):
+            data.look_at_ends()

@@ -83,6 +83,20 @@ def test_folders_of_runs(tmp_path: Path) -> None:
         read_runs([tmp_path / "empty"])
 
 
+def test_a_run_that_is_named_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By whatever paths: n says how many runs there are; the page and the terminal tell it."""
+    first, other = sweep(tmp_path / "runs", seeds=2)[:2]
+    (tmp_path / "link").symlink_to(first)
+    runs = read_runs([first, tmp_path / "link", other, first / ".." / first.name])
+    assert [record.folder for record in runs.records] == [first, other]
+    assert runs.again == (first,)
+    main([str(first), str(first), "--out", str(tmp_path / "page.html")])
+    said = f"Named more than once, counted once: `{first}`"
+    assert capsys.readouterr().err.strip() == said
+    assert "counted once" in (tmp_path / "page.html").read_text()
+    assert read_runs([first, other]).notes == ""
+
+
 def test_perplexity_and_accuracy_do_not_mix(tmp_path: Path) -> None:
     """What cannot be ranked together is refused."""
     write_run(tmp_path / "a", metrics={"pruned/perplexity": 12.0, "pruned/macs": 5})

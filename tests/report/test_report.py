@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,27 @@ def test_empty_and_broken_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object, found a list"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (
+            lambda text: text[: text.rindex(",")],
+            r"layers\.csv, line \d+: pruned_macs holds nothing; the file was cut short",
+        ),
+        (lambda text: text[: text.rindex(",") + 1], r"layers\.csv, line \d+: pruned_macs holds ''"),
+        (lambda text: text + "\udcff", r"layers\.csv is no table in UTF-8"),
+    ],
+)
+def test_tables_that_were_cut_short_are_named(cut: Callable[[str], str], message: str, tmp_path: Path) -> None:
+    """By file, line and column."""
+    folder, _ = write_run(tmp_path)
+    header = "weight,dense_shape,pruned_shape,dense_macs,pruned_macs"
+    text = cut(f"{header}\na.weight,2 x 2,2 x 1,4,2\nb.weight,2 x 2,2 x 1,4,2")
+    (folder / "layers.csv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        _ = read_record(folder).layers
 
 
 def test_summary_is_plain_text_without_a_terminal(tmp_path: Path) -> None:

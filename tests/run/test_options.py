@@ -277,7 +277,7 @@ def test_a_mistake_in_a_process_that_loads_data_is_one_sentence(capfd: pytest.Ca
 
 
 def test_arguments_of_a_class_have_names_that_no_file_knows(tmp_path: Path) -> None:
-    """The command that conf/data/other.yaml documents reaches the class; also one argument alone, and a network's."""
+    """The command that conf/data/other.yaml documents reaches the class; single arguments do, too."""
     line = (configuration() / "data" / "other.yaml").read_text().splitlines()[0]
     assert '`data=other data.name=NAME "data.arguments={root: DIR}"`' in line
     options = (
