@@ -162,7 +162,7 @@ def opt(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
     torch.manual_seed(0)
     if options.opt is not None:
-        model = huggingface.load(options.opt)
+        model, _ = huggingface.load(options.opt)
     else:
         sizes = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 256, "num_hidden_layers": 3}
         config = {"model_type": "opt", "vocab_size": 500, "num_attention_heads": 4, "max_position_embeddings": 128}
