@@ -280,14 +280,12 @@ def test_arguments_of_a_class_have_names_that_no_file_knows(tmp_path: Path) -> N
     """The command that conf/data/other.yaml documents reaches the class; single arguments do, too."""
     line = (configuration() / "data" / "other.yaml").read_text().splitlines()[0]
     assert '`data=other data.name=NAME "data.arguments={root: DIR}"`' in line
-    options = (
-        "data=other",
-        "data.name=image_folder",
-        f"data.arguments={{root: {tmp_path}/no}}",
-        "data.arguments.batch_size=3",
-    )
-    ended = run_here(*options, folder=tmp_path, tiny=False)
-    assert (ended.status, ended.stderr.partition(": there")[0]) == (2, f"error: data.root={tmp_path}/no")
+    options = ("data=other", "data.name=image_folder", "data.arguments={root: DIR}", "data.arguments.batch_size=3")
+    ended = run_here(*options, "model.arguments={width: 3}", "--cfg", "job", folder=tmp_path, tiny=False)
+    assert (ended.status, ended.stderr) == (0, "")
+    composed = yaml.safe_load(ended.stdout)
+    assert composed["data"]["arguments"] == {"root": "DIR", "batch_size": 3}
+    assert composed["model"]["arguments"] == {"depth": 20, "width": 3}
     assert asked_name("++data.arguments.root=a,seed=1", ["seed=1"]) == "data.arguments.root=a"
     assert opened("model.arguments={width: 3}") == "++model.arguments={width: 3}"
     assert opened("+model.arguments.width=3") == "+model.arguments.width=3"
