@@ -41,13 +41,13 @@ def tried(model: nn.Module, example: Tensor, program: torch.export.ExportedProgr
         ValueError: the program takes batches of one size only.
     """
     (read,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    # A size that is no symbol of its own belongs to an architecture that holds for that size only.
+    # A number belongs to an architecture that holds for that size only.
     sizes = [getattr(getattr(size, "node", None), "expr", size) for size in read.meta["val"].shape]
     bounds = [program.range_constraints.get(size) for size in sizes]
-    if bounds[0] is None:
+    if str(sizes[0]).isdigit():
         raise ValueError(
-            f"{type(model).__name__} takes batches of {len(example)} only, or of some sizes only: its code must not "
-            "say the size of a batch as a number, nor divide by one; write x.shape[0]"
+            f"{type(model).__name__} takes batches of {len(example)} only: its code must not say the size of a "
+            "batch as a number; write x.shape[0]"
         )
     batches = [example, example[:1]]
     if not example.is_floating_point() and bounds[1] is not None:

@@ -138,7 +138,7 @@ def test_texts_are_tried_in_lengths_that_the_program_takes(network: type[nn.Modu
 
 def test_a_network_for_one_size_of_batches_is_refused(tmp_path: Path) -> None:
     """In words of ours, whoever notices it."""
-    with pytest.raises(ValueError, match=r"Batched takes batches of 4 only, .*; write x\.shape\[0\]"):
+    with pytest.raises(ValueError, match=r"Batched takes batches of 4 only: .*; write x\.shape\[0\]"):
         export_program(Batched().eval(), torch.randn(4, 8), tmp_path / "model.pt2")
     with pytest.raises(ValueError, match=r"a pass of model\.onnx of Batched failed: .*cannot be reshaped"):
         export_onnx(Batched().eval(), torch.randn(4, 8), tmp_path / "model.onnx")
