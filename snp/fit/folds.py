@@ -51,9 +51,9 @@ def is_settled(folds: Sequence[Fold], num_candidates: int) -> bool:
         folds: the first ones.
         num_candidates: deletion is the last.
     """
-    if len(folds) < _FEWEST_FOLDS or len(_parts(folds)[0]) < 2:
-        return False
     sizes, distances = _parts(folds)
+    if len(folds) < _FEWEST_FOLDS or len(sizes) < 2:
+        return False
     ratios = _beside_deletion(distances, sizes)
     taken = int(farther_than_deletion(folds, num_candidates).argmin())
     behind = ratios - ratios[:, taken : taken + 1]

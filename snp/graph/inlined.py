@@ -14,7 +14,7 @@ from torch import fx
 
 __all__ = ["inline_gradient_modes"]
 
-_WRAPPERS = frozenset({"wrap_with_set_grad_enabled"})
+_WRAPPER = "wrap_with_set_grad_enabled"
 
 
 def inline_gradient_modes(program: torch.export.ExportedProgram) -> None:
@@ -28,7 +28,7 @@ def _inline(module: fx.GraphModule) -> dict[str, str]:
     """Of one module; names of nodes that others stand for now."""
     renamed: dict[str, str] = {}
     for node in list(module.graph.nodes):
-        if getattr(node.target, "__name__", "") not in _WRAPPERS:
+        if getattr(node.target, "__name__", "") != _WRAPPER:
             continue
         _, part, *inputs = node.args
         inner = getattr(module, str(part.target))

@@ -20,8 +20,11 @@ def mean_behind(node: fx.Node) -> Any:
 
 
 def takes_offset(node: fx.Node) -> bool:
-    """Has the layer that a node computes a bias of its own, or a mean behind it?"""
+    """Has the layer that a node computes a bias of its own, or a mean behind it, and is it called once?"""
     name = str(node.target).rpartition("::")[2].split(".")[-2:][0]
-    place = 0 if name == "addmm" else 2
+    place, weight = (0, 2) if name == "addmm" else (2, 1)
     bias: Any = node.args[place] if name.startswith(_BIASED) and len(node.args) > place else None
+    read: Any = node.args[weight] if len(node.args) > weight else None
+    if isinstance(read, fx.Node) and len(read.users) > 1:
+        return False
     return any(isinstance(each, fx.Node) and len(each.users) == 1 for each in (bias, mean_behind(node)))

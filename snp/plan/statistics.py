@@ -17,6 +17,7 @@ from snp.graph.grouped_kernels import expanded
 from snp.graph.units import Slice, UnitGroup
 from snp.plan.placing import place_of
 from snp.plan.problem import LogitStatistics, Problem
+from snp.settings import FitSettings
 
 __all__ = ["constant_units", "damage_of", "group_statistics", "shrunk_statistics", "summed_scores"]
 
@@ -56,16 +57,19 @@ def _looked_at(problem: Problem, group: UnitGroup) -> tuple[Slice, ...]:
     return () if group.kind == "width" and group.name in problem.logits else group.consumers
 
 
-def constant_units(problem: Problem, group: UnitGroup) -> Tensor:
-    """Units that had one value in all samples, at all positions, where every reader can add a constant, bool [U].
+def constant_units(problem: Problem, group: UnitGroup, fit: FitSettings) -> Tensor:
+    """Units that had one value in all samples, at all positions, where every reader is fitted a constant, bool [U].
 
-    None where all units had: then the samples are one.
+    None where all units had: then the samples are one. None for layers that are folded by channel instead of fitted,
+    which get no constant, nor for kernels that are measured so: where they are padded they see ends of a constant unit.
     """
     found = torch.ones(group.num_units, dtype=torch.bool)
     for member in _looked_at(problem, group):
         reader, moments = problem.readers[member.tensor], problem.moments[member.tensor]
-        columns = reader.columns(member)
-        if not reader.takes_offset or moments.count < 2:
+        kernel, columns = problem.weights[member.tensor].shape[2:], reader.columns(member)
+        by_channel = fit.conv_gram != "patch" or (kernel.numel() > 1 and reader.patch is None)
+        is_fitted = reader.takes_offset and (not (by_channel or reader.by_operator) if kernel else reader.fits_outputs)
+        if not is_fitted or moments.count < 2:
             return torch.zeros_like(found)
         energy, mean = moments.second.diagonal().cpu()[columns], moments.first.cpu()[columns] / moments.count
         found &= (energy - moments.count * mean.square() <= _SAME * energy).all(dim=1)

@@ -58,6 +58,30 @@ def test_where_nothing_can_be_added_one_of_them_is_worth_something() -> None:
         assert apart(model, result.model) < 1e-5
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolutions_that_are_fitted_no_constant_keep_one(size: int) -> None:
+    """By channel they are folded as the paper says; fitted by their outputs they need none."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, size)]
+    model, images = nn.Sequential(*layers).eval(), torch.randn(128, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model[1].weight.data[8:], model[1].bias.data[8:] = 0, torch.linspace(0.5, 2, 8)
+    for options, kept in (({}, 0), ({"conv_gram": "channel"}, 1)):
+        result = snp.prune(model, images.split(32), target_units=0.5, round_to=1, progress=False, **options)
+        assert sum(unit >= 8 for unit in result.plan.groups[0].kept.tolist()) == kept
+        assert apart(model, result.model, images) < (0.3 if kept else 1e-10)
+
+
+def test_a_map_that_is_folded_by_channel_keeps_one() -> None:
+    """Behind a flatten of more columns than a Gram matrix is formed of."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 576, 4)]
+    model, images = nn.Sequential(*layers).eval(), torch.randn(48, 3, 24, 24)
+    model[1].weight.data[8:], model[1].bias.data[8:] = 0, torch.linspace(0.5, 2, 8)
+    result = snp.prune(model, images.split(16), target_units=0.5, round_to=1, progress=False)
+    assert sum(unit >= 8 for unit in result.plan.groups[0].kept.tolist()) == 1
+    assert apart(model, result.model, images) < 0.1
+
+
 def test_samples_that_are_one_say_nothing() -> None:
     """All units are constant then."""
     model = slimmed()

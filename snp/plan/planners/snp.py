@@ -50,7 +50,7 @@ def _uncut(problem: Problem, settings: PruneSettings, group: UnitGroup, generato
     """The units of a group in order, all of them kept, and what each says of those behind it."""
     statistics = group_statistics(problem, group, generator)
     whole, width = statistics.gram, statistics.columns_per_unit
-    constant = constant_units(problem, group) if settings.fit.fits_offsets else None
+    constant = constant_units(problem, group, settings.fit) if settings.fit.fits_offsets else None
     copies = find_copies(partial_trace(whole, width), group.num_partitions, constant)
     if settings.ordering_name in orderings.BLIND:
         copies = copies.none()
