@@ -19,6 +19,7 @@ from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.run.folder import log
 from snp.run.processes import agreed, copy_from_first, on_first
 from snp.run.stages import Run
+from snp.run.training.checkpoints import Checkpoints
 
 __all__ = ["tuned_network"]
 
@@ -36,30 +37,35 @@ def tuned_network(job: Run, small: nn.Module, dense: nn.Module) -> nn.Module:
     Returns:
         On the CPU, equal on all processes.
     """
+    mark = job.mark("tuned", fingerprint(small))
+    checkpoints = Checkpoints(job.folder.path / "checkpoints", "tune", mark)
     if not job.prune.is_tuned:
         job.folder.remove(_FILE)
+        checkpoints.forget()
         return small
-    mark = job.mark("tuned", fingerprint(small))
     if agreed(job.finished.found("tuned", mark)):
+        checkpoints.forget()
         return load(job.folder.path, dense, weights="tuned")
     with plain_arithmetic():
-        found = on_first(lambda: _tuned(job, small, dense))
+        found = on_first(lambda: _tuned(job, small, dense, checkpoints))
     result = found.model if found else small
     copy_from_first(result)
     path = job.folder.path / _FILE
     rank_zero_only(write_weights)(result, path, {"plan": read_metadata(path.with_name("pruned.safetensors"))["plan"]})
     job.lightning.score("tuned", result)
     job.finished.note("tuned", mark, (_FILE,))
+    checkpoints.forget()
     return result
 
 
-def _tuned(job: Run, small: nn.Module, dense: nn.Module) -> Tuned:
+def _tuned(job: Run, small: nn.Module, dense: nn.Module, checkpoints: Checkpoints) -> Tuned:
     started, device = time.perf_counter(), job.lightning.device
     inputs = job.lightning.calibration_inputs(job.calibration.samples, job.seed)
     dense, small = dense.to(device).eval(), small.to(device).eval()
     inputs = [batch.beside(dense) for batch in inputs]
     objective = objective_of(dense, inputs, job.prune.objective)
-    found = tune(small, dense, inputs, objective, job.prune, job.lightning.progress())
+    progress, keeper = job.lightning.progress(), checkpoints.of_tuning
+    found = tune(small, dense, inputs, objective, job.prune, progress, keeper)
     for model in (dense, small, found.model):
         model.to("cpu")
     log(str(found))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +20,13 @@ from snp.fit.tuning.lesson import rate_factor
 from snp.fit.tuning.matching import feature_error, output_error
 from snp.fit.tuning.nearest import Nearest
 from snp.fit.tuning.samples import TuningSamples, held_back, without
+from snp.fit.tuning.state import TuningState
 from snp.fit.tuning.steps import Steps, steps_of
 from snp.graph.batches import Batch
 from snp.library import prune_streamed
 from snp.measure.outputs import objective_of
 from snp.measure.views import Views, views_of, with_mirrored, without_mirrored
+from snp.run.training.kept_tuning import KeptTuning
 from snp.settings import PruneSettings
 from tests.networks import attention, cnn, images, language, tokens, words
 
@@ -194,6 +197,56 @@ def test_seed_repeats_and_another_one_differs() -> None:
     assert_same(state(found[0].model), state(found[1].model))
     assert found[0].distances == found[1].distances
     assert found[0].distances != found[2].distances
+
+
+class Stopping(KeptTuning):
+    """Writes after every epoch, and then something stops the tuning, once."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        super().__init__(folder, seconds=0.0)
+        self._left = after
+
+    def offer(self, state: Callable[[], TuningState]) -> None:
+        super().offer(state)
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("family", "options", "after"), [
+    ("cnn", {}, 1), ("cnn", {}, 6), ("cnn", {"tune_rate": 20.0}, 3),
+    ("attention", {"tune_optimizer": "adamw", "tune_rate": 2e-3}, 3),
+])  # fmt: skip
+def test_stopped_between_epochs_it_ends_as_it_would_have(
+    family: str, options: dict[str, Any], after: int, tmp_path: Path
+) -> None:
+    """Weights to the bit, every distance and the rate: with momentum and without, and after steps that led away."""
+    dense, small, inputs = pruned(family)
+    small, asked = disturbed(small), settings(tune_epochs=6, **options)
+    objective = objective_of(dense, inputs)
+    whole = tune(small, dense, inputs, objective, asked)
+    with pytest.raises(KeyboardInterrupt):
+        tune(small, dense, inputs, objective, asked, keeper=Stopping(tmp_path, after))
+    parts = tune(small, dense, inputs, objective, asked, keeper=KeptTuning(tmp_path, seconds=0.0))
+    assert_same(state(parts.model), state(whole.model))
+    assert (parts.distances, parts.epoch, parts.steps) == (whole.distances, whole.epoch, whole.steps)
+    assert whole.steps.rate < asked.tune_rate if options.get("tune_rate") == 20.0 else whole.epoch > 0
+
+
+def test_a_damaged_state_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said, and tuning begins anew; before a minute has passed nothing is written."""
+    dense, small, inputs = pruned("cnn")
+    KeptTuning(tmp_path).offer(lambda: pytest.fail("asked for its state at once"))
+    assert KeptTuning(tmp_path).last() is None
+    tune(small, dense, inputs, objective_of(dense, inputs), settings(), keeper=KeptTuning(tmp_path, seconds=0.0))
+    found = KeptTuning(tmp_path).last()
+    assert found is not None
+    assert len(found.part("nearest").numbers["distances"]) == 5
+    content = bytearray((tmp_path / "last.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "last.safetensors").write_bytes(content)
+    assert KeptTuning(tmp_path).last() is None
+    assert "is damaged: its content is not what was written: tuning begins anew" in capsys.readouterr().out
 
 
 def test_batches_given_in_other_sizes_are_the_same_samples() -> None:

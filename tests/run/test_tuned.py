@@ -1,6 +1,8 @@
 """Is tuning a stage of its own in a run: beside the closed form, on every page, and the same on several processes?"""
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ from safetensors.torch import load_file
 
 import snp
 from snp.export.folder import ExportFolder
+from snp.fit.tuning.state import TuningState
 from snp.report.choice import better_stage
+from snp.run.stopping import Stopped
+from snp.run.training.kept_tuning import KeptTuning
 from tests.command_line import Ended, run, run_here
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
@@ -86,6 +91,34 @@ def test_a_second_start_takes_it_as_it_is(tuned: tuple[Path, Ended]) -> None:
     assert "Tuned without labels on" not in ended.stdout
     assert [(folder / f"{stage}.safetensors").read_bytes() for stage in ("tuned", "finetuned")] == before
     assert scores.items() <= numbers(folder).items()
+
+
+@pytest.mark.rehearsal
+def test_a_run_that_is_stopped_while_it_tunes(
+    tuned: tuple[Path, Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on after the last epoch that was kept, ends with the same weights, and leaves no state behind."""
+    folder, _ = tuned
+    options = (*TUNED, f"cache_dir={folder}", "finetune.epochs=0")
+    kept, epochs = KeptTuning.offer, list[int]()
+
+    def offer(keeper: KeptTuning, state: Callable[[], TuningState]) -> None:
+        keeper._seconds = 0.0
+        kept(keeper, state)
+        epochs.append(len(state().part("nearest").numbers["distances"]) - 1)
+        if epochs[-1] == 3:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(KeptTuning, "offer", offer)
+    assert run_here(*options, folder=tmp_path).status == 143
+    assert list((tmp_path / "run" / "checkpoints").glob("tune-*/last.safetensors"))
+    ended = run_here(*options, folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert "tuning goes on from" in ended.stdout
+    assert epochs == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert is_same(weights(tmp_path / "run", "tuned"), weights(folder, "tuned"))
+    assert numbers(tmp_path / "run")["tune/distance_after"] == numbers(folder)["tune/distance_after"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.slow

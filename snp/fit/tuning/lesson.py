@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import torch
 from torch import nn
 
 from snp.fit.tuning.features import FeatureTap, Place
 from snp.fit.tuning.matching import distance
+from snp.fit.tuning.nearest import write_parameters
 from snp.fit.tuning.samples import TuningSamples
+from snp.fit.tuning.state import TuningState, optimizer_tensors, with_optimizer_tensors
 from snp.fit.tuning.steps import Steps
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
@@ -63,6 +66,20 @@ class Lesson:
         self.steps, self._usual = steps, math.inf
         self.mean = {name: parameter.detach().clone() for name, parameter in self._named.items()}
         self._optimizer = steps.of(self._learned)
+
+    def state(self) -> TuningState:
+        """Where it is, between two epochs."""
+        tensors = {f"student.{name}": each.detach() for name, each in self._named.items()}
+        tensors |= {f"mean.{name}": each for name, each in self.mean.items()} | optimizer_tensors(self._optimizer)
+        return TuningState(tensors, {"step": self._step, "usual": self._usual, "steps": asdict(self.steps)})
+
+    def go_on(self, state: TuningState) -> None:
+        """From where another one was, of the same networks."""
+        write_parameters(state.named("student"), self._student)
+        self.begin(Steps(**state.numbers["steps"]))
+        self.mean = {name: state.named("mean")[name].to(each) for name, each in self.mean.items()}
+        with_optimizer_tensors(self._optimizer, state)
+        self._step, self._usual = state.numbers["step"], state.numbers["usual"]
 
     def epoch(self, samples: TuningSamples, generator: torch.Generator) -> None:
         """One pass; it ends early where gradients stop being finite."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snp.fit.tuning.chance import NUM_PARTS, is_lower
 from snp.fit.tuning.features import FeatureTap, Place
 from snp.fit.tuning.matching import distance
+from snp.fit.tuning.state import TuningState
 from snp.graph.batches import Batch
 from snp.measure.objective import Objective
 
@@ -96,6 +97,15 @@ class Nearest:
         self._model, self.judge = start, judge
         self.distances, self.epoch = [judge.of_start(start)], 0
         self.kept = self._start = _parameters(start)
+
+    def state(self) -> TuningState:
+        """What was judged, and what is kept of it."""
+        return TuningState(self.kept, {"distances": self.distances, "epoch": self.epoch})
+
+    def go_on(self, state: TuningState) -> None:
+        """From where another one was, of the same start."""
+        self.distances, self.epoch = [*state.numbers["distances"]], state.numbers["epoch"]
+        self.kept = {name: state.tensors[name].to(each) for name, each in self.kept.items()}
 
     def heeds(self, parameters: Mapping[str, Tensor]) -> bool:
         """Judge further parameters, and keep the nearest; False where they are much farther away than the start."""

@@ -25,6 +25,7 @@ from snp.fit.tuning.lesson import HALF, Lesson, single_precision
 from snp.fit.tuning.matching import learnable
 from snp.fit.tuning.nearest import Judge, Nearest, write_parameters
 from snp.fit.tuning.samples import TuningSamples, held_back
+from snp.fit.tuning.state import Keeper, TuningState
 from snp.fit.tuning.steps import Steps, steps_of
 from snp.graph.batches import Batch
 from snp.graph.copies import copied
@@ -80,6 +81,7 @@ def tune(
     objective: Objective,
     settings: PruneSettings,
     progress: Progress | None = None,
+    keeper: Keeper | None = None,
 ) -> Tuned:
     """Move a pruned network's outputs and last hidden features towards the dense one's.
 
@@ -90,6 +92,8 @@ def tune(
         objective: how far their outputs are apart.
         settings: those of tuning, and ``seed``.
         progress: is told of the stage.
+        keeper: is offered the state after every epoch, and asked at the beginning for that of an earlier start with
+            these very arguments; what comes of both is what comes of one.
 
     Returns:
         The network of the epoch that is nearest on samples held back, never farther than ``small`` itself.
@@ -106,19 +110,42 @@ def tune(
     with progress.stage("tune", steps.epochs), _trainable(small, inputs[0].example()) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(steps)
-        for _ in range(steps.epochs):
-            lesson.epoch(samples, generator)
-            if not nearest.heeds(lesson.mean):
-                _begin_slower(lesson, nearest, student)
+        tuning = _Tuning(lesson, nearest, generator)
+        tuning.go_on(keeper.last() if keeper else None)
+        for epoch in range(steps.epochs):
+            if epoch + 1 >= len(nearest.distances):
+                tuning.epoch(samples, student)
+                if keeper:
+                    keeper.offer(tuning.state)
             progress.step()
     counts, found = (samples.num_tuned, samples.num_held), nearest.network()
     return Tuned(found, tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.steps)
 
 
-def _begin_slower(lesson: Lesson, nearest: Nearest, student: nn.Module) -> None:
-    """Steps are too large for this network: back to where it was nearest."""
-    write_parameters(nearest.kept, student)
-    lesson.begin(lesson.steps.slower(_SLOWER))
+@dataclass(frozen=True, eq=False)
+class _Tuning:
+    """All that an epoch moves."""
+
+    lesson: Lesson
+    nearest: Nearest
+    generator: torch.Generator
+
+    def epoch(self, samples: TuningSamples, student: nn.Module) -> None:
+        """One more; where steps are too large for this network, back to where it was nearest."""
+        self.lesson.epoch(samples, self.generator)
+        if not self.nearest.heeds(self.lesson.mean):
+            write_parameters(self.nearest.kept, student)
+            self.lesson.begin(self.lesson.steps.slower(_SLOWER))
+
+    def state(self) -> TuningState:
+        chance = TuningState({"generator": self.generator.get_state()}, {})
+        return TuningState.joined(lesson=self.lesson.state(), nearest=self.nearest.state(), chance=chance)
+
+    def go_on(self, state: TuningState | None) -> None:
+        if state is not None:
+            self.lesson.go_on(state.part("lesson"))
+            self.nearest.go_on(state.part("nearest"))
+            self.generator.set_state(state.part("chance").tensors["generator"])
 
 
 def _refuse_types(student: nn.Module, types: set[torch.dtype], example: Batch) -> None:

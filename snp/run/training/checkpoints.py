@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from snp.run.training.kept_tuning import KeptTuning
+
 __all__ = ["Checkpoints"]
 
 
@@ -34,13 +36,18 @@ class Checkpoints:
 
     Args:
         folder: ``checkpoints`` of the run.
-        stage: "dense" or "finetune".
+        stage: "dense", "tune" or "finetune".
         mark: hash of network, recipe, data and seed.
     """
 
     def __init__(self, folder: Path, stage: str, mark: str) -> None:
         self._folder, self._stage = folder, stage
         self._path = folder / f"{stage}-{mark}"
+
+    @property
+    def of_tuning(self) -> KeptTuning:
+        """The same for a tuning, which has steps of its own."""
+        return KeptTuning(self._path)
 
     @property
     def last(self) -> Path | None:
