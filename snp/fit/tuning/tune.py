@@ -110,13 +110,7 @@ def tune(
     with progress.stage("tune", steps.epochs), _trainable(small, inputs[0].example()) as student:
         lesson = Lesson(dense, student, learnable(objective, nearest.judge.wanted[0][0]), place, views)
         lesson.begin(steps)
-        tuning = _Tuning(lesson, nearest, generator)
-        tuning.go_on(keeper.last() if keeper else None)
-        for epoch in range(steps.epochs):
-            if epoch + 1 >= len(nearest.distances):
-                tuning.epoch(samples, student)
-                if keeper:
-                    keeper.offer(tuning.state)
+        for _ in _Tuning(lesson, nearest, generator).epochs(samples, student, keeper):
             progress.step()
     counts, found = (samples.num_tuned, samples.num_held), nearest.network()
     return Tuned(found, tuple(nearest.distances), nearest.epoch, *counts, views, place, lesson.steps)
@@ -130,22 +124,34 @@ class _Tuning:
     nearest: Nearest
     generator: torch.Generator
 
-    def epoch(self, samples: TuningSamples, student: nn.Module) -> None:
-        """One more; where steps are too large for this network, back to where it was nearest."""
+    def epochs(self, samples: TuningSamples, student: nn.Module, keeper: Keeper | None) -> Iterator[None]:
+        """All of them; those that an earlier start has kept are only counted."""
+        before = keeper.last() if keeper else None
+        if before is not None:
+            self._go_on(before)
+        num_done = len(self.nearest.distances) - 1
+        for epoch in range(self.lesson.steps.epochs):
+            if epoch >= num_done:
+                self._epoch(samples, student)
+                if keeper:
+                    keeper.offer(self._state)
+            yield
+
+    def _epoch(self, samples: TuningSamples, student: nn.Module) -> None:
+        """One; where steps are too large for this network, back to where it was nearest."""
         self.lesson.epoch(samples, self.generator)
         if not self.nearest.heeds(self.lesson.mean):
             write_parameters(self.nearest.kept, student)
             self.lesson.begin(self.lesson.steps.slower(_SLOWER))
 
-    def state(self) -> TuningState:
+    def _state(self) -> TuningState:
         chance = TuningState({"generator": self.generator.get_state()}, {})
         return TuningState.joined(lesson=self.lesson.state(), nearest=self.nearest.state(), chance=chance)
 
-    def go_on(self, state: TuningState | None) -> None:
-        if state is not None:
-            self.lesson.go_on(state.part("lesson"))
-            self.nearest.go_on(state.part("nearest"))
-            self.generator.set_state(state.part("chance").tensors["generator"])
+    def _go_on(self, state: TuningState) -> None:
+        self.lesson.go_on(state.part("lesson"))
+        self.nearest.go_on(state.part("nearest"))
+        self.generator.set_state(state.part("chance").tensors["generator"])
 
 
 def _refuse_types(student: nn.Module, types: set[torch.dtype], example: Batch) -> None:
