@@ -16,9 +16,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from snp.run.errors import guarded
-from snp.run.failed_runs import GRID
 from snp.run.refusals import refuse_seed
 from snp.run.root import asked_numbers, refuse_other_stages, root_options
+from snp.run.sweepers import GRID
 
 __all__ = ["CheckJobs"]
 
