@@ -1,5 +1,7 @@
 """Does a folder of `snp.save` know what its network reads and how it was built, and is that never a wrong guess?"""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,26 @@ def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no recipe of the dense model: call load\(folder, model=\.\.\.\)"):
         snp.load(tmp_path)
     assert snp.load(tmp_path, model)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_network_that_was_changed_by_hand_is_not_saved(is_replaced: bool, tmp_path: Path) -> None:
+    """No plan makes it, so that it could not be loaded; one that was trained on is the plan's."""
+    result = snp.prune(timm.create_model("resnet10t", num_classes=7), [torch.randn(4, 3, 32, 32)], **QUICK)
+    changed = copy.deepcopy(result.model) if is_replaced else result.model
+    size = changed.fc.in_features
+    given = replace(result, model=changed)
+    with torch.no_grad():
+        changed.fc.weight.mul_(2)
+    snp.save(given, tmp_path / "trained")
+    changed.fc = nn.Linear(size, 3)
+    told = rf"fc.weight had the shape \[7, {size}\] and has \[3, {size}\]\. Save what was pruned and change it once"
+    with pytest.raises(ValueError, match=told):
+        snp.save(given, tmp_path / "changed")
+    changed.fc = nn.Sequential(nn.Linear(size, 7))
+    with pytest.raises(ValueError, match=rf"fc.weight had the shape \[7, {size}\] and has none\. Save"):
+        snp.save(given, tmp_path / "changed")
+    assert not (tmp_path / "changed").exists()
 
 
 def test_forms_give_inputs_again() -> None:
