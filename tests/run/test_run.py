@@ -255,6 +255,10 @@ def test_mistakes_leave_a_finished_run_alone(
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
         ("run_dir=/dev/null", ["run_dir=/dev/null"]),
         ("prune.reconstruct=tuned calibration.samples=15", ["prune.reconstruct=tuned", "16 or more", "found 15"]),
+        (
+            "prune.structures=[ffn,blocks] prune.target_latency=0.7 calibration.samples=127",
+            ["prune.structures with blocks", "128 calibration samples or more; found 1"],
+        ),
         ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
         ("finetune.keep=best data.val_fraction=0", ["finetune.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
