@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from snp.core.precision import in_single
 from snp.models._stock_form import save_pretrained
-from snp.surgery.double import in_single
 
 __all__ = ["build", "context_length", "load", "save_pretrained", "sees_ahead", "tokenize"]
 

@@ -48,7 +48,7 @@ def _widened(value: Any, wide: _Wider) -> Any:
 
 
 def wider(tensor: Tensor, wide: _Wider = _DOUBLE) -> Tensor:
-    """A floating tensor in double precision, or another that is named; others as they are."""
+    """A floating tensor in double precision, or in another that is named; others as they are."""
     return tensor.to(wide[tensor.dtype]) if tensor.dtype in wide else tensor
 
 
