@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import snp
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of, forms_of
+from snp.models.sources.weights import stored_types
 from snp.plan.plan import PruningPlan
+from snp.speed.network import size_bytes
 from tests.transformer_models import token_batches, transformer
 
 QUICK = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
@@ -58,6 +61,24 @@ def test_other_precisions_come_back_to_the_bit(tmp_path: Path, family: str, dtyp
     again, state = snp.load(tmp_path), result.model.state_dict()
     assert all(value.dtype == state[name].dtype for name, value in again.state_dict().items())
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_head_is_written_and_counted_once(tmp_path: Path, dtype: torch.dtype) -> None:
+    """As in the files of Hugging Face; it comes back under both names, as one tensor."""
+    model = transformer("opt").to(dtype)
+    assert size_bytes(model) == sum(each.numel() for each in model.parameters()) * dtype.itemsize
+    result = snp.prune(model, token_batches(), **QUICK)
+    snp.save(result, tmp_path)
+    file = tmp_path / "pruned.safetensors"
+    written = load_file(file)
+    head, table = "lm_head.weight", "model.decoder.embed_tokens.weight"
+    assert len({head, table} & written.keys()) == 1
+    assert sum(tensor.numel() * tensor.element_size() for tensor in written.values()) == size_bytes(result.model)
+    again = snp.load(tmp_path)
+    assert again.get_parameter(head) is again.get_parameter(table)
+    assert torch.equal(again.get_parameter(head), result.model.get_parameter(table))
+    assert {name: tensor.dtype for name, tensor in again.state_dict().items()} == stored_types(file)
 
 
 def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
