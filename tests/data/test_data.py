@@ -294,9 +294,8 @@ def test_what_is_no_whole_number_is_named(key: str, value: object) -> None:
         (WikiText2, {"path": ["a"]}, "data.path must be one path, found ['a']"),
         (TextData, {"train": {"a": 1}}, "data.train must be one path, found {'a': 1}"),
         (TextData, {"second": [["a"]]}, "data.second must be one path, found ['a']"),
-        (ImageFolder, {"root": "x", "test_fraction": "x"}, "data.test_fraction must be a number between 0 and 1"),
-        (ImageFolder, {"root": "x", "test_fraction": 0}, "data.test_fraction=0: choose a number between 0 and 1"),
-        (ImageFolder, {"root": "x", "test_fraction": 1}, "data.test_fraction=1: choose a number between 0 and 1"),
+        (ImageFolder, {"root": "x", "test_fraction": "x"}, "data.test_fraction must be a number in [0, 1)"),
+        (ImageFolder, {"root": "x", "test_fraction": 1}, "data.test_fraction=1: choose a number in [0, 1)"),
         (ImageFolder, {"root": "x", "split_seed": "abc"}, "data.split_seed must be a whole number from 0 to 9223"),
         (ImageFolder, {"root": "x", "split_seed": -1}, "data.split_seed must be a whole number from 0 to 9223"),
         (Digits, {"val_fraction": "x"}, "data.val_fraction must be a number in [0, 1), found 'x'"),
@@ -679,6 +678,16 @@ def test_division_by_folders(wrapper: str, test_folder: str, as_tar: bool, tmp_p
             if f"{folder}/" in name
         }
         assert labels_by_image(data, part) == expected
+
+
+def test_nothing_is_set_apart_where_there_is_a_test_part(tmp_path: Path) -> None:
+    """Without one it has to be, and that is said before anything else."""
+    write_folder(tmp_path, files_of(("train/a", "train/b", "test/a", "test/b"), 2))
+    divided = ImageFolder(str(tmp_path), num_workers=0, test_fraction=0)
+    assert (len(divided.samples("train")), len(divided.samples("test"))) == (4, 4)
+    whole = ImageFolder(str(tmp_path / "train"), num_workers=0, test_fraction=0.0)
+    with pytest.raises(ValueError, match=r"^data\.test_fraction=0: .* has no part to test on; choose a number between"):
+        _ = whole.requirements
 
 
 def test_one_image_per_class(tmp_path: Path) -> None:
