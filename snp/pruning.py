@@ -25,6 +25,7 @@ from snp.plan.versions import versions
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock, refuse_overhead
 from snp.surgery.subject import Subject
+from snp.surgery.surgery import shapes_of
 from snp.surgery.trial_cuts import culprits
 
 __all__ = ["FEWEST_SAMPLES", "Decision", "PruneResult", "decide"]
@@ -45,6 +46,7 @@ class PruneResult:
         check: largest relative difference between the small network and the masked dense one on one batch.
         times: what every stage took, in order.
         tuned: of ``reconstruct="tuned"``, what training on the dense network's outputs did; ``model`` is its network.
+        shapes: name of every parameter that the prune left -> its shape, whatever becomes of ``model``.
     """
 
     model: nn.Module
@@ -53,6 +55,10 @@ class PruneResult:
     check: float
     times: Mapping[str, StageTime] = field(default_factory=dict)
     tuned: Tuned | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shapes", self.shapes or shapes_of(self.model))
 
     @property
     def shares(self) -> dict[str, float]:

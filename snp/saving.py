@@ -20,7 +20,7 @@ from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
 from snp.surgery.layer_lists import lengthened
 from snp.surgery.stock_form import in_stock_form
-from snp.surgery.surgery import cut
+from snp.surgery.surgery import cut, shapes_of
 
 __all__ = ["load", "save"]
 
@@ -40,12 +40,14 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
 
     Raises:
         TypeError: ``result`` is something else, perhaps the network alone.
+        ValueError: its network has other layers than the prune left, which :func:`load` could not make.
     """
     if not isinstance(result, PruneResult):
         raise TypeError(
             f"result must be what snp.prune returned, found {type(result).__name__}: the plan is saved with the "
             "network; of a network that was trained on, save dataclasses.replace(result, model=network)"
         )
+    _refuse_changed(result)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     write_weights(result.model, target / "pruned.safetensors", {"plan": result.plan.mark})
@@ -54,6 +56,19 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     if plan.recipe is None and plan.inputs and _num_parameters(result.model) <= _MOST_PARAMETERS:
         with torch.random.fork_rng(devices=[]):
             _keep_recipe(result.model, plan, target)
+
+
+def _refuse_changed(result: PruneResult) -> None:
+    """The network is what the plan makes of the dense one, whatever its weights are."""
+    wanted, found = result.shapes, shapes_of(result.model)
+    names = [name for name in (*wanted, *found) if wanted.get(name) != found.get(name)]
+    if names:
+        was, now = (list(shapes[names[0]]) if names[0] in shapes else "none" for shapes in (wanted, found))
+        raise ValueError(
+            f"result.model has other layers than the prune left, so that snp.load could not make it: {names[0]} had "
+            f"the shape {was} and has {now}. Save what was pruned and change it once it is loaded, or write the "
+            "changed network by torch.save"
+        )
 
 
 def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:

@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass
 from snp.core import cuts, orderings
 from snp.core.budget import Target
 from snp.core.fit_settings import FitSettings
-from snp.core.options import STRICT, fill_in, named, option
+from snp.core.options import STRICT, named, option
+from snp.core.presets import fill_in
 from snp.core.registry import Registry
 from snp.core.structures import check_blocks, check_structures, decided, remedies_beside
 from snp.core.target_settings import TARGETS, TargetSettings

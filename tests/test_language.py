@@ -312,6 +312,21 @@ def test_language_models_do_not_see_ahead(name: str, dtype: torch.dtype) -> None
     assert not huggingface.sees_ahead(transformer(name).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_encoders_that_were_not_trained_see_ahead(dtype: torch.dtype) -> None:
+    """What a token says of the others is less than half precision shows then."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 24})
+    assert huggingface.sees_ahead(transformers.BertForMaskedLM(config).eval().to(dtype))
+
+
+def test_experts_in_half_precision_do_not_see_ahead() -> None:
+    """Which are multiplied by kernels of their own."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**{**SIZES, "num_key_value_heads": 2, "num_local_experts": 4})
+    assert not huggingface.sees_ahead(transformers.MixtralForCausalLM(config).eval().to(torch.bfloat16))
+
+
 def test_without_transformers_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package is optional."""
     monkeypatch.setitem(sys.modules, "transformers", None)

@@ -35,6 +35,19 @@ def test_options_that_were_asked_for_stay() -> None:
     assert replace(PruneSettings(), preset="paper").cut == "variance"
 
 
+def test_defaults_that_are_asked_for_by_name_are_not_filled_over() -> None:
+    """Refused, since nothing else could be told from what was left at its default."""
+    images = [torch.randn(8, 3, 8, 8)]
+    told = r"^prune\.trials=true goes against prune\.preset=quick, which sets it to false: leave one of them out"
+    with pytest.raises(ValueError, match=told):
+        snp.prune(_Counting(), images, preset="quick", trials=True)
+    with pytest.raises(ValueError, match=told):
+        snp.prune(_Counting(), images, PruneSettings(preset="quick"), trials=True)
+    with pytest.raises(ValueError, match=r"^prune\.ordering=auto goes against prune\.preset=paper, which .* zca"):
+        snp.inspect(_Counting(), images[0], preset="paper", ordering="auto")
+    assert snp.inspect(_Counting(), images[0], preset="quick", trials=False, ordering="auto").groups
+
+
 class _Counting(nn.Module):
     """Counts the samples that pass, forwards and backwards, over all copies of itself."""
 

@@ -1,16 +1,21 @@
 """Does a folder of `snp.save` know what its network reads and how it was built, and is that never a wrong guess?"""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import snp
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of, forms_of
+from snp.models.sources.weights import stored_types
 from snp.plan.plan import PruningPlan
+from snp.speed.network import size_bytes
 from tests.transformer_models import token_batches, transformer
 
 QUICK = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
@@ -58,6 +63,24 @@ def test_other_precisions_come_back_to_the_bit(tmp_path: Path, family: str, dtyp
     assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_head_is_written_and_counted_once(tmp_path: Path, dtype: torch.dtype) -> None:
+    """As in the files of Hugging Face; it comes back under both names, as one tensor."""
+    model = transformer("opt").to(dtype)
+    assert size_bytes(model) == sum(each.numel() for each in model.parameters()) * dtype.itemsize
+    result = snp.prune(model, token_batches(), **QUICK)
+    snp.save(result, tmp_path)
+    file = tmp_path / "pruned.safetensors"
+    written = load_file(file)
+    head, table = "lm_head.weight", "model.decoder.embed_tokens.weight"
+    assert len({head, table} & written.keys()) == 1
+    assert sum(tensor.numel() * tensor.element_size() for tensor in written.values()) == size_bytes(result.model)
+    again = snp.load(tmp_path)
+    assert again.get_parameter(head) is again.get_parameter(table)
+    assert torch.equal(again.get_parameter(head), result.model.get_parameter(table))
+    assert {name: tensor.dtype for name, tensor in again.state_dict().items()} == stored_types(file)
+
+
 def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
     """A timm network built with another activation has the same tensors; by name alone it would load as another one."""
     model = timm.create_model("resnet10t", num_classes=7, act_layer=nn.SiLU).train()
@@ -68,6 +91,26 @@ def test_a_recipe_of_another_function_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no recipe of the dense model: call load\(folder, model=\.\.\.\)"):
         snp.load(tmp_path)
     assert snp.load(tmp_path, model)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_network_that_was_changed_by_hand_is_not_saved(is_replaced: bool, tmp_path: Path) -> None:
+    """No plan makes it, so that it could not be loaded; one that was trained on is the plan's."""
+    result = snp.prune(timm.create_model("resnet10t", num_classes=7), [torch.randn(4, 3, 32, 32)], **QUICK)
+    changed = copy.deepcopy(result.model) if is_replaced else result.model
+    size = changed.fc.in_features
+    given = replace(result, model=changed)
+    with torch.no_grad():
+        changed.fc.weight.mul_(2)
+    snp.save(given, tmp_path / "trained")
+    changed.fc = nn.Linear(size, 3)
+    told = rf"fc.weight had the shape \[7, {size}\] and has \[3, {size}\]\. Save what was pruned and change it once"
+    with pytest.raises(ValueError, match=told):
+        snp.save(given, tmp_path / "changed")
+    changed.fc = nn.Sequential(nn.Linear(size, 7))
+    with pytest.raises(ValueError, match=rf"fc.weight had the shape \[7, {size}\] and has none\. Save"):
+        snp.save(given, tmp_path / "changed")
+    assert not (tmp_path / "changed").exists()
 
 
 def test_forms_give_inputs_again() -> None:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from snp.core.registry import close_to
 
-__all__ = ["STRICT", "fill_in", "named", "option", "rule"]
+__all__ = ["STRICT", "named", "option", "rule"]
 
 # No value is bent into another type, none is infinite, and names that are not known are refused.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
@@ -111,26 +111,3 @@ def _within(limits: Mapping[str, float], *, is_whole: bool) -> str:
     if low is not None:
         return f" above {low:g}" if "gt" in limits else f" of at least {low:g}"
     return ""
-
-
-# The dense network's activations are all that weights are fitted on, one transfer per kernel.
-_JOINT = {"calibration": "joint", "conv_gram": "channel", "trials": False, "tilt": False, "mirrored": False}
-_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": _JOINT | {"ordering": "zca", "cut": "variance"},
-    "quick": _JOINT | {"batch_norm": "reestimate"},
-    "best": {},
-}
-
-
-def fill_in(settings: Any) -> None:
-    """Set what ``settings.preset`` says of options that were left at their defaults, while settings are made.
-
-    Args:
-        settings: a :class:`snp.settings.PruneSettings`.
-    """
-    known = type(settings).__pydantic_fields__
-    for name, value in _PRESETS[settings.preset].items():
-        if name == "cut" and not settings.target.is_budget:
-            continue  # the target says how to cut
-        if getattr(settings, name) == known[name].default:
-            object.__setattr__(settings, name, value)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from snp.data.labels import class_of, doubtful
 from snp.data.loading import Part, SampleData, Samples
 from snp.data.refusals import require_at_least
 
@@ -41,15 +42,20 @@ class SampleRule:
         """The part in words."""
         return f"data set {self.name}, {PART_WORDS[self.part]} part"
 
-    def hold(self, index: int, image: torch.Tensor, label: int) -> None:
+    def hold(self, index: int, image: torch.Tensor, label: object) -> int:
         """A sample as the network gets it.
+
+        Returns:
+            The number of its class.
 
         Raises:
             ValueError: its label is of no class, or its image holds no numbers.
         """
-        if not 0 <= label < self.num_classes:
+        number = class_of(label)
+        if number is None or not 0 <= number < self.num_classes:
+            found = " ".join(repr(label).split()) if number is None else number  # tensors are written over lines
             raise ValueError(
-                f"{self.where}: sample {index} (counted from 0) has label {label}; its num_classes={self.num_classes} "
+                f"{self.where}: sample {index} (counted from 0) has label {found}; its num_classes={self.num_classes} "
                 f"allows 0 to {self.num_classes - 1}"
             )
         if not bool(torch.isfinite(image).all()):
@@ -57,6 +63,7 @@ class SampleRule:
                 f"{self.where}: sample {index} (counted from 0) holds NaN or infinite values as the network gets it; "
                 "mend the image or its transform, or leave it out"
             )
+        return number
 
 
 class TransformedSamples(Dataset[tuple[torch.Tensor, int]]):
@@ -72,10 +79,8 @@ class TransformedSamples(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image, label = self.samples[index]
-        seen = self.transform(image), int(label)
-        if self.rule is not None:
-            self.rule.hold(index, *seen)
-        return seen
+        seen = self.transform(image)
+        return seen, int(label) if self.rule is None else self.rule.hold(index, seen, label)
 
 
 class ImageData(SampleData):
@@ -159,7 +164,7 @@ class ImageData(SampleData):
         return TransformedSamples(samples, self.transform(self.format, training=training), rule)
 
     def look_at_ends(self) -> None:
-        """Look at the first and the last sample of every part that is there, before any work.
+        """Look at the first and the last sample of every part that is there, before any work, and at all known labels.
 
         Raises:
             ValueError: one is not as it should be, or the training or the test part is empty.
@@ -167,5 +172,6 @@ class ImageData(SampleData):
         parts: tuple[Part, ...] = ("train", "val", "test") if self.has_validation_part else ("train", "test")
         for part in parts:
             seen = self.seen(part, training=False)
-            for index in {0, len(seen) - 1} if len(seen) else ():
+            # What is known without reading may be no label after all: the sample itself is held to the rule.
+            for index in [0, len(seen) - 1, *doubtful(seen.samples, self.num_classes)] if len(seen) else ():
                 seen[index]

@@ -40,7 +40,7 @@ class ImageFolder(ImageData):
         classes: None numbers the class folders in alphabetical order; "imagenet-1k" takes folders named by WordNet ids
             (all of ImageNet's or some) and gives them the labels of the 1000 classes, so that pretrained networks score
             right.
-        test_fraction: part of the samples to test on, in (0, 1), where the root is not divided.
+        test_fraction: part of the samples to test on, in (0, 1), where the root is not divided; else it may be 0.
         split_seed: same seed, same division.
         name: how reports call the data set.
         val_fraction: see `SampleData`; without effect where the root has folders `train`, `val` and `test`.
@@ -160,6 +160,11 @@ class ImageFolder(ImageData):
                     f"data.root={self.root}: it has no folders with images in them; give one folder per class"
                 )
             self._refuse_empty(parts)
+            if None in parts and not self.test_fraction:
+                raise ValueError(
+                    f"data.test_fraction=0: data.root={self.root} has no part to test on; choose a number between 0 "
+                    "and 1, or give folders train and test"
+                )
             self._parts = parts
         return self._parts
 

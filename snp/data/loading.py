@@ -59,7 +59,7 @@ class SampleData(LightningDataModule):
     def __init__(self, *, name: str, batch_size: int, num_workers: int, val_fraction: float = 0.1) -> None:
         super().__init__()
         require_at_least(may_be_none=False, batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-        require_share("val_fraction", val_fraction, may_be_zero=True)
+        require_share("val_fraction", val_fraction)
         self.name: str = name
         self.batch_size = batch_size
         self.num_workers = min(num_workers, _num_cores())  # more of them wait for each other

@@ -28,17 +28,16 @@ def require_at_least(*, may_be_none: bool = True, **numbers: tuple[int | None, i
             raise ValueError(f"data.{key}={value}: choose at least {least}")
 
 
-def require_share(name: str, value: object, *, may_be_zero: bool = False) -> None:
-    """Check that a setting is a share, below 1.
+def require_share(name: str, value: object) -> None:
+    """Check that a setting is a share, below 1; 0 is none.
 
     Raises:
         ValueError: it is not.
     """
-    rule = "a number in [0, 1)" if may_be_zero else "a number between 0 and 1, both excluded"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"data.{name} must be {rule}, found {value!r}")
-    if not 0 <= value < 1 or (value == 0 and not may_be_zero):
-        raise ValueError(f"data.{name}={value}: choose {rule}" + "; 0 for none" * may_be_zero)
+        raise ValueError(f"data.{name} must be a number in [0, 1), found {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"data.{name}={value}: choose a number in [0, 1); 0 for none")
 
 
 def require_seed(name: str, value: object) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["free_sizes", "require_batch", "require_single", "tried"]
+__all__ = ["free_sizes", "refused_in_double", "require_batch", "require_single", "tried"]
+
+_SINGLE = (
+    "ONNX Runtime on the CPU runs networks in single precision, float32, and few others; convert them with "
+    "model.float(), and the example with example.float()"
+)
 
 
 def free_sizes(example: Tensor) -> dict[int, Any]:
@@ -23,15 +28,26 @@ def require_batch(model: nn.Module, example: Tensor) -> None:
         raise ValueError("model is in training mode: call model.eval() before the export")
 
 
-def require_single(model: nn.Module, example: Tensor) -> None:
-    """Refuse other precisions: ONNX Runtime has no kernels for some, and rounds otherwise in others."""
+def require_single(model: nn.Module, example: Tensor) -> bool:
+    """Refuse precisions that ONNX Runtime has few kernels for, and rounds in otherwise.
+
+    Returns:
+        Is it double precision, for which there are many, but not all?
+    """
     tensors = [*model.named_parameters(), *model.named_buffers(), ("example", example)]
-    found = next(((name, t.dtype) for name, t in tensors if t.is_floating_point() and t.dtype != torch.float32), None)
-    if found:
-        raise ValueError(
-            f"{found[0]} is {str(found[1]).removeprefix('torch.')}: ONNX Runtime on the CPU runs networks in single "
-            "precision, float32; convert them with model.float(), and the example with example.float()"
-        )
+    found = {t.dtype: name for name, t in reversed(tensors) if t.is_floating_point()}
+    if set(found) == {torch.float64}:
+        return True
+    others = [dtype for dtype in reversed(found) if dtype != torch.float32]
+    if others:
+        dtype = others[0]
+        raise ValueError(f"{found[dtype]} is {str(dtype).removeprefix('torch.')}: {_SINGLE}")
+    return False
+
+
+def refused_in_double(error: ValueError) -> ValueError:
+    """The same refusal of a network in double precision, with what helps."""
+    return ValueError(f"{error}. The network is in double precision, float64: {_SINGLE}")
 
 
 def tried(model: nn.Module, example: Tensor, program: torch.export.ExportedProgram) -> list[Tensor]:

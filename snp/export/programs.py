@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.core.values import path_of
-from snp.export.inputs import free_sizes, require_batch, require_single, tried
+from snp.export.inputs import free_sizes, refused_in_double, require_batch, require_single, tried
 
 __all__ = [
     "BATCH_NAME",
@@ -69,7 +69,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str) -> float:
     """Write an ONNX file with a free batch size and compare it with the network in ONNX Runtime.
 
     Args:
-        model: in evaluation mode and single precision, on the CPU; takes one tensor.
+        model: in evaluation mode and single precision, or double where ONNX Runtime has the kernels, on the CPU; takes
+            one tensor.
         example: inputs, shape [N, ...], N >= 2.
         path: of the file.
 
@@ -82,8 +83,17 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str) -> float:
     """
     require_packages()
     require_batch(model, example)
-    require_single(model, example)
-    path = Path(path_of(path, "path"))
+    is_double, path = require_single(model, example), Path(path_of(path, "path"))
+    try:
+        return _written(model, example, path)
+    except ValueError as error:
+        if not is_double:
+            raise
+        path.unlink(missing_ok=True)
+        raise refused_in_double(error) from error
+
+
+def _written(model: nn.Module, example: Tensor, path: Path) -> float:
     with _refusal(model, "ONNX export"), quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,

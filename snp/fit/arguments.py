@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from snp.core.presets import refuse_overruled
 from snp.settings import PruneSettings
 
 __all__ = ["settings_of"]
@@ -42,6 +43,7 @@ def settings_of(model: object, settings: object, options: Mapping[str, Any], bat
             f"{shown(batches)}"
         )
     asked = replace(settings or PruneSettings(), **options)
+    refuse_overruled(asked, options)
     if asked.dry_run:
         raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
     return asked

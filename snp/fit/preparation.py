@@ -13,6 +13,7 @@ from snp.fit.calibration import Measured
 from snp.fit.head_bases import in_head_bases
 from snp.fit.judge import FEWEST_SAMPLES, FitJudge
 from snp.fit.trials import Trials
+from snp.fit.tuning import refuse_few_to_tune
 from snp.graph.residual import ResidualBlock
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable
@@ -23,7 +24,7 @@ from snp.plan.workers import ONE_WORKER, Workers
 from snp.settings import PruneSettings
 from snp.surgery.subject import Subject
 
-__all__ = ["is_known_everywhere", "prepare", "problem_of", "settle"]
+__all__ = ["is_known_everywhere", "prepare", "problem_of", "refuse_few_samples", "settle"]
 
 
 def prepare(
@@ -88,12 +89,31 @@ def _weighed(subject: Subject, settings: PruneSettings, measured: Measured) -> t
     num_samples = _num_samples(measured)
     if not subject.removable or num_samples >= FEWEST_SAMPLES:
         return subject.removable
-    if "blocks" in settings.structures:
+    _refuse_few_to_weigh(settings, num_samples)
+    return ()
+
+
+def refuse_few_samples(settings: PruneSettings, num_samples: int) -> None:
+    """There are samples enough for what judges by some of them.
+
+    Args:
+        settings: of the prune.
+        num_samples: to calibrate on, repeats left out.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if settings.takes_steps:
+        refuse_few_to_tune(num_samples)
+    _refuse_few_to_weigh(settings, num_samples)
+
+
+def _refuse_few_to_weigh(settings: PruneSettings, num_samples: int) -> None:
+    if "blocks" in settings.structures and num_samples < FEWEST_SAMPLES:  # by name; auto does without
         raise ValueError(
             f"prune.structures with blocks judges whole allocations by {FEWEST_SAMPLES} calibration samples or more; "
             f"found {num_samples}: give more, or leave blocks out"
         )
-    return ()
 
 
 def _num_samples(measured: Measured) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,37 @@ class _Kind:
     sample: Batch
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """Where a floating tensor was, and which of its samples hold values that are not finite, on its device.
+
+    Attributes:
+        place: its batch and where in it.
+        wrong: shape [N]; of a tensor that belongs to all samples [].
+    """
+
+    place: str
+    wrong: Tensor
+
+    def told(self) -> str:
+        """In words; empty where all values are finite."""
+        samples = (self.wrong.reshape(-1).nonzero().flatten() + 1).tolist()
+        if not samples or self.wrong.ndim == 0:
+            return self.place if samples else ""
+        some = ", ".join(map(str, samples[:_MOST_NAMED])) + ", ..." * (len(samples) > _MOST_NAMED)
+        return f"{self.place}, sample{'s' * (len(samples) > 1)} {some} of {len(self.wrong)}"
+
+
 class Seen:
-    """What is remembered of every batch that was given, counted from 1: its kind, and values that are not finite."""
+    """What is remembered of every batch that was given, counted from 1: its kind, and values that are not finite.
+
+    Which samples hold such values stays on the device until an error asks: it is not waited for.
+    """
 
     def __init__(self) -> None:
         self._num_batches = 0
         self._kinds: dict[object, _Kind] = {}
-        self._not_finite: list[str] = []
+        self._looked: list[_Looked] = []
 
     def noted(self, batch: Batch) -> Batch:
         """The next batch."""
@@ -46,21 +71,12 @@ class Seen:
             if len(self._kinds) > _MOST_KINDS:  # the first is what others are set beside, the latest are suspects
                 del self._kinds[list(self._kinds)[1]]
         for place, value in tensors:
-            if value.is_floating_point() and len(self._not_finite) <= _MOST_NAMED:
-                self._note_not_finite(place, value, is_shared=place in batch.shared or value.ndim == 0)
+            if value.is_floating_point():
+                wrong = ~torch.isfinite(value)
+                is_shared = place in batch.shared or value.ndim == 0
+                wrong = wrong.any() if is_shared else wrong.reshape(len(value), -1).any(dim=1)
+                self._looked.append(_Looked(f"batch {self._num_batches} at {place}", wrong))
         return batch
-
-    def _note_not_finite(self, place: str, value: Tensor, *, is_shared: bool) -> None:
-        wrong = ~torch.isfinite(value)
-        if not bool(wrong.any()):
-            return
-        told = f"batch {self._num_batches} at {place}"
-        if not is_shared:
-            samples = wrong.reshape(len(value), -1).any(dim=1).nonzero().flatten() + 1
-            some = ", ".join(map(str, samples[:_MOST_NAMED].tolist()))
-            told += f", sample{'s' * (len(samples) > 1)} {some}" + ", ..." * (len(samples) > _MOST_NAMED)
-            told += f" of {len(value)}"
-        self._not_finite.append(told)
 
     @contextmanager
     def blamed(self, model: nn.Module) -> Iterator[None]:
@@ -80,13 +96,16 @@ class Seen:
             raise
 
     def _not_finite_told(self, error: Exception) -> str:
-        if not self._not_finite or not isinstance(error, ValueError) or "finite" not in str(error):
+        if not isinstance(error, ValueError) or "finite" not in str(error):
             return ""
-        more = "; ..." * (len(self._not_finite) > _MOST_NAMED)
+        found = list(islice((told for looked in self._looked if (told := looked.told())), _MOST_NAMED + 1))
+        if not found:
+            return ""
+        more = "; ..." * (len(found) > _MOST_NAMED)
         where = str(error).partition(":")[0] if str(error).startswith("at the inputs of layer") else "in the network"
         return (
             f"NaN or infinite values came {where}, and inputs hold them: "
-            f"{'; '.join(self._not_finite[:_MOST_NAMED])}{more} (counted from 1): mend these samples, or leave them out"
+            f"{'; '.join(found[:_MOST_NAMED])}{more} (counted from 1): mend these samples, or leave them out"
         )
 
     def _not_taken(self, model: nn.Module) -> str:

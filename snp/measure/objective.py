@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.graph.nests import placed
 
-__all__ = ["Objective", "Output", "floating", "named_outputs", "without_padding"]
+__all__ = ["Objective", "Output", "floating", "named_outputs", "nothing_real", "without_padding"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,3 +177,15 @@ def _shape(leaves: Sequence[Tensor], place: int) -> tuple[int, ...] | None:
 def floating(output: Any) -> list[Tensor]:
     """Floating tensors of an output."""
     return [leaf for _, leaf in named_outputs(output)]
+
+
+def nothing_real(output: Any) -> str:
+    """What is wrong with a network's output that holds no floating tensor."""
+    tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    kinds = dict.fromkeys(f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for leaf in tensors)
+    found = " and ".join(kinds) or f"no tensor in a {type(output).__name__}"
+    return (
+        f"a cut is judged by the real numbers that the model gives out, and there are none: it gives {found}. Let it "
+        "give real ones (torch.view_as_real of complex ones; what whole ones are found from), or take "
+        "prune.preset=paper, which looks at no output"
+    )

@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
-from snp.measure.objective import Objective, Output, floating, named_outputs, without_padding
+from snp.measure.objective import Objective, Output, floating, named_outputs, nothing_real, without_padding
 from snp.measure.taps import is_transformed
 
 __all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"]
@@ -55,7 +55,7 @@ def objective_of(
         numbered = [(place, *each) for place, each in enumerate(named_outputs(first))]
         named = _results(numbered)
         if not named:
-            raise ValueError(f"the model's output holds no floating tensor: it is a {type(first).__name__}")
+            raise ValueError(nothing_real(first))
         chosen = [_class_dim(model, name, leaf, wanted, len(named), few[0], made) for _, name, leaf in named]
         outputs = [first] + [batch.call(model) for batch in few[1:] if None in chosen]
     found = []

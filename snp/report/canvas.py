@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ def save(figure: Figure, path: str | Path, title: str) -> Path:
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", color=TEXT)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of a font that goes into a PDF
     with mpl.rc_context(_STYLE):
         # Laid out once, not for every file, and at the resolution of the PNG: text is a little wider at another one.
         # The ticks of the first pass are not yet those that stay.

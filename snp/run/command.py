@@ -125,11 +125,16 @@ def _job(config: Any, optimised: Sequence[str] | None) -> partial[dict[str, Any]
     """The run that a configuration asks for, not begun.
 
     Raises:
-        ValueError: it will not have one of the numbers that are optimised.
+        ValueError: it will not have one of the numbers that are optimised, or its preset overrules an option.
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from snp.core.presets import refuse_overruled
+    from snp.run.root import named_options
 
     job: partial[dict[str, Any]] = hydra.utils.instantiate(config)
+    refuse_overruled(job.keywords["prune"], named_options("prune", HydraConfig.get().overrides.task, config))
     if optimised:
         from snp.run.optimised import refuse_missing_numbers
 

@@ -14,23 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 
 from snp.run.errors import say
 from snp.run.options import question
 from snp.run.sweep import Sweep
+from snp.run.sweepers import GRID, RunRefusedError, watched
 
-__all__ = ["GRID", "RunRefusedError", "ended_elsewhere", "fails_alone"]
+__all__ = ["ended_elsewhere", "fails_alone"]
 
-# Runs that are known beforehand, and one after the other in this process.
-GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _NOTE = "failed.json"
-
-
-class RunRefusedError(CompactHydraException):
-    """A run cannot be done as asked; the sentence that says why is on standard error already."""
 
 
 def fails_alone(error: Exception, sweep: Sweep, again: Callable[[], str]) -> bool:
@@ -75,7 +69,8 @@ def ended_elsewhere(sweep: Sweep, words: Sequence[str], again: Callable[[], str]
     """
     HydraConfig.instance().cfg = None  # of an earlier call in this process
     try:
-        yield
+        with watched(sweep, lambda: _gather(sweep, again)):
+            yield
     except SystemExit as ending:
         if isinstance(cause := ending.__context__, SystemExit):
             cause = cause.__context__

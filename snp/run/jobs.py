@@ -15,10 +15,11 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from snp.core.presets import refuse_overruled
 from snp.run.errors import guarded
-from snp.run.failed_runs import GRID
 from snp.run.refusals import refuse_seed
-from snp.run.root import asked_numbers, refuse_other_stages, root_options
+from snp.run.root import asked_numbers, named_options, refuse_other_stages, root_options
+from snp.run.sweepers import GRID
 
 __all__ = ["CheckJobs"]
 
@@ -55,6 +56,7 @@ def _check(config: DictConfig) -> None:
         for part, text in texts.items():
             if text not in made:
                 made[text] = hydra.utils.instantiate(job[part])
+        refuse_overruled(made[texts["prune"]], named_options("prune", overrides, job))
         if optimised:
             from snp.run.optimised import refuse_missing_numbers
 

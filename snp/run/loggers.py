@@ -152,8 +152,7 @@ def quiet_libraries() -> None:
 
     Errors and all other warnings still come through.
     """
-    # The last one tells of every table of a font that goes into a PDF.
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero", "fontTools"):
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -1,13 +1,14 @@
-"""What may the options be that belong to no group: folders, a switch, and which numbers a sweeper gets?"""
+"""What may the options be that belong to no group, which numbers does a sweeper get, and what was asked for by name?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from snp.core.values import path_of
 
-__all__ = ["asked_numbers", "refuse_other_stages", "root_options"]
+__all__ = ["asked_numbers", "named_options", "refuse_other_stages", "root_options"]
 
 
 def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +50,18 @@ def asked_numbers(optimise: object) -> tuple[str, ...] | None:
             f"or null, found {optimise!r}"
         )
     return tuple(names)
+
+
+def named_options(section: str, words: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a section that stand at the command line, and their values.
+
+    Args:
+        section: ``prune``.
+        words: overrides as Hydra has them, those of a sweep among them.
+        config: all options, composed.
+    """
+    found = (re.match(rf"\+*{section}\.(\w+)=", word) for word in words)
+    return {match[1]: config[section][match[1]] for match in found if match and match[1] in config[section]}
 
 
 def refuse_other_stages(config: Mapping[str, Any]) -> None:

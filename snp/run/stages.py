@@ -17,7 +17,7 @@ from snp.data.loading import SampleData
 from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.fit.calibration import objective_asked
-from snp.fit.tuning import refuse_few_to_tune
+from snp.fit.preparation import refuse_few_samples
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import FEW, Samples
 from snp.measure.streamed import refuse_streaming
@@ -114,12 +114,11 @@ class Run:
         for sentence in self.facts["data"]["doubts"]:
             log(f"note: {sentence}")
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
-        if self.prune.takes_steps:
-            refuse_few_to_tune(drawn)
         refusals.refuse_best(self.finetune, validates="val" in self.facts["data"])
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
         repeats = self.data.num_repeats(asked, self.seed)
+        refuse_few_samples(self.prune, drawn - repeats)
         if repeats or drawn < asked:
             refusals.refuse_few(self.lightning.trainer().world_size, drawn, repeats)
         if repeats:

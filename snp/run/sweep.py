@@ -35,9 +35,12 @@ class Sweep:
         Returns:
             The sentence for a user who made a mistake; None for an error of another kind.
         """
-        told = mistake(error)
-        self.note_why(told or " ".join(f"{type(error).__name__}: {error}".split()), run)
-        return told
+        self.note_why(_why(error), run)
+        return mistake(error)
+
+    def knows(self, error: Exception) -> bool:
+        """Is it one that a run has failed with?"""
+        return _why(error) in self.failed
 
     def note_why(self, why: str, run: str) -> None:
         """A run has failed for a reason that is a sentence already."""
@@ -73,6 +76,10 @@ class Sweep:
         if self.go_on:
             lines.append(f"The same command takes what is finished as it is and goes on with the rest: {self.go_on}")
         return "\n".join(lines)
+
+
+def _why(error: Exception) -> str:
+    return mistake(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _summarise(folder: str, asked: str, which: str) -> None:

@@ -33,8 +33,9 @@ def num_params(model: nn.Module) -> int:
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers: what the file of weights takes, but for its header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    """Bytes of parameters and buffers, shared ones once: what the file of weights takes, but for its header."""
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _some(example: Any) -> Batch:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snp.core.precision import in_double as in_double_precision
+from snp.core.precision import wider
 from snp.graph.batches import Batch
 from snp.graph.residual import is_inside
 from snp.plan.plan import PruningPlan
-from snp.surgery.double import in_double as in_double_precision
-from snp.surgery.double import wider
 from snp.surgery.module_sizes import is_turned
 
 __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "record"]

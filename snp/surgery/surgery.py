@@ -18,7 +18,7 @@ from snp.surgery.kept_parts import removed_of, without
 from snp.surgery.module_sizes import recount, refresh
 from snp.surgery.passing import without_blocks, zeroed_writers
 
-__all__ = ["cut", "masked_weights", "named_tensors", "put", "silent_rows", "with_weights"]
+__all__ = ["cut", "masked_weights", "named_tensors", "put", "shapes_of", "silent_rows", "with_weights"]
 
 
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool = False) -> nn.Module:
@@ -45,6 +45,11 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under all their names."""
     return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of every parameter, under all its names."""
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
 
 
 def _in_place_of(old: Tensor, value: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snp.core.precision import wider
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
 from snp.surgery.call_trace import CallTrace
 from snp.surgery.checks import SelfCheckError, compared
-from snp.surgery.double import wider
 from snp.surgery.recorded import kept_inputs, largest_difference, record
 
 __all__ = ["Training", "training_of"]

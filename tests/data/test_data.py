@@ -24,7 +24,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from timm.data import ImageNetInfo
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2 import functional
@@ -294,9 +294,8 @@ def test_what_is_no_whole_number_is_named(key: str, value: object) -> None:
         (WikiText2, {"path": ["a"]}, "data.path must be one path, found ['a']"),
         (TextData, {"train": {"a": 1}}, "data.train must be one path, found {'a': 1}"),
         (TextData, {"second": [["a"]]}, "data.second must be one path, found ['a']"),
-        (ImageFolder, {"root": "x", "test_fraction": "x"}, "data.test_fraction must be a number between 0 and 1"),
-        (ImageFolder, {"root": "x", "test_fraction": 0}, "data.test_fraction=0: choose a number between 0 and 1"),
-        (ImageFolder, {"root": "x", "test_fraction": 1}, "data.test_fraction=1: choose a number between 0 and 1"),
+        (ImageFolder, {"root": "x", "test_fraction": "x"}, "data.test_fraction must be a number in [0, 1)"),
+        (ImageFolder, {"root": "x", "test_fraction": 1}, "data.test_fraction=1: choose a number in [0, 1)"),
         (ImageFolder, {"root": "x", "split_seed": "abc"}, "data.split_seed must be a whole number from 0 to 9223"),
         (ImageFolder, {"root": "x", "split_seed": -1}, "data.split_seed must be a whole number from 0 to 9223"),
         (Digits, {"val_fraction": "x"}, "data.val_fraction must be a number in [0, 1), found 'x'"),
@@ -681,6 +680,16 @@ def test_division_by_folders(wrapper: str, test_folder: str, as_tar: bool, tmp_p
         assert labels_by_image(data, part) == expected
 
 
+def test_nothing_is_set_apart_where_there_is_a_test_part(tmp_path: Path) -> None:
+    """Without one it has to be, and that is said before anything else."""
+    write_folder(tmp_path, files_of(("train/a", "train/b", "test/a", "test/b"), 2))
+    divided = ImageFolder(str(tmp_path), num_workers=0, test_fraction=0)
+    assert (len(divided.samples("train")), len(divided.samples("test"))) == (4, 4)
+    whole = ImageFolder(str(tmp_path / "train"), num_workers=0, test_fraction=0.0)
+    with pytest.raises(ValueError, match=r"^data\.test_fraction=0: .* has no part to test on; choose a number between"):
+        _ = whole.requirements
+
+
 def test_one_image_per_class(tmp_path: Path) -> None:
     """With one image per class and a fraction of one half, half of the images are for testing."""
     write_folder(tmp_path, files_of(tuple(f"class{index:02d}" for index in range(20)), 1))
@@ -964,23 +973,51 @@ def test_images_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None
     assert said.startswith("images of other formats are left out (2 .gif, 1 .heic); .jpg .jpeg .png ")
 
 
-class Own(ImageData):
-    """A data set as another package may bring it."""
+class Unread(Dataset[tuple[torch.Tensor, float]]):
+    """Of which nothing is known but by reading."""
 
-    def __init__(self, classes: int = 4, test: int = 6, wrong: tuple[str, int, float] = ("", 0, 0.0)) -> None:
+    def __init__(self, pairs: list[tuple[torch.Tensor, float]]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, float]:
+        return self._pairs[index]
+
+
+class Listed(Unread):
+    """Of which a list beside the samples, under one of the usual names, says the labels."""
+
+    def __init__(self, pairs: list[tuple[torch.Tensor, float]], name: str = "targets", said: Any = None) -> None:
+        super().__init__(pairs)
+        setattr(self, name, [label for _, label in pairs] if said is None else said)
+
+
+class Own(ImageData):
+    """A data set as another package may bring it; ``wrap`` is what holds its samples."""
+
+    def __init__(
+        self,
+        classes: int = 4,
+        test: int = 6,
+        wrong: tuple[str, int, float] = ("", 0, 0.0),
+        wrap: Callable[[list[tuple[torch.Tensor, float]]], Any] = Unread,
+    ) -> None:
         super().__init__(name="own", batch_size=4, num_workers=0, image_size=8)
-        self._classes, self._test, self._wrong = classes, test, wrong
+        self._classes, self._test, self._wrong, self._wrap = classes, test, wrong, wrap
 
     @property
     def num_classes(self) -> int:
         return self._classes
 
-    def samples(self, part: str) -> list[tuple[torch.Tensor, int]]:  # type: ignore[override]
+    def samples(self, part: str) -> Any:
+        found: list[tuple[torch.Tensor, float]]
         found = [(torch.zeros(3, 8, 8), index % 4) for index in range(12 if part == "train" else self._test)]
         where, index, value = self._wrong
         if where == part:
-            found[index] = (torch.full((3, 8, 8), value), index % 4) if value != value else (found[0][0], int(value))
-        return found
+            found[index] = (torch.full((3, 8, 8), value), index % 4) if value != value else (found[0][0], value)
+        return self._wrap(found)
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Callable[[Any], torch.Tensor]:
         return lambda image: image
@@ -994,6 +1031,7 @@ NAN = float("nan")
     [
         (("train", 3, 4), "training part: sample 3 (counted from 0) has label 4; its num_classes=4 allows 0 to 3"),
         (("test", 2, -1), "test part: sample 2 (counted from 0) has label -1; its num_classes=4 allows 0 to 3"),
+        (("test", 3, 1.5), "test part: sample 3 (counted from 0) has label 1.5; its num_classes=4 allows 0 to 3"),
         (("test", 4, NAN), "test part: sample 4 (counted from 0) holds NaN or infinite values as the network gets it"),
         (("train", 7, NAN), "training part: sample 7 (counted from 0) holds NaN or infinite values"),
     ],
@@ -1018,3 +1056,39 @@ def test_the_ends_of_parts_are_looked_at_before_any_work() -> None:
         data.configure(8, HALF, HALF, "bilinear", 1.0)
         with pytest.raises(ValueError, match=f"^data set own, {message}"):
             data.look_at_ends()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        list,
+        Listed,
+        partial(Listed, name="labels"),
+        lambda pairs: TensorDataset(torch.stack([image for image, _ in pairs]), torch.tensor([at for _, at in pairs])),
+        lambda pairs: Subset(pairs, range(len(pairs))),
+        lambda pairs: ConcatDataset([pairs[:2], Listed(pairs[2:])]),
+    ],
+)
+@pytest.mark.parametrize("wrong", [("train", 5, 4), ("test", 3, -1)])
+def test_labels_that_are_known_are_looked_at_before_any_work(wrap: Any, wrong: tuple[str, int, float]) -> None:
+    """In the middle of a part, too."""
+    data = Own(wrong=wrong, wrap=wrap)
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    with pytest.raises(ValueError, match=rf" part: sample {wrong[1]} \(counted from 0\) has label {wrong[2]}; "):
+        data.look_at_ends()
+
+
+@pytest.mark.parametrize("said", [["a", "b", "c"] * 4, list(range(12)), [0], 7])
+def test_what_only_looks_like_labels_is_no_reason_to_refuse(said: Any) -> None:
+    """Names of classes, or numbers that a transform turns into others: the samples themselves are right."""
+    data = Own(wrap=partial(Listed, said=said))
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    data.look_at_ends()
+
+
+def test_a_label_of_several_numbers_is_named() -> None:
+    """As any other that is of no class, not by torch."""
+    data = Own(wrap=lambda pairs: [*pairs[:1], (pairs[0][0], torch.tensor([1, 2])), *pairs[2:]])
+    data.configure(8, HALF, HALF, "bilinear", 1.0)
+    with pytest.raises(ValueError, match=r"sample 1 \(counted from 0\) has label tensor\(\[1, 2\]\); its num_"):
+        data.look_at_ends()

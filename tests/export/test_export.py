@@ -144,7 +144,7 @@ def test_a_network_for_one_size_of_batches_is_refused(tmp_path: Path) -> None:
         export_onnx(Batched().eval(), torch.randn(4, 8), tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_onnx_is_of_networks_in_single_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     """Others are refused before a file is written; programs keep any precision."""
     model, images = convolutional().to(dtype), torch.randn(2, 3, 12, 12, dtype=dtype)
@@ -153,6 +153,18 @@ def test_onnx_is_of_networks_in_single_precision(dtype: torch.dtype, tmp_path: P
         export_onnx(model, images, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
     export_program(model, images, tmp_path / "model.pt2")
+
+
+def test_double_precision_is_exported_where_the_runtime_agrees(tmp_path: Path) -> None:
+    """It multiplies matrices in it, and has no convolutions; both or neither, network and example, are in it."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).double().eval()
+    assert export_onnx(model, torch.randn(4, 8, dtype=torch.float64), tmp_path / "model.onnx") < 1e-14
+    with pytest.raises(ValueError, match=r"^0\.weight is float64: ONNX Runtime on the CPU .* with model\.float\(\)"):
+        export_onnx(model, torch.randn(4, 8), tmp_path / "other.onnx")
+    images = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"reading other\.onnx back .* is in double precision, float64: ONNX Runtime"):
+        export_onnx(convolutional().double(), images, tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_paths_may_be_text(tmp_path: Path) -> None:

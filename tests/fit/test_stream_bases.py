@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import snp
 from snp.core.kept_subspace import Place, climbed, explained
+from snp.core.precision import in_double
 from snp.core.rotations import level_axis, random_rotation
 from snp.core.rounding import Rounding
 from snp.core.stream_bases import Site, stream_basis
@@ -26,7 +27,6 @@ from snp.plan.level import rounded_up
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.pruning import PruneResult
 from snp.settings import PruneSettings
-from snp.surgery.double import in_double
 from snp.surgery.folded_norms import turned
 from snp.surgery.stock_form import in_stock_form
 from snp.surgery.subject import survey

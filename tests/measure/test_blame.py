@@ -3,13 +3,17 @@
 import re
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import snp
+from snp.graph.batches import Batch
 from snp.library import prune_streamed
+from snp.measure.blame import Seen
 from tests.networks import cnn, images
 
 X = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -61,6 +65,32 @@ def test_samples_that_hold_values_that_are_not_finite_are_named() -> None:
     said = refusal(cnn(), [first, second])
     assert "inputs hold them: batch 2 at [0][0], samples 3, 10 of 16 (counted from 1): mend" in said
     assert "weights" not in said
+
+
+class Waited(TorchDispatchMode):
+    """Operators whose result has to come from the device before Python goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(word in str(func) for word in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_batch_is_waited_for() -> None:
+    """Whether values are finite is asked on the device, and told behind an error only."""
+    seen, second = Seen(), images(16, seed=1)
+    second[4] = float("nan")
+    with Waited() as waited:
+        for batch in (images(16), second, torch.full((3, 3, 8, 8), float("inf"))):
+            seen.noted(Batch((batch,), {"scale": torch.tensor(1.0)}))
+    assert waited.found == []
+    told = r"batch 2 at .*, sample 5 of 16; batch 3 at .*, samples 1, 2, 3 of 3 \(counted from 1\)"
+    with pytest.raises(ValueError, match=told), seen.blamed(cnn()):
+        raise ValueError("not finite")
 
 
 @pytest.mark.parametrize("call", [snp.prune, STREAMED, lambda model, batches: snp.inspect(model, batches[0])])

@@ -1,5 +1,6 @@
 """Every output counts, by a measure that fits it: logits by divergence, all else beside its own spread."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -243,3 +244,26 @@ def test_an_unknown_objective_is_named(wrong: Any) -> None:
     """With the ones that there are."""
     with pytest.raises(ValueError, match=r"prune\.objective"):
         PruneSettings(objective=wrong)
+
+
+@pytest.mark.parametrize(
+    ("ending", "found"),
+    [
+        (lambda y: torch.complex(y, y), "complex64 [64, 4]"),
+        (lambda y: y.argmax(1), "int64 [64]"),
+        (lambda y: {"where": y > 0, "which": y.argmax(1)}, "bool [64, 4] and int64 [64]"),
+        (lambda y: [], "no tensor in a list"),
+    ],
+)
+def test_outputs_without_real_numbers_are_named(ending: Callable[[Tensor], Any], found: str) -> None:
+    """By their types, with what helps."""
+    model = net(ending)
+    with pytest.raises(ValueError, match=f"and there are none: it gives {re.escape(found)}. Let it give real ones"):
+        snp.prune(model, ROWS, target_units=0.5, progress=False)
+    assert snp.prune(model, ROWS, target_units=0.5, preset="paper", progress=False).check == 0
+
+
+def test_complex_numbers_count_as_pairs_of_real_ones() -> None:
+    """As the refusal says."""
+    model = net(lambda y: torch.view_as_real(torch.complex(y, 2 * y)))
+    assert snp.prune(model, ROWS, target_units=0.5, round_to=1, progress=False).plan.groups[0].kept.numel() == 8

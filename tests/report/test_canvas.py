@@ -1,11 +1,13 @@
 """Are the ticks of logarithmic axes the numbers at which they stand, and do names fit into a legend?"""
 
+import logging
 import math
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-from snp.report.canvas import Powers, legend_names
+from snp.report.canvas import Powers, legend_names, panels, save
 
 _DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
@@ -35,6 +37,17 @@ def test_a_tick_says_where_it_stands(low: float, high: float) -> None:
     named = {place: number_of(text) for place, text in ticks if text}
     assert sum(low <= place <= high for place in named) > 1
     assert all(math.isclose(place, said, rel_tol=1e-9) for place, said in named.items()), named
+
+
+def test_fonts_are_not_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A sweep whose runs had processes of their own would end with a page of it."""
+    logging.getLogger("fontTools").setLevel(logging.NOTSET)
+    figure, (axis,) = panels(1, 1, width=2, height=2)
+    axis.plot([1, 2])
+    with caplog.at_level(logging.INFO):
+        assert save(figure, tmp_path / "figure.png", "A title").is_file()
+    assert (tmp_path / "figure.pdf").is_file()
+    assert not caplog.records
 
 
 def test_names_of_a_legend() -> None:

@@ -1,6 +1,7 @@
 """Do the engines that start runs on clusters start ours?  What one machine can show of it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,43 @@ def test_submitit_runs_what_stands_behind_a_run_that_failed(tmp_path: Path) -> N
     assert told[2].startswith("The same command takes what is finished as it is and goes on with the rest: python ")
     assert f"Summary of the finished runs: {tmp_path}/sweep/summary.html" in ended.stdout
     assert not list((tmp_path / "sweep").glob("*/failed.json"))
+
+
+KILLED = """
+import os, signal
+from snp.data.digits import Digits
+
+
+class Killed(Digits):
+    def samples(self, part):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_of_submitit_that_is_killed_is_a_run_that_failed(tmp_path: Path) -> None:
+    """Those behind it are waited for and get their pages; no stack trace."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[cluster]'")
+    site, told = tmp_path / "site", tmp_path / "site" / "killed-1.dist-info"
+    told.mkdir(parents=True)
+    (site / "killed.py").write_text(KILLED)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: killed\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[snp.data]\nkilled = killed:Killed\n")
+    data = ["data=other", "data.name=killed,digits", "data.arguments={image_size: 8}"]
+    words = [*TINY[:3], *QUICK, "trainer=cpu", *data]
+    sweep = [f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=submitit_local"]
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *words, *sweep]
+    paths = os.pathsep.join([str(site), str(ROOT)])
+    variables = environment(tmp_path) | {"PYTHONPATH": paths}
+    ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    failed, why, again = ended.stderr.splitlines()[-3:]
+    assert failed == "error: 1 run of this sweep failed:"
+    assert why.startswith("  0_")
+    assert ": its process ended before the run did, killed or out of memory (state " in why
+    assert again.startswith("The same command takes what is finished as it is and goes on with the rest: python ")
+    assert f"Summary of the finished runs: {tmp_path}/sweep/summary.html" in ended.stdout
 
 
 @pytest.mark.slow

@@ -314,3 +314,10 @@ def test_accuracy_of_two_processes_is_exact(tmp_path: Path) -> None:
     world_size, result = json.loads(line.removeprefix("RESULT"))
     assert world_size == 2
     assert result["test/acc1_percent"] == pytest.approx(100 * 100 / 103, abs=1e-4)
+
+
+def test_a_network_without_an_output_for_every_class_is_named(tmp_path: Path) -> None:
+    """Not by an error of torch about an index, whichever labels a batch has."""
+    recipe = TrainingRecipe(1, 0.1)
+    with pytest.raises(ValueError, match=r"^model: the network gives out 9 numbers for a sample, .* num_classes=10; "):
+        fit(tmp_path, recipe, model=make_net(num_classes=9))

@@ -241,6 +241,8 @@ def test_mistakes_leave_a_finished_run_alone(
         ("prune.target_params=0.0001", ["prune.target_params=0.0001 cannot be reached"]),
         ("prune.ignore=['*']", ["nothing in", "can be cut"]),
         ("prune.target_units=0.5 prune.cut=variance", ["prune.target_units", "prune.cut=uniform"]),
+        ("prune.preset=quick prune.trials=true", ["prune.trials=true goes against prune.preset=quick", "to false"]),
+        ("prune.mirrored=auto experiment=paper_vgg16", ["prune.mirrored=auto goes against prune.preset=paper"]),
         ("prune.ordering=nope", ["prune.ordering", "zca"]),
         ("prune.cut=nope", ["prune.cut", "variance"]),
         ("prune.planner=nope", ["prune.planner", "snp"]),
@@ -255,6 +257,10 @@ def test_mistakes_leave_a_finished_run_alone(
         ("cache_dir=/dev/null", ["cache_dir=/dev/null"]),
         ("run_dir=/dev/null", ["run_dir=/dev/null"]),
         ("prune.reconstruct=tuned calibration.samples=15", ["prune.reconstruct=tuned", "16 or more", "found 15"]),
+        (
+            "prune.structures=[ffn,blocks] prune.target_latency=0.7 calibration.samples=127",
+            ["prune.structures with blocks", "128 calibration samples or more; found 1"],
+        ),
         ("dense.keep=best data.val_fraction=0", ["dense.keep=best needs validation samples"]),
         ("finetune.keep=best data.val_fraction=0", ["finetune.keep=best needs validation samples"]),
         ("logger=wandb logger.wandb=loud", ["logger.wandb", "loud"]),
@@ -300,6 +306,7 @@ def test_more_calibration_samples_than_there_are(tmp_path: Path) -> None:
         (["prune.target_macs=0.5", "prune.ordering=zca,zcaa"], ["prune.ordering must be one of", "zcaa"]),
         (["seed=0,5000000000"], ["seed must be"]),
         (["data.batch_size=64,0"], ["data.batch_size=0"]),
+        (["prune.preset=best,quick", "prune.tilt=true"], ["prune.tilt=true goes against prune.preset=quick"]),
         (
             ["prune.target_macs=0.5,null", "prune.target_var=null,0.9"],
             ["prune.target_var and prune.target_macs exclude"],

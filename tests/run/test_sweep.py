@@ -138,3 +138,26 @@ def test_optuna_counts_the_runs_that_fail(rate: float, tmp_path: Path) -> None:
         "The sweeper ended here (hydra.sweeper.max_failure_rate=0.0); with hydra.sweeper.max_failure_rate=1 it starts"
     )
     assert told[-1].startswith(said) != bool(rate)
+
+
+@pytest.mark.filterwarnings("default")  # of the old optuna
+def test_optuna_has_nothing_to_choose_from_where_all_runs_failed(tmp_path: Path) -> None:
+    """With one number it looks for the best run: no stack trace of its own, but what failed and why."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install -e '.[optuna]'")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "seed=choice(-1,-2)",
+              "hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1",
+              "hydra.sweeper.sampler.seed=0")  # fmt: skip
+    ended = run_here("-m", *search, folder=tmp_path)
+    assert ended.status == 2
+    assert "Traceback" not in ended.stderr
+    assert "no run has finished, so the sweeper has nothing to choose from: No trials are completed" in ended.stderr
+    told = ended.stderr[ended.stderr.index("error: 2 runs of this sweep failed:") :].splitlines()
+    assert all(": prune.seed must be a whole number from 0 to " in line for line in told[1:])
+
+
+def test_errors_of_runs_are_known() -> None:
+    """What a sweeper raises anew is shown as before."""
+    sweep = Sweep()
+    sweep.note(ValueError("seed must be"), "2_seed=-1")
+    assert sweep.knows(ValueError("seed must be"))
+    assert not sweep.knows(ValueError("No trials are completed yet."))

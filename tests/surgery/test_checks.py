@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import snp
+from snp.core.precision import in_double
 from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
-from snp.surgery.double import in_double
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.training_mode import training_of
 from snp.surgery.trial_cuts import confirm

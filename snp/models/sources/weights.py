@@ -63,7 +63,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     written = read_metadata(path).get("content")  # files of earlier versions and of others have none
     if written is not None and written != _content(tensors):
         raise ValueError(f"{path} is damaged: its content is not what was written")
-    return tensors
+    return tensors | {name: tensors[other] for name, other in _same(path).items()}
+
+
+def _same(path: Path) -> dict[str, str]:
+    """Further names of tensors -> the names under which they are written."""
+    found: dict[str, str] = json.loads(read_metadata(path).get("same", "{}"))
+    return found
 
 
 def is_whole(path: Path) -> bool:
@@ -84,8 +90,11 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict; tensors that share memory are written once each."""
-    write_tensors(model.state_dict(), path, metadata)
+    """Write a state dict; a tensor of several names, as a head that is an embedding, too, is written once."""
+    state, first = model.state_dict(keep_vars=True), dict[int, str]()
+    same = {name: first[id(tensor)] for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+    noted = {"same": json.dumps(same)} if same else {}
+    write_tensors({name: state[name] for name in state if name not in same}, path, {**(metadata or {}), **noted})
 
 
 def read_weights(model: nn.Module, path: Path, plan: str | None = None) -> None:
@@ -117,6 +126,7 @@ def stored_types(path: Path) -> dict[str, torch.dtype]:
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, no mapping
+        found |= {name: found[other] for name, other in _same(path).items()}
     except (SafetensorError, OSError):
         return {}
     return {name: floating[kind] for name, kind in found.items() if kind in floating}

@@ -24,17 +24,13 @@ from snp.data.windows import IGNORED
 from snp.measure.distillation import distillation_loss
 from snp.measure.outputs import first_tensor
 from snp.run.training.recipe import TrainingRecipe, learning_rate_factor
-from snp.run.training.scores import MeanLoss, PercentAccuracy, Perplexity, gathered
+from snp.run.training.scores import MeanLoss, PercentAccuracy, Perplexity, for_all_classes, gathered
 
 __all__ = ["Classifier", "LanguageModel", "Learner", "PercentAccuracy", "TrainingRecipe", "parameter_groups"]
 
 
 def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not.
-
-    Args:
-        model: Its parameters that require gradients are taken, each once.
-        recipe: Gives `weight_decay` and `decay_norms`.
+    """Split the trainable parameters into those that decay and those that do not, as the recipe says; each once.
 
     Returns:
         One or two optimizer groups with keys "params" and "weight_decay"; empty groups are left out.
@@ -172,7 +168,7 @@ class Classifier(Learner):
         recipe, teacher: See `Learner`.
 
     Raises:
-        ValueError: There are fewer than two classes.
+        ValueError: There are fewer than two classes, or the network has an output for some of them only.
     """
 
     def __init__(
@@ -183,6 +179,11 @@ class Classifier(Learner):
         # Top-5 says nothing about five classes or fewer.
         top_ks = (1, 5) if num_classes > 5 else (1,)
         super().__init__(model, recipe, {f"acc{k}_percent": PercentAccuracy(num_classes, k) for k in top_ks}, teacher)
+        self._num_classes = num_classes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) of a batch of images."""
+        return for_all_classes(super().forward(inputs), self._num_classes)
 
 
 class LanguageModel(Learner):

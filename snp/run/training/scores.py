@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-__all__ = ["MeanLoss", "PercentAccuracy", "Perplexity", "gathered"]
+__all__ = ["MeanLoss", "PercentAccuracy", "Perplexity", "for_all_classes", "gathered"]
 
 
 class PercentAccuracy(MulticlassAccuracy):
@@ -52,6 +52,20 @@ class Perplexity(MeanLoss):
     def compute(self) -> Tensor:
         """Return exp(mean cross-entropy), a float scalar of at least 1; NaN stays NaN."""
         return super().compute().exp()
+
+
+def for_all_classes(logits: Tensor, num_classes: int) -> Tensor:
+    """The logits (N, ..., classes) of a network that has one for every class of the data, or more.
+
+    Raises:
+        ValueError: it has fewer; a label without one would be an error of torch, or of the device.
+    """
+    if logits.shape[-1] < num_classes:
+        raise ValueError(
+            f"model: the network gives out {logits.shape[-1]} numbers for a sample, and the data have "
+            f"num_classes={num_classes}; build it with an output for every class"
+        )
+    return logits
 
 
 def gathered(metrics: nn.ModuleDict) -> dict[str, Tensor]:
