@@ -1,6 +1,6 @@
 """How does a command line become a run?  ``snp run model=resnet50 prune.target_macs=0.5``, or ``python run.py ...``.
 
-The only module that imports Hydra, and only once there is something to compose: help answers without it.
+Hydra is imported once there is something to compose, and not before: help answers without it.
 """
 
 from __future__ import annotations
