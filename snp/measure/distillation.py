@@ -1,7 +1,8 @@
 """How far are a small network's outputs from those of the dense network that it came from?"""
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from snp.measure.objective import divergence, is_masked
 
 __all__ = ["distillation_loss"]
 
@@ -23,4 +24,4 @@ def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Ten
     if not len(logits):
         return logits.sum()  # zero, and still part of the graph
     found, aim = (values.div(temperature).log_softmax(dim=-1) for values in (logits, wanted))
-    return temperature**2 * F.kl_div(found, aim, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence(aim, found, is_masked(wanted)) / len(logits)

@@ -2,7 +2,7 @@
 
 A squared error is half of its mean over an output's values, each relative to the spread of its channel. That is the
 divergence of two normal distributions of that spread, so that both kinds are in nats per sample, and every output
-counts, whatever its scale and size.
+counts, whatever its scale and size. Values that stand for "never" (:func:`is_masked`) say nothing of either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from torch.utils import _pytree as pytree
 from snp.graph.batches import Batch
 from snp.graph.nests import placed
 
-__all__ = ["Objective", "Output", "floating", "named_outputs", "nothing_real", "without_padding"]
+__all__ = [
+    "Objective",
+    "Output",
+    "divergence",
+    "floating",
+    "is_masked",
+    "named_outputs",
+    "nothing_real",
+    "without_padding",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +58,11 @@ class Output:
     def distance(self, dense: Tensor, other: Tensor, batch: Batch) -> Tensor:
         """In nats, summed over samples of the batch that both come from, without its padding; a scalar."""
         dense, other = (without_padding(values, batch).float() for values in (dense.detach(), other))
+        masked = is_masked(dense)
         if self.class_dim is not None:
-            found, wanted = other.log_softmax(self.class_dim), dense.log_softmax(self.class_dim)
-            return F.kl_div(found, wanted, reduction="sum", log_target=True)
+            return divergence(dense.log_softmax(self.class_dim), other.log_softmax(self.class_dim), masked)
         error = (other - dense).square() / self._along(dense)
-        return error.sum() * batch.size / (2 * max(dense.numel(), 1))
+        return error.masked_fill(masked, 0.0).sum() * batch.size / (2 * (~masked).sum().clamp(min=1))
 
     def score(self, output: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         """Log-likelihood of a draw from the network's own prediction, whose gradients make the Fisher matrix."""
@@ -64,8 +73,9 @@ class Output:
             labels = torch.multinomial(flat.detach().softmax(dim=-1).cpu(), 1, generator=generator)[:, 0]
             return F.cross_entropy(flat, labels.to(flat.device), reduction="sum")
         noise = torch.randn(output.shape, generator=generator).to(output.device)
-        per_sample = max(output.numel() / batch.size, 1.0)
-        return (output.float() * noise / (self._along(output) * per_sample).sqrt()).sum()
+        masked = is_masked(output)
+        per_sample = ((~masked).sum() / batch.size).clamp(min=1.0)
+        return (output.float() * noise / (self._along(output) * per_sample).sqrt()).masked_fill(masked, 0.0).sum()
 
     def _along(self, values: Tensor) -> Tensor:
         """The variance, to go with an output's values."""
@@ -151,6 +161,28 @@ class Objective:
                 "an order and a cut that need none (prune.ordering=zca prune.cut=variance)"
             )
         return torch.stack(reached).sum()
+
+
+def is_masked(values: Tensor) -> Tensor:
+    """Where outputs stand for "never": infinite, or nearly the largest numbers that there are (``torch.finfo.min``).
+
+    Args:
+        values: of the dense network, floating, any shape.
+    """
+    largest = min(torch.finfo(values.dtype).max, torch.finfo(torch.float32).max)
+    return values.detach().abs() > largest / 2
+
+
+def divergence(wanted: Tensor, found: Tensor, masked: Tensor) -> Tensor:
+    """KL(wanted || found) of logarithms of probabilities, summed over all rows; a scalar.
+
+    Args:
+        wanted: any shape.
+        found: likewise.
+        masked: classes that are never wanted; the difference of two infinite logarithms is none.
+    """
+    wanted, found = (values.masked_fill(masked, 0.0) for values in (wanted, found))
+    return (wanted.exp().masked_fill(masked, 0.0) * (wanted - found)).sum()
 
 
 def without_padding(values: Tensor, batch: Batch) -> Tensor:

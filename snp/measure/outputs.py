@@ -14,7 +14,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
-from snp.measure.objective import Objective, Output, floating, named_outputs, nothing_real, without_padding
+from snp.measure.objective import (
+    Objective,
+    Output,
+    floating,
+    is_masked,
+    named_outputs,
+    nothing_real,
+    without_padding,
+)
 from snp.measure.taps import is_transformed
 
 __all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"]
@@ -176,15 +184,21 @@ def _reads_tokens(batch: Batch) -> bool:
 
 
 def _variance(values: Sequence[Tensor], channel_dim: int | None) -> Tensor:
-    """Per channel, over samples and positions; of constant ones that of the others, or else their mean square."""
+    """Per channel, over samples and positions; of constant ones that of the others, or else their mean square.
+
+    What is masked is left out, in all channels, whether or not one has anything else.
+    """
     if channel_dim is None or len({value.shape[channel_dim] for value in values}) > 1:
-        rows = torch.cat([value.detach().double().reshape(-1) for value in values])[None]
+        rows = torch.cat([value.detach().reshape(-1) for value in values])[None]
     else:
-        rows = torch.cat([value.detach().double().movedim(channel_dim, 0).flatten(1) for value in values], dim=1)
-    rows = rows.nan_to_num(0.0, 0.0, 0.0)
-    found = rows.var(dim=1, correction=0) if rows.shape[1] else rows.new_zeros(len(rows))
-    is_constant = found <= _CONSTANT * rows.square().mean(dim=1) if rows.shape[1] else torch.ones_like(found).bool()
-    whole = float(found[~is_constant].mean()) if bool((~is_constant).any()) else float(rows.square().mean())
+        rows = torch.cat([value.detach().movedim(channel_dim, 0).flatten(1) for value in values], dim=1)
+    counted = ~(is_masked(rows) | rows.isnan())
+    rows, number = rows.double().where(counted, 0.0), counted.sum(dim=1)
+    square = rows.square().sum(dim=1) / number.clamp(min=1)
+    mean = rows.sum(dim=1) / number.clamp(min=1)
+    found = (rows - mean[:, None]).where(counted, 0.0).square().sum(dim=1) / number.clamp(min=1)
+    is_constant = found <= _CONSTANT * square
+    whole = float(found[~is_constant].mean()) if bool((~is_constant).any()) else float(square.mean())
     return torch.where(is_constant, whole or 1.0, found)
 
 

@@ -26,6 +26,8 @@ __all__ = ["Difference", "Recording", "kept_inputs", "largest_difference", "reco
 # What rounding may do to a channel, relative to its largest value, and to that of its neighbours, in units of what is
 # allowed beside the channel's spread.
 _OWN_ROUNDING, _COMMON_ROUNDING = 1e-6, 1e-7
+# Outputs so many times as large as usual ones are masks (-1e9, the least number there is) and have no part in a spread.
+_HUGE = 1e3
 # Values of one layer's input that are kept: positions are sampled where there are more.
 _MOST_VALUES = 2**20
 
@@ -161,6 +163,22 @@ def _difference(want: Tensor, have: Tensor, channel_dim: int | None) -> float:
     error = (want - have).abs()
     if not bool(error.any()):
         return 0.0
+    if channel_dim is None:
+        huge = _is_huge(want)
+        of_huge = float((error / want.abs())[huge].max()) if bool(huge.any()) else 0.0
+        want, error = (values.masked_fill(huge, 0.0) for values in (want, error))
+        return max(of_huge, _largest(want, error, None))
+    return _largest(want, error, channel_dim)
+
+
+def _is_huge(values: Tensor) -> Tensor:
+    """Where values are far beyond the usual: held to that spread, all others might be anything."""
+    sizes = values.abs()
+    some = sizes[sizes > 0]
+    return sizes > _HUGE * some.median() if len(some) else torch.zeros_like(sizes, dtype=torch.bool)
+
+
+def _largest(want: Tensor, error: Tensor, channel_dim: int | None) -> float:
     dims = [channel_dim] if channel_dim is not None else list(range(1, want.ndim)) or [want.ndim]
     return max(_beside_spread(want, error, dim) for dim in dims)
 

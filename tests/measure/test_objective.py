@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import snp
 from snp.graph import analyse
 from snp.graph.batches import Batch
+from snp.measure.distillation import distillation_loss
 from snp.measure.outputs import objective_of
 from snp.measure.readers import readers_of
 from snp.measure.sensitivity import measure_sensitivity
@@ -208,6 +209,47 @@ def test_a_function_of_both_outputs_decides() -> None:
     kept = {decision.group.name: len(decision.kept) for decision in result.plan.groups}
     assert kept["a1"] < 0.5 * kept["b1"]
     assert result.plan.settings["objective"] == "second_only"
+
+
+NEVER = torch.finfo(torch.float32).min
+
+
+@pytest.mark.parametrize(("objective", "mask", "other"), [
+    ("squared", NEVER, -torch.inf), ("kl", NEVER, -1e4), ("kl", -torch.inf, -1e4)
+])  # fmt: skip
+def test_masked_outputs_say_nothing(objective: str, mask: float, other: float) -> None:
+    """However they are masked: the same units and weights, spreads of what is not, and tuning learns."""
+
+    def masked_by(value: float) -> nn.Module:
+        torch.manual_seed(0)
+        layers = {"first": nn.Linear(8, 16), "last": nn.Linear(16, 4)}
+        body: Callable[[Net, Tensor], Tensor] = lambda m, x: m.last(F.relu(m.first(x)))  # noqa: E731
+        return Net(lambda m, x: body(m, x).masked_fill(x[:, :4] > 0.8, value), **layers).eval()
+
+    asked: dict[str, Any] = {"target_units": 0.5, "round_to": 1, "objective": objective, "progress": False}
+    usual, found = (snp.prune(masked_by(value), ROWS, **asked) for value in (other, mask))
+    for one, other in zip(usual.plan.groups, found.plan.groups, strict=True):
+        assert torch.equal(one.kept, other.kept)
+    for name, tensor in usual.model.state_dict().items():
+        torch.testing.assert_close(found.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+    (output,) = objective_of(masked_by(mask), [Batch.of(rows) for rows in ROWS], "squared").outputs
+    values = torch.cat([masked_by(mask)(rows).detach() for rows in ROWS]).double()
+    spread = [float(column[column > -1e4].var(correction=0)) for column in values.T]
+    assert output.variance.tolist() == pytest.approx(spread)
+    tuned = snp.prune(masked_by(mask), ROWS, **asked, reconstruct="tuned", tune_epochs=2).tuned
+    assert tuned is not None
+    assert all(0 < distance < 1 for distance in tuned.distances)
+
+
+def test_a_class_that_is_never_wanted_has_no_part_in_distillation() -> None:
+    """Nor in its gradient, where the network that learns has the same mask."""
+    wanted, logits = ROWS[0][:, :4], ROWS[1][:, :4].clone().requires_grad_()
+    never = torch.tensor([False, False, False, True])
+    found = distillation_loss(logits.masked_fill(never, -torch.inf), wanted.masked_fill(never, -torch.inf), 2.0)
+    torch.testing.assert_close(found, distillation_loss(logits[:, :3], wanted[:, :3], 2.0))
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert torch.isfinite(gradient).all()
+    assert gradient[:, 3].abs().max() == 0
 
 
 def test_outputs_without_gradients_are_refused_by_name() -> None:

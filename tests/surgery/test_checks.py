@@ -13,6 +13,7 @@ from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.surgery.checks import SelfCheckError, self_check
+from snp.surgery.recorded import Recording, largest_difference
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.training_mode import training_of
 from snp.surgery.trial_cuts import confirm
@@ -68,6 +69,21 @@ def test_a_wrong_cut_is_seen_behind_every_scale(name: str) -> None:
     assert {decision.group.name for decision in result.plan.groups} == {"stem", "b"}
     assert "a trial cut failed" in result.plan.frozen["a"]
     assert result.check < 1e-9
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_masks_hide_no_error_of_what_is_not_masked(mask: float) -> None:
+    """Outputs that stand for "never" have no part in the spread that the others are held to, and are none in both."""
+    generator = torch.Generator().manual_seed(0)
+    want, error = torch.randn(2, 64, 8, generator=generator), torch.randn(2, 64, 8, generator=generator)
+    masked = torch.rand(want.shape, generator=generator) < 0.3
+    right, wrong, unmasked = (
+        Recording([values.masked_fill(hidden, mask)], {})
+        for values, hidden in ((want, masked), (want + 0.01 * error, masked), (want, masked & (error < 1.5)))
+    )
+    assert largest_difference(right, right).size == 0.0
+    assert largest_difference(right, wrong).size > 0.005
+    assert largest_difference(right, unmasked).size > 0.5
 
 
 def test_large_maps_are_looked_at_in_the_same_positions() -> None:
