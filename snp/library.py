@@ -18,6 +18,7 @@ from snp.fit.realise import realise
 from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit, tune
 from snp.graph.batches import device_of
+from snp.graph.borrowed import refuse_borrowed
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
@@ -79,6 +80,7 @@ def _pruned(
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
+        refuse_borrowed(dense, unwrapped(model), given.few[0].example())
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
     result = _carried_out(subject, given, settings, stages, autocast)

@@ -20,6 +20,7 @@ from snp.fit.joint import fitted_jointly, folded_weights, kept_columns
 from snp.fit.joint_statistics import with_statistics
 from snp.fit.sequential import Fits, ToFit, fit_in_sequence
 from snp.graph.batches import Batch
+from snp.graph.borrowed import refuse_borrowed
 from snp.graph.residual import is_inside
 from snp.measure.outputs import beside_spread_of, objective_of
 from snp.measure.readers import Reader, readers_to_fit
@@ -85,6 +86,7 @@ def realise(
         # What is not cut from the masked network is not copied twice.
         masked = with_weights(subject.model, fits.tensors, share=True)
         small = cut(masked, plan, share=share)
+        refuse_borrowed(small, subject.model, subject.example)
         difference = self_check(masked, small, subject.example, plan)
         check_counts(subject.model, small, subject.example, plan)
         small = checked_stock_form(small, subject.example, plan)

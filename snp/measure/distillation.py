@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from snp.measure.objective import divergence, is_masked
+from snp.measure.spread import is_masked
 
-__all__ = ["distillation_loss"]
+__all__ = ["distillation_loss", "divergence"]
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -25,3 +25,15 @@ def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Ten
         return logits.sum()  # zero, and still part of the graph
     found, aim = (values.div(temperature).log_softmax(dim=-1) for values in (logits, wanted))
     return temperature**2 * divergence(aim, found, is_masked(wanted)) / len(logits)
+
+
+def divergence(wanted: Tensor, found: Tensor, masked: Tensor) -> Tensor:
+    """KL(wanted || found) of logarithms of probabilities, summed over all rows; a scalar.
+
+    Args:
+        wanted: any shape.
+        found: likewise.
+        masked: classes that are never wanted; the difference of two infinite logarithms is none.
+    """
+    wanted, found = (values.masked_fill(masked, 0.0) for values in (wanted, found))
+    return (wanted.exp().masked_fill(masked, 0.0) * (wanted - found)).sum()

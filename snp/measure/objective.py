@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
 from snp.graph.nests import placed
+from snp.measure.distillation import divergence
+from snp.measure.spread import is_masked, without_padding
 
 __all__ = [
     "Objective",
@@ -161,37 +163,6 @@ class Objective:
                 "an order and a cut that need none (prune.ordering=zca prune.cut=variance)"
             )
         return torch.stack(reached).sum()
-
-
-def is_masked(values: Tensor) -> Tensor:
-    """Where outputs stand for "never": infinite, or nearly the largest numbers that there are (``torch.finfo.min``).
-
-    Args:
-        values: of the dense network, floating, any shape.
-    """
-    largest = min(torch.finfo(values.dtype).max, torch.finfo(torch.float32).max)
-    return values.detach().abs() > largest / 2
-
-
-def divergence(wanted: Tensor, found: Tensor, masked: Tensor) -> Tensor:
-    """KL(wanted || found) of logarithms of probabilities, summed over all rows; a scalar.
-
-    Args:
-        wanted: any shape.
-        found: likewise.
-        masked: classes that are never wanted; the difference of two infinite logarithms is none.
-    """
-    wanted, found = (values.masked_fill(masked, 0.0) for values in (wanted, found))
-    return (wanted.exp().masked_fill(masked, 0.0) * (wanted - found)).sum()
-
-
-def without_padding(values: Tensor, batch: Batch) -> Tensor:
-    """Outputs of tokens that are no padding, [N, T, ...] -> [1, M, ...]; all others as they are.
-
-    What a network gives out for padding, nobody asks for.
-    """
-    counted = batch.counted(values.shape[:2]) if values.ndim > 2 else None
-    return values if counted is None else values.flatten(0, 1)[counted.to(values.device)][None]
 
 
 def named_outputs(output: Any) -> list[tuple[str, Tensor]]:

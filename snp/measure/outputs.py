@@ -14,15 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
-from snp.measure.objective import (
-    Objective,
-    Output,
-    floating,
-    is_masked,
-    named_outputs,
-    nothing_real,
-    without_padding,
-)
+from snp.measure.objective import Objective, Output, floating, named_outputs, nothing_real
+from snp.measure.spread import variance_of, without_padding
 from snp.measure.taps import is_transformed
 
 __all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"]
@@ -31,8 +24,6 @@ __all__ = ["beside_spread_of", "first_tensor", "most_remembered", "objective_of"
 _MOST_SAMPLES = 256
 # Values of outputs that are kept to compare others with.
 _MOST_REMEMBERED = 2**26
-# Variance beside the mean square under which a channel is constant, and says nothing of its own spread.
-_CONSTANT = 1e-10
 # Activations that the next token's computation is spared, no results.
 _CACHES = ("past_key_values", "cache", "mems")
 # What encoders of Hugging Face make of one token of the other beside it: counted, that token would weigh half of all.
@@ -115,7 +106,9 @@ def most_remembered(model: nn.Module, batch: Batch) -> int:
 def _spread(place: int, channel_dim: int | None, outputs: Sequence[Any], batches: Sequence[Batch]) -> Tensor:
     """Variance of one floating tensor of the outputs, without the padding of the batches that they come from."""
     leaves = ((floating(output), batch) for output, batch in zip(outputs, batches, strict=False))
-    return _variance([without_padding(each[place], batch) for each, batch in leaves if place < len(each)], channel_dim)
+    return variance_of(
+        [without_padding(each[place], batch) for each, batch in leaves if place < len(each)], channel_dim
+    )
 
 
 def _first(batches: Sequence[Batch]) -> list[Batch]:
@@ -181,25 +174,6 @@ def _class_dim(
 
 def _reads_tokens(batch: Batch) -> bool:
     return any(isinstance(value, Tensor) and not value.is_floating_point() for value in batch.leaves)
-
-
-def _variance(values: Sequence[Tensor], channel_dim: int | None) -> Tensor:
-    """Per channel, over samples and positions; of constant ones that of the others, or else their mean square.
-
-    What is masked is left out, in all channels, whether or not one has anything else.
-    """
-    if channel_dim is None or len({value.shape[channel_dim] for value in values}) > 1:
-        rows = torch.cat([value.detach().reshape(-1) for value in values])[None]
-    else:
-        rows = torch.cat([value.detach().movedim(channel_dim, 0).flatten(1) for value in values], dim=1)
-    counted = ~(is_masked(rows) | rows.isnan())
-    rows, number = rows.double().where(counted, 0.0), counted.sum(dim=1)
-    square = rows.square().sum(dim=1) / number.clamp(min=1)
-    mean = rows.sum(dim=1) / number.clamp(min=1)
-    found = (rows - mean[:, None]).where(counted, 0.0).square().sum(dim=1) / number.clamp(min=1)
-    is_constant = found <= _CONSTANT * square
-    whole = float(found[~is_constant].mean()) if bool((~is_constant).any()) else float(square.mean())
-    return torch.where(is_constant, whole or 1.0, found)
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -113,7 +113,7 @@ def stream_moments(
         refuse_other_blocks(model, blocks, batches[0].example())
         calls = [at_first_block(model, blocks[0], batch).at_rest(visits) for batch in batches]
         for name in blocks:
-            own = {weight: reader for weight, reader in readers.items() if reader.module.startswith(f"{name}.")}
+            own = {weight: reader for weight, reader in readers.items() if f"{reader.module}.".startswith(f"{name}.")}
             with MomentCollector(model, own, product_dtype) as collector:
                 calls = _behind(model.get_submodule(name), calls, batches, collector, visits)
             for weight, moments in collector.moments.items():

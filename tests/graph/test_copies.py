@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,65 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm, weight_norm
 
 import snp
+from snp.graph.batches import Batch
+from snp.graph.borrowed import refuse_borrowed
 from snp.graph.copies import copied
 from snp.graph.plain_weights import with_plain_weights
+from snp.library import prune_streamed
+from snp.surgery.surgery import with_weights
 from tests.audit import randomise
 from tests.networks import images
 
 IMAGES = images(32)
+
+
+class Lambdas(nn.Module):
+    """A function over the module itself, made with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.hidden = lambda x: self.first(x).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x))
+
+
+def deep() -> nn.Sequential:
+    layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
+    return nn.Sequential(*layers)
+
+
+def patched() -> nn.Module:
+    """A layer's forward is a function over the old one."""
+    model = deep()
+    layer: Any = model[4]
+    old = layer.forward
+    layer.forward = lambda x: old(x) + 1
+    return model
+
+
+@pytest.mark.parametrize(("make", "name"), [(Lambdas, "first.weight"), (patched, "4.weight")])
+def test_functions_that_hold_a_layer_of_the_given_network_are_named(make: Callable[[], nn.Module], name: str) -> None:
+    """The small network would compute with the dense one's layer; methods and partial functions are copied with it."""
+    rows = [torch.randn(64, 8, generator=torch.Generator().manual_seed(0))]
+    options: dict[str, Any] = {"target_units": 0.75, "round_to": 1, "trials": False, "progress": False}
+    with pytest.raises(ValueError, match=rf"computes with {name} of the network it was copied from: a function in it"):
+        snp.prune(make().eval(), rows, **options)
+    with pytest.raises(ValueError, match=r"computes with 4\.weight"):
+        prune_streamed(patched().eval(), rows, **options)
+    bound: Any = deep().eval()
+    bound[0].forward = partial(nn.Linear.forward, bound[0])
+    for prune in (snp.prune, prune_streamed):
+        assert prune(bound, rows, **options).model(rows[0]).shape == (64, 4)
+
+
+def test_what_a_copy_shares_on_purpose_is_its_own() -> None:
+    """Tensors that lose nothing are the dense network's own where a prune is streamed."""
+    model, batch = patched(), Batch.of(torch.randn(2, 8))
+    refuse_borrowed(with_weights(model, {}, share=True), model, batch)
+    with pytest.raises(ValueError, match=r"computes with 4\.weight"):
+        refuse_borrowed(copied(model), model, batch)
 
 
 def plain() -> nn.Sequential:

@@ -111,6 +111,17 @@ def test_plan_and_network_are_the_same(name: str, asked: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["opt", "llama", "vit"])
+def test_they_are_the_same_where_blocks_are_single_layers() -> None:
+    """A layer that is a block itself is measured in its turn."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    model, batches = nn.Sequential(*layers).eval(), [torch.randn(32, 8) for _ in range(4)]
+    options: dict[str, Any] = {"target_params": 0.8, "trials": False}
+    whole, streamed = snp.prune(model, batches, **options), prune_streamed(model, batches, **options)
+    assert streamed.plan.to_json() == whole.plan.to_json()
+    assert_equal(streamed, whole)
+
+
 def test_they_are_the_same_where_a_block_is_computed_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A little less memory than all values take at once: no sample is left out for that."""
     model, batches = samples_of(name, 640)
