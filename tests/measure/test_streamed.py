@@ -110,7 +110,6 @@ def test_plan_and_network_are_the_same(name: str, asked: str) -> None:
     assert_equal(streamed, whole)
 
 
-@pytest.mark.parametrize("name", ["opt", "llama", "vit"])
 def test_they_are_the_same_where_blocks_are_single_layers() -> None:
     """A layer that is a block itself is measured in its turn."""
     torch.manual_seed(0)
@@ -122,6 +121,7 @@ def test_they_are_the_same_where_blocks_are_single_layers() -> None:
     assert_equal(streamed, whole)
 
 
+@pytest.mark.parametrize("name", ["opt", "llama", "vit"])
 def test_they_are_the_same_where_a_block_is_computed_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A little less memory than all values take at once: no sample is left out for that."""
     model, batches = samples_of(name, 640)
