@@ -80,7 +80,7 @@ def _pruned(
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
-        refuse_borrowed(dense, unwrapped(model), given.few[0].example())
+        refuse_borrowed(dense, unwrapped(model), given.few[0].beside(dense).example())
         subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
     result = _carried_out(subject, given, settings, stages, autocast)
