@@ -14,6 +14,8 @@ from torch.nn.utils.prune import remove as remove_mask
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from snp.graph.modes import copy_in_modes
+
 __all__ = ["copied", "refuse_lazy", "refuse_quantised", "without_hooks"]
 
 _QUANTISED = ("torch.ao.quantization", "torch.ao.nn.", "torchao.quantization", "torch.nn.quantized", "bitsandbytes.nn")
@@ -38,7 +40,7 @@ def copied(model: nn.Module) -> nn.Module:
                     )
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, dict(memo))
+        return copy_in_modes(model, dict(memo))
     except Exception as error:  # whatever a module's own members raise
         name, module = _culprit(model, memo)
         raise ValueError(
