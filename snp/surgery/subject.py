@@ -23,6 +23,7 @@ from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.folded_norms import require_width, with_folded_norms
+from snp.surgery.left_alone import unmeasured, why_left_alone
 from snp.surgery.removal import removable_blocks, require_blocks
 from snp.surgery.trial_cuts import confirm
 
@@ -148,20 +149,17 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     ignored, frozen = ignored_groups(model, graph.groups, settings.ignore), dict(graph.frozen)
     selected = []
     for group in graph.groups:
-        if group.name in ignored:
-            frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and group.kind != "width" and not settings.streams:
-            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
-        elif group.kind == "ffn" and "ffn" not in settings.cut_structures:
-            frozen[group.name] = "prune.structures leaves out ffn"
-        elif group.kind in ("qk", "vo", "dims") and not _is_pointwise(model, group):
-            frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
-        else:
+        reason = "named by prune.ignore" if group.name in ignored else why_left_alone(model, group, settings)
+        if reason is None:
             selected.append(group)
+        else:
+            frozen[group.name] = reason
     if "width" in settings.cut_structures:
         require_width(model, selected, frozen)
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
+    hidden = unmeasured(model, graph, groups, example, settings)
+    groups, refused = tuple(g for g in groups if g.name not in hidden), refused | hidden
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
     found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
     if "blocks" not in settings.cut_structures:
@@ -169,12 +167,6 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
     blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
     return replace(found, removable=blocks, frozen=found.frozen | refused)
-
-
-def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
-    """Is every projection of a group a matrix?"""
-    names = {member.tensor for member in group.producers + group.consumers}
-    return all(model.get_parameter(name)[0, 0].numel() == 1 for name in names)
 
 
 def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
