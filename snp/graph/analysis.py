@@ -44,6 +44,7 @@ class CouplingGraph:
         norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
             where it reads several, or something that was made of one.
         scaled: module -> weight of the layer whose outputs it multiplies by a parameter.
+        unread: names of the parameters that no operator reads.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -57,6 +58,7 @@ class CouplingGraph:
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
     norms: dict[str, str | None] = field(default_factory=dict)
     scaled: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 def analyse(
@@ -98,7 +100,18 @@ def analyse(
         products,
         norms=tracer.norms.found,
         scaled=tracer.norms.scaled,
+        unread=_unread(model, program, names),
     )
+
+
+def _unread(model: nn.Module, program: torch.export.ExportedProgram, first_names: Mapping[str, str]) -> tuple[str, ...]:
+    read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    held = {
+        first_names.get(name, name)
+        for node, name in program.graph_signature.inputs_to_parameters.items()
+        if node in read
+    }
+    return tuple(name for name, _ in model.named_parameters() if name not in held)
 
 
 def _tracer(model: nn.Module, example: Batch, wanted: frozenset[str], *, equal_sizes: bool) -> Tracer:

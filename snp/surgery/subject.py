@@ -26,6 +26,7 @@ from snp.surgery.folded_norms import require_width, with_folded_norms
 from snp.surgery.left_alone import unmeasured, why_left_alone
 from snp.surgery.removal import removable_blocks, require_blocks
 from snp.surgery.trial_cuts import confirm
+from snp.surgery.unreached import unreached_layers
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
 
@@ -41,6 +42,7 @@ class Survey:
         frozen: name -> reason for everything that does not.
         removable: blocks that can go as a whole, where they are asked for.
         exports: programs of the model that are known.
+        unreached: names of layers that the example does not reach (:mod:`snp.surgery.unreached`).
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Survey:
     frozen: dict[str, str]
     removable: tuple[ResidualBlock, ...] = ()
     exports: Exports = field(default_factory=Exports)
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class Subject:
             none where it is worked on as a whole.
         visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
         removable: blocks that can go as a whole, where they are asked for.
+        unreached: names of layers that the example does not reach (:mod:`snp.surgery.unreached`).
     """
 
     model: nn.Module
@@ -79,6 +83,7 @@ class Subject:
     blocks: tuple[str, ...] = ()
     visited: torch.device | None = None
     removable: tuple[ResidualBlock, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -161,7 +166,8 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     hidden = unmeasured(model, graph, groups, example, settings)
     groups, refused = tuple(g for g in groups if g.name not in hidden), refused | hidden
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    kept = tuple(g for g in groups if g.name not in left)
+    found = Survey(model, graph, kept, frozen | left | refused, unreached=unreached_layers(model, graph, example))
     if "blocks" not in settings.cut_structures:
         return found
     costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
@@ -188,4 +194,6 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if "blocks" in settings.structures:  # by name; auto takes what there is
         require_blocks(model, found.removable, found.frozen)
     known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(model, *known, Batch.of(example), found.exports, removable=found.removable)
+    return Subject(
+        model, *known, Batch.of(example), found.exports, removable=found.removable, unreached=found.unreached
+    )
