@@ -76,10 +76,9 @@ def analyse(
         ValueError: the model cannot be exported.
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
-    example = Batch.of(batch).beside(model)
-    program, wanted, names = _exported(model, example), frozenset(structures), _first_names(model)
-    tracer = _tracer(model, example, wanted, equal_sizes=equal_sizes)
-    propagate(program, tracer, names)
+    example, wanted, names = Batch.of(batch).beside(model), frozenset(structures), _first_names(model)
+    program = _exported(model, example)
+    propagate(program, tracer := _tracer(model, example, wanted, equal_sizes=equal_sizes), names)
     groups, frozen = collect_groups(tracer)
     groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
     if "heads" in wanted:
