@@ -11,7 +11,6 @@ from torch import nn
 
 from snp.fit import judge
 from snp.fit.tuning import Tuned
-from snp.graph.stream_norms import untied_heads
 from snp.graph.units import UnitGroup
 from snp.plan import planners
 from snp.plan.allotted import allotted
@@ -20,10 +19,12 @@ from snp.plan.plan import GroupPlan, PruningPlan
 from snp.plan.prediction import predicted
 from snp.plan.problem import Choice, Problem, Selection
 from snp.plan.progress import StageTime
+from snp.plan.table import unreached_sentence
 from snp.plan.twins import twins_left
 from snp.plan.versions import versions
 from snp.settings import PruneSettings
 from snp.speed.clock import checked_by_clock, refuse_overhead
+from snp.surgery.found import found_in
 from snp.surgery.subject import Subject
 from snp.surgery.surgery import shapes_of
 from snp.surgery.trial_cuts import culprits
@@ -68,11 +69,13 @@ class PruneResult:
 
     @property
     def warning(self) -> str:
-        """What calibration was too small for; empty where it was not."""
+        """What calibration was too small for, or did not reach; empty where it was enough."""
         samples, repeats = self.plan.settings.get("samples", FEWEST_SAMPLES), self.plan.settings.get("repeats", 0)
+        beside = unreached_sentence(self.plan.settings.get("unreached", ()))
+        unreached = f"{beside}\n" if beside else ""
         again = f"Repeats: {repeats} more samples were equal to one of the others, or nearly, and left out.\n"
         few = f"Few samples: {samples} say little of which units may go; give {FEWEST_SAMPLES} or more.\n"
-        if said := again * bool(repeats) + few * (samples < FEWEST_SAMPLES):
+        if said := again * bool(repeats) + few * (samples < FEWEST_SAMPLES) + unreached:
             return said
         if self.tuned and self.tuned.epoch == 0 and len(self.tuned.distances) > 1:
             return "Tuning came no nearer, or by chance: the closed form stays. Give more samples, or a smaller rate.\n"
@@ -169,7 +172,7 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
         settings.to_json()
         | {"level": selection.level, "tilted": found.tilt, "mirrored": False}
         | _objective(problem, settings)
-        | _untied(subject)
+        | found_in(subject, decisions)
         | provenance,
         macs={"dense": whole.macs(whole.dense), "pruned": costs.macs(kept)},
         params={"dense": whole.params(whole.dense), "pruned": costs.params(kept)},
@@ -185,12 +188,6 @@ def _decided(subject: Subject, problem: Problem, settings: PruneSettings, proven
 def _objective(problem: Problem, settings: PruneSettings) -> dict[str, str]:
     """By what units were chosen, in words."""
     return {"objective": str(problem.objective)} if problem.objective and settings.needs_sensitivity else {}
-
-
-def _untied(subject: Subject) -> dict[str, list[str]]:
-    """Heads that are tied to no embedding any more, because a norm's weight is in them."""
-    heads = untied_heads(subject.model)
-    return {"untied": sorted(heads)} if heads else {}
 
 
 def _group_plan(group: UnitGroup, choice: Choice) -> GroupPlan:

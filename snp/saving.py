@@ -12,6 +12,7 @@ from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of
+from snp.graph.modes import as_before
 from snp.graph.plain_weights import plain_for
 from snp.graph.wrappers import evaluated
 from snp.measure.outputs import first_tensor
@@ -124,16 +125,12 @@ def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
 
 def _is_same(small: nn.Module, folder: Path, batch: Batch) -> bool:
     """Does the folder load, as a network that computes what this one does?"""
-    modes = [(module, module.training) for module in small.modules()]
     try:
         again = load(folder).to(next(small.parameters()).device)
-        with torch.no_grad():
+        with torch.no_grad(), as_before(small):
             wanted, found = (first_tensor(batch.beside(model).call(model)) for model in (small.eval(), again))
     except (ValueError, TypeError, RuntimeError, AttributeError):
         return False  # a recipe of another network
-    finally:
-        for module, mode in modes:
-            module.training = mode
     alike = (wanted.shape, wanted.dtype) == (found.shape, found.dtype)
     return alike and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
 

@@ -73,8 +73,9 @@ def _pairs(tensors: Mapping[str, Tensor], problem: Problem, decision: GroupPlan)
 
 def _equal_rows(tensor: Tensor, member: Slice) -> Tensor:
     """The same number for units whose parts of a tensor are equal, shape [U]."""
-    rows = tensor.movedim(member.dim, 0)[member.index.to(tensor.device)].flatten(1)
-    return rows.unique(dim=0, return_inverse=True)[1].cpu()
+    rows = tensor.movedim(member.dim, 0)[member.index.to(tensor.device)]
+    rows = torch.view_as_real(rows) if rows.is_complex() else rows  # which have no order
+    return rows.flatten(1).unique(dim=0, return_inverse=True)[1].cpu()
 
 
 def _read_alike(problem: Problem, member: Slice, cut: Tensor, kept: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
     Not so where rotary embeddings turn them by their positions. Dimensions then go in pairs, whose product at a random
     angle has half the product of both energies as its mean square, and other bases would not turn alike.
     """
-    energies, weights, layer = [], [], seen.layer
-    rotate = rotate and not layer.is_rotary
+    energies, weights, units, layer = [], [], [], seen.layer
+    rotate = rotate and not layer.is_rotary and not layer.shares_units(group)
     query, key = (Projection(seen.model, rows.tensor, change.weights, rows.dim) for rows in (layer.query, layer.key))
     of_query, of_key = seen.moments[layer.query.tensor], seen.moments[layer.key.tensor]
     second, mean = of_query.second / max(of_query.count, 1), of_query.mean()
@@ -128,6 +128,7 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
         first = sum(affine_second_moment(*query.rows(rows), second, mean) for rows in heads)
         assert isinstance(first, Tensor)
         of_unit = layer.places_of_units(group, keys)
+        units.append(layer.units_of(group, keys))
         if layer.is_rotary and of_unit.shape[1] > 1:
             second_moment = affine_second_moment(*key.rows(keys), of_key.second / max(of_key.count, 1), of_key.mean())
         else:
@@ -145,12 +146,21 @@ def _queries_and_keys(change: _Change, seen: _Seen, group: UnitGroup, *, rotate:
         moved = sum(float(fisher.diagonal()[rows].sum()) for rows in heads) if fisher is not None else 1.0
         spread = float(second_moment.trace()) if fisher is not None else 1.0
         weights.append(torch.full((len(of_unit),), moved / spread if spread > 0 else 0.0, dtype=torch.float64))
-    change.logits[group.name] = LogitStatistics(torch.cat(energies), torch.cat(weights))
+    change.logits[group.name] = _of_units(group, *(torch.cat(parts) for parts in (units, energies, weights)))
+
+
+def _of_units(group: UnitGroup, units: Tensor, energies: Tensor, weights: Tensor) -> LogitStatistics:
+    """Statistics of units from those of their dimensions in every head; a unit may lie in several heads."""
+    if len(units) == group.num_units:
+        return LogitStatistics(energies, weights)
+    none = torch.zeros(group.num_units, dtype=torch.float64)
+    energy, weighted = (none.index_add(0, units, values) for values in (energies, energies * weights))
+    return LogitStatistics(energy, torch.where(energy > 0, weighted / energy, none))
 
 
 def _values(change: _Change, seen: _Seen, group: UnitGroup) -> None:
     """Bases of values and of the columns that read them, by what moves the output projection's output."""
-    if len(group.consumers) != 1:
+    if len(group.consumers) != 1 or seen.layer.shares_units(group):
         return
     (member,), model, layer = group.consumers, seen.model, seen.layer
     if model.get_parameter(member.tensor)[0, 0].numel() > 1:

@@ -44,6 +44,7 @@ class CouplingGraph:
         norms: weight -> weight of the norm of a stream that it reads behind (:mod:`snp.graph.stream_norms`); None
             where it reads several, or something that was made of one.
         scaled: module -> weight of the layer whose outputs it multiplies by a parameter.
+        unread: names of the parameters that no operator reads.
     """
 
     groups: tuple[UnitGroup, ...]
@@ -57,6 +58,7 @@ class CouplingGraph:
     products: tuple[tuple[int, tuple[str, ...]], ...] = ()
     norms: dict[str, str | None] = field(default_factory=dict)
     scaled: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 def analyse(
@@ -74,10 +76,9 @@ def analyse(
         ValueError: the model cannot be exported.
     """
     assert not model.training, "the analysis describes the network as it is evaluated"
-    example = Batch.of(batch).beside(model)
-    program, wanted, names = _exported(model, example), frozenset(structures), _first_names(model)
-    tracer = _tracer(model, example, wanted, equal_sizes=equal_sizes)
-    propagate(program, tracer, names)
+    example, wanted, names = Batch.of(batch).beside(model), frozenset(structures), _first_names(model)
+    program = _exported(model, example)
+    propagate(program, tracer := _tracer(model, example, wanted, equal_sizes=equal_sizes), names)
     groups, frozen = collect_groups(tracer)
     groups, layers = with_counts(model, tracer, groups), attention_layers(tracer)
     if "heads" in wanted:
@@ -98,7 +99,18 @@ def analyse(
         products,
         norms=tracer.norms.found,
         scaled=tracer.norms.scaled,
+        unread=_unread(model, program, names),
     )
+
+
+def _unread(model: nn.Module, program: torch.export.ExportedProgram, first_names: Mapping[str, str]) -> tuple[str, ...]:
+    read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    held = {
+        first_names.get(name, name)
+        for node, name in program.graph_signature.inputs_to_parameters.items()
+        if node in read
+    }
+    return tuple(name for name, _ in model.named_parameters() if name not in held)
 
 
 def _tracer(model: nn.Module, example: Batch, wanted: frozenset[str], *, equal_sizes: bool) -> Tracer:

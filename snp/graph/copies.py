@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrizations, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_mask
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["copied", "refuse_lazy", "refuse_quantised", "without_hooks"]
+from snp.graph.modes import copy_in_modes
+
+__all__ = ["copied", "forget_how_to_load", "refuse_lazy", "refuse_quantised", "without_hooks"]
 
 _QUANTISED = ("torch.ao.quantization", "torch.ao.nn.", "torchao.quantization", "torch.nn.quantized", "bitsandbytes.nn")
 
@@ -38,7 +40,7 @@ def copied(model: nn.Module) -> nn.Module:
                     )
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, dict(memo))
+        return copy_in_modes(model, dict(memo))
     except Exception as error:  # whatever a module's own members raise
         name, module = _culprit(model, memo)
         raise ValueError(
@@ -79,17 +81,23 @@ def without_hooks(model: nn.Module) -> nn.Module:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
-            _forget_how_to_load(module)
+            forget_how_to_load(module)
         else:
             remove_mask(module, _name_of(hook))
     return changed
 
 
-def _forget_how_to_load(module: nn.Module) -> None:
-    """Take out the hook that looks for the old names; PyTorch wraps it and so does not find it again."""
+def forget_how_to_load(module: nn.Module) -> None:
+    """Take out of a module what looks for the tensors of a norm that it has no longer, in place.
+
+    PyTorch wraps these hooks and so does not find them again. That of a parametrised weight norm is a function inside
+    a function, which cannot be pickled either.
+    """
     hooks: Any = module._load_state_dict_pre_hooks
-    for key, hook in list(hooks.items()):
-        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+    for key, wrapped in list(hooks.items()):
+        hook = getattr(wrapped, "hook", wrapped)
+        is_of_norm = isinstance(hook, SpectralNormLoadStateDictPreHook)
+        if is_of_norm or getattr(hook, "__module__", None) == parametrizations.__name__:
             del hooks[key]
 
 

@@ -69,9 +69,20 @@ class AttentionLayer:
             group: of dimensions of queries and keys.
             keys: rows of the head's keys, shape [D].
         """
-        index = next(member.index for member in group.producers if member.tensor == self.key.tensor)
-        own, order = index[torch.isin(index, keys).any(dim=1)], keys.argsort()
+        own, order = self._rows_of(group)[self.units_of(group, keys)], keys.argsort()
         return order[torch.searchsorted(keys[order], own[torch.isin(own, keys)])].reshape(len(own), -1)
+
+    def units_of(self, group: UnitGroup, keys: Tensor) -> Tensor:
+        """Which units of a group lie in a head, shape [units]; arguments as of :meth:`places_of_units`."""
+        return torch.isin(self._rows_of(group), keys).any(dim=1).nonzero().flatten()
+
+    def shares_units(self, group: UnitGroup) -> bool:
+        """Does a unit lie in several heads, as where relative positions are compared with the queries of all?"""
+        rows = self.value if group.kind == "vo" else self.key
+        return len(rows.index.unique(dim=0)) > group.num_partitions
+
+    def _rows_of(self, group: UnitGroup) -> Tensor:
+        return next(member.index for member in group.producers if member.tensor == self.key.tensor)
 
     def heads_left(self, removed: Removed) -> Tensor:
         """Which heads of queries stay, shape [H']."""

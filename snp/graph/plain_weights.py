@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from snp.graph.copies import copied, refuse_quantised, without_hooks
+from snp.graph.copies import copied, forget_how_to_load, refuse_quantised, without_hooks
 from snp.graph.plain_attention import plain_attention
 from snp.graph.plain_experts import plain_experts
 from snp.graph.stream_norms import with_stream_norms
@@ -97,6 +97,7 @@ def _without_parametrization(module: nn.Module) -> nn.Module | None:
     plain: nn.Module = object.__new__(kind)
     plain.__dict__ = {name: copy.copy(value) for name, value in vars(module).items()}
     del plain._modules["parametrizations"]
+    forget_how_to_load(plain)
     with torch.enable_grad():
         weight = module.weight
     assert isinstance(weight, Tensor)

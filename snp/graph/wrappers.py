@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snp.graph.copies import copied, refuse_lazy
+from snp.graph.modes import as_before, modes_of, set_modes
 
 __all__ = ["alike", "at_rest", "evaluated", "evaluated_copy", "unwrapped"]
 
@@ -46,13 +47,11 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
     """The network itself in evaluation mode, and as it was behind the ``with`` block: its modes, and its buffers."""
     inner = unwrapped(model)
     refuse_lazy(inner)
-    modes = [(module, module.training) for module in inner.modules()]
     buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _own_buffers(inner)]
     try:
-        yield inner.eval()
+        with as_before(inner):
+            yield inner.eval()
     finally:
-        for module, mode in modes:
-            module.training = mode
         for module, name, buffer, value in buffers:
             if getattr(module, name) is not buffer:
                 setattr(module, name, buffer)
@@ -90,9 +89,10 @@ def alike(small: nn.Module, dense: nn.Module) -> nn.Module:
         ``small``.
     """
     inner = unwrapped(dense)
-    modes = {name: module.training for name, module in inner.named_modules()}
-    for name, module in small.named_modules():
-        module.training = modes.setdefault(name, modes.get(name.rpartition(".")[0], inner.training))
+    modes = modes_of(inner)
+    for name, _ in small.named_modules():
+        modes.setdefault(name, modes.get(name.rpartition(".")[0], inner.training))
+    set_modes(small, modes)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     named = dict(inner.named_parameters())
     for name, parameter in small.named_parameters():

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from snp.plan.group_plan import GroupPlan
 
-__all__ = ["markdown_table", "plan_summary", "plan_table", "time_sentence"]
+__all__ = ["markdown_table", "plan_summary", "plan_table", "time_sentence", "unreached_sentence"]
+
+_MOST_NAMES = 3  # of layers, in a sentence
 
 
 def markdown_table(
@@ -97,3 +99,15 @@ def _row(decision: GroupPlan) -> tuple[str, ...]:
     units, kept = decision.group.num_units, len(decision.kept)
     variance = "" if decision.kept_variance is None else f"{decision.kept_variance:.3f}"
     return (decision.group.name, decision.group.kind, str(units), str(kept), f"{kept / units:.0%}", variance)
+
+
+def unreached_sentence(layers: Sequence[str]) -> str:
+    """What it means for the small network that these layers were not reached; empty without any."""
+    if not layers:
+        return ""
+    names = ", ".join(layers[:_MOST_NAMES])
+    names += f" and {len(layers) - _MOST_NAMES} more layers" if len(layers) > _MOST_NAMES else ""
+    return (
+        f"Not reached: calibration's inputs do not reach {names}, so calls that do may not fit the small network; give "
+        "batches that reach them."
+    )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from snp.core.structures import blocks_beside, may_ask_for_blocks
+from snp.plan.table import unreached_sentence
 from snp.report.asked import too_many_asked
 from snp.report.choice import better_stage
 from snp.report.intervals import wilson
@@ -157,6 +158,11 @@ def _few_samples(record: Record) -> Iterator[str]:
         )
 
 
+def _unreached(record: Record) -> Iterator[str]:
+    if sentence := unreached_sentence(record.settings.get("unreached") or ()):
+        yield sentence
+
+
 def _few_tests(record: Record) -> Iterator[str]:
     metrics, tested = record.metrics, number(record.metrics, "test/samples")
     best, dense = better_stage(metrics), number(metrics, "dense/acc1_percent")
@@ -179,5 +185,5 @@ def _inexact(record: Record) -> Iterator[str]:
 
 _LOOKS: tuple[Callable[[Record], Iterator[str]], ...] = (
     _not_finished, _lost, _doubtful_data, _not_tuned, _worse_by_training, _missed, _no_time, _dear_time, _left_whole,
-    _few_samples, _few_tests, _inexact,
+    _few_samples, _unreached, _few_tests, _inexact,
 )  # fmt: skip

@@ -19,7 +19,7 @@ Curve = list[tuple[int, float]]
 _FILES = ("metrics.json", "plan.json", "run.json")
 
 # What the settings of a plan hold that nobody asked for: it was found.
-FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples"})
+FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples", "unreached"})
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from snp.graph.modes import copy_in_modes
 from snp.graph.wrappers import evaluated_copy
 from snp.library import load
 from snp.models import TRAINED_FIRST, Prepared
@@ -79,7 +79,7 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         return
     mark = job.mark("finetuned", job.finetune, fingerprint(small))
     if not agreed(job.finished.found("finetuned", mark)):
-        started, tuned = time.perf_counter(), copy.deepcopy(small)
+        started, tuned = time.perf_counter(), copy_in_modes(small)
         job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))
         job.folder.record({"time/finetune_s": time.perf_counter() - started})
         made_by = read_metadata(job.folder.path / "pruned.safetensors")

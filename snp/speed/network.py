@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
+from snp.graph.modes import as_before
 
 
 def macs(model: nn.Module, example: Any) -> int:
@@ -50,11 +51,6 @@ def _some(example: Any) -> Batch:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; puts back the training flag of every submodule."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with as_before(model), torch.no_grad():
+        model.eval()
+        yield

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["CallTrace"]
+__all__ = ["CallTrace", "called_modules"]
 
 # These are told by an argument which mode they run in, and treat every channel alike in both.
 _TOLD = ("batch_norm", "instance_norm", "dropout", "multi_head_attention_forward")
@@ -41,6 +42,17 @@ class CallTrace(TorchFunctionMode):
             others = [_plain(leaf) for leaf in leaves if not isinstance(leaf, (Tensor, bool) if told else Tensor)]
             self.calls.append((name, f"{sizes} {others}"))
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def called_modules(model: nn.Module) -> Iterator[set[str]]:
+    """Gathers the names of the modules that are called inside the ``with`` block."""
+    called = set[str]()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            handle = module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+            hooks.callback(handle.remove)
+        yield called
 
 
 def _plain(value: Any) -> str:

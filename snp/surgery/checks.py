@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from snp.graph.batches import Batch
+from snp.graph.modes import copy_in_modes
 from snp.plan.plan import PruningPlan
 from snp.surgery.layer_lists import names_without
 from snp.surgery.recorded import Difference, Recording, kept_inputs, largest_difference, record
@@ -119,7 +119,7 @@ def compared(
             found.outputs, {name: found.inputs[other] for name, other in there.items() if other in found.inputs}
         )
 
-    for widened in (lambda model: model, lambda model: copy.deepcopy(model).double()):
+    for widened in (lambda model: model, lambda model: copy_in_modes(model).double()):
         try:
             wanted = record(prepared(widened(masked), True), batch, inputs, in_double=True)
             found = of_small(widened(small), True)

@@ -13,9 +13,10 @@ from snp.graph.batch_form import parsed
 from snp.graph.units import UnitGroup, module_of
 from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
-from snp.plan.table import markdown_table
+from snp.plan.table import markdown_table, unreached_sentence
 from snp.settings import PruneSettings
 from snp.surgery.subject import Survey, survey
+from snp.surgery.unreached import beside_cuts
 
 __all__ = ["GroupFacts", "Inspection", "inspect", "inspection_of"]
 
@@ -56,6 +57,7 @@ class Inspection:
         groups: in execution order, also those that are left alone.
         frozen: name -> reason for layers whose units are in no group.
         blocks: names of blocks that can go as a whole, where ``structures`` asks for them.
+        unreached: layers that the batch does not reach, and that could meet units that can be cut.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Inspection:
     groups: tuple[GroupFacts, ...]
     frozen: dict[str, str]
     blocks: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """All of it as readable JSON."""
@@ -90,6 +93,8 @@ class Inspection:
         if self.frozen:
             lines += ["", "Layers whose units are in no group:", ""]
             lines += markdown_table(("layer", "reason"), self.frozen.items())
+        if self.unreached:
+            lines += ["", unreached_sentence(self.unreached)]
         return "\n".join(lines) + "\n"
 
     def save(self, folder: Path) -> None:
@@ -138,6 +143,7 @@ def inspection_of(model: nn.Module, found: Survey) -> Inspection:
         groups,
         frozen,
         tuple(block.name for block in found.removable),
+        beside_cuts(found.model, found.unreached, found.groups),
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from snp.core.rotations import level_axis
 from snp.graph.batches import Batch
+from snp.graph.modes import copy_in_modes
 from snp.graph.plain_experts import restacked
 from snp.graph.stream_norms import stream_norms_in, with_stock_norms
 from snp.plan.plan import PruningPlan
@@ -44,8 +43,8 @@ def checked_stock_form(small: nn.Module, batch: Batch, plan: PruningPlan) -> nn.
         SelfCheckError: stock norms compute something else.
     """
     if stream_norms_in(small):
-        wide = copy.deepcopy(small).double()
-        found, in_double = compared(wide, in_stock_form(copy.deepcopy(wide), plan), batch, {})
+        wide = copy_in_modes(small).double()
+        found, in_double = compared(wide, in_stock_form(copy_in_modes(wide), plan), batch, {})
         if not found.size <= (tolerance := allowed(wide, None, in_double=in_double)):
             raise SelfCheckError(
                 f"stock norms of the smaller width differ at {found.place} by {found.size:.2e} of the spread (allowed "

@@ -23,8 +23,10 @@ from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
 from snp.surgery.folded_norms import require_width, with_folded_norms
+from snp.surgery.left_alone import unmeasured, why_left_alone
 from snp.surgery.removal import removable_blocks, require_blocks
 from snp.surgery.trial_cuts import confirm
+from snp.surgery.unreached import unreached_layers
 
 __all__ = ["Subject", "Survey", "subject_of", "survey"]
 
@@ -40,6 +42,7 @@ class Survey:
         frozen: name -> reason for everything that does not.
         removable: blocks that can go as a whole, where they are asked for.
         exports: programs of the model that are known.
+        unreached: names of layers that the example does not reach (:mod:`snp.surgery.unreached`).
     """
 
     model: nn.Module
@@ -48,6 +51,7 @@ class Survey:
     frozen: dict[str, str]
     removable: tuple[ResidualBlock, ...] = ()
     exports: Exports = field(default_factory=Exports)
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class Subject:
             none where it is worked on as a whole.
         visited: the device that blocks visit one after the other while the network stays in main memory; None for none.
         removable: blocks that can go as a whole, where they are asked for.
+        unreached: names of layers that the example does not reach (:mod:`snp.surgery.unreached`).
     """
 
     model: nn.Module
@@ -78,6 +83,7 @@ class Subject:
     blocks: tuple[str, ...] = ()
     visited: torch.device | None = None
     removable: tuple[ResidualBlock, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     @property
     def example(self) -> Batch:
@@ -148,33 +154,25 @@ def survey(model: nn.Module, example: Any, settings: PruneSettings) -> Survey:
     ignored, frozen = ignored_groups(model, graph.groups, settings.ignore), dict(graph.frozen)
     selected = []
     for group in graph.groups:
-        if group.name in ignored:
-            frozen[group.name] = "named by prune.ignore"
-        elif group.is_stream and group.kind != "width" and not settings.streams:
-            frozen[group.name] = "a residual stream (prune.streams=true cuts it)"
-        elif group.kind == "ffn" and "ffn" not in settings.cut_structures:
-            frozen[group.name] = "prune.structures leaves out ffn"
-        elif group.kind in ("qk", "vo", "dims") and not _is_pointwise(model, group):
-            frozen[group.name] = "dimensions of heads that convolutions of more than one position make"
-        else:
+        reason = "named by prune.ignore" if group.name in ignored else why_left_alone(model, group, settings)
+        if reason is None:
             selected.append(group)
+        else:
+            frozen[group.name] = reason
     if "width" in settings.cut_structures:
         require_width(model, selected, frozen)
         model = with_folded_norms(model, example, graph, selected)
     groups, refused = confirm(model, selected, example, graph.attention)
+    hidden = unmeasured(model, graph, groups, example, settings)
+    groups, refused = tuple(g for g in groups if g.name not in hidden), refused | hidden
     left = twins_left(graph.groups, {g.name for g in graph.groups} - {g.name for g in groups})
-    found = Survey(model, graph, tuple(g for g in groups if g.name not in left), frozen | left | refused)
+    kept = tuple(g for g in groups if g.name not in left)
+    found = Survey(model, graph, kept, frozen | left | refused, unreached=unreached_layers(model, graph, example))
     if "blocks" not in settings.cut_structures:
         return found
     costs, exported = CostModel(model, graph, found.groups), found.exports.of(model, example)
     blocks, refused = removable_blocks(model, exported, costs, example, found.groups, settings.ignore)
     return replace(found, removable=blocks, frozen=found.frozen | refused)
-
-
-def _is_pointwise(model: nn.Module, group: UnitGroup) -> bool:
-    """Is every projection of a group a matrix?"""
-    names = {member.tensor for member in group.producers + group.consumers}
-    return all(model.get_parameter(name)[0, 0].numel() == 1 for name in names)
 
 
 def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subject:
@@ -196,4 +194,6 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
     if "blocks" in settings.structures:  # by name; auto takes what there is
         require_blocks(model, found.removable, found.frozen)
     known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(model, *known, Batch.of(example), found.exports, removable=found.removable)
+    return Subject(
+        model, *known, Batch.of(example), found.exports, removable=found.removable, unreached=found.unreached
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from snp.graph.grouped_kernels import contracted, expanded
 from snp.graph.heads import AttentionLayer
+from snp.graph.modes import copy_in_modes
 from snp.graph.units import Slice, module_of
 from snp.plan.plan import PruningPlan
 from snp.surgery.attention_fused import pick_places, resize
@@ -33,8 +33,8 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor], *, share: bool
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
             memo[id(tensors[name])] = _in_place_of(tensors[name], value)
-        return copy.deepcopy(model, memo)
-    tensors = named_tensors(changed := copy.deepcopy(model))
+        return copy_in_modes(model, memo)
+    tensors = named_tensors(changed := copy_in_modes(model))
     with torch.no_grad():
         for name, value in weights.items():
             assert tensors[name].shape == value.shape, (name, tensors[name].shape, value.shape)
@@ -111,7 +111,7 @@ def cut(model: nn.Module, plan: PruningPlan, *, share: bool = False) -> nn.Modul
             "dense model that the plan was made for"
         )
     memo: dict[int, Any] = {id(tensor): tensor for tensor in named_tensors(model).values()} if share else {}
-    small = copy.deepcopy(model, memo)
+    small = copy_in_modes(model, memo)
     tensors = named_tensors(small)
     replaced: dict[int, Tensor] = {}
     blocks = plan.blocks()

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from snp.core.precision import wider
 from snp.graph.batches import Batch
 from snp.plan.plan import PruningPlan
-from snp.surgery.call_trace import CallTrace
+from snp.surgery.call_trace import CallTrace, called_modules
 from snp.surgery.checks import SelfCheckError, compared
 from snp.surgery.recorded import kept_inputs, largest_difference, record
 
-__all__ = ["Training", "training_of"]
+__all__ = ["Training", "called_in_training", "training_of"]
 
 # Of the spread: normalisation by the statistics of two samples lets rounding grow. What a cut breaks in training only
 # is a head or a path as a whole; the network as it is evaluated is held to far less.
@@ -84,6 +84,17 @@ def training_of(model: nn.Module, batch: Batch) -> Training:
         outputs = record(model, batch, {}, in_double=False).outputs
     same = trained.calls == evaluated.calls and [o.shape for o in first.outputs] == [o.shape for o in outputs]
     return Training(runs=True, repeats=largest_difference(first, second).size == 0.0, differs=not same)
+
+
+def called_in_training(model: nn.Module, batch: Batch) -> set[str]:
+    """Names of the modules that the dense network calls in training mode; none where it does not run without labels."""
+    in_training = _in_training(model)
+    try:
+        with torch.no_grad(), called_modules(in_training) as called:
+            batch.call(in_training)
+    except Exception:
+        return set()  # it wants labels, or more samples
+    return called
 
 
 def _moves_with_rounding(model: nn.Module, batch: Batch, names: Iterable[str]) -> bool:

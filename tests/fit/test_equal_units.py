@@ -87,3 +87,32 @@ def test_equal_weights_that_see_other_inputs_are_no_copies() -> None:
         model, pictures(160).split(40), target_units=0.5, round_to=1, ignore=["0"], progress=False, reconstruct=False
     )
     assert apart(model, result.model) <= 1.05 * apart(model, deleted.model)
+
+
+class Filtering(nn.Module):
+    """Complex gates between two transforms, as GFNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.gate = nn.Parameter(torch.randn(4, 16, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.fft.irfft(torch.fft.rfft(self.a(x), dim=1) * self.gate, n=6, dim=1).relu())
+
+
+@pytest.mark.parametrize("part", ["both", "real"])
+def test_copies_behind_complex_gates_cost_nothing(part: str) -> None:
+    """Copies are units whose gates have equal real and imaginary parts; one of the two does not do."""
+    torch.manual_seed(0)
+    model, tokens = Filtering().eval(), torch.randn(64, 6, 12)
+    with torch.no_grad():
+        for values in (model.a.weight, model.a.bias):
+            values[8:] = values[:8]
+        gate = model.gate[:, :8] if part == "both" else torch.complex(model.gate.real[:, :8], model.gate.imag[:, 8:])
+        model.gate[:, 8:] = gate
+        result = snp.prune(model, [tokens], target_units=0.5, round_to=1, progress=False, preset="quick")
+        apart = (result.model(tokens) - model(tokens)).square().mean() / model(tokens).var()
+    assert result.model.gate.shape == (4, 8)
+    assert result.model.gate.dtype == torch.cfloat
+    assert (float(apart) < 1e-10) == (part == "both")

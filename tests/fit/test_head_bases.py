@@ -166,3 +166,53 @@ def test_turned_and_fitted_is_better_than_deleted(name: str, calibration: str) -
         )
         errors.append(float((outputs(result.model, batch) - outputs(model, batch)).square().mean()))
     assert errors[0] < 0.7 * errors[1]
+
+
+class Relative(nn.Module):
+    """Keys of relative positions that the queries of all heads are compared with: a unit lies in all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(24, 24) for _ in range(4))
+        self.relative, self.head = nn.Parameter(torch.randn(7, 6)), nn.Linear(24, 5)
+        with torch.no_grad():
+            for rows in (self.q.weight, self.k.weight):
+                rows.mul_(torch.tensor([3, 3e-3, 3, 3, 3e-3, 3]).repeat(4)[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        scores = (query @ key.mT + query @ self.relative.t()) * 6**-0.5
+        return self.head(self.o((scores.softmax(-1) @ value).transpose(1, 2).flatten(2)))
+
+
+def test_dimensions_of_all_heads_at_once_hold_what_they_hold_in_each() -> None:
+    """Their products are added up, by brute force, and no head is turned alone; values still are."""
+    torch.manual_seed(0)
+    model, batch = Relative().eval(), torch.randn(64, 7, 24)
+    subject = subject_of(model, batch[:2], PruneSettings(structures=("vo", "qk"), largest_token=None))
+    with torch.no_grad(), MomentCollector(model, subject.readers) as collector:
+        model(batch)
+    found = in_head_bases(subject, collector.moments, {}, rotate=True)
+    state = found.subject.model.state_dict()
+    assert {name for name, value in model.state_dict().items() if not value.equal(state[name])} == {
+        "v.weight", "v.bias", "o.weight",
+    }  # fmt: skip
+    with torch.no_grad():
+        query, key = (layer(batch).double().reshape(-1, 4, 6) for layer in (model.q, model.k))
+    wanted = (query.square().mean(0) * key.var(0, correction=0)).sum(0)
+    torch.testing.assert_close(found.logits["q:qk"].energy, wanted, rtol=1e-4, atol=0)
+    assert torch.equal(found.logits["q:qk"].weight, torch.ones(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ordering", ["zca", "variance"])
+def test_dimensions_of_all_heads_at_once_are_cut(ordering: str) -> None:
+    """Those that hold little go from every head and from the relative positions, and little is lost."""
+    torch.manual_seed(0)
+    model, batch = Relative().eval(), torch.randn(128, 7, 24)
+    options = {"structures": ("qk",), "ordering": ordering, "target_units": 0.7}
+    result = snp.prune(model, [batch], progress=False, preset="quick", **options)
+    assert [decision.kept.tolist() for decision in result.plan.groups] == [[0, 2, 3, 5]]
+    assert result.model.q.weight.shape == result.model.k.weight.shape == (16, 24)
+    assert result.model.relative.shape == (7, 4)
+    error = (outputs(result.model, batch) - outputs(model, batch)).square().mean()
+    assert error < 0.03 * outputs(model, batch).var()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.utils.prune as masks
 from torch import Tensor, nn
-from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import snp
 from snp.graph.batches import Batch
@@ -178,3 +178,30 @@ def test_networks_prepared_for_quantisation_are_refused_by_name() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), FakeQuantised(8, 2))
     with pytest.raises(ValueError, match=r"2 is a FakeQuantised.*Prune the plain network first"):
         snp.prune(model, [torch.randn(8, 4)], target_macs=0.5)
+
+
+PARAMETRISED = {
+    "weight norm": parametrizations.weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_networks_with_norms_in_their_newer_form_are_pickled_once_pruned(name: str, tmp_path: Path) -> None:
+    """Nothing of the norm is left in the small network; the dense one still reads files of the older form."""
+    model = plain()
+    for layer in (model[0], model[2], model[5]):
+        PARAMETRISED[name](layer)
+    model.eval()
+    result = snp.prune(model, [IMAGES], target_units=0.5, preset="quick", progress=False)
+    torch.save(result.model, tmp_path / "small.pt")
+    back = torch.load(tmp_path / "small.pt", weights_only=False)
+    with torch.no_grad():
+        assert torch.equal(back(IMAGES), result.model(IMAGES))
+    assert set(result.model.state_dict()) == set(plain().state_dict())
+    if name == "weight norm":
+        older = hooked(name, passed=False)
+        model.load_state_dict(older.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(model(IMAGES), older(IMAGES))

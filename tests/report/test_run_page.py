@@ -8,6 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+from snp.plan.table import unreached_sentence
 from snp.report.choice import better_stage, choice_of
 from snp.report.document import Cell, Code, Listing, Notes, Page, Section, Table, Text
 from snp.report.findings import findings
@@ -31,6 +32,13 @@ def record_of(tmp_path: Path, **changes: Any) -> Record:
     plan, _ = make_plan(2)
     plan["settings"]["target"] = {"macs": 0.5}
     return Record(tmp_path, GOOD | {name.replace("__", "/"): value for name, value in changes.items()}, plan, {})
+
+
+def test_layers_that_calibration_does_not_reach_are_named(tmp_path: Path) -> None:
+    """In the words of the library."""
+    record = record_of(tmp_path)
+    record.plan["settings"]["unreached"] = ["encoder.side"]
+    assert findings(record) == (unreached_sentence(["encoder.side"]),)
 
 
 def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:

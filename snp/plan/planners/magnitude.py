@@ -19,7 +19,8 @@ def scores(problem: Problem, group: UnitGroup) -> Tensor:
     """Squared norm of the weights that produce each unit, shape [U], float64."""
     energy = torch.zeros(group.num_units, dtype=torch.float64)
     for member in group.producers:
-        rows = expanded(problem.weights[member.tensor].detach().double(), member.num_blocks).movedim(member.dim, 0)
+        sizes = problem.weights[member.tensor].detach().abs().double()  # of complex numbers, too
+        rows = expanded(sizes, member.num_blocks).movedim(member.dim, 0)
         per_index = rows.reshape(rows.shape[0], -1).square().sum(dim=1).cpu()
         energy += per_index[member.index].sum(dim=1)
     return energy
