@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -25,7 +24,7 @@ from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.refusals import refuse_best
 from snp.run.trainer_options import refuse_kinds, trainer_refusal
-from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals
+from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals, MeanWeights
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
@@ -129,7 +128,7 @@ class JobTrainer:
     def _of_epochs(self, recipe: TrainingRecipe) -> list[Callback]:
         """How an epoch is shown, and the running mean of the weights where the recipe asks for one."""
         shown = EpochBar(recipe.where) if self._shows_bars else EpochLines(recipe.where, log)
-        return [shown, EMAWeightAveraging(decay=recipe.average)] if recipe.average else [shown]
+        return [shown, MeanWeights(decay=recipe.average)] if recipe.average else [shown]
 
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback, *, mirrored: bool = False) -> None:
         """Show the calibration samples to a network, each once over all processes, and perhaps mirrored."""

@@ -1,4 +1,4 @@
-"""What happens at the hooks of a trainer beside learning?  Seeds, signals, and lines where no progress bar is shown."""
+"""What happens at the hooks of a trainer beside learning?  Seeds, signals, mean weights, and lines instead of a bar."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, RichProgressBar
 
 from snp.run.stopping import stop
 
-__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals"]
+__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals", "MeanWeights"]
 
 
 class EpochSeed(Callback):
@@ -41,6 +41,18 @@ class KeepSignals(Callback):
             signal.signal(signal.SIGTERM, stop)
 
     on_test_start = on_predict_start = on_train_start
+
+
+class MeanWeights(EMAWeightAveraging):
+    """Lightning's running mean of the weights, which they end with also where no step was left to make.
+
+    Stopped after its last epoch, a training goes on from a checkpoint at its end. Lightning's loop returns at once then,
+    without ``on_train_end``, which would give the network its mean weights.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Once more where ``on_train_end`` did it: the same weights."""
+        self.on_train_end(trainer, pl_module)
 
 
 # Of scores, for a terminal.
