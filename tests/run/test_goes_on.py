@@ -83,7 +83,7 @@ def same(one: State, other: State) -> bool:
     return one.keys() == other.keys() and all(torch.equal(entry, other[name]) for name, entry in one.items())
 
 
-@pytest.mark.parametrize(("where", "keep"), [("dense", "last"), ("finetune", "last")])
+@pytest.mark.parametrize(("where", "keep"), [("dense", "last"), ("finetune", "last"), ("finetune", "best")])
 def test_averaged_weights_of_a_training_that_had_ended(where: Any, keep: Any, tmp_path: Path) -> None:
     """Stopped between its last checkpoint and its use, a training goes on to the running mean of its weights."""
     recipe = TrainingRecipe(2, 0.1, average=0.9, where=where, keep=keep)
@@ -93,3 +93,31 @@ def test_averaged_weights_of_a_training_that_had_ended(where: Any, keep: Any, tm
     with pytest.raises(Stopped):
         fitted(folder, recipe, StoppedAt(2, 1).into)
     assert same(fitted(folder, recipe), undisturbed)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """The best epoch's weights of a training without interruptions: the second one's, and the last beats the first."""
+    losses = Losses()
+    found = fitted(tmp_path_factory.mktemp("best"), BEST, lambda callbacks: [*callbacks, losses])
+    first, second, third, last = losses.found
+    assert second < last < first < third
+    return found
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_best_epoch_of_a_training_that_was_stopped(epoch: int, written: int, best: State, tmp_path: Path) -> None:
+    """Before, between and after the two checkpoints of the best epoch, and of the last: the best is not forgotten."""
+    with pytest.raises(Stopped):
+        fitted(tmp_path, BEST, StoppedAt(epoch, written).into)
+    assert same(fitted(tmp_path, BEST), best)
+
+
+def test_best_epoch_of_a_training_whose_folder_moved(best: State, tmp_path: Path) -> None:
+    """The folder's new place is where the best one is looked for, and its score still counts."""
+    with pytest.raises(Stopped):
+        fitted(tmp_path / "before", BEST, StoppedAt(2, 2).into)
+    (tmp_path / "before").rename(tmp_path / "now")
+    assert same(fitted(tmp_path / "now", BEST), best)
+    assert not (tmp_path / "before").exists()
