@@ -46,7 +46,7 @@ class KeepSignals(Callback):
 class MeanWeights(EMAWeightAveraging):
     """Lightning's running mean of the weights, which they end with also where no step was left to make.
 
-    Stopped after its last epoch, a training goes on from a checkpoint at its end. Lightning's loop returns at once then,
+    Stopped after its last epoch, a training goes on from a checkpoint at its end, where Lightning returns at once:
     without ``on_train_end``, which would give the network its mean weights.
     """
 
