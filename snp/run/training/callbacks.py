@@ -94,19 +94,28 @@ class EpochLines(Callback):
     def __init__(self, stage: str, tell: Callable[[str], None]) -> None:
         self._stage, self._tell = stage, tell
         self._started, self._first = 0.0, 0
+        self._is_validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts; a training that goes on begins with a later epoch."""
         self._started, self._first = time.monotonic(), trainer.current_epoch
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning goes on to know the numbers of the last validation, which are not those of this epoch."""
+        self._is_validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """This epoch has numbers of its own."""
+        self._is_validated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch was trained, and scored on the validation samples."""
+        """The epoch was trained, and where it was its turn scored on the validation samples."""
         done, last = trainer.current_epoch + 1, trainer.max_epochs or 0
         left = (time.monotonic() - self._started) / (done - self._first) * (last - done)
         scores = {
             name.removeprefix(f"{self._stage}/val_"): float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith(f"{self._stage}/val_")
+            if self._is_validated and name.startswith(f"{self._stage}/val_")
         }
         text = "".join(f", {_WORDS.get(name, name + ' {:.4g}').format(value)}" for name, value in scores.items())
         text = f", validation: {text[2:]}" if text else ""
