@@ -1,5 +1,6 @@
 """Does a training that is stopped, at whatever moment, end with the weights that it would have had without that?"""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,16 @@ def test_best_epoch_of_a_training_whose_folder_moved(best: State, tmp_path: Path
     (tmp_path / "before").rename(tmp_path / "now")
     assert same(fitted(tmp_path / "now", BEST), best)
     assert not (tmp_path / "before").exists()
+
+
+def test_no_room_for_a_checkpoint(best: State, tmp_path: Path) -> None:
+    """One sentence says what cannot be written and where room is needed; with room it goes on."""
+    small, large = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, large))  # of a file: less than a checkpoint has
+    try:
+        with pytest.raises(OSError, match=r"best\.ckpt cannot be written: File too large; make room there and in \S+,"):
+            fitted(tmp_path, BEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (small, large))
+    assert not list((tmp_path / "checkpoints").rglob("*.*"))
+    assert same(fitted(tmp_path, BEST), best)

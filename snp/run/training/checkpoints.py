@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ class _WholeCheckpoint(ModelCheckpoint):
         partial = f"{filepath}.partial"
         try:
             super()._save_checkpoint(trainer, partial)
-        except RuntimeError as error:  # what torch says of a full disk
-            raise OSError(f"{filepath} cannot be written: {error}; make room, or choose another run_dir") from error
+        except (OSError, RuntimeError) as error:  # what Lightning, or torch, says of a full disk
+            Path(partial).unlink(missing_ok=True)
+            reason, temporary = getattr(error, "strerror", None) or error, tempfile.gettempdir()
+            remedy = f"make room there and in {temporary}, over which it is written, or choose another run_dir"
+            raise OSError(f"{filepath} cannot be written: {reason}; {remedy}") from error
         if trainer.is_global_zero:
             os.replace(partial, filepath)
         trainer.strategy.barrier()
