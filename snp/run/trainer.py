@@ -23,7 +23,7 @@ from snp.run.limits import limits_of, refuse_best, validates
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.trainer_options import refuse_kinds, trainer_refusal
-from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals, MeanWeights
+from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals, MeanWeights, TimeSpent
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
@@ -102,7 +102,7 @@ class JobTrainer:
         teacher: nn.Module | None = None,
         seed: int = 0,
         checkpoints: Checkpoints | None = None,
-    ) -> None:
+    ) -> float:
         """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere.
 
         Args:
@@ -111,6 +111,9 @@ class JobTrainer:
             teacher: the dense network.
             seed: of every epoch.
             checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
+
+        Returns:
+            Seconds, of earlier starts that it goes on from, too.
         """
         last = checkpoints.last if checkpoints else None
         num_apart = len(self._data.val_dataloader())
@@ -120,7 +123,8 @@ class JobTrainer:
         log(f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{going_on}")
         metric = f"{recipe.where}/val_loss" if validates(self.trainer(), recipe, num_apart) else None
         kept = checkpoints.callbacks(metric) if checkpoints else []
-        callbacks = [EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]
+        spent = TimeSpent()
+        callbacks = [spent, EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)
@@ -129,6 +133,7 @@ class JobTrainer:
             checkpoints.load_best(model)
         model.to("cpu")
         copy_from_first(model)
+        return spent.seconds
 
     def _of_epochs(self, recipe: TrainingRecipe) -> list[Callback]:
         """How an epoch is shown, and the running mean of the weights where the recipe asks for one."""

@@ -1,6 +1,7 @@
 """Does a training that is stopped, at whatever moment, end with the weights that it would have had without that?"""
 
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, LambdaCallback
 from torch import nn
 
 from snp.data.digits import Digits
@@ -62,8 +63,8 @@ class StoppedAt(Checkpoint):
 Change = Callable[[list[Callback]], list[Callback]]
 
 
-def fitted(folder: Path, recipe: TrainingRecipe, change: Change = list, **settings: Any) -> State:
-    """State of a small network after a fit that keeps its checkpoints in the folder."""
+def trained(folder: Path, recipe: TrainingRecipe, change: Change = list) -> tuple[State, float]:
+    """State of a small network after a fit that keeps its checkpoints in the folder, and the seconds of it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
     data = Digits(batch_size=256)
@@ -72,11 +73,16 @@ def fitted(folder: Path, recipe: TrainingRecipe, change: Change = list, **settin
     fixed |= {"enable_model_summary": False, "enable_progress_bar": False}
 
     def trainer(callbacks: list[Callback], **keywords: Any) -> Trainer:
-        return Trainer(callbacks=change(callbacks), **fixed | settings | keywords)
+        return Trainer(callbacks=change(callbacks), **fixed | keywords)
 
     kept = Checkpoints(folder / "checkpoints", recipe.where, "mark")
-    JobTrainer(data, trainer, [], RunFolder(folder)).fit(model, recipe, checkpoints=kept)
-    return {name: entry.clone() for name, entry in model.state_dict().items()}
+    seconds = JobTrainer(data, trainer, [], RunFolder(folder)).fit(model, recipe, checkpoints=kept)
+    return {name: entry.clone() for name, entry in model.state_dict().items()}, seconds
+
+
+def fitted(folder: Path, recipe: TrainingRecipe, change: Change = list) -> State:
+    """The state alone."""
+    return trained(folder, recipe, change)[0]
 
 
 def same(one: State, other: State) -> bool:
@@ -135,3 +141,17 @@ def test_no_room_for_a_checkpoint(best: State, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (small, large))
     assert not list((tmp_path / "checkpoints").rglob("*.*"))
     assert same(fitted(tmp_path, BEST), best)
+
+
+def test_seconds_of_a_training_that_was_stopped(tmp_path: Path) -> None:
+    """Those of the earlier start up to its last checkpoint count, too."""
+    recipe = TrainingRecipe(2, 0.1)
+
+    def slow_then_stopped(callbacks: list[Callback]) -> list[Callback]:
+        slow = LambdaCallback(on_train_epoch_start=lambda *_: time.sleep(1.0))
+        return [slow, *StoppedAt(1, 2).into(callbacks)]
+
+    with pytest.raises(Stopped):
+        fitted(tmp_path, recipe, slow_then_stopped)
+    assert trained(tmp_path, recipe)[1] > 1.0
+    assert trained(tmp_path, recipe)[1] > 1.0

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, RichProgressBar
 
 from snp.run.stopping import stop
 
-__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals", "MeanWeights"]
+__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals", "MeanWeights", "TimeSpent"]
 
 
 class EpochSeed(Callback):
@@ -41,6 +41,26 @@ class KeepSignals(Callback):
             signal.signal(signal.SIGTERM, stop)
 
     on_test_start = on_predict_start = on_train_start
+
+
+class TimeSpent(Callback):
+    """The seconds of a training over all of its starts; of those that were stopped, up to their last checkpoint."""
+
+    def __init__(self) -> None:
+        self._before, self._started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A start before this one left it."""
+        self._before = state_dict["seconds"]
 
 
 class MeanWeights(EMAWeightAveraging):
