@@ -30,7 +30,7 @@ from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts, without_secrets
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, is_first_process, log
-from snp.run.limits import refuse_without_samples
+from snp.run.limits import refuse_without_samples, training_options
 from snp.run.processes import from_first
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
@@ -87,10 +87,10 @@ class Run:
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.streamed = StreamedMoments(self.folder.path)
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
-        precision = str(self.lightning.trainer().precision)
-        refusals.refuse_precision(precision)
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
-        refusals.refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
+        trainer = self.lightning.trainer()
+        refusals.refuse_precision(precision := str(trainer.precision))
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, training_options(trainer))
+        refusals.refuse_processes(trainer.world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune)
 

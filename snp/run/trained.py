@@ -76,7 +76,7 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         job.folder.remove("finetuned.safetensors")
         forget_curves(job.loggers, "finetune")
         return
-    mark = job.mark("finetuned", job.finetune, fingerprint(small))
+    mark = job.mark("finetuned", job.finetune, fingerprint(small), *job.cache.training)
     if not agreed(job.finished.found("finetuned", mark)):
         tuned = copy.deepcopy(small)
         seconds = job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))

@@ -11,8 +11,9 @@ from pytorch_lightning import Trainer
 from torch import nn
 
 from snp.data.digits import Digits
+from snp.run.cache import Cache
 from snp.run.folder import RunFolder
-from snp.run.limits import limits_of, refuse_without_samples
+from snp.run.limits import limits_of, refuse_without_samples, training_options
 from snp.run.optimised import refuse_missing_numbers
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -72,6 +73,20 @@ def test_limits_are_what_leaves_batches_out() -> None:
     assert limits_of(trainer(limit_test_batches=1.0)) == ()
     found = limits_of(trainer(limit_test_batches=1, limit_val_batches=0.5))
     assert found == (("limit_val_batches", 0.5), ("limit_test_batches", 1))
+
+
+def test_weights_trained_by_other_options_of_the_trainer_are_others(tmp_path: Path) -> None:
+    """A cache keeps them apart; how much is tested changes none."""
+    entries = set()
+    recipe = TrainingRecipe(1, 0.1, where="dense")
+    for options in (
+        {}, {"limit_train_batches": 4}, {"limit_train_batches": 8}, {"accumulate_grad_batches": 2},
+        {"gradient_clip_val": 0.5}, {"limit_test_batches": 2},
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        cache = Cache(tmp_path, digits(), {}, 0, "32-true", training_options(trainer(**options)))
+        entries.add(cache.dense_weights(nn.Linear(2, 2), recipe, lambda mark: None))
+    assert len(entries) == 5
 
 
 BEST = {"keep": "best"}
