@@ -50,15 +50,18 @@ def measure(folder: Path, num_processes: int, rank: int) -> None:
     model = network().eval()
     data = Digits(batch_size=16)
     data.configure(8, (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
-    bench = JobTrainer(data, lambda **keywords: trainer(num_processes, **keywords), [], RunFolder(folder / "run"))
+    run = RunFolder(folder / "run")
+    bench = JobTrainer(data, lambda **keywords: trainer(num_processes, **keywords), [], run)
     callback = CalibrationCallback(READERS, CalibrationSettings(samples=SAMPLES))
     bench.forward(model, SAMPLES, 0, callback)
     write_moments(callback.moments, folder / f"moments{rank}.safetensors", {})
     recipe = TrainingRecipe(epochs=1, learning_rate=0.05)
     scorer = trainer(num_processes, logger=False, enable_checkpointing=False)
     accuracy = scorer.test(Classifier(model, 10, recipe), datamodule=data, verbose=False)[0]["test/acc1_percent"]
+    bench.score("dense", model)
     bench.fit(model, recipe)
     found = {
+        "scored": {name: run.metrics.get(name) for name in ("test/samples", "dense/acc1_percent")},
         "samples": callback.samples,
         "accuracy": accuracy,
         "decided_by": from_first(lambda: f"process {rank}"),

@@ -60,8 +60,8 @@ def _worse_by_training(record: Record) -> Iterator[str]:
     best = better_stage(metrics)
     is_judged = all(number(metrics, f"{stage}/val_{score}") is not None for stage in (best, "finetuned"))
     before, after = (number(metrics, f"{stage}/{'val_' if is_judged else ''}{score}") for stage in (best, "finetuned"))
-    judges = (record.facts.get("data") or {}).get("val")
-    seen = f" on the {f'{judges:,} ' if judges else ''}validation samples that decide" if is_judged else ""
+    judges = number(metrics, "val/samples")
+    seen = f" on the {f'{judges:,.0f} ' if judges else ''}validation samples that decide" if is_judged else ""
     if before is not None and after is not None and best != "finetuned":
         yield (
             f"Fine-tuning made it worse{seen}: {before:.2f} became {after:.2f}. The {best} network is the one reported "

@@ -44,6 +44,7 @@ class Cache:
         data_settings: plain values that say which samples these are.
         seed: of the run.
         precision: of the trainer; activations are not the same in another.
+        training: options of the trainer by which dense weights are others.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Cache:
     data_settings: Mapping[str, Any]
     seed: int
     precision: str
+    training: tuple[object, ...] = ()
 
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
@@ -65,7 +67,7 @@ class Cache:
         """
         if recipe.epochs == 0:
             return None
-        mark = fingerprint(model, recipe, *self.facts())
+        mark = fingerprint(model, recipe, *self.facts(), *self.training)
         path = self.folder / f"dense-{mark}.safetensors"
         if agreed(read_metadata(path).get("fingerprint") == mark and is_whole(path)):
             log(f"the dense weights of an earlier run are used: {path}")

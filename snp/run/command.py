@@ -138,7 +138,8 @@ def _job(config: Any, optimised: Sequence[str] | None) -> partial[dict[str, Any]
     if optimised:
         from snp.run.optimised import refuse_missing_numbers
 
-        refuse_missing_numbers(optimised, *(job.keywords[part] for part in ("data", "prune", "finetune")))
+        data, prune, finetune = (job.keywords[part] for part in ("data", "prune", "finetune"))
+        refuse_missing_numbers(optimised, data, prune, finetune, config.trainer)
     return job
 
 

@@ -37,8 +37,7 @@ def write_decision(
     folder.write_damage(problem.groups, selection)
     folder.write_layers(problem.costs, kept)
     folder.write_facts(facts)
-    counted = {f"{part}/samples": facts["data"].get(part) for part in ("val", "test")}
-    folder.record(counted | _target(settings, problem, kept))
+    folder.record(_target(settings, problem, kept))
 
 
 def _target(settings: PruneSettings, problem: Problem, kept: Sequence[int]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def _check(config: DictConfig) -> None:
         if optimised:
             from snp.run.optimised import refuse_missing_numbers
 
-            refuse_missing_numbers(optimised, *(made[texts[part]] for part in ("data", "prune", "finetune")))
+            data, prune, finetune = (made[texts[part]] for part in ("data", "prune", "finetune"))
+            refuse_missing_numbers(optimised, data, prune, finetune, job.trainer)
 
 
 def _jobs(words: list[str]) -> Iterator[tuple[str, ...]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from snp.core.registry import close_to
 from snp.data.loading import SampleData
@@ -31,7 +33,11 @@ _FACTS: dict[str, tuple[str, ...]] = {
 
 
 def refuse_missing_numbers(
-    names: Sequence[str], data: SampleData, prune: PruneSettings, finetune: TrainingRecipe
+    names: Sequence[str],
+    data: SampleData,
+    prune: PruneSettings,
+    finetune: TrainingRecipe,
+    trainer: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Every number that is named is one that this run will have.
 
@@ -40,10 +46,13 @@ def refuse_missing_numbers(
         data: the samples, which say by what a network is scored.
         prune: says whether there is a tuned network.
         finetune: says whether there is a fine-tuned one.
+        trainer: its options, which may leave all of the validation samples out.
 
     Raises:
         ValueError: one is not.
     """
+    if trainer.get("limit_val_batches") == 0:
+        _refuse_validation(names)
     missing: dict[str, str] = {}
     if not prune.is_tuned:
         missing |= dict.fromkeys(("tuned", "tune"), "nothing is tuned without prune.reconstruct=tuned")
@@ -63,6 +72,16 @@ def refuse_missing_numbers(
         known = numbers_of_a_stage(data) if stage in stages else _FACTS[stage]
         if known and number not in known:
             raise ValueError(f"optimise={name}: {_why_not(number, stage, known, data)}")
+
+
+def _refuse_validation(names: Sequence[str]) -> None:
+    """None of the numbers is of the validation samples, which the trainer leaves out."""
+    for name in names:
+        stage, _, number = name.partition("/")
+        if stage == "val" or number.startswith("val_"):
+            raise ValueError(
+                f"optimise={name}: trainer.limit_val_batches=0 leaves all of validation out; set it to null"
+            )
 
 
 def _why_not(number: str, stage: str, known: Sequence[str], data: SampleData) -> str:

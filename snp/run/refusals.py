@@ -7,14 +7,10 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # help and refusals of words come before torch is imported, which takes seconds
-    from snp.run.training.recipe import TrainingRecipe
+from typing import Any
 
 __all__ = [
     "PRECISIONS",
-    "refuse_best",
     "refuse_few",
     "refuse_precision",
     "refuse_processes",
@@ -163,16 +159,6 @@ def refuse_few(num_processes: int, num_samples: int, num_repeats: int) -> None:
             f"calibration.samples={num_samples}: only {num_samples - num_repeats} of them differ, and each of the "
             f"{num_processes} processes of the trainer needs a sample; ask for more samples, or start fewer processes"
         )
-
-
-def refuse_best(recipe: TrainingRecipe, *, validates: bool) -> None:
-    """An epoch is only kept for being the best where all of them are validated.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if recipe.epochs and recipe.keep == "best" and not validates:
-        raise ValueError(f"{recipe.where}.keep=best needs validation samples: data.val_fraction above 0")
 
 
 def refuse_strangers(reads: str, holds: str) -> None:

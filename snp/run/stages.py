@@ -30,6 +30,7 @@ from snp.run.calibrate import CalibrationSettings
 from snp.run.facts import data_facts, run_facts, without_secrets
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, is_first_process, log
+from snp.run.limits import refuse_without_samples, training_options
 from snp.run.processes import from_first
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
@@ -86,10 +87,10 @@ class Run:
         self.loggers = self.logger(run_dir=self.folder.path, config=dict(self.config))
         self.streamed = StreamedMoments(self.folder.path)
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
-        precision = str(self.lightning.trainer().precision)
-        refusals.refuse_precision(precision)
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision)
-        refusals.refuse_processes(self.lightning.trainer().world_size, self.calibration.samples, self.is_multirun)
+        trainer = self.lightning.trainer()
+        refusals.refuse_precision(precision := str(trainer.precision))
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, training_options(trainer))
+        refusals.refuse_processes(trainer.world_size, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune)
 
@@ -114,7 +115,7 @@ class Run:
         for sentence in self.facts["data"]["doubts"]:
             log(f"note: {sentence}")
         asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
-        refusals.refuse_best(self.finetune, validates="val" in self.facts["data"])
+        refuse_without_samples(self.lightning.trainer(), self.data, self.facts["data"], self.finetune)
         if drawn < asked:
             log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
         repeats = self.data.num_repeats(asked, self.seed)
@@ -127,7 +128,7 @@ class Run:
     def score_dense(self, prepared: Prepared) -> None:
         """Scores of the dense network, once it has weights that fit; everything after it depends on these weights."""
         prepared.model.eval()
-        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
+        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts(), *self.lightning.limits)
         # Scores bring several processes together, and what follows expects them to be.
         if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", self._dense):
             self._measure_dense(prepared.model)
@@ -137,15 +138,15 @@ class Run:
         """Its scores, from an earlier run where runs share a cache and one process decides."""
         trainer = self.lightning.trainer()
         if trainer.world_size > 1 or self.cache.folder == self.folder.path:
-            self.lightning.score("dense", model)
-            return
+            return self.lightning.score("dense", model)
 
         def measure() -> dict[str, Any]:
             self.lightning.score("dense", model)
-            return {name: value for name, value in self.folder.metrics.items() if name.startswith("dense/")}
+            known = ("dense/", "test/samples", "val/samples")
+            return {name: value for name, value in self.folder.metrics.items() if name.startswith(known)}
 
-        limits = trainer.limit_test_batches, trainer.accelerator.__class__.__name__, len(self.data.test_dataloader())
-        self.folder.record(self.cache.scores(mark_of(self._dense, *limits), measure))
+        facts = trainer.accelerator.__class__.__name__, len(self.data.test_dataloader())
+        self.folder.record(self.cache.scores(mark_of(self._dense, *facts), measure))
 
     def mark(self, *facts: object) -> str:
         """Hash of the dense network, the settings of the prune and calibration, and further facts."""

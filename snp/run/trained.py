@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -77,11 +76,11 @@ def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
         job.folder.remove("finetuned.safetensors")
         forget_curves(job.loggers, "finetune")
         return
-    mark = job.mark("finetuned", job.finetune, fingerprint(small))
+    mark = job.mark("finetuned", job.finetune, fingerprint(small), *job.cache.training)
     if not agreed(job.finished.found("finetuned", mark)):
-        started, tuned = time.perf_counter(), copy_in_modes(small)
-        job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))
-        job.folder.record({"time/finetune_s": time.perf_counter() - started})
+        tuned = copy_in_modes(small)
+        seconds = job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))
+        job.folder.record({"time/finetune_s": seconds})
         made_by = read_metadata(job.folder.path / "pruned.safetensors")
         metadata = {name: made_by[name] for name in ("plan",) if name in made_by}
         rank_zero_only(write_weights)(tuned, job.folder.path / "finetuned.safetensors", metadata)

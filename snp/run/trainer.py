@@ -9,26 +9,25 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
-from snp.data.text import TextData
 from snp.graph.batches import Batch
 from snp.plan.progress import Progress
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
+from snp.run.limits import limits_of, refuse_best, validates
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
-from snp.run.refusals import refuse_best
 from snp.run.trainer_options import refuse_kinds, trainer_refusal
-from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals
+from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals, MeanWeights, TimeSpent
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
 from snp.run.training.recipe import TrainingRecipe
+from snp.run.training.scoring import scores_of
 from snp.run.training.task import task_of
 from snp.speed import network
 from snp.surgery.subject import Subject
@@ -68,6 +67,11 @@ class JobTrainer:
         """Where this process's trainer works."""
         return self.trainer().strategy.root_device
 
+    @cached_property
+    def limits(self) -> tuple[tuple[str, Any], ...]:
+        """Which batches the trainer leaves out, empty where none: of other samples scores and weights are others."""
+        return limits_of(self.trainer())
+
     def trainer(self, **keywords: Any) -> Trainer:
         """A trainer that leaves no files of its own and logs nothing unless told to.
 
@@ -98,7 +102,7 @@ class JobTrainer:
         teacher: nn.Module | None = None,
         seed: int = 0,
         checkpoints: Checkpoints | None = None,
-    ) -> None:
+    ) -> float:
         """Train a network in place, by a teacher where the recipe distils; it ends on the CPU, the same everywhere.
 
         Args:
@@ -107,16 +111,20 @@ class JobTrainer:
             teacher: the dense network.
             seed: of every epoch.
             checkpoints: where the state after every epoch is kept, and found again; None keeps nothing.
+
+        Returns:
+            Seconds, of earlier starts that it goes on from, too.
         """
         last = checkpoints.last if checkpoints else None
-        validates = self.trainer().limit_val_batches != 0 and len(self._data.val_dataloader()) > 0
+        num_apart = len(self._data.val_dataloader())
         if checkpoints:
-            refuse_best(recipe, validates=validates)
+            refuse_best(self.trainer(), recipe, num_apart)
         going_on = f", going on from {last}" if last else ""
         log(f"{recipe.where} training: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}{going_on}")
-        metric = f"{recipe.where}/val_loss" if validates else None
+        metric = f"{recipe.where}/val_loss" if validates(self.trainer(), recipe, num_apart) else None
         kept = checkpoints.callbacks(metric) if checkpoints else []
-        callbacks = [EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]
+        spent = TimeSpent()
+        callbacks = [spent, EpochSeed(seed), GoOnFrom(recipe.where), *self._of_epochs(recipe), *kept]
         keywords = {"max_epochs": recipe.epochs, "logger": self._loggers, "callbacks": callbacks}
         trainer = self.trainer(**keywords, enable_checkpointing=checkpoints is not None)
         learner = self._task.learner(model, recipe, teacher)
@@ -125,11 +133,12 @@ class JobTrainer:
             checkpoints.load_best(model)
         model.to("cpu")
         copy_from_first(model)
+        return spent.seconds
 
     def _of_epochs(self, recipe: TrainingRecipe) -> list[Callback]:
         """How an epoch is shown, and the running mean of the weights where the recipe asks for one."""
         shown = EpochBar(recipe.where) if self._shows_bars else EpochLines(recipe.where, log)
-        return [shown, EMAWeightAveraging(decay=recipe.average)] if recipe.average else [shown]
+        return [shown, MeanWeights(decay=recipe.average)] if recipe.average else [shown]
 
     def forward(self, model: nn.Module, samples: int, seed: int, callback: Callback, *, mirrored: bool = False) -> None:
         """Show the calibration samples to a network, each once over all processes, and perhaps mirrored."""
@@ -154,21 +163,12 @@ class JobTrainer:
         return [Batch.of(batch).to(self.device) for batch in loader]
 
     def score(self, stage: str, model: nn.Module) -> None:
-        """Scores on the whole test part and on the validation samples (``val_``), cost and size, as ``<stage>/...``."""
+        """Scores on test part and validation samples (``val_``), cost and size, as ``<stage>/...``; sample counts."""
+        scores, counts = scores_of(model, self._data, self._task, self.trainer)
         trainer = self.trainer()
-        recipe = TrainingRecipe(epochs=0, learning_rate=1.0)
-        results = trainer.test(self._task.learner(model, recipe, None), datamodule=self._data, verbose=False)[0]
-        scores = {name: results.get(result) for name, result in self._task.scores.items()}
-        if len(self._data.val_dataloader()):
-            learner, apart = self._task.learner(model, recipe, None), OneLoader(self._data.val_dataloader)
-            found = self.trainer().test(learner, apart, verbose=False)[0]
-            scores |= {f"val_{name}": found.get(result) for name, result in self._task.scores.items()}
-        if isinstance(self._data, TextData) and self._data.has_second:
-            learner, text = self._task.learner(model, recipe, None), OneLoader(self._data.second_dataloader)
-            second = self.trainer().test(learner, text, verbose=False)[0]
-            scores |= {f"second_{name}": second.get(result) for name, result in self._task.scores.items()}
         if is_first_process():
             self._measure(stage, model, trainer.strategy.root_device, scores)
+            self._folder.record(counts)
         # On shared cores other processes would slow down what is being timed.
         trainer.strategy.barrier()
         model.to("cpu")

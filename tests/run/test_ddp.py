@@ -60,6 +60,8 @@ def test_accuracy_counts_each_sample_once(together: Path, alone: Path) -> None:
     assert wanted * 359 / 100 == pytest.approx(round(wanted * 359 / 100), abs=1e-3)
     for rank in range(2):
         assert json.loads((together / f"found{rank}.json").read_text())["accuracy"] == pytest.approx(wanted, rel=1e-6)
+    scored = json.loads((together / "found0.json").read_text())["scored"]
+    assert scored == {"test/samples": 359, "dense/acc1_percent": pytest.approx(wanted, rel=1e-6)}
 
 
 def test_processes_go_on_with_the_same(together: Path) -> None:

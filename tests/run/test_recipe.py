@@ -23,7 +23,7 @@ from tests.networks import cnn, images
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's hints on small data
 
 
-def fitted(folder: Path, recipe: TrainingRecipe) -> tuple[nn.Module, list[Tensor]]:
+def fitted(folder: Path, recipe: TrainingRecipe, **settings: Any) -> tuple[nn.Module, list[Tensor]]:
     """A small network after a fit, and its first weight after every step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
@@ -32,7 +32,8 @@ def fitted(folder: Path, recipe: TrainingRecipe) -> tuple[nn.Module, list[Tensor
     steps: list[Tensor] = []
 
     def trainer(**keywords: Any) -> Trainer:
-        return Trainer(accelerator="cpu", devices=1, enable_model_summary=False, num_sanity_val_steps=0, **keywords)
+        fixed = {"accelerator": "cpu", "devices": 1, "enable_model_summary": False, "num_sanity_val_steps": 0}
+        return Trainer(**fixed | settings | keywords)
 
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(model[1].weight.detach().clone()))  # type: ignore[arg-type]
     try:
@@ -53,6 +54,14 @@ def test_averaged_weights_are_the_running_mean_of_the_steps(tmp_path: Path) -> N
     assert len(steps) == len(others) > 8
     assert all(map(torch.equal, steps, others))  # averaging does not change how it trains
     assert torch.equal(plain[1].weight, others[-1])
+
+
+def test_an_epoch_that_is_not_validated_shows_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every second epoch there are some, and the line between repeats none."""
+    fitted(tmp_path, TrainingRecipe(3, 0.1), check_val_every_n_epoch=2)
+    lines = [line.partition(" of 3, ")[2] for line in capsys.readouterr().out.splitlines() if " of 3, " in line]
+    assert len(lines) == 3
+    assert [line.startswith("validation: top-1") for line in lines] == [False, True, False]
 
 
 def test_size_of_a_cut_is_that_of_the_weights_that_went() -> None:

@@ -75,8 +75,8 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.rehearsal
-def test_a_run_that_is_stopped_four_times(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of both trainings and between stages: each start goes on where the last one ended.
+def test_a_run_that_is_stopped_five_times(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of both trainings, between stages and while it scores: each start goes on where the last one ended.
 
     Its curves are one table with the numbers of a run without interruptions; what is not trained has none.
     """
@@ -85,6 +85,7 @@ def test_a_run_that_is_stopped_four_times(whole: Path, tmp_path: Path, monkeypat
     stopped_at("groups with", tmp_path, monkeypatch)
     stopped_at("in turns", tmp_path, monkeypatch)
     stopped_at("finetune: epoch 2", tmp_path, monkeypatch)
+    stopped_at("finetuned: ", tmp_path, monkeypatch)
     ended = run_here(*LOGGED, folder=tmp_path)
     assert ended.status == 0, ended.stderr
     assert "dense training" not in ended.stdout

@@ -1,4 +1,4 @@
-"""What happens at the hooks of a trainer beside learning?  Seeds, signals, and lines where no progress bar is shown."""
+"""What happens at the hooks of a trainer beside learning?  Seeds, signals, mean weights, and lines instead of a bar."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, RichProgressBar
 
 from snp.run.stopping import stop
 
-__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals"]
+__all__ = ["EpochBar", "EpochLines", "EpochSeed", "KeepSignals", "MeanWeights", "TimeSpent"]
 
 
 class EpochSeed(Callback):
@@ -41,6 +41,38 @@ class KeepSignals(Callback):
             signal.signal(signal.SIGTERM, stop)
 
     on_test_start = on_predict_start = on_train_start
+
+
+class TimeSpent(Callback):
+    """The seconds of a training over all of its starts; of those that were stopped, up to their last checkpoint."""
+
+    def __init__(self) -> None:
+        self._before, self._started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A start before this one left it."""
+        self._before = state_dict["seconds"]
+
+
+class MeanWeights(EMAWeightAveraging):
+    """Lightning's running mean of the weights, which they end with also where no step was left to make.
+
+    Stopped after its last epoch, a training goes on from a checkpoint at its end, where Lightning returns at once:
+    without ``on_train_end``, which would give the network its mean weights.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Once more where ``on_train_end`` did it: the same weights."""
+        self.on_train_end(trainer, pl_module)
 
 
 # Of scores, for a terminal.
@@ -82,19 +114,28 @@ class EpochLines(Callback):
     def __init__(self, stage: str, tell: Callable[[str], None]) -> None:
         self._stage, self._tell = stage, tell
         self._started, self._first = 0.0, 0
+        self._is_validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts; a training that goes on begins with a later epoch."""
         self._started, self._first = time.monotonic(), trainer.current_epoch
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning goes on to know the numbers of the last validation, which are not those of this epoch."""
+        self._is_validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """This epoch has numbers of its own."""
+        self._is_validated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch was trained, and scored on the validation samples."""
+        """The epoch was trained, and where it was its turn scored on the validation samples."""
         done, last = trainer.current_epoch + 1, trainer.max_epochs or 0
         left = (time.monotonic() - self._started) / (done - self._first) * (last - done)
         scores = {
             name.removeprefix(f"{self._stage}/val_"): float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith(f"{self._stage}/val_")
+            if self._is_validated and name.startswith(f"{self._stage}/val_")
         }
         text = "".join(f", {_WORDS.get(name, name + ' {:.4g}').format(value)}" for name, value in scores.items())
         text = f", validation: {text[2:]}" if text else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -20,12 +22,23 @@ __all__ = ["Checkpoints"]
 class _WholeCheckpoint(ModelCheckpoint):
     """A half-written checkpoint never takes the place of a whole one; Lightning copies from another file system."""
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning forgets the best score where its folder was moved meanwhile; ours moves with the run's."""
+        before, now = state_dict["dirpath"], self.dirpath
+        moved = {f"{before}/{path.name}": f"{now}/{path.name}" for path in Path(str(now)).glob("*.ckpt")}
+        scores = {moved.get(path, path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {name: moved.get(path, path) for name, path in state_dict.items() if name.endswith("model_path")}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": now})
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         partial = f"{filepath}.partial"
         try:
             super()._save_checkpoint(trainer, partial)
-        except RuntimeError as error:  # what torch says of a full disk
-            raise OSError(f"{filepath} cannot be written: {error}; make room, or choose another run_dir") from error
+        except (OSError, RuntimeError) as error:  # what Lightning, or torch, says of a full disk
+            Path(partial).unlink(missing_ok=True)
+            reason, temporary = getattr(error, "strerror", None) or error, tempfile.gettempdir()
+            remedy = f"make room there and in {temporary}, over which it is written, or choose another run_dir"
+            raise OSError(f"{filepath} cannot be written: {reason}; {remedy}") from error
         if trainer.is_global_zero:
             os.replace(partial, filepath)
         trainer.strategy.barrier()
@@ -56,12 +69,15 @@ class Checkpoints:
         return path if path.is_file() else None
 
     def callbacks(self, metric: str | None) -> list[Callback]:
-        """Write ``last.ckpt`` after every epoch, and ``best.ckpt`` where the validation loss is lowest.
+        """Write ``best.ckpt`` where the validation loss is lowest, and then ``last.ckpt`` after every epoch.
+
+        Stopped between the two, a training makes the epoch once more, and with it the same ``best.ckpt``.
 
         Args:
             metric: name of the validation loss; None without validation samples, and then there is no best.
         """
-        ways = {"last": None} | ({"best": metric} if metric else {})
+        # The best first: what it knows by then of the best epoch stands in the last, which is what a training reads.
+        ways = ({"best": metric} if metric else {}) | {"last": None}
         return [
             _WholeCheckpoint(
                 self._path, filename=name, monitor=monitor, enable_version_counter=False, save_on_train_epoch_end=True
