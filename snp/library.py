@@ -19,6 +19,7 @@ from snp.fit.stream_bases import in_stream_bases
 from snp.fit.tuning import left_to_fit, tune
 from snp.graph.batches import device_of
 from snp.graph.borrowed import refuse_borrowed
+from snp.graph.edges import told_of_edges
 from snp.graph.input_forms import forms_of
 from snp.graph.wrappers import alike, evaluated, evaluated_copy, unwrapped
 from snp.measure.exact import plain_arithmetic
@@ -53,7 +54,8 @@ def prune(
     Args:
         model: any module that ``torch.export`` accepts; it is not changed.
         batches: an iterable of batches as the model gets them: tensors, (inputs, labels) pairs, or mappings of keyword
-            arguments. Images or tokens like those the network will see; labels are not used.
+            arguments. Images or tokens like those the network will see; labels are not used. Samples lie along the
+            first dimension of every tensor, [N, T, C] and not [T, N, C]; tensors that belong to all are recognised.
         settings: all options at once, or
         progress: draw a bar with the time left for every stage, on a terminal or in a notebook.
         **options: single ones, see :class:`snp.settings.PruneSettings`: ``target_var=0.95``, ``target_macs=0.5``,
@@ -80,10 +82,12 @@ def _pruned(
     with stages.stage("analyse"):
         dense = evaluated_copy(model)
         given = GivenSamples(dense, batches)
-        refuse_borrowed(dense, unwrapped(model), given.few[0].beside(dense).example())
-        subject = subject_of(dense, given.few[0].example(), settings)
+        with told_of_edges(dense, given.few[0]):
+            refuse_borrowed(dense, unwrapped(model), given.few[0].beside(dense).example())
+            subject = subject_of(dense, given.few[0].example(), settings)
         refuse_unreachable(subject.costs, subject.groups, settings.target, subject.removable)
-    result = _carried_out(subject, given, settings, stages, autocast)
+    with told_of_edges(dense, given.few[0]):
+        result = _carried_out(subject, given, settings, stages, autocast)
     buffers = dict(unwrapped(model).named_buffers())
     small = with_given_buffers(result.model, subject.model, buffers, result.plan)
     return replace(result, model=alike(small, model))
@@ -142,9 +146,8 @@ def prune_streamed(
 
     Args:
         model: as there, in evaluation mode while this runs; tensors that lose nothing are the same in both networks.
-        batches: as there; all inputs are in memory, or on the model's device.
-        device: where blocks are worked on, one after the other, while the network and the inputs stay in main memory
-            (or mapped from a file); by default where the network is.
+        batches: as there; all inputs are in main memory and stay there, or on the model's device.
+        device: where blocks are worked on in turn, the network staying in memory or a file; by default where it is.
         progress: as there.
         settings: as there, but for trial cuts (``trials=False``), tuning, latency budgets and attention heads.
         **options: single settings.
@@ -163,7 +166,8 @@ def prune_streamed(
             given = GivenSamples(dense, batches)
             subject = subject_of(dense, given.few[0].beside(dense).example(), settings).in_blocks(visited)
             refuse_unreachable(subject.costs, subject.groups, settings.target)
-        result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
+        with told_of_edges(dense, given.few[0]):
+            result = _carried_out(subject, given, settings, stages, autocast, Path(folder))
         small = with_given_buffers(result.model, subject.model, buffers, result.plan)
     return replace(result, model=alike(small, model))
 

@@ -347,6 +347,23 @@ def test_programs_of_torchscript_are_refused(made: Callable[[nn.Module], nn.Modu
         snp.prune(model, [torch.randn(16, 8)], target_units=0.5)
 
 
+def test_modules_of_exported_programs_are_refused(tmp_path: Path) -> None:
+    """No layer of theirs is called, and they have one mode: by every call, with what to give instead."""
+    network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    batch = torch.randn(16, 8)
+    model = torch.export.export(network, (batch,)).module()
+    said = r"^the model is the module of a torch.export program: give the network that was exported"
+    with pytest.raises(ValueError, match=said):
+        snp.prune(model, [batch], target_units=0.5)
+    with pytest.raises(ValueError, match=said):
+        snp.inspect(model, batch)
+    with pytest.raises(ValueError, match=said.replace("the model", "1")):
+        prune_streamed(nn.Sequential(nn.Linear(8, 8), model), [batch], target_units=0.5, trials=False)
+    snp.save(snp.prune(network, [batch], target_units=0.5), tmp_path)
+    with pytest.raises(ValueError, match=said):
+        snp.load(tmp_path, model)
+
+
 def test_sizes_that_depend_on_values_are_refused() -> None:
     """Detectors select among candidates; what lies behind a selection has no size that could be planned with."""
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from snp.graph.batches import Batch
 from snp.graph.decoder_inputs import with_decoder_inputs
-from snp.graph.shared_inputs import HOW, shared_places
+from snp.graph.sample_dimension import refuse_second_dimension
+from snp.graph.shared_inputs import HOW, outputs_of, shared_places
 
 __all__ = ["BatchForm", "by_kind", "kind_of", "numbered", "parsed"]
 
@@ -39,16 +40,20 @@ class BatchForm:
         """The form of a first batch.
 
         Args:
-            model: in evaluation mode; where it takes several tensors, it is run to see which belong to all samples.
+            model: in evaluation mode; it is run to see along which dimension samples lie, and of several tensors,
+                which belong to all samples.
             raw: what the iterable of batches yields.
 
         Raises:
-            ValueError: it cannot be told what the inputs are, or the model does not take them.
+            ValueError: it cannot be told what the inputs are, the model does not take them, or samples do not lie
+                along the first dimension.
         """
         num_inputs = _num_inputs(model, raw)
         batch = _inputs(raw, num_inputs)
         _refuse_unusable(batch, 1)
-        shared = shared_places(model, batch)
+        whole = outputs_of(model, batch)  # also says what is wrong before any work is done
+        shared = shared_places(model, batch, whole)
+        refuse_second_dimension(model, replace(batch, shared=shared), whole)
         return BatchForm(num_inputs, shared, _tensor_places(batch), tuple(batch.kwargs))
 
     def batch(self, raw: Any, number: int) -> Batch:

@@ -123,6 +123,10 @@ class Batch:
         """The first samples, at most so many."""
         return self._part(0, count)
 
+    def last(self, count: int) -> Batch:
+        """The last samples, at most so many."""
+        return self._picked(lambda tensor: tensor[-count:])
+
     def example(self) -> Batch:
         """Two samples to learn the network from; all of them where they share tensors.
 

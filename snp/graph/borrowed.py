@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from snp.graph.batches import Batch
+from snp.graph.shared_inputs import outputs_of
 
 __all__ = ["refuse_borrowed"]
 
@@ -26,15 +26,15 @@ def refuse_borrowed(copy: nn.Module, given: nn.Module, batch: Batch) -> None:
     Args:
         copy: in evaluation mode; what it shares with the other on purpose is its own.
         given: what it was copied from.
-        batch: inputs, on the device of the copy.
+        batch: two samples, on any device.
 
     Raises:
-        ValueError: it computes with a parameter of ``given``; the message names it.
+        ValueError: it computes with a parameter of ``given``; the message names it. Or it does not take the batch.
     """
     own = {id(parameter) for parameter in copy.parameters()}
     others = {id(each): name for name, each in given.named_parameters() if id(each) not in own}
-    with torch.no_grad(), _Watch(others) as watch:
-        batch.call(copy)
+    with _Watch(others) as watch:
+        outputs_of(copy, batch, "two samples of the first batch alone")
     if watch.found:
         raise ValueError(
             f"a copy of {type(given).__name__} computes with {watch.found} of the network it was copied from: a "

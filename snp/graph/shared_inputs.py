@@ -17,10 +17,15 @@ __all__ = ["HOW", "outputs_of", "shared_places", "tensors_told"]
 HOW = "yield tensors, (inputs, labels) pairs, tuples of all inputs, or mappings of keyword arguments"
 
 
-def shared_places(model: nn.Module, batch: Batch) -> frozenset[str]:
-    """Places of tensors that belong to all samples: some samples alone then give the outputs that they gave before."""
+def shared_places(model: nn.Module, batch: Batch, whole: Sequence[Tensor]) -> frozenset[str]:
+    """Places of tensors that belong to all samples: some samples alone then give the outputs that they gave before.
+
+    Args:
+        model: in evaluation mode.
+        batch: the first one.
+        whole: its outputs.
+    """
     tensors = {place: value for place, value in batch.places if isinstance(value, Tensor) and value.ndim > 0}
-    whole = outputs_of(model, batch)  # also says what is wrong before any work is done
     if len(tensors) < 2:
         return frozenset()
     sizes = {len(leaf) for leaf in whole if leaf.ndim > 0}
@@ -73,7 +78,7 @@ def outputs_of(model: nn.Module, batch: Batch, which: str = "the first batch") -
             f"Batches must {HOW}"
         ) from error
     leaves = pytree.tree_leaves(found)
-    return [leaf.double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [leaf.detach().double() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def tensors_told(batch: Batch) -> str:

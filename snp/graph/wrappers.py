@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,22 +30,43 @@ def evaluated_copy(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: it cannot be copied; the message names the module or its attribute. Or it is no network any more,
-            but a program of TorchScript.
+            but a program of TorchScript or ``torch.export``.
     """
     inner = unwrapped(model)
-    if isinstance(inner, torch.jit.ScriptModule):
-        name = getattr(inner, "original_name", type(inner).__name__)
-        raise ValueError(
-            f"{name} is scripted or traced (torch.jit): give the network it was made from, and script the small one"
-        )
+    _refuse_programs(inner, [("", inner)])
     refuse_lazy(inner)
     return copied(inner).eval()
 
 
+def _refuse_programs(model: nn.Module, parts: Iterable[tuple[str, nn.Module]]) -> None:
+    """What was made of a network is none any more: no layer of it is called, and it may have no modes.
+
+    Args:
+        model: of TorchScript, perhaps.
+        parts: name -> module that may be of ``torch.export``.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        name = getattr(model, "original_name", type(model).__name__)
+        raise ValueError(
+            f"{name} is scripted or traced (torch.jit): give the network it was made from, and script the small one"
+        )
+    for name, module in parts:
+        if getattr(vars(module).get("eval"), "__module__", "") == "torch.export.exported_program":  # it only raises
+            raise ValueError(
+                f"{name or 'the model'} is the module of a torch.export program: give the network that was exported, "
+                "and export the small one"
+            )
+
+
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
-    """The network itself in evaluation mode, and as it was behind the ``with`` block: its modes, and its buffers."""
+    """The network itself in evaluation mode, and as it was behind the ``with`` block: its modes, and its buffers.
+
+    Raises:
+        ValueError: it is a program of TorchScript or ``torch.export``, or some layers have no weights yet.
+    """
     inner = unwrapped(model)
+    _refuse_programs(inner, inner.named_modules())
     refuse_lazy(inner)
     buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _own_buffers(inner)]
     try:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from snp.graph.batches import Batch
+from snp.graph.edges import SEVERAL_GRAPHS, edges_told
+from snp.graph.shared_inputs import tensors_told
 
 __all__ = ["Repeats"]
 
@@ -52,7 +54,11 @@ class Repeats:
 
 
 def _marks(batch: Batch) -> list[bytes]:
-    """Of every sample; equal samples have equal ones."""
+    """Of every sample; equal samples have equal ones.
+
+    Raises:
+        ValueError: it is not clear what the samples are.
+    """
     parts = []
     for place, value in sorted(batch.places, key=lambda pair: pair[0]):
         if isinstance(value, Tensor) and value.ndim > 0 and place not in batch.shared:
@@ -60,4 +66,16 @@ def _marks(batch: Batch) -> list[bytes]:
             rows = values.detach().reshape(len(value), -1)
             few = rows[:, :: max(1, rows.shape[1] // _MOST_VALUES)].double()
             parts.append(torch.cat([few, rows.sum(dim=1, keepdim=True, dtype=torch.float64)], dim=1).cpu())
+    if len({len(part) for part in parts}) > 1:
+        raise ValueError(_unclear(batch))
     return [hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in torch.cat(parts, dim=1)]
+
+
+def _unclear(batch: Batch) -> str:
+    """In words, that nobody knows what the samples of a batch are."""
+    told = edges_told(batch)
+    rest = f"{told}. {SEVERAL_GRAPHS}" if told else "give tensors that have the samples along their first dimension"
+    return (
+        f"tensors of a batch hold different numbers of samples ({tensors_told(batch)}), and none of them can be left "
+        f"whole while the model is run on a part of the others: {rest}"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from snp.graph.batch_form import parsed
+from snp.graph.edges import told_of_edges
 from snp.graph.units import UnitGroup, module_of
 from snp.graph.wrappers import evaluated_copy
 from snp.plan.costs import CostModel
@@ -108,15 +109,19 @@ def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None)
 
     Args:
         model: any module that ``torch.export`` accepts.
-        batch: inputs as the model gets them: a tensor, an (inputs, labels) pair or a mapping of keyword arguments.
+        batch: inputs as the model gets them: a tensor, an (inputs, labels) pair or a mapping of keyword arguments;
+            samples lie along the first dimension of every tensor.
         settings: ``ignore``, ``streams`` and the like select groups.
 
     Raises:
-        ValueError: the model cannot be exported, or a pattern of ``ignore`` names nothing.
+        ValueError: the model cannot be exported, samples do not lie along the first dimension, or a pattern of
+            ``ignore`` names nothing.
     """
     settings = settings or PruneSettings()
     dense = evaluated_copy(model)
-    return inspection_of(dense, survey(dense, next(parsed(dense, [batch])).example(), settings))
+    inputs = next(parsed(dense, [batch]))
+    with told_of_edges(dense, inputs):
+        return inspection_of(dense, survey(dense, inputs.example(), settings))
 
 
 def inspection_of(model: nn.Module, found: Survey) -> Inspection:

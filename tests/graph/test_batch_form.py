@@ -154,6 +154,18 @@ def test_what_does_not_fit_is_said_at_once(batches: Any, sentence: str) -> None:
         snp.prune(model, batches, **UNIFORM)
 
 
+def test_networks_of_one_batch_size_are_told() -> None:
+    """They cannot be looked at with two samples; the first sentence is not PyTorch's."""
+
+    class Fixed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(16, 4))
+
+    model = Fixed(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    with pytest.raises(ValueError, match=r"does not take two samples of the first batch alone.*'\[16, 4\]' is invalid"):
+        snp.prune(model, [torch.zeros(16, 4)], **UNIFORM)
+
+
 def test_missing_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"the model takes x, gate, a batch holds 1 tensors"):
         list(parsed(Two().eval(), [(torch.zeros(2, 4),)]))
