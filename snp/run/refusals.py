@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snp.run.hidden import HIDDEN
+
 if TYPE_CHECKING:  # help and refusals of words come before torch is imported, which takes seconds
     from snp.run.training.recipe import TrainingRecipe
 
@@ -79,10 +81,9 @@ def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError):
         return
     before, now = _flat(earlier), _flat(config)
-    # What only one of them knows is an option that another version of the code has.
-    changed = [
-        f"{name} was {before[name]!r} and is {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]
-    ]
+    # What only one of them knows is an option that another version of the code has; what is hidden, nobody can compare.
+    known = [name for name in now if before.get(name, HIDDEN) != HIDDEN]
+    changed = [f"{name} was {before[name]!r} and is {now[name]!r}" for name in known if before[name] != now[name]]
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise ValueError(

@@ -27,9 +27,10 @@ from snp.models.sources.weights import fingerprint
 from snp.run import refusals
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
-from snp.run.facts import data_facts, run_facts, without_secrets
+from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, is_first_process, log
+from snp.run.hidden import without_secrets
 from snp.run.processes import from_first
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer

@@ -17,7 +17,7 @@ from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
 from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import SMALL, STAGES
-from snp.run.facts import without_secrets
+from snp.run.hidden import without_secrets
 
 __all__ = ["name_of", "tags_of", "track"]
 
