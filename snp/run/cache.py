@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from snp.core.deciding import Purpose, trainer_facts
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
 from snp.models.sources.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
@@ -44,6 +45,7 @@ class Cache:
         data_settings: plain values that say which samples these are.
         seed: of the run.
         precision: of the trainer; activations are not the same in another.
+        trainer: its options, and how many ``processes`` it has.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Cache:
     data_settings: Mapping[str, Any]
     seed: int
     precision: str
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
@@ -65,7 +68,7 @@ class Cache:
         """
         if recipe.epochs == 0:
             return None
-        mark = fingerprint(model, recipe, *self.facts())
+        mark = fingerprint(model, recipe, *self.facts(), *self.asked("weights"))
         path = self.folder / f"dense-{mark}.safetensors"
         if agreed(read_metadata(path).get("fingerprint") == mark and is_whole(path)):
             log(f"the dense weights of an earlier run are used: {path}")
@@ -95,7 +98,7 @@ class Cache:
             The moments, and the facts with ``reused`` and the name of the ``entry`` beside them; facts read from disk
             are strings.
         """
-        facts = *self.facts(), *self.left_out(settings.samples)
+        facts = *self.facts(), *self.left_out(settings.samples), *self.asked("moments")
         mark = fingerprint(subject.model, settings, repr(subject.readers), mirrored, *facts)
         path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
@@ -152,6 +155,10 @@ class Cache:
     def left_out(self, num_samples: int) -> tuple[int, ...]:
         """How many of the calibration samples repeat others; nothing where none does."""
         return tuple(filter(None, (self.data.num_repeats(num_samples, self.seed),)))
+
+    def asked(self, purpose: Purpose) -> tuple[object, ...]:
+        """Options of the trainer that a purpose depends on; nothing where it works in the usual way."""
+        return trainer_facts(self.trainer, purpose)
 
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""

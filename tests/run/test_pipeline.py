@@ -78,7 +78,7 @@ def test_dense_weights_are_used_again(tmp_path: Path) -> None:
     assert all(map(torch.equal, first.parameters(), second.parameters()))
 
 
-@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format", "precision"])
+@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format", "precision", "trainer"])
 def test_dense_weights_of_other_facts_are_not_used(changed: str, tmp_path: Path) -> None:
     """Whatever training depends on makes it happen anew."""
     trained(Cache(tmp_path, digits(), {"batch_size": 64}, 0, "32-true"))
@@ -86,7 +86,8 @@ def test_dense_weights_of_other_facts_are_not_used(changed: str, tmp_path: Path)
     settings = {"batch_size": 32 if changed == "data settings" else 64}
     recipe = TrainingRecipe(epochs=3, learning_rate=0.1) if changed == "recipe" else RECIPE
     precision = "bf16-mixed" if changed == "precision" else "32-true"
-    assert trained(Cache(tmp_path, data, settings, int(changed == "seed"), precision), recipe)[1] == 1
+    trainer = {"limit_train_batches": 4} if changed == "trainer" else {"limit_test_batches": 2, "devices": 2}
+    assert trained(Cache(tmp_path, data, settings, int(changed == "seed"), precision, trainer), recipe)[1] == 1
 
 
 def test_no_epochs_leave_the_network_untrained(tmp_path: Path) -> None:
