@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from snp.data.loading import SampleData
 from snp.data.overlaps import doubts_of
 from snp.fit.preparation import refuse_few_samples
-from snp.run import refusals
 from snp.run.folder import is_first_process, log
-
-if TYPE_CHECKING:
-    from snp.run.stages import Run
+from snp.run.refusals import refuse_few
+from snp.settings import PruneSettings
 
 __all__ = ["look_at_samples"]
 
 
-def look_at_samples(job: Run) -> None:
+def look_at_samples(
+    data: SampleData, num_asked: int, seed: int, settings: PruneSettings, num_processes: int
+) -> tuple[str, ...]:
     """As many calibration samples as asked for?  And what processes cannot share is refused.
+
+    Args:
+        data: configured for the network.
+        num_asked: calibration samples.
+        seed: of the run.
+        settings: of the prune.
+        num_processes: of the trainer.
+
+    Returns:
+        What a user should know of the samples, which was said.
 
     Raises:
         ValueError: samples are not as they should be, or too few.
     """
-    job.data.look_at_ends()
-    job.facts["data"]["doubts"] = doubts_of(job.data) if is_first_process() else ()
-    for sentence in job.facts["data"]["doubts"]:
+    data.look_at_ends()
+    doubts = doubts_of(data) if is_first_process() else ()
+    for sentence in doubts:
         log(f"note: {sentence}")
-    asked, drawn = job.calibration.samples, job.data.num_drawn(job.calibration.samples)
-    refusals.refuse_best(job.finetune, validates="val" in job.facts["data"])
-    if drawn < asked:
-        log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
-    repeats = job.data.num_repeats(asked, job.seed)
-    refuse_few_samples(job.prune, drawn - repeats)
-    if repeats or drawn < asked:
-        refusals.refuse_few(job.lightning.trainer().world_size, drawn, repeats)
+    drawn = data.num_drawn(num_asked)
+    if drawn < num_asked:
+        log(f"calibration.samples={num_asked}: the training part has {drawn:,}; all of them are taken")
+    repeats = data.num_repeats(num_asked, seed)
+    refuse_few_samples(settings, drawn - repeats)
+    if repeats or drawn < num_asked:
+        refuse_few(num_processes, drawn, repeats)
     if repeats:
         log(f"{repeats} of {drawn} calibration samples repeat another, or nearly: left out")
+    return doubts

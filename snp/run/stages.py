@@ -110,7 +110,9 @@ class Run:
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         if not self.overwrite:
             refuse_other_facts(self.folder.path, self.facts)
-        look_at_samples(self)
+        refusals.refuse_best(self.finetune, validates="val" in facts)
+        asked = self.calibration.samples, self.seed, self.prune
+        facts["doubts"] = look_at_samples(self.data, *asked, processes)
         return prepared
 
     def score_dense(self, prepared: Prepared) -> None:
