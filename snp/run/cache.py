@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 
 from snp.core.deciding import Purpose, trainer_facts
 from snp.core.gram import Moments
+from snp.data.contents import contents_of
 from snp.data.loading import SampleData
 from snp.models.sources.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
 from snp.plan.latency_table import LatencyTable
@@ -160,10 +162,15 @@ class Cache:
         """Options of the trainer that a purpose depends on; nothing where it works in the usual way."""
         return trainer_facts(self.trainer, purpose)
 
+    @cached_property
+    def contents(self) -> str:
+        """Hash of the samples; other ones may have come to lie under the same path."""
+        return contents_of(self.data)
+
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
-        return type(self.data).__name__, settings, self.data.format, self.seed, self.precision
+        return type(self.data).__name__, settings, self.contents, self.data.format, self.seed, self.precision
 
 
 def _read(path: Path, mark: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_other_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """They are also of as many processes, where these trained together.
+    """They are also of the same data, and of as many processes, where these trained together.
 
     Args:
         folder: of the run.
@@ -41,7 +41,12 @@ def refuse_other_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: they are not.
     """
-    before, now = (found.get("processes") for found in (_earlier(folder), facts))
+    earlier = _earlier(folder)
+    before, now = (found.get("data", {}).get("contents") for found in (earlier, facts))
+    if before and before != now:
+        name = facts["data"].get("name", "data")
+        _refuse(folder, [f"{name}: names, sizes or contents of its files are not what they were"], "data")
+    before, now = (found.get("processes") for found in (earlier, facts))
     trained = (folder / "finetuned.safetensors", *folder.glob("checkpoints/finetune-*"))
     if before and before != now and any(path.exists() for path in trained):
         # Each of them trains on batches of its own.
@@ -59,10 +64,10 @@ def _earlier(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _refuse(folder: Path, changed: Iterable[str]) -> None:
+def _refuse(folder: Path, changed: Iterable[str], what: str = "settings") -> None:
     if told := [*changed]:
         shown = ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
         raise ValueError(
-            f"run_dir={folder} holds results of other settings ({shown}): give another folder with "
-            "hydra.run.dir=FOLDER, or overwrite=true, which replaces what these settings change"
+            f"run_dir={folder} holds results of other {what} ({shown}): give another folder with "
+            f"hydra.run.dir=FOLDER, or overwrite=true, which replaces what these {what} change"
         )

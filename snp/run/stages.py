@@ -107,6 +107,7 @@ class Run:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
         processes, facts = self.lightning.trainer().world_size, data_facts(self.data)
+        facts["contents"] = self.cache.contents
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         if not self.overwrite:
             refuse_other_facts(self.folder.path, self.facts)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from snp.core.deciding import trainer_facts
 from snp.run.facts import run_facts
@@ -88,6 +90,16 @@ def test_more_processes_make_the_same_plan_and_another_training(folder: Path) ->
         refuse_other_facts(folder, {"processes": 1})
 
 
+def test_other_data_under_the_same_path(folder: Path) -> None:
+    """They are told by their contents, where an earlier version of the code noted them."""
+    data = {"name": "pictures", "contents": "a"}
+    refuse_other_facts(folder, {"data": data})
+    (folder / "run.json").write_text(json.dumps({**run_facts(CONFIG, ["run.py"]), "data": data}))
+    refuse_other_facts(folder, {"data": data})
+    with pytest.raises(ValueError, match=r"results of other data \(pictures: names, sizes or contents of its files"):
+        refuse_other_facts(folder, {"data": data | {"contents": "b"}})
+
+
 def test_what_a_stage_depends_on() -> None:
     """Limits of a part count where that part is looked at, the number of processes where they train from the plan."""
     options = {
@@ -123,3 +135,26 @@ def test_a_finished_run_and_other_limits(tmp_path: Path) -> None:
     assert "is used" not in ended.stdout, ended.stdout
     assert run_here(*others, folder=tmp_path / "fresh", tiny=False).status == 0
     assert numbers(tmp_path) == numbers(tmp_path / "fresh") != before
+
+
+@pytest.mark.rehearsal
+def test_a_finished_run_and_other_images(tmp_path: Path) -> None:
+    """Two classes that changed places are refused in the folder, and nothing of them is taken from a shared cache."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = generator.integers(100 * label, 100 * label + 100, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    options = ("experiment=debug", "prune.trials=false", "data=image_folder", f"data.root={tmp_path / 'pictures'}")
+    options += (f"cache_dir={tmp_path / 'cache'}", "data.num_workers=0", "finetune.epochs=0")
+    assert run_here(*options, folder=tmp_path, tiny=False).status == 0
+    assert "is used" in run_here(*options, folder=tmp_path, tiny=False).stdout
+    for old, new in (("cat", "other"), ("dog", "cat"), ("other", "dog")):
+        (tmp_path / "pictures" / old).rename(tmp_path / "pictures" / new)
+    refused = run_here(*options, folder=tmp_path, tiny=False)
+    assert refused.status == 2
+    assert "holds results of other data (image_folder: names, sizes or contents" in refused.stderr
+    fresh = run_here(*options, folder=tmp_path / "fresh", tiny=False)
+    assert fresh.status == 0, fresh.stderr
+    assert "an earlier run are used" not in fresh.stdout
