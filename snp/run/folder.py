@@ -19,13 +19,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.problem import Selection
+from snp.run.results import RESULTS
 
 __all__ = ["RunFolder", "folder_at", "is_first_process", "locked", "log", "tell"]
-
-# What is made from a plan, and does not fit another one.
-_TABLES = ("variance.csv", "damage.csv", "layers.csv")
-_PAGES = ("report.md", "report.html", "model_card.md", "figures/*")
-_RESULTS = ("pruned.safetensors", "tuned.safetensors", "finetuned.safetensors", *_TABLES, *_PAGES)
 
 
 def is_first_process() -> bool:
@@ -115,7 +111,7 @@ class RunFolder:
     @rank_zero_only
     def begin_results(self) -> None:
         """Remove what an earlier run in this folder made from its plan; until here a mistake leaves it as it was."""
-        for pattern in _RESULTS:
+        for pattern in RESULTS:
             self.remove(pattern)
         self._keeps_earlier = False
 

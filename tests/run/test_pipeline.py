@@ -25,6 +25,7 @@ from snp.run.folder import RunFolder, folder_at
 from snp.run.pipeline import run as run_pipeline
 from snp.run.processes import copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed
+from snp.run.results import begin_stage, drop
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import subject_of
@@ -141,6 +142,36 @@ def test_an_earlier_run_stays_until_there_is_a_plan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"dense/macs": 2, "pruned/macs": 3}
     assert not (tmp_path / "finetuned.safetensors").exists()
     assert (tmp_path / "dense.safetensors").exists()
+
+
+def write_names(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+MADE = ("report.html", "model_card.md", "figures/cuts.png", "export/model.onnx", "export/model.int8.onnx")
+OTHERS = ("plan.json", "pruned.safetensors", "moments-1.safetensors", "export/notes.txt")
+
+
+def test_results_go_with_their_network(tmp_path: Path) -> None:
+    """Pages and exports of weights that a new stage replaces, or nobody asks for any more, and no other file."""
+    write_names(tmp_path, *MADE, *OTHERS)
+    drop(tmp_path, "tuned", "finetuned")
+    assert left_in(tmp_path) == {*MADE, *OTHERS}
+    begin_stage(tmp_path, "finetuned")  # the export is that of the pruned network, and the page says there is no other
+    assert left_in(tmp_path) == {*OTHERS, *MADE[3:]}
+    for remove in (drop, begin_stage):
+        write_names(tmp_path, *MADE, "finetuned.safetensors")
+        remove(tmp_path, "finetuned")
+        assert left_in(tmp_path) == {*OTHERS}
+    write_names(tmp_path, *MADE)
+    RunFolder(tmp_path).begin_results()
+    assert left_in(tmp_path) == {*OTHERS} - {"pruned.safetensors"}
 
 
 def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     """A run that is told to stop when it says these words."""
     told = run_folder.tell
 
@@ -69,7 +69,7 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "tell", tell)
-        ended = run_here(*LOGGED, folder=folder)
+        ended = run_here(*LOGGED, *options, folder=folder)
     assert ended.status == 143, ended
     assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
 
@@ -97,9 +97,14 @@ def test_a_run_that_is_stopped_four_times(whole: Path, tmp_path: Path, monkeypat
     again = run_here(*LOGGED, folder=tmp_path)
     assert "training:" not in again.stdout
     assert left_by(tmp_path / "run") == left_by(whole)
-    other = run_here(*LOGGED, "finetune.keep=best", "overwrite=true", folder=tmp_path)
+    (tmp_path / "run" / "export").mkdir()
+    (tmp_path / "run" / "export" / "model.onnx").touch()
+    stopped_at("finetune: epoch 2", tmp_path, monkeypatch, "finetune.keep=best", "overwrite=true")
+    for name in ("finetuned.safetensors", "report.html", "model_card.md", "export/model.onnx"):  # of other settings
+        assert not (tmp_path / "run" / name).exists(), name
+    other = run_here(*LOGGED, "finetune.keep=best", folder=tmp_path)
     assert '"keep": "best"' in (tmp_path / "run" / "run.json").read_text()
-    assert "finetune training: 2 epochs\n" in other.stdout
+    assert "finetune training: 2 epochs, going on from" in other.stdout
     assert left_by(tmp_path / "run")["pruned.safetensors"] == (whole / "pruned.safetensors").read_bytes()
     damage(tmp_path / "run" / "pruned.safetensors")
     assert "groups with" in run_here(*LOGGED, "overwrite=true", folder=tmp_path).stdout
