@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.problem import Selection
+from snp.run.refusals import BUSY
 from snp.run.results import RESULTS
 
 __all__ = ["RunFolder", "folder_at", "is_first_process", "locked", "log", "tell"]
@@ -55,7 +56,7 @@ def locked(path: Path) -> Iterator[None]:
         with FileLock(path / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise ValueError(f"run_dir={path}: another run is writing there; wait for its end or choose another") from error
+        raise ValueError(f"run_dir={path}: {BUSY}") from error
 
 
 def folder_at(path: str | Path, argument: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:  # help and refusals of words come before torch is imported, w
     from snp.run.training.recipe import TrainingRecipe
 
 __all__ = [
+    "BUSY",
     "PRECISIONS",
     "refuse_best",
+    "refuse_busy",
     "refuse_few",
     "refuse_precision",
     "refuse_processes",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+BUSY = "another run is writing there; wait for its end or choose another"
 _LARGEST_SEED = 2**32 - 1  # of numpy
 
 
@@ -48,6 +51,29 @@ def refuse_unwritable(words: Sequence[str], default: str, *, is_multirun: bool) 
         raise NotADirectoryError(f"{option}={folder}: {there} is a file; {remedy}")
     if not os.access(there, os.W_OK | os.X_OK) or not _takes_folders(there):
         raise PermissionError(f"{option}={folder}: nothing may be written into {there.absolute()}; {remedy}")
+
+
+def refuse_busy(words: Sequence[str], is_first: Callable[[], bool]) -> None:
+    """Nobody writes into the folder that a single run is given, before Hydra writes its options there.
+
+    Args:
+        words: of the command line.
+        is_first: asked where somebody does; other processes of a run belong to that one.
+
+    Raises:
+        ValueError: another run does.
+    """
+    given = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
+    if not given or not (given[-1] / ".lock").is_file():
+        return
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(given[-1] / ".lock", timeout=0):
+            return
+    except Timeout as error:
+        if is_first():
+            raise ValueError(f"run_dir={given[-1]}: {BUSY}") from error
 
 
 def _takes_folders(folder: Path) -> bool:

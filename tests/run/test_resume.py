@@ -121,9 +121,10 @@ def damage(path: Path) -> None:
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    """The second is refused by one sentence, and only as long as the first one lives."""
+    """The second is refused by one sentence, changes no note of the first one's options, and only while that lives."""
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     lock = f"lock = FileLock({str(folder / '.lock')!r}); lock.acquire()"
     code = f"from filelock import FileLock; import time; {lock}; print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -134,6 +135,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     holder.communicate()
     assert ended.status == 2
     assert re.search(r"error: run_dir=\S+: another run is writing there", ended.stderr)
+    assert (folder / ".hydra" / "overrides.yaml").read_text() == "- seed=1\n"
     assert run_here("prune.dry_run=true", folder=tmp_path).status == 0
 
 
