@@ -26,6 +26,7 @@ from snp.run.pipeline import run as run_pipeline
 from snp.run.processes import copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed
 from snp.run.results import begin_stage, drop
+from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import subject_of
@@ -172,6 +173,13 @@ def test_results_go_with_their_network(tmp_path: Path) -> None:
     write_names(tmp_path, *MADE)
     RunFolder(tmp_path).begin_results()
     assert left_in(tmp_path) == {*OTHERS} - {"pruned.safetensors"}
+
+
+def test_moments_of_a_killed_run_go(tmp_path: Path) -> None:
+    """The folder of those measured block by block, and nothing else that is called moments."""
+    write_names(tmp_path, "moments-ab3d_xyz/0.bin", "moments-mine/0.bin", "moments-0123456789abcdef.safetensors")
+    StreamedMoments(tmp_path)
+    assert left_in(tmp_path) == {"moments-mine/0.bin", "moments-0123456789abcdef.safetensors"}
 
 
 def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
