@@ -57,9 +57,10 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in _SECTIONS:
         options = config.get(section)
         if isinstance(options, Mapping):
-            idle = _IDLE.get(section, set())
+            idle: set[str] = _IDLE.get(section, set())
             given = of_trainer(options) if section == "trainer" else options
-            found |= _flat({name: value for name, value in given.items() if name not in idle}, section)
+            flat = _flat(given, section)  # a data set of another package has its own arguments inside
+            found |= {name: value for name, value in flat.items() if idle.isdisjoint(name.split(".")[1:])}
         elif section in config:
             found[section] = options
     return found

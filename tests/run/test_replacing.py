@@ -15,7 +15,7 @@ from tests.command_line import run_here
 
 CONFIG: dict[str, Any] = {
     "model": {"family": "timm", "hub_token": "abc"},
-    "data": {"root": "photos", "num_workers": 4},
+    "data": {"root": "photos", "num_workers": 4, "arguments": {"num_workers": 4, "size": 8}},
     "prune": {"largest_token": 4.0},
     "trainer": {"_target_": "x", "accelerator": "cpu", "devices": 1, "precision": "32-true", "limit_val_batches": None},
 }
@@ -39,6 +39,9 @@ def test_the_same_settings_go_on(folder: Path) -> None:
     """Also with another number of loading processes, and with a secret, which no file holds to be compared."""
     refuse_replacing(folder, CONFIG)
     refuse_replacing(folder, changed("data.num_workers", 0))
+    refuse_replacing(folder, changed("data.arguments", {"num_workers": 0, "size": 8}))
+    with pytest.raises(ValueError, match=r"data.arguments.size was 8 and is 16"):
+        refuse_replacing(folder, changed("data.arguments", {"num_workers": 0, "size": 16}))
     assert "abc" not in (folder / "run.json").read_text()
     refuse_replacing(folder, changed("model.hub_token", "xyz"))
 
