@@ -6,7 +6,7 @@ from typing import Any, SupportsFloat, cast
 
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-__all__ = ["class_of", "doubtful"]
+__all__ = ["class_of", "doubtful", "known_labels"]
 
 
 def class_of(label: object) -> int | None:
@@ -25,19 +25,19 @@ def doubtful(samples: Any, num_classes: int) -> list[int]:
         samples: a map-style data set of (input, label).
         num_classes: labels are 0 to num_classes - 1.
     """
-    numbers = map(class_of, _known(samples))
+    numbers = map(class_of, known_labels(samples))
     wrong = (index for index, number in enumerate(numbers) if number is None or not 0 <= number < num_classes)
     return [index for index in [next(wrong, len(samples))] if index < len(samples)]
 
 
-def _known(samples: Any) -> list[Any]:
+def known_labels(samples: Any) -> list[Any]:
     """The label of every sample; an empty list where only reading shows them."""
     found: list[Any] = []
     if isinstance(samples, Subset):
-        inner = _known(samples.dataset)
+        inner = known_labels(samples.dataset)
         found = [inner[index] for index in samples.indices] if inner else []
     elif isinstance(samples, ConcatDataset):
-        found = [label for part in samples.datasets for label in _known(part)]
+        found = [label for part in samples.datasets for label in known_labels(part)]
     elif isinstance(samples, TensorDataset):
         found = samples.tensors[-1].tolist() if len(samples.tensors) == 2 else []
     elif isinstance(samples, list | tuple):

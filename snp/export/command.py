@@ -18,6 +18,7 @@ from snp.export.scores import accuracies, is_noisy, scores, table, times
 from snp.export.text import Logits, perplexities
 from snp.graph.batches import Batch
 from snp.run.folder import folder_at
+from snp.run.results import EXPORT_FOLDER, forget_exports
 
 __all__ = ["write"]
 
@@ -49,7 +50,9 @@ def write(options: Namespace) -> None:
     usual = _WINDOWS if reads_text else _IMAGES
     most = usual if options.test_samples is None else options.test_samples
     misfit = _misfit(options, data, example, most)
-    out = folder_at(options.out or folder.path / "export", "--out")
+    out = folder_at(options.out or folder.path / EXPORT_FOLDER, "--out")
+    if "model.int8.onnx" in forget_exports(out) and not options.int8:
+        print(f"{out / 'model.int8.onnx'}: removed; it was of an earlier export, and --int8 makes it anew")
     export_program(model, example, out / "model.pt2")
     print(f"{out / 'model.pt2'}: torch.export program of the {weights} network")
     difference = export_onnx(model, example, out / "model.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from snp.report.choice import better_stage, choice_of
 from snp.report.document import Code, Table, Text
 from snp.report.outcome import target_words
 from snp.report.record import Record
-from snp.report.stages import format_count, format_seconds, format_share, number
+from snp.report.stages import counted, format_count, format_seconds, format_share, number
 
 __all__ = ["asked", "next_steps", "resources", "settings_table", "too_many_asked"]
 
@@ -70,8 +71,8 @@ def _tilt(tilt: float | None) -> str | None:
 def _data(data: Mapping[str, Any]) -> str | None:
     if not data.get("name"):
         return None
-    kind = "windows" if data.get("holds") == "text" else "images"
-    counts = [f"{data[part]:,} {part} {kind}" for part in ("train", "val", "test") if data.get(part) is not None]
+    kind = "window" if data.get("holds") == "text" else "image"
+    counts = [counted(data[part], f"{part} {kind}") for part in ("train", "val", "test") if data.get(part) is not None]
     context = f"; {data['context']} tokens each" if data.get("context") else ""
     return f"{data['name']}: {', '.join(counts)}{context}" if counts else str(data["name"])
 
@@ -107,7 +108,7 @@ def _tuning(record: Record) -> str | None:
     if epochs is None or tuned is None or held is None:
         return None
     before, after = (number(record.metrics, f"tune/distance_{name}") for name in ("before", "after"))
-    words = f"{_epochs(epochs)} over {tuned:,.0f} calibration samples, {_steps(record)}"
+    words = f"{counted(epochs, 'epoch')} over {counted(tuned, 'calibration sample')}, {_steps(record)}"
     words += f"; {held:,.0f} held back chose epoch {kept:.0f}"
     return words + ("" if before is None or after is None else f" (distance to dense {before:.3g} to {after:.3g})")
 
@@ -119,17 +120,13 @@ def _steps(record: Record) -> str:
     return f"{record.metrics.get('tune/optimizer', 'sgd')} at {rate:g}"  # runs that do not say it had no other
 
 
-def _epochs(count: float) -> str:
-    return f"{count:.0f} epoch{'' if count == 1 else 's'}"
-
-
 def _recipe(recipe: Mapping[str, Any]) -> str | None:
     epochs = recipe.get("epochs")
     if epochs is None:
         return None
     if epochs == 0:
         return "none"
-    words = [_epochs(epochs), f"{recipe.get('optimizer')} at {recipe.get('learning_rate'):g}"]
+    words = [counted(epochs, "epoch"), f"{recipe.get('optimizer')} at {recipe.get('learning_rate'):g}"]
     words += [f"{recipe.get('schedule')} schedule", f"weight decay {recipe.get('weight_decay'):g}"]
     if recipe.get("label_smoothing"):
         words.append(f"label smoothing {recipe['label_smoothing']:g}")
@@ -182,9 +179,11 @@ def next_steps(record: Record) -> tuple[Text | Code, ...]:
     load = "import snp\n\n" + f'small = snp.load("{folder}"{weights})  # a plain nn.Module, in evaluation mode'
     if record.plan.get("recipe") is None:
         load = load.replace('")', '", model=dense)')
-    lines = [f"snp export {folder} --int8        # ONNX, torch.export, int8"]
+    typed = shlex.quote(str(folder))
+    files = "        # ONNX, torch.export" if record.reads_text else " --int8        # ONNX, torch.export, int8"
+    lines = [f"snp export {typed}{files}"]
     lines += [str(record.facts["command"]) + "        # the same run again"] if record.facts.get("command") else []
-    lines += [f"snp compare {folder} OTHER_RUN --out compare.html"]
+    lines += [f"snp compare {typed} OTHER_RUN --out compare.html"]
     return Text("Load the network in Python:"), Code(load), Text("Export, repeat and compare:"), Code("\n".join(lines))
 
 

@@ -14,7 +14,7 @@ from snp.report.html import to_html
 from snp.report.page import write_page
 from snp.report.runs import Runs, read_runs
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER, SMALL
+from snp.report.stages import LOWER_IS_BETTER, SMALL, counted
 
 __all__ = ["subjects", "write_comparison"]
 
@@ -69,7 +69,7 @@ def _page(runs: Runs, title: str, first: Sequence[Section]) -> Page:
         ),
         _two_plans(runs),
     )
-    return Page(title or f"{len(runs.records)} runs compared", sections)
+    return Page(title or f"{counted(len(runs.records), 'run')} compared", sections)
 
 
 def _two_plans(runs: Runs) -> Section:
@@ -89,9 +89,10 @@ def subjects(runs: Runs) -> list[str]:
 def _lead(runs: Runs) -> Text:
     seeds = sorted({str(record.settings.get("seed")) for record in runs.records})
     return Text(
-        f"{len(runs.records)} runs of {', '.join(subjects(runs))}; {_count(len(runs.lines), 'setting')}, seeds "
-        f"{', '.join(seeds)}. Means stand with the smallest and the largest of their runs. Time is a pass of the "
-        f"pruned network over one of the dense network, measured in turns in the same run{_noise(runs)}."
+        f"{counted(len(runs.records), 'run')} of {', '.join(subjects(runs))}; {counted(len(runs.lines), 'setting')}, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. Means stand with the smallest and the largest of their "
+        "runs. Time is a pass of the pruned network over one of the dense network, measured in turns in the same "
+        f"run{_noise(runs)}."
     )
 
 
@@ -119,13 +120,9 @@ def _curves(runs: Runs, network: str, whose: str) -> tuple[Figure | None, ...]:
     )
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
 def _noise(runs: Runs) -> str:
     noisy = sum(is_noisy(record.metrics) for record in runs.records)
-    return f"; that of {_count(noisy, 'run')} is left out, because the clock was noisy" if noisy else ""
+    return f"; that of {counted(noisy, 'run')} is left out, because the clock was noisy" if noisy else ""
 
 
 def _front_title(runs: Runs) -> str:

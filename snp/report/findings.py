@@ -12,7 +12,7 @@ from snp.report.choice import better_stage
 from snp.report.intervals import wilson
 from snp.report.record import Record
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER, format_share, number, score_of
+from snp.report.stages import LOWER_IS_BETTER, counted, format_share, number, score_of
 
 __all__ = ["findings"]
 
@@ -140,7 +140,7 @@ def _few_samples(record: Record) -> Iterator[str]:
     samples, fitted = (number(record.metrics, name) for name in ("calibration/samples", "prune/fitted_samples"))
     if samples is not None and samples < FEW_SAMPLES:
         yield (
-            f"Only {samples:.0f} calibration samples: what was cut and fitted on them may not hold for others. "
+            f"Only {counted(samples, 'calibration sample')}: what was cut and fitted on them may not hold for others. "
             + ("The training part has no more." if too_many_asked(record) else "Raise `calibration.samples`.")
         )
     # Each process fits on its own share; what tuning is judged by is not fitted on.
@@ -172,8 +172,8 @@ def _few_tests(record: Record) -> Iterator[str]:
     low, high = wilson(after, int(tested))
     if (high - low) / 2 > max(LOST_POINTS, abs(dense - after)):
         yield (
-            f"Only {tested:.0f} test samples: the accuracy is known to ±{(high - low) / 2:.1f} points, which is more "
-            f"than the difference of {after - dense:+.1f} points. Rank nothing by it."
+            f"Only {counted(tested, 'test sample')}: the accuracy is known to ±{(high - low) / 2:.1f} points, which is "
+            f"more than the difference of {after - dense:+.1f} points. Rank nothing by it."
         )
 
 

@@ -11,6 +11,7 @@ from snp.report.stages import (
     SCORE_WORDS,
     Stage,
     comparison_rows,
+    counted,
     format_count,
     format_measure,
     format_share,
@@ -142,7 +143,7 @@ def _interval_row(record: Record, stages: list[Stage]) -> list[list[str]]:
         return []
     ends = [None if s.acc1_percent is None else wilson(s.acc1_percent, int(tested)) for s in stages]
     cells = ["-" if end is None else f"{end[0]:.1f} to {end[1]:.1f}" for end in ends]
-    return [[f"95 % interval ({tested:.0f} samples)", *cells]]
+    return [[f"95 % interval ({counted(tested, 'sample')})", *cells]]
 
 
 def figure(path: str | None, panel: str | None) -> Figure | None:

@@ -91,6 +91,12 @@ class Record:
         """How the run calls its data."""
         return (self.facts.get("data") or {}).get("name")
 
+    @property
+    def reads_text(self) -> bool:
+        """Is its network one of language?"""
+        families = (self.plan.get("recipe") or {}).get("family"), (self.facts.get("data") or {}).get("holds")
+        return families[0] == "huggingface" or families[1] == "text"
+
     @cached_property
     def variance(self) -> dict[str, Curve]:
         """Group -> share of variance held by the first k units, k = 1..U; empty where nothing was ordered by it."""

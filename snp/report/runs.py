@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from snp.report.cells import Cell
 from snp.report.folders import folders_once
 from snp.report.record import FOUND, Record, read_record
+from snp.report.settings import varying_settings
 from snp.report.stages import read_stages, score_of
 
 __all__ = ["COSTS", "Runs", "read_runs"]
@@ -22,7 +22,6 @@ COSTS = {"macs": "MACs left (%)", "params": "parameters left (%)", "latency": "t
 # Named by the line's own words, by the point on it, or not chosen by anyone.
 _NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "dry_run"} | FOUND
 _LONG = 26  # of a name beside a figure, letters
-_PARTS_OF_CONFIG = ("dense", "finetune", "calibration")
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,7 @@ class Runs:
     @cached_property
     def varying(self) -> dict[str, list[str]]:
         """Setting -> its value in every run, for settings in which runs differ; "-" where a run has none."""
-        known = [_settings(record) for record in self.records]
-        names = list(dict.fromkeys(name for settings in known for name in settings))
-        values = {name: [_text(settings.get(name)) for settings in known] for name in names}
-        return {name: found for name, found in values.items() if len(set(found)) > 1}
+        return varying_settings(self.records)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -172,26 +168,3 @@ def _how_far(records: Iterable[Record]) -> str:
 
 def _target(record: Record) -> str:
     return "no target" if record.target is None else "{} {:g}".format(*record.target)
-
-
-def _settings(record: Record) -> dict[str, Any]:
-    """Settings of the prune, and those of the stages around it, by dotted name; also model and data."""
-    config: Mapping[str, Any] = record.facts.get("config") or {}
-    found = dict(record.settings) | {"model": record.model, "data": record.data}
-    for part in _PARTS_OF_CONFIG:
-        options = config.get(part)
-        if isinstance(options, Mapping):
-            found |= {f"{part}.{name}": value for name, value in options.items() if not name.startswith("_")}
-    return found
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key} {entry:g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
-        )
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value)

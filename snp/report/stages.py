@@ -163,6 +163,11 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def counted(number: float, words: str) -> str:
+    """Write a number of things, as 1 seed or 1,024 calibration samples."""
+    return f"{number:,.0f} {words}{'' if number == 1 else 's'}"
+
+
 def format_tick(value: float) -> str:
     """Write a number beside an axis: milliseconds may lie between whole ones."""
     return f"{value:g}" if abs(value) < 1e3 else format_count(value)

@@ -17,7 +17,7 @@ from snp.report.document import Figure as Drawn
 from snp.report.document import Section, Text
 from snp.report.intervals import mean_and_spread
 from snp.report.runs import Runs, read_runs
-from snp.report.stages import STAGE_WORDS, STAGES
+from snp.report.stages import STAGE_WORDS, STAGES, counted
 from snp.report.tradeoff import AXES
 
 __all__ = ["write_summary"]
@@ -104,7 +104,7 @@ def _sentences(answer: Answer) -> list[str]:
     stage, found = list(answer.stages)[-1], []
     for lead in leads(answer, stage):
         place = answer.along if lead.place == EVERYWHERE else f"{answer.along}={lead.place}"
-        seeds = f"ahead in {lead.ahead} of {lead.seeds} seeds{'' if lead.is_decided else ' (not decided)'}"
+        seeds = f"ahead in {lead.ahead} of {counted(lead.seeds, 'seed')}{'' if lead.is_decided else ' (not decided)'}"
         best, other = (briefly(line, 100) for line in (lead.best, lead.other))
         found.append(f"{stage}, {place}: best {best}, {lead.lead:.2f} before {other}, {seeds}")
     return found
@@ -140,7 +140,7 @@ def _title(answer: Answer) -> str:
     found = [scores for points in answer.stages.values() for values in points.values() for scores in values.values()]
     seeds = {seed for scores in found for seed in scores}
     if answer.along == "seed":
-        return f"{len(seeds)} seeds"
+        return counted(len(seeds), "seed")
     return f"Mean of {len(seeds)} seeds, bars from the smallest to the largest" if len(seeds) > 1 else "One seed"
 
 

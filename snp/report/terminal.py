@@ -11,7 +11,7 @@ from rich.table import Table
 
 from snp.report.record import read_json
 from snp.report.speed import is_noisy
-from snp.report.stages import comparison_rows, format_seconds, format_share, number, read_stages
+from snp.report.stages import comparison_rows, counted, format_seconds, format_share, number, read_stages
 
 
 def print_summary(metrics: Mapping[str, Any], run_dir: str | Path, file: TextIO | None = None) -> None:
@@ -59,7 +59,7 @@ def _details(metrics: Mapping[str, Any]) -> list[str]:
         for name, seconds in metrics.items()
         if name.startswith("time/") and isinstance(seconds, int | float)
     ]
-    words = {"calibration/samples": "{:,.0f} calibration samples", "prune/threshold": "level {:.4g}"}
-    known = {name: value for name in words if isinstance(value := metrics.get(name), int | float)}
-    facts = [words[name].format(value) for name, value in known.items()]
+    samples, level = (metrics.get(name) for name in ("calibration/samples", "prune/threshold"))
+    facts = [counted(samples, "calibration sample")] if isinstance(samples, int | float) else []
+    facts += [f"level {level:.4g}"] if isinstance(level, int | float) else []
     return [f"{title}: {', '.join(parts)}" for title, parts in (("Time", times), ("Cut", facts)) if parts]

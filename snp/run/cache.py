@@ -6,7 +6,8 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
+from snp.core.deciding import Purpose, trainer_facts
 from snp.core.gram import Moments
+from snp.data.contents import contents_of
 from snp.data.loading import SampleData
 from snp.models.sources.weights import fingerprint, is_whole, read_metadata, read_weights, write_weights
 from snp.plan.latency_table import LatencyTable
@@ -44,7 +47,7 @@ class Cache:
         data_settings: plain values that say which samples these are.
         seed: of the run.
         precision: of the trainer; activations are not the same in another.
-        training: options of the trainer by which dense weights are others.
+        trainer: its options, and how many ``processes`` it has.
     """
 
     folder: Path
@@ -52,7 +55,7 @@ class Cache:
     data_settings: Mapping[str, Any]
     seed: int
     precision: str
-    training: tuple[object, ...] = ()
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
@@ -67,7 +70,7 @@ class Cache:
         """
         if recipe.epochs == 0:
             return None
-        mark = fingerprint(model, recipe, *self.facts(), *self.training)
+        mark = fingerprint(model, recipe, *self.facts(), *self.asked("weights"))
         path = self.folder / f"dense-{mark}.safetensors"
         if agreed(read_metadata(path).get("fingerprint") == mark and is_whole(path)):
             log(f"the dense weights of an earlier run are used: {path}")
@@ -97,7 +100,7 @@ class Cache:
             The moments, and the facts with ``reused`` and the name of the ``entry`` beside them; facts read from disk
             are strings.
         """
-        facts = *self.facts(), *self.left_out(settings.samples)
+        facts = *self.facts(), *self.left_out(settings.samples), *self.asked("moments")
         mark = fingerprint(subject.model, settings, repr(subject.readers), mirrored, *facts)
         path = self.folder / f"moments-{mark}.safetensors"
         found = read_moments(path, mark)
@@ -155,10 +158,19 @@ class Cache:
         """How many of the calibration samples repeat others; nothing where none does."""
         return tuple(filter(None, (self.data.num_repeats(num_samples, self.seed),)))
 
+    def asked(self, purpose: Purpose) -> tuple[object, ...]:
+        """Options of the trainer that a purpose depends on; nothing where it works in the usual way."""
+        return trainer_facts(self.trainer, purpose)
+
+    @cached_property
+    def contents(self) -> str:
+        """Hash of the samples; other ones may have come to lie under the same path."""
+        return contents_of(self.data)
+
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
-        return type(self.data).__name__, settings, self.data.format, self.seed, self.precision
+        return type(self.data).__name__, settings, self.contents, self.data.format, self.seed, self.precision
 
 
 def _read(path: Path, mark: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from snp.run.errors import command_line, guarded
 from snp.run.help import help_text, inspect_text
 from snp.run.options import asked_name, configuration, objective, opened, question, refuse_unknown
-from snp.run.refusals import refuse_unwritable
+from snp.run.refusals import refuse_busy, refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 from snp.run.sweep import Sweep
 
@@ -41,6 +41,8 @@ def run(words: Sequence[str] | None = None, program: str = "python run.py") -> N
     given = list(map(opened, given))
     is_sweep = any(word in _SWEEP for word in given)
     guarded(refuse_unwritable)(given, "multirun" if is_sweep else "outputs", is_multirun=is_sweep)
+    if not is_sweep:
+        guarded(refuse_busy)(given, _is_first)
     # Hydra takes this flag before or behind all options, not among them.
     given.sort(key=lambda word: word not in _SWEEP)
     # Lightning starts further processes by the words of this one; Hydra reads others.

@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -19,13 +18,11 @@ import torch
 
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.run.hidden import without_secrets
 
-__all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts", "without_secrets"]
+__all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts"]
 
 _LIBRARIES = ("snp", "torch", "torchvision", "timm", "transformers", "pytorch-lightning", "hydra-core", "wandb")
-_SECRET_WORDS = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials"}
-_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
-HIDDEN = "(hidden)"
 
 
 def run_facts(config: Mapping[str, Any], words: Sequence[str] | None = None) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def command(words: Sequence[str]) -> str:
     shown = []
     for word in words:
         name, sign, value = word.partition("=")
-        shown.append(f"{name}={HIDDEN}" if sign and value and _is_secret(name) else _LOGIN.sub("", word))
+        shown.append(f"{name}{sign}{without_secrets(value, name)}" if sign else without_secrets(word))
     program = Path(shown[0]).name if shown else ""
     start = ["python", program] if program.endswith(".py") else [program]
     if program == "__main__.py":
@@ -111,21 +108,6 @@ def peak_memory_bytes() -> dict[str, int]:
     if torch.cuda.is_available():
         found["memory/peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     return found
-
-
-def without_secrets(value: Any, name: str = "") -> Any:
-    """The same plain value with keys, tokens, passwords and logins in addresses hidden."""
-    if isinstance(value, Mapping):
-        return {str(key): without_secrets(entry, str(key)) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(entry, name) for entry in value]
-    if value is not None and not isinstance(value, bool) and _is_secret(name):
-        return HIDDEN
-    return _LOGIN.sub("", value) if isinstance(value, str) else value
-
-
-def _is_secret(name: str) -> bool:
-    return not _SECRET_WORDS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
 def _versions() -> dict[str, str]:

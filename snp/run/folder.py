@@ -19,13 +19,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.problem import Selection
+from snp.run.refusals import BUSY
+from snp.run.results import RESULTS
 
 __all__ = ["RunFolder", "folder_at", "is_first_process", "locked", "log", "tell"]
-
-# What is made from a plan, and does not fit another one.
-_TABLES = ("variance.csv", "damage.csv", "layers.csv")
-_PAGES = ("report.md", "report.html", "model_card.md", "figures/*")
-_RESULTS = ("pruned.safetensors", "tuned.safetensors", "finetuned.safetensors", *_TABLES, *_PAGES)
 
 
 def is_first_process() -> bool:
@@ -59,7 +56,7 @@ def locked(path: Path) -> Iterator[None]:
         with FileLock(path / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise ValueError(f"run_dir={path}: another run is writing there; wait for its end or choose another") from error
+        raise ValueError(f"run_dir={path}: {BUSY}") from error
 
 
 def folder_at(path: str | Path, argument: str) -> Path:
@@ -115,7 +112,7 @@ class RunFolder:
     @rank_zero_only
     def begin_results(self) -> None:
         """Remove what an earlier run in this folder made from its plan; until here a mistake leaves it as it was."""
-        for pattern in _RESULTS:
+        for pattern in RESULTS:
             self.remove(pattern)
         self._keeps_earlier = False
 

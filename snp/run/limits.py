@@ -11,23 +11,9 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.run.training.recipe import TrainingRecipe
 
-__all__ = ["limits_of", "refuse_best", "refuse_without_samples", "training_options", "validates"]
+__all__ = ["refuse_best", "refuse_without_samples", "validates"]
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
-
-
-def limits_of(trainer: Trainer) -> tuple[tuple[str, Any], ...]:
-    """Limits that leave batches out, by name; empty where there are none."""
-    found = {f"limit_{part}_batches": getattr(trainer, f"limit_{part}_batches") for part in _PARTS}
-    # One batch is a whole number, all of them are the share 1.0.
-    return tuple((name, value) for name, value in found.items() if not isinstance(value, float) or value != 1.0)
-
-
-def training_options(trainer: Trainer) -> tuple[tuple[str, Any], ...]:
-    """Options beside the recipe that change what is trained, by name; empty where they are as usual."""
-    usual = {"accumulate_grad_batches": 1, "gradient_clip_val": None}
-    found = [(name, getattr(trainer, name)) for name, value in usual.items() if getattr(trainer, name) != value]
-    return (*(limit for limit in limits_of(trainer) if limit[0] == "limit_train_batches"), *found)
 
 
 def validates(trainer: Trainer, recipe: TrainingRecipe, num_samples: int) -> bool:

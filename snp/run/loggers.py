@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from snp.run.facts import without_secrets
+from snp.run.hidden import without_secrets
 from snp.run.training.history import TrainingTable
 
 MODES = ("auto", "online", "offline", "disabled")

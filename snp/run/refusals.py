@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 __all__ = [
+    "BUSY",
     "PRECISIONS",
+    "refuse_busy",
     "refuse_few",
     "refuse_precision",
     "refuse_processes",
-    "refuse_replacing",
     "refuse_seed",
     "refuse_strangers",
     "refuse_unwritable",
 ]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-_DECIDING = ("model", "data", "prune", "calibration", "dense", "finetune", "seed")  # what results depend on
+BUSY = "another run is writing there; wait for its end or choose another"
 _LARGEST_SEED = 2**32 - 1  # of numpy
 
 
@@ -49,6 +48,29 @@ def refuse_unwritable(words: Sequence[str], default: str, *, is_multirun: bool) 
         raise PermissionError(f"{option}={folder}: nothing may be written into {there.absolute()}; {remedy}")
 
 
+def refuse_busy(words: Sequence[str], is_first: Callable[[], bool]) -> None:
+    """Nobody writes into the folder that a single run is given, before Hydra writes its options there.
+
+    Args:
+        words: of the command line.
+        is_first: asked where somebody does; other processes of a run belong to that one.
+
+    Raises:
+        ValueError: another run does.
+    """
+    given = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
+    if not given or not (given[-1] / ".lock").is_file():
+        return
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(given[-1] / ".lock", timeout=0):
+            return
+    except Timeout as error:
+        if is_first():
+            raise ValueError(f"run_dir={given[-1]}: {BUSY}") from error
+
+
 def _takes_folders(folder: Path) -> bool:
     """Can one be made there?  Some file systems refuse what rights allow."""
     try:
@@ -56,47 +78,6 @@ def _takes_folders(folder: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:
-    """Results that are there were made by the same settings: nobody's weights go because a folder was named twice.
-
-    Args:
-        folder: of the run; beside a plan ``run.json`` says by which settings that was made.
-        config: of this run, as it is written there.
-
-    Raises:
-        ValueError: they were made by others.
-    """
-    if not (folder / "plan.json").exists():  # it ended before there were results
-        return
-    try:
-        earlier = json.loads((folder / "run.json").read_text())["config"]
-    except (OSError, ValueError, KeyError):
-        return
-    before, now = _flat(earlier), _flat(config)
-    # What only one of them knows is an option that another version of the code has.
-    changed = [
-        f"{name} was {before[name]!r} and is {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]
-    ]
-    if changed:
-        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        raise ValueError(
-            f"run_dir={folder} holds results of other settings ({shown}): give another folder with "
-            "hydra.run.dir=FOLDER, or overwrite=true, which replaces what these settings change"
-        )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of the settings that results depend on -> their values."""
-    if not isinstance(config, Mapping):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        full = f"{prefix}.{name}" if prefix else str(name)
-        if full.partition(".")[0] in _DECIDING and name != "num_workers":
-            found |= _flat(value, full)
-    return found
 
 
 def refuse_seed(seed: int) -> None:

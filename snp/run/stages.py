@@ -12,12 +12,11 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from snp.core.deciding import Purpose
 from snp.core.gram import Moments
 from snp.data.loading import SampleData
-from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.fit.calibration import objective_asked
-from snp.fit.preparation import refuse_few_samples
 from snp.measure.exact import plain_arithmetic
 from snp.measure.samples import FEW, Samples
 from snp.measure.streamed import refuse_streaming
@@ -27,11 +26,14 @@ from snp.models.sources.weights import fingerprint
 from snp.run import refusals
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
-from snp.run.facts import data_facts, run_facts, without_secrets
+from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
-from snp.run.folder import RunFolder, folder_at, is_first_process, log
-from snp.run.limits import refuse_without_samples, training_options
+from snp.run.folder import RunFolder, folder_at, log
+from snp.run.hidden import without_secrets
+from snp.run.limits import refuse_without_samples
+from snp.run.looked_at import look_at_samples
 from snp.run.processes import from_first
+from snp.run.replacing import refuse_other_facts, refuse_replacing
 from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -79,7 +81,7 @@ class Run:
         refusals.refuse_seed(self.seed)
         refusals.refuse_strangers(self.model.reads, self.data.holds)
         if not self.overwrite and not self.prune.dry_run:
-            refusals.refuse_replacing(Path(self.run_dir), without_secrets(self.config))
+            refuse_replacing(Path(self.run_dir), without_secrets(self.config))
         seed_everything(self.seed, workers=True, verbose=False)
         self.folder = RunFolder(self.run_dir)
         cache = folder_at(self.cache_dir, "cache_dir") if self.cache_dir else self.folder.path
@@ -88,9 +90,11 @@ class Run:
         self.streamed = StreamedMoments(self.folder.path)
         self.lightning = JobTrainer(self.data, self.trainer, self.loggers, self.folder)
         trainer = self.lightning.trainer()
-        refusals.refuse_precision(precision := str(trainer.precision))
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, training_options(trainer))
-        refusals.refuse_processes(trainer.world_size, self.calibration.samples, self.is_multirun)
+        precision, processes = str(trainer.precision), trainer.world_size
+        refusals.refuse_precision(precision)
+        asked = {**getattr(self.trainer, "keywords", {}), "processes": processes}
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, asked)
+        refusals.refuse_processes(processes, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune)
 
@@ -104,35 +108,24 @@ class Run:
         """The dense network with the weights that can be had, which may be none that fit the data."""
         prepared = self.prepared()
         processes, facts = self.lightning.trainer().world_size, data_facts(self.data)
+        facts["contents"] = self.cache.contents
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
-        self._look_at_samples()
+        if not self.overwrite:
+            refuse_other_facts(self.folder.path, self.facts)
+        asked = self.calibration.samples, self.seed, self.prune
+        facts["doubts"] = look_at_samples(self.data, *asked, processes)
+        refuse_without_samples(self.lightning.trainer(), self.data, facts, self.finetune)
         return prepared
-
-    def _look_at_samples(self) -> None:
-        """As many calibration samples as asked for?  What processes cannot share is refused before hours pass."""
-        self.data.look_at_ends()
-        self.facts["data"]["doubts"] = doubts_of(self.data) if is_first_process() else ()
-        for sentence in self.facts["data"]["doubts"]:
-            log(f"note: {sentence}")
-        asked, drawn = self.calibration.samples, self.data.num_drawn(self.calibration.samples)
-        refuse_without_samples(self.lightning.trainer(), self.data, self.facts["data"], self.finetune)
-        if drawn < asked:
-            log(f"calibration.samples={asked}: the training part has {drawn:,}; all of them are taken")
-        repeats = self.data.num_repeats(asked, self.seed)
-        refuse_few_samples(self.prune, drawn - repeats)
-        if repeats or drawn < asked:
-            refusals.refuse_few(self.lightning.trainer().world_size, drawn, repeats)
-        if repeats:
-            log(f"{repeats} of {drawn} calibration samples repeat another, or nearly: left out")
 
     def score_dense(self, prepared: Prepared) -> None:
         """Scores of the dense network, once it has weights that fit; everything after it depends on these weights."""
         prepared.model.eval()
-        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts(), *self.lightning.limits)
+        self._dense = fingerprint(prepared.model, self.model.name, *self.cache.facts())
         # Scores bring several processes together, and what follows expects them to be.
-        if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", self._dense):
+        mark = mark_of(self._dense, *self.cache.asked("dense"))
+        if self.lightning.trainer().world_size > 1 or not self.finished.found("dense", mark):
             self._measure_dense(prepared.model)
-            self.finished.note("dense", self._dense)
+            self.finished.note("dense", mark)
 
     def _measure_dense(self, model: nn.Module) -> None:
         """Its scores, from an earlier run where runs share a cache and one process decides."""
@@ -148,9 +141,9 @@ class Run:
         facts = trainer.accelerator.__class__.__name__, len(self.data.test_dataloader())
         self.folder.record(self.cache.scores(mark_of(self._dense, *facts), measure))
 
-    def mark(self, *facts: object) -> str:
-        """Hash of the dense network, the settings of the prune and calibration, and further facts."""
-        asked = (self.prune, self.calibration, *facts)
+    def mark(self, stage: Purpose, *facts: object) -> str:
+        """Hash of the dense network, the settings of prune, calibration and trainer, and further facts of a stage."""
+        asked = (self.prune, self.calibration, stage, *facts, *self.cache.asked(stage))
         return mark_of(self._dense, *asked, *self.cache.left_out(self.calibration.samples))
 
     def analyse(self, prepared: Prepared) -> Subject:

@@ -1,7 +1,9 @@
-"""Where do moments that are measured block by block lie, and until when?"""
+"""Where do moments that are measured block by block lie, and until when?  Also those of a run that was killed go."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +20,23 @@ from snp.surgery.subject import Subject
 
 __all__ = ["StreamedMoments"]
 
+_PREFIX = "moments-"
+
 
 class StreamedMoments:
     """Moments in a folder of their own inside a run's.
 
     Args:
-        folder: the run's.
+        folder: the run's, into which nobody else writes meanwhile.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._on_disk: TemporaryDirectory[str] | None = None
+        if is_first_process():
+            for path in folder.glob(f"{_PREFIX}*"):
+                if path.is_dir() and re.fullmatch(rf"{_PREFIX}[a-z0-9_]{{8}}", path.name):  # as Python calls them
+                    shutil.rmtree(path)
 
     def measured(
         self, subject: Subject, samples: Samples, settings: CalibrationSettings
@@ -42,7 +50,7 @@ class StreamedMoments:
         """
         folder = None
         if is_first_process():
-            self._on_disk = TemporaryDirectory(prefix="moments-", dir=self._folder)
+            self._on_disk = TemporaryDirectory(prefix=_PREFIX, dir=self._folder)
             folder = Path(self._on_disk.name)
         started, model = time.perf_counter(), subject.model
         inputs = [batch.beside(model) for batch in samples.batches]

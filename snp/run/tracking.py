@@ -17,7 +17,8 @@ from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
 from snp.report.record import FOUND, Record, read_record
 from snp.report.stages import SMALL, STAGES
-from snp.run.facts import without_secrets
+from snp.run.folder import log
+from snp.run.hidden import without_secrets
 
 __all__ = ["name_of", "tags_of", "track"]
 
@@ -32,7 +33,8 @@ def track(loggers: Sequence[Logger], folder: Path) -> None:
 
     The summary holds every number of `metrics.json`; `config` gets what was decided in place of `auto` and null, with
     data, machine and commit; `groups` is a table with a row per group; figures show under `figures/<name>`; plan,
-    weights and pages are an artifact of type `model` that names the dense weights it was made from.
+    weights and pages are an artifact of type `model` that names the dense weights it was made from. Where W&B cannot
+    take something, that is said, and the run ends as it would without it: all results lie in its folder.
 
     Args:
         loggers: what :func:`snp.run.loggers.build_loggers` returned.
@@ -40,7 +42,10 @@ def track(loggers: Sequence[Logger], folder: Path) -> None:
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            _track(logger.experiment, read_record(folder))
+            try:
+                _track(logger.experiment, read_record(folder))
+            except (OSError, wandb.Error) as error:
+                log(f"note: W&B did not take all of this run, whose results lie in its folder: {error}")
 
 
 def _track(run: Any, record: Record) -> None:

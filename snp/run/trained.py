@@ -18,6 +18,7 @@ from snp.plan.level import refuse_unreachable
 from snp.plan.plan import PruningPlan
 from snp.run.folder import log
 from snp.run.processes import agreed
+from snp.run.results import begin_stage, drop
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.cut_size import cut_size
 from snp.run.training.history import forget_curves
@@ -73,11 +74,12 @@ def network_left(job: Run, prepared: Prepared) -> nn.Module | None:
 def fine_tune(job: Run, small: nn.Module, dense: nn.Module) -> None:
     """Train the small network, by the dense one where it distils; ``finetune.epochs=0`` skips it."""
     if job.finetune.epochs == 0:
-        job.folder.remove("finetuned.safetensors")
+        drop(job.folder.path, "finetuned")
         forget_curves(job.loggers, "finetune")
         return
-    mark = job.mark("finetuned", job.finetune, fingerprint(small), *job.cache.training)
+    mark = job.mark("finetuned", job.finetune, fingerprint(small))
     if not agreed(job.finished.found("finetuned", mark)):
+        begin_stage(job.folder.path, "finetuned")
         tuned = copy_in_modes(small)
         seconds = job.lightning.fit(tuned, _recipe(job, dense), dense, job.seed, _checkpoints(job, "finetune", mark))
         job.folder.record({"time/finetune_s": seconds})

@@ -19,7 +19,7 @@ from snp.graph.batches import Batch
 from snp.plan.progress import Progress
 from snp.run.calibrate import CalibrationCallback, CalibrationSettings, ForwardPass
 from snp.run.folder import RunFolder, is_first_process, log
-from snp.run.limits import limits_of, refuse_best, validates
+from snp.run.limits import refuse_best, validates
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
 from snp.run.trainer_options import refuse_kinds, trainer_refusal
@@ -66,11 +66,6 @@ class JobTrainer:
     def device(self) -> torch.device:
         """Where this process's trainer works."""
         return self.trainer().strategy.root_device
-
-    @cached_property
-    def limits(self) -> tuple[tuple[str, Any], ...]:
-        """Which batches the trainer leaves out, empty where none: of other samples scores and weights are others."""
-        return limits_of(self.trainer())
 
     def trainer(self, **keywords: Any) -> Trainer:
         """A trainer that leaves no files of its own and logs nothing unless told to.

@@ -18,6 +18,7 @@ from snp.measure.outputs import objective_of
 from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.run.folder import log
 from snp.run.processes import agreed, copy_from_first, on_first
+from snp.run.results import begin_stage, drop
 from snp.run.stages import Run
 from snp.run.training.checkpoints import Checkpoints
 
@@ -40,12 +41,13 @@ def tuned_network(job: Run, small: nn.Module, dense: nn.Module) -> nn.Module:
     mark = job.mark("tuned", fingerprint(small))
     checkpoints = Checkpoints(job.folder.path / "checkpoints", "tune", mark)
     if not job.prune.is_tuned:
-        job.folder.remove(_FILE)
+        drop(job.folder.path, "tuned")
         checkpoints.forget()
         return small
     if agreed(job.finished.found("tuned", mark)):
         checkpoints.forget()
         return load(job.folder.path, dense, weights="tuned")
+    begin_stage(job.folder.path, "tuned", "finetuned")
     with plain_arithmetic():
         found = on_first(lambda: _tuned(job, small, dense, checkpoints))
     result = found.model if found else small

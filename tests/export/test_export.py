@@ -266,6 +266,9 @@ def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("dense", "int8", "top-1 %", "in turns"))
     assert printed.startswith("Weights: pruned; there are no other weights\n")
+    main([str(tmp_path), "--test-samples", "0"])
+    assert {path.name for path in (tmp_path / "export").iterdir()} == {"model.pt2", "model.onnx", "scores.json"}
+    assert "model.int8.onnx: removed; it was of an earlier export" in capsys.readouterr().out
 
 
 @pytest.mark.rehearsal

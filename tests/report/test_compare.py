@@ -69,6 +69,50 @@ def test_other_settings_make_other_lines(tmp_path: Path) -> None:
     assert lines[2:] == ["zca / variance, reconstruct=false", "random / uniform, reconstruct=false"]
 
 
+def asked_for(folder: Path, **settings: Any) -> Path:
+    """A run whose plan is always the same, of settings by dotted name."""
+    config: dict[str, Any] = {
+        "model": {"_target_": "x", "name": "net", "checkpoint": None}, "data": {"image_size": 32, "num_workers": 0},
+        "trainer": {"precision": "32-true", "devices": 1}, "run_dir": str(folder),
+    }  # fmt: skip
+    for name, value in settings.items():
+        section, _, option = name.partition("__")
+        config[section] = {**config[section], option: value}
+    path, _ = write_run(folder)
+    facts = {"config": config, "model": config["model"]["name"], "data": {"name": "pictures"}, "processes": 1}
+    (path / "run.json").write_text(json.dumps(facts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("data__image_size", 16, "data.image_size=16"),
+        ("model__checkpoint", "other.ckpt", "model.checkpoint=other.ckpt"),
+        ("trainer__precision", "bf16-mixed", "trainer.precision=bf16-mixed"),
+        ("trainer__limit_train_batches", 4, "trainer.limit_train_batches=4"),
+        ("data__num_workers", 4, ""),
+        ("trainer__devices", 2, ""),
+        ("trainer__enable_progress_bar", True, ""),
+    ],
+)
+def test_networks_data_and_precision_are_no_seeds(setting: str, value: object, said: str, tmp_path: Path) -> None:
+    """What decides a result makes a line of its own; folders, devices and what is shown do not."""
+    folders = [*(asked_for(tmp_path / name) for name in "ab"), asked_for(tmp_path / "c", **{setting: value})]
+    runs = read_runs(folders)
+    assert [line.partition(", ")[2] for line in runs.lines] == (["", said] if said else [""])
+    assert len(runs.cells[-1].records) == (1 if said else 3)
+
+
+def test_what_a_network_brings_along_is_told_by_its_name(tmp_path: Path) -> None:
+    """Another network with arguments of its own: one word, and a checkpoint where one of its runs has another."""
+    one, other = {"model__arguments": {"depth": 20}}, {"model__name": "large", "model__arguments": {"depth": 56}}
+    folders = [asked_for(tmp_path / name, **one) for name in "ab"] + [asked_for(tmp_path / "c", **other)]
+    assert read_runs(folders).lines[1].endswith(", model=large")
+    more = [*folders, asked_for(tmp_path / "d", **other, model__checkpoint="x.ckpt")]
+    assert read_runs(more).lines[2].endswith(", model=large, model.checkpoint=x.ckpt")
+
+
 def test_folders_of_runs(tmp_path: Path) -> None:
     """A sweep's folder stands for its runs, in the order of their numbers; names tell them apart."""
     for number in (0, 2, 10):

@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 
 from snp.plan.table import unreached_sentence
+from snp.report.asked import next_steps
 from snp.report.choice import better_stage, choice_of
 from snp.report.document import Cell, Code, Listing, Notes, Page, Section, Table, Text
 from snp.report.findings import findings
@@ -16,7 +17,8 @@ from snp.report.html import to_html
 from snp.report.intervals import standard_error
 from snp.report.markdown import to_markdown
 from snp.report.page import write_report
-from snp.report.record import Record
+from snp.report.record import Record, read_record
+from snp.report.stages import counted
 from tests.report.browser import overflow, screenshot
 from tests.report.test_report import METRICS, make_plan, write_run
 
@@ -226,6 +228,21 @@ def test_the_page_says_what_was_asked_and_done(tmp_path: Path) -> None:
     html = (folder / "report.html").read_text()
     for said in ("python run.py model=tiny", "0123456789ab+", "Some CPU, 8 cores", "layer0.conv1"):
         assert said in html
+
+
+@pytest.mark.parametrize(("holds", "options"), [("images", " --int8"), ("text", "")])
+def test_next_commands_can_be_typed(holds: str, options: str, tmp_path: Path) -> None:
+    """A folder with spaces is quoted, and int8 is offered where it can be had."""
+    write_run(tmp_path / "my run")
+    (tmp_path / "my run" / "run.json").write_text(json.dumps({"data": {"name": "x", "holds": holds}}))
+    commands = next_steps(read_record(tmp_path / "my run"))[-1].text.splitlines()
+    assert commands[0].partition("   ")[0] == f"snp export '{tmp_path / 'my run'}'{options}"
+    assert commands[-1] == f"snp compare '{tmp_path / 'my run'}' OTHER_RUN --out compare.html"
+
+
+def test_one_of_a_kind() -> None:
+    """One has no s, and no number is hard to read."""
+    assert [counted(number, "seed") for number in (0, 1, 2, 1024.0)] == ["0 seeds", "1 seed", "2 seeds", "1,024 seeds"]
 
 
 def test_html_asks_for_nothing_else_and_escapes_names(tmp_path: Path) -> None:

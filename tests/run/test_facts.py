@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 from snp.data.digits import Digits
-from snp.run.facts import command, commit, data_facts, machine, peak_memory_bytes, run_facts, without_secrets
+from snp.run.facts import command, commit, data_facts, machine, peak_memory_bytes, run_facts
+from snp.run.hidden import without_secrets
 from tests.command_line import Ended
 
 
@@ -13,11 +14,12 @@ def test_secrets_are_hidden() -> None:
     """Keys, tokens and passwords at any depth, and logins in addresses; words that only look like them stay."""
     config = {
         "api_key": "abc", "hub": {"HF_TOKEN": "abc", "url": "https://me:abc@host/x"}, "list": [{"password": "abc"}],
-        "data": {"tokenizer": "folder", "keyword": "x"}, "key": None, "token": False,
+        "data": {"tokenizer": "folder", "keyword": "x", "token_limit": "all"}, "key": None, "token": False,
+        "prune": {"largest_token": 4.0}, "sizes": {"key": [1, 2]},
     }  # fmt: skip
     shown = without_secrets(config)
     assert "abc" not in json.dumps(shown)
-    assert shown["data"] == {"tokenizer": "folder", "keyword": "x"}
+    assert (shown["data"], shown["prune"], shown["sizes"]) == (config["data"], config["prune"], config["sizes"])
     assert shown["hub"]["url"] == "https://host/x"
     assert (shown["key"], shown["token"]) == (None, False)
     words = ["run.py", "logger.api_key=abc", "data.root=https://me:abc@host/x", "model=opt", "note='a b'"]
@@ -25,6 +27,8 @@ def test_secrets_are_hidden() -> None:
         command(words)
         == "python run.py 'logger.api_key=(hidden)' data.root=https://host/x model=opt 'note='\"'\"'a b'\"'\"''"
     )
+    plain = ["prune.largest_token=4.0", "logger.api_key=null", "data.token_limit=all"]
+    assert command(["run.py", *plain]) == f"python run.py {' '.join(plain)}"
 
 
 def test_command_of_a_console_script() -> None:

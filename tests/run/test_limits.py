@@ -13,7 +13,7 @@ from torch import nn
 from snp.data.digits import Digits
 from snp.run.cache import Cache
 from snp.run.folder import RunFolder
-from snp.run.limits import limits_of, refuse_without_samples, training_options
+from snp.run.limits import refuse_without_samples
 from snp.run.optimised import refuse_missing_numbers
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
@@ -68,13 +68,6 @@ def test_scores_are_of_the_batches_asked_for(
         assert found["dense/val_acc1_percent"] == pytest.approx(share, abs=1e-4)
 
 
-def test_limits_are_what_leaves_batches_out() -> None:
-    """One batch is a limit, and all of them as a share are none."""
-    assert limits_of(trainer(limit_test_batches=1.0)) == ()
-    found = limits_of(trainer(limit_test_batches=1, limit_val_batches=0.5))
-    assert found == (("limit_val_batches", 0.5), ("limit_test_batches", 1))
-
-
 def test_weights_trained_by_other_options_of_the_trainer_are_others(tmp_path: Path) -> None:
     """A cache keeps them apart; how much is tested changes none."""
     entries = set()
@@ -84,7 +77,7 @@ def test_weights_trained_by_other_options_of_the_trainer_are_others(tmp_path: Pa
         {"gradient_clip_val": 0.5}, {"limit_test_batches": 2},
     ):  # fmt: skip
         torch.manual_seed(0)
-        cache = Cache(tmp_path, digits(), {}, 0, "32-true", training_options(trainer(**options)))
+        cache = Cache(tmp_path, digits(), {}, 0, "32-true", options)
         entries.add(cache.dense_weights(nn.Linear(2, 2), recipe, lambda mark: None))
     assert len(entries) == 5
 

@@ -110,6 +110,21 @@ def test_artifacts_hold_plan_and_weights(tmp_path: Path) -> None:
     assert metadata["pruned/acc1_percent"] == 80.0
 
 
+def test_artifacts_without_a_place_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where W&B cannot write copies of files, as in a home that belongs to others, it is said; numbers are there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "file" / "data"))
+    folder = tmp_path / "run"
+    loggers = build(folder)
+    track(loggers, finished(folder))
+    close_loggers(loggers)
+    assert "note: W&B did not take all of this run" in capsys.readouterr().out
+    assert read_back(folder)["summary"]["dense/acc1_percent"] == 88.5
+    assert records_of(folder, "artifact") == []
+
+
 def test_secrets_stay_here(tmp_path: Path) -> None:
     """Nothing that looks like a key leaves the machine with the settings."""
     folder = tmp_path / "run"

@@ -25,6 +25,8 @@ from snp.run.folder import RunFolder, folder_at
 from snp.run.pipeline import run as run_pipeline
 from snp.run.processes import copy_from_first, from_first
 from snp.run.refusals import refuse_processes, refuse_seed
+from snp.run.results import begin_stage, drop
+from snp.run.streamed import StreamedMoments
 from snp.run.trainer import JobTrainer
 from snp.run.training.recipe import TrainingRecipe
 from snp.surgery.subject import subject_of
@@ -78,7 +80,7 @@ def test_dense_weights_are_used_again(tmp_path: Path) -> None:
     assert all(map(torch.equal, first.parameters(), second.parameters()))
 
 
-@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format", "precision"])
+@pytest.mark.parametrize("changed", ["recipe", "seed", "data settings", "image format", "precision", "trainer"])
 def test_dense_weights_of_other_facts_are_not_used(changed: str, tmp_path: Path) -> None:
     """Whatever training depends on makes it happen anew."""
     trained(Cache(tmp_path, digits(), {"batch_size": 64}, 0, "32-true"))
@@ -86,7 +88,8 @@ def test_dense_weights_of_other_facts_are_not_used(changed: str, tmp_path: Path)
     settings = {"batch_size": 32 if changed == "data settings" else 64}
     recipe = TrainingRecipe(epochs=3, learning_rate=0.1) if changed == "recipe" else RECIPE
     precision = "bf16-mixed" if changed == "precision" else "32-true"
-    assert trained(Cache(tmp_path, data, settings, int(changed == "seed"), precision), recipe)[1] == 1
+    trainer = {"limit_train_batches": 4} if changed == "trainer" else {"limit_test_batches": 2, "devices": 2}
+    assert trained(Cache(tmp_path, data, settings, int(changed == "seed"), precision, trainer), recipe)[1] == 1
 
 
 def test_no_epochs_leave_the_network_untrained(tmp_path: Path) -> None:
@@ -140,6 +143,43 @@ def test_an_earlier_run_stays_until_there_is_a_plan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"dense/macs": 2, "pruned/macs": 3}
     assert not (tmp_path / "finetuned.safetensors").exists()
     assert (tmp_path / "dense.safetensors").exists()
+
+
+def write_names(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+MADE = ("report.html", "model_card.md", "figures/cuts.png", "export/model.onnx", "export/model.int8.onnx")
+OTHERS = ("plan.json", "pruned.safetensors", "moments-1.safetensors", "export/notes.txt")
+
+
+def test_results_go_with_their_network(tmp_path: Path) -> None:
+    """Pages and exports of weights that a new stage replaces, or nobody asks for any more, and no other file."""
+    write_names(tmp_path, *MADE, *OTHERS)
+    drop(tmp_path, "tuned", "finetuned")
+    assert left_in(tmp_path) == {*MADE, *OTHERS}
+    begin_stage(tmp_path, "finetuned")  # the export is that of the pruned network, and the page says there is no other
+    assert left_in(tmp_path) == {*OTHERS, *MADE[3:]}
+    for remove in (drop, begin_stage):
+        write_names(tmp_path, *MADE, "finetuned.safetensors")
+        remove(tmp_path, "finetuned")
+        assert left_in(tmp_path) == {*OTHERS}
+    write_names(tmp_path, *MADE)
+    RunFolder(tmp_path).begin_results()
+    assert left_in(tmp_path) == {*OTHERS} - {"pruned.safetensors"}
+
+
+def test_moments_of_a_killed_run_go(tmp_path: Path) -> None:
+    """The folder of those measured block by block, and nothing else that is called moments."""
+    write_names(tmp_path, "moments-ab3d_xyz/0.bin", "moments-mine/0.bin", "moments-0123456789abcdef.safetensors")
+    StreamedMoments(tmp_path)
+    assert left_in(tmp_path) == {"moments-mine/0.bin", "moments-0123456789abcdef.safetensors"}
 
 
 def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:

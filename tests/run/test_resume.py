@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     """A run that is told to stop when it says these words."""
     told = run_folder.tell
 
@@ -69,7 +69,7 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "tell", tell)
-        ended = run_here(*LOGGED, folder=folder)
+        ended = run_here(*LOGGED, *options, folder=folder)
     assert ended.status == 143, ended
     assert re.search(r"stopped by SIGTERM; to go on: python run.py .*hydra.run.dir=\S*run$", ended.stderr.strip())
 
@@ -98,9 +98,14 @@ def test_a_run_that_is_stopped_five_times(whole: Path, tmp_path: Path, monkeypat
     again = run_here(*LOGGED, folder=tmp_path)
     assert "training:" not in again.stdout
     assert left_by(tmp_path / "run") == left_by(whole)
-    other = run_here(*LOGGED, "finetune.keep=best", "overwrite=true", folder=tmp_path)
+    (tmp_path / "run" / "export").mkdir()
+    (tmp_path / "run" / "export" / "model.onnx").touch()
+    stopped_at("finetune: epoch 2", tmp_path, monkeypatch, "finetune.keep=best", "overwrite=true")
+    for name in ("finetuned.safetensors", "report.html", "model_card.md", "export/model.onnx"):  # of other settings
+        assert not (tmp_path / "run" / name).exists(), name
+    other = run_here(*LOGGED, "finetune.keep=best", folder=tmp_path)
     assert '"keep": "best"' in (tmp_path / "run" / "run.json").read_text()
-    assert "finetune training: 2 epochs\n" in other.stdout
+    assert "finetune training: 2 epochs, going on from" in other.stdout
     assert left_by(tmp_path / "run")["pruned.safetensors"] == (whole / "pruned.safetensors").read_bytes()
     damage(tmp_path / "run" / "pruned.safetensors")
     assert "groups with" in run_here(*LOGGED, "overwrite=true", folder=tmp_path).stdout
@@ -117,9 +122,10 @@ def damage(path: Path) -> None:
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    """The second is refused by one sentence, and only as long as the first one lives."""
+    """The second is refused by one sentence, changes no note of the first one's options, and only while that lives."""
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     lock = f"lock = FileLock({str(folder / '.lock')!r}); lock.acquire()"
     code = f"from filelock import FileLock; import time; {lock}; print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -130,6 +136,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     holder.communicate()
     assert ended.status == 2
     assert re.search(r"error: run_dir=\S+: another run is writing there", ended.stderr)
+    assert (folder / ".hydra" / "overrides.yaml").read_text() == "- seed=1\n"
     assert run_here("prune.dry_run=true", folder=tmp_path).status == 0
 
 

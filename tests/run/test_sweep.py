@@ -7,7 +7,7 @@ import pytest
 
 from snp.run.errors import say
 from snp.run.folder import RunFolder
-from snp.run.refusals import refuse_replacing
+from snp.run.replacing import refuse_replacing
 from snp.run.sweep import Sweep
 from tests.command_line import run_here
 from tests.report.test_report import read_table

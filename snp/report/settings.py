@@ -1,0 +1,58 @@
+"""By which settings do runs differ, the seed aside?  Folders, devices and what is shown are none of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snp.core.deciding import deciding
+from snp.report.record import Record
+
+__all__ = ["varying_settings"]
+
+_NAMES = ("model", "data")
+_PARTS_OF_CONFIG = (*_NAMES, "trainer", "dense", "finetune", "calibration")
+
+
+def varying_settings(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Setting -> its value in every run, for settings in which runs differ; "-" where a run has none.
+
+    Those of the prune come first, by their own names. What each network or data set brings along is told by its name.
+    """
+    known = [_settings(record) for record in records]
+    names = list(dict.fromkeys(name for settings in known for name in settings))
+    values = {name: [_text(settings.get(name)) for settings in known] for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1 and not _follows(name, values)}
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Settings of the prune with everything automatic decided, and those around it by dotted name."""
+    found: dict[str, Any] = dict(record.settings) | {"model": record.model, "data": record.data}
+    for name, value in deciding(record.facts.get("config") or {}).items():
+        part, *options = name.split(".")
+        if part in _PARTS_OF_CONFIG and options != ["name"] and not any(option[:1] == "_" for option in options):
+            found[name] = value
+    if record.metrics.get("finetuned/params"):  # each process has batches of its own
+        found["trainer.processes"] = record.facts.get("processes", 1)
+    return found
+
+
+def _follows(name: str, values: Mapping[str, list[str]]) -> bool:
+    """Has every network, or data set, one value of the setting, which goes with its name?"""
+    part, _, option = name.partition(".")
+    if not option or part not in _NAMES:
+        return False
+    return len(set(zip(values[part], values[name], strict=True))) == len(set(values[part]))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key} {entry:g}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
+        )
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
