@@ -138,7 +138,7 @@ class Run:
             known = ("dense/", "test/samples", "val/samples")
             return {name: value for name, value in self.folder.metrics.items() if name.startswith(known)}
 
-        facts = trainer.accelerator.__class__.__name__, len(self.data.test_dataloader())
+        facts = trainer.accelerator.__class__.__name__, len(self.data.test_dataloader()), *self.cache.asked("dense")
         self.folder.record(self.cache.scores(mark_of(self._dense, *facts), measure))
 
     def mark(self, stage: Purpose, *facts: object) -> str:
