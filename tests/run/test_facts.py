@@ -13,12 +13,13 @@ from tests.command_line import Ended
 def test_secrets_are_hidden() -> None:
     """Keys, tokens and passwords at any depth, and logins in addresses; words that only look like them stay."""
     config = {
-        "api_key": "abc", "hub": {"HF_TOKEN": "abc", "url": "https://me:abc@host/x"}, "list": [{"password": "abc"}],
+        "api_key": "abc", "hub": {"HF_TOKEN": "abc", "url": "https://me:abc@host/x"}, "list": [{"password": "abc"}, {"passwd": 57005}],
         "data": {"tokenizer": "folder", "keyword": "x", "token_limit": "all"}, "key": None, "token": False,
         "prune": {"largest_token": 4.0}, "sizes": {"key": [1, 2]},
     }  # fmt: skip
     shown = without_secrets(config)
     assert "abc" not in json.dumps(shown)
+    assert "57005" not in json.dumps(shown)
     assert (shown["data"], shown["prune"], shown["sizes"]) == (config["data"], config["prune"], config["sizes"])
     assert shown["hub"]["url"] == "https://host/x"
     assert (shown["key"], shown["token"]) == (None, False)
@@ -27,7 +28,7 @@ def test_secrets_are_hidden() -> None:
         command(words)
         == "python run.py 'logger.api_key=(hidden)' data.root=https://host/x model=opt 'note='\"'\"'a b'\"'\"''"
     )
-    plain = ["prune.largest_token=4.0", "logger.api_key=null", "data.token_limit=all"]
+    plain = ["prune.largest_token=4.0", "logger.api_key=null", "data.token_limit=all", "a.password=null"]
     assert command(["run.py", *plain]) == f"python run.py {' '.join(plain)}"
 
 
