@@ -38,7 +38,8 @@ _OPT = {"model.checkpoint=FOLDER": "model.checkpoint={opt}", "data.train=FILE": 
         "data.test=FILE": "data.test={test}", "data.path=FOLDER": "data.path={wiki}",
         "data.second=FILE": "data.second={second}"}  # fmt: skip
 _TEXTS = {"--model PATH": "--model {opt}", "--model FOLDER": "--model {opt}",
-          "--train PATH": "--train {train}", "--test PATH": "--test {test}", "--second FILE": "--second {train}"}  # fmt: skip
+          "--train PATH": "--train {train}", "--test PATH": "--test {test}",
+          "--second FILE": "--second {train}"}  # fmt: skip
 _SWEEP = "multirun/2026-01-02/03-04-05"
 _LONG = "takes minutes to hours on the networks and data it names; tests/benchmarks runs its parts"
 _IMAGENET = "ImageNet and its pretrained weights are not at hand"

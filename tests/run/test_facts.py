@@ -13,7 +13,8 @@ from tests.command_line import Ended
 def test_secrets_are_hidden() -> None:
     """Keys, tokens and passwords at any depth, and logins in addresses; words that only look like them stay."""
     config = {
-        "api_key": "abc", "hub": {"HF_TOKEN": "abc", "url": "https://me:abc@host/x"}, "list": [{"password": "abc"}, {"passwd": 57005}],
+        "api_key": "abc", "hub": {"HF_TOKEN": "abc", "url": "https://me:abc@host/x"},
+        "list": [{"password": "abc"}, {"passwd": 57005}],
         "data": {"tokenizer": "folder", "keyword": "x", "token_limit": "all"}, "key": None, "token": False,
         "prune": {"largest_token": 4.0}, "sizes": {"key": [1, 2]},
     }  # fmt: skip
