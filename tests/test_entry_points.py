@@ -1,6 +1,7 @@
 """Can other packages bring orderings, cuts, planners, networks and data, without a change here?"""
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import snp
 from snp.core import cuts, orderings
 from snp.core.registry import Registry
 from snp.data import data_sets, other
-from snp.models import build, families
+from snp.models import ModelSpec, build, families
 from snp.plan import planners
 from snp.plan.plan import PruningPlan
+from snp.run.options import configuration
 from snp.settings import PruneSettings
 from tests.command_line import run_here
 from tests.networks import cnn, images
@@ -37,10 +39,11 @@ half = "backwards:num_kept"
 first_units = "backwards:choose"
 [project.entry-points."snp.models"]
 perceptron = "backwards"
+half_a_family = "backwards_too"
 [project.entry-points."snp.data"]
 noise = "backwards:Noise"
 [tool.setuptools]
-py-modules = ["backwards"]
+py-modules = ["backwards", "backwards_too"]
 """
 CODE = """
 import torch
@@ -65,6 +68,10 @@ def build(*, num_classes, image_size, width=4):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.ReLU(), nn.Linear(width, num_classes))
 
 
+def preprocessing(model, image_size):
+    return dict(image_size=image_size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_fraction=1.0)
+
+
 class Noise:
     def __init__(self, size=3):
         self.size = size
@@ -79,6 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source").mkdir()
     (folder / "source" / "pyproject.toml").write_text(PROJECT)
     (folder / "source" / "backwards.py").write_text(CODE)
+    (folder / "source" / "backwards_too.py").write_text("def build(*, num_classes, image_size): ...")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     words = [*pip, "--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
     subprocess.run(words, check=True, timeout=120)
@@ -122,7 +130,7 @@ def test_cuts_planners_networks_and_data_of_another_package() -> None:
     plan = snp.prune(cnn(), [images(8)], **options).plan
     for decision in plan.groups:
         assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2))
-    assert families()[-1] == "perceptron"
+    assert families()[-2:] == ("half_a_family", "perceptron")
     assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
     assert data_sets()[-1] == "noise"
     assert other("noise", {"size": 9}).size == 9
@@ -159,3 +167,21 @@ def test_the_command_line_knows_it(tmp_path: Path) -> None:
     for decision in PruningPlan.load(tmp_path / "run" / "plan.json").groups:
         size = decision.group.num_units
         assert int((decision.kept >= size - size // 2).sum()) >= size // 2 - size // 4
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_network_of_another_package_is_run(tmp_path: Path) -> None:
+    """By the command that conf/model/other.yaml documents."""
+    line = (configuration() / "model" / "other.yaml").read_text().splitlines()[0]
+    assert '`model=other model.family=NAME "model.arguments={width: 8}"`' in line
+    options = ("model=other", "model.family=perceptron", "model.arguments={width: 8}", "prune.target_units=0.5")
+    more = ("prune.round_to=1", "prune.calibration=joint", "dense.epochs=0", "finetune.epochs=0")
+    ended = run_here(*options, *more, folder=tmp_path, tiny=False)
+    assert ended.status == 0, ended.stderr
+    (decision,) = PruningPlan.load(tmp_path / "run" / "plan.json").groups
+    assert (decision.group.num_units, len(decision.kept)) == (8, 4)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "perceptron"
+    with pytest.raises(
+        ValueError, match=r"model\.family=half_a_family: backwards_too has no function preprocessing; a"
+    ):
+        ModelSpec("half_a_family", "half").prepare(2, 8, trains_from_scratch=True)

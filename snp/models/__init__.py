@@ -34,6 +34,7 @@ __all__ = [
     "rebuild",
 ]
 
+_FAMILY = "a family is a module with build(*, num_classes, image_size, ...) and preprocessing(model, image_size)"
 TRAINED_FIRST = "the dense network is trained first"
 
 
@@ -107,6 +108,8 @@ class ModelSpec:
                 be had for data that is too big to train on from scratch.
         """
         module = recipes.FAMILIES.load(self.family)
+        if lacking := [name for name in ("build", "preprocessing") if not callable(getattr(module, name, None))]:
+            raise ValueError(f"model.family={self.family}: {module.__name__} has no function {lacking[0]}; {_FAMILY}")
         refuse_unknown_arguments(module.build, self.arguments, "model.arguments", own=("num_classes", "image_size"))
         arguments = {**self.arguments, "num_classes": num_classes, "image_size": image_size}
         if self.checkpoint is not None:
