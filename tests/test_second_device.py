@@ -177,7 +177,7 @@ def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_pat
     shutil.copy(next(finished_run[0].glob("dense-*")), tmp_path / "cache")
     options = ("trainer._target_=tests.second_device.trainer", f"cache_dir={tmp_path}/cache")
     with second_device():
-        ended = run_here(*options, "finetune.distil=0.5", "trainer.limit_train_batches=3", folder=tmp_path)
+        ended = run_here(*options, "finetune.distil=0.5", folder=tmp_path)
     assert ended.status == 0, ended.stderr
     assert "the dense weights of an earlier run are used" in ended.stdout
     here, there = (json.loads((at / "metrics.json").read_text()) for at in (finished_run[0], tmp_path / "run"))
