@@ -109,7 +109,8 @@ def test_import_is_light() -> None:
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_conf_builds_and_rebuilds(name: str) -> None:
     """Every file in conf/model gives a network with the wanted logits, and a JSON recipe that builds it again."""
-    overrides = ["model.pretrained=false", *(["model.name=resnet18"] if name == "timm" else [])]
+    needed = {"timm": "model.name=resnet18", "other": "+model.arguments.depth=20"}
+    overrides = ["model.pretrained=false", *([needed[name]] if name in needed else [])]
     spec = compose_model(name, *overrides)
     with torch.device("meta"):  # shapes only: no memory, no time
         prepared = spec.prepare(10, 64, trains_from_scratch=True)
