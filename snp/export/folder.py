@@ -25,6 +25,7 @@ from snp.saving import load
 __all__ = ["ExportFolder"]
 
 _EXPORTED = "only networks of one tensor of numbers, as images, and causal language models are exported"
+_PATHS = ("root", "train", "test", "second")  # of data
 _NUM_SAMPLES = 4  # of the example that programs are traced with
 
 
@@ -103,7 +104,9 @@ class ExportFolder:
         module, _, name = str(settings.pop("_target_", "")).rpartition(".")
         if not module.startswith("snp.data.") and (module, name) != ("snp.data", "other"):
             raise ValueError(f"{self.path / 'data.json'} names no data of snp.data: {module}.{name}")
-        found: SampleData = getattr(importlib.import_module(module), name)(**_plain(settings))
+        settings = _plain(settings)
+        settings |= {key: self._from_there(settings[key]) for key in _PATHS if key in settings}
+        found: SampleData = getattr(importlib.import_module(module), name)(**settings)
         form = {key: tuple(value) if isinstance(value, list) else value for key, value in noted["format"].items()}
         found.configure(**form)
         return found
@@ -122,29 +125,39 @@ class ExportFolder:
         recipe = PruningPlan.load(self.path / "plan.json").recipe
         if recipe is None:
             return None
-        checkpoint = _plain((read_json(self.path / "run.json").get("config") or {}).get("model") or {}).get(
-            "checkpoint"
-        )
+        checkpoint = self._from_there(_plain(self._config.get("model") or {}).get("checkpoint"))
         if recipe["family"] == "huggingface" and checkpoint and (Path(checkpoint) / "config.json").is_file():
             return _one_tensor(huggingface.load(checkpoint)[0]), True
         dense = build(**recipe).eval()
         return _one_tensor(dense), self._read_dense(dense, recipe)
 
     def _read_dense(self, dense: nn.Module, recipe: Mapping[str, Any]) -> bool:
-        metrics, config = read_json(self.path / "metrics.json"), read_json(self.path / "run.json").get("config") or {}
+        metrics, config = read_json(self.path / "metrics.json"), self._config
         if name := metrics.get("cache/dense"):
-            weights = Path(config.get("cache_dir") or self.path) / name
+            weights = Path(self._from_there(config.get("cache_dir")) or self.path) / name
             if weights.is_file():
                 read_weights(dense, weights)
                 return True
-        spec = _plain(config.get("model") or {})
-        checkpoint = spec.get("checkpoint")
+        checkpoint = self._from_there(_plain(config.get("model") or {}).get("checkpoint"))
         if checkpoint and recipe["family"] != "huggingface" and Path(checkpoint).expanduser().is_file():
             from snp.models.sources import checkpoint as source
 
             source.load(dense, checkpoint, recipe["arguments"]["num_classes"])
             return True
         return False
+
+    @property
+    def _config(self) -> Mapping[str, Any]:
+        """All settings of the run; empty for a folder of ``snp.save``."""
+        return read_json(self.path / "run.json").get("config") or {}
+
+    def _from_there(self, value: Any) -> Any:
+        """A relative path that leads nowhere from here, as the run had it; any other value as it is."""
+        start = read_json(self.path / "run.json").get("directory")
+        if not isinstance(value, str) or not start or Path(value).expanduser().exists():
+            return value
+        there = Path(start) / value
+        return str(there) if there.exists() else value
 
     def _noted_data(self) -> dict[str, Any] | None:
         path = self.path / "data.json"

@@ -33,11 +33,12 @@ def run_facts(config: Mapping[str, Any], words: Sequence[str] | None = None) -> 
         words: the command line; the one of this process when None.
 
     Returns:
-        JSON values: ``command``, ``started`` (UTC), ``commit``, ``machine``, ``versions`` and ``config``; what looks
-        like a secret is hidden.
+        JSON values: ``command``, ``directory`` (that it was given in, and that relative paths start from), ``started``
+        (UTC), ``commit``, ``machine``, ``versions`` and ``config``; what looks like a secret is hidden.
     """
     return {
         "command": command(sys.argv if words is None else words),
+        "directory": str(Path.cwd()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(Path(__file__).parent),
         "machine": machine(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 import snp
@@ -269,6 +270,26 @@ def test_folder_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     main([str(tmp_path), "--test-samples", "0"])
     assert {path.name for path in (tmp_path / "export").iterdir()} == {"model.pt2", "model.onnx", "scores.json"}
     assert "model.int8.onnx: removed; it was of an earlier export" in capsys.readouterr().out
+
+
+def test_paths_of_a_run_start_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export from another directory finds what the run called by a relative path, unless that leads somewhere."""
+    for start, shade in (("there", 255), ("here", 0)):
+        for number in range(8):
+            folder = tmp_path / start / "pictures" / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade,) * 3).save(folder / f"{number}.png")
+    run = tmp_path / "run"
+    pruned_digits(run)
+    settings = {"_target_": "snp.data.image_folder.ImageFolder", "root": "pictures", "batch_size": 4, "image_size": 8}
+    (run / "data.json").write_text(json.dumps({"settings": settings, "format": FORM, "seed": 0}))
+    (run / "run.json").write_text(json.dumps({"directory": str(tmp_path / "there")}))
+    for start, value in (("", 1.0), ("there", 1.0), ("here", -1.0)):
+        monkeypatch.chdir(tmp_path / start)
+        data = ExportFolder(run).data()
+        assert data is not None
+        data.setup("test")
+        assert data.test_set[0][0].unique().tolist() == [value]
 
 
 @pytest.mark.rehearsal
