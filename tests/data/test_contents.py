@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from snp.data.base import ImageData, ImageFormat, Part, Samples, Transform
+from snp.data.cifar10 import Cifar10
 from snp.data.contents import contents_of
 from snp.data.digits import Digits
 from snp.data.image_folder import ImageFolder
@@ -107,19 +108,21 @@ def test_text_of_splits(tmp_path: Path) -> None:
 class InMemory(ImageData):
     """Images of somebody else's class."""
 
-    def __init__(self, labels: list[int]) -> None:
+    def __init__(self, labels: list[int], shade: float = 0.0, *, in_memory: bool = True, noise: float = 0.0) -> None:
         super().__init__(name="own", batch_size=4, num_workers=0, image_size=8)
-        self.labels = labels
+        self.labels, self.shade, self.in_memory, self.noise = labels, shade, in_memory, noise
 
     @property
     def num_classes(self) -> int:
         return 3
 
     def samples(self, part: Part) -> Samples:
-        return TensorDataset(torch.zeros(len(self.labels), 3, 8, 8), torch.tensor(self.labels))
+        images = torch.full((len(self.labels), 3, 8, 8), self.shade)
+        pairs = TensorDataset(images, torch.tensor(self.labels))
+        return pairs if self.in_memory else Subset(pairs, range(len(self.labels)))
 
     def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
-        return lambda image: image
+        return lambda image: image + self.noise * torch.randn(image.shape)
 
 
 def configured(data: ImageData) -> ImageData:
@@ -133,3 +136,29 @@ def test_other_data_sets_by_their_labels() -> None:
     assert marks[0] == marks[1]
     assert len(set(marks)) == 3
     assert contents_of(configured(Digits())) == contents_of(configured(Digits()))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_other_data_sets_by_their_values(in_memory: bool) -> None:
+    """Images that changed under the same labels; what is drawn at every reading says nothing."""
+
+    def mark(shade: float, noise: float = 0.0) -> str:
+        return contents_of(configured(InMemory([0, 1, 2], shade, in_memory=in_memory, noise=noise)))
+
+    assert mark(1.0) == mark(1.0) != mark(2.0)
+    assert mark(1.0, noise=1.0) == mark(1.0, noise=1.0)
+
+
+def test_the_original_images_of_cifar10_by_their_values(tmp_path: Path) -> None:
+    """Tar files of other images under the same names."""
+    marks = []
+    for first in (0, 0, 1):
+        for part in ("train", "test"):
+            for number in range(4):
+                place = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng(first + number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place)
+            shutil.make_archive(str(tmp_path / part), "tar", tmp_path / "images")
+        marks.append(contents_of(configured(Cifar10(root=str(tmp_path)))))
+    assert marks[0] == marks[1] != marks[2]
