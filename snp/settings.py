@@ -149,6 +149,12 @@ class PruneSettings(TargetSettings, FitSettings):
         return by_cut if self.ordering == "auto" else self.ordering
 
     @property
+    def code(self) -> tuple[str, ...]:
+        """Hashes of the files with ordering, cut and planner, where they are another package's."""
+        order, cut = orderings.REGISTRY.code(self.ordering_name), cuts.REGISTRY.code(self.cut_name)
+        return (*order, *cut, *PLANNERS.code(self.planner))
+
+    @property
     def needs_sensitivity(self) -> bool:
         """Does the choice of units look at how much the network's output moves?"""
         return self.planner == "snp" and "output" in (self.cut_name, self.ordering_name)

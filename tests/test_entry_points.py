@@ -15,6 +15,7 @@ from snp.core import cuts, orderings
 from snp.core.registry import Registry
 from snp.data import data_sets, other
 from snp.models import ModelSpec, build, families
+from snp.models.sources.weights import fingerprint
 from snp.plan import planners
 from snp.plan.plan import PruningPlan
 from snp.run.options import configuration
@@ -70,6 +71,10 @@ def build(*, num_classes, image_size, width=4):
 
 def preprocessing(model, image_size):
     return dict(image_size=image_size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_fraction=1.0)
+
+
+class Network(nn.Identity):
+    pass
 
 
 class Noise:
@@ -134,6 +139,25 @@ def test_cuts_planners_networks_and_data_of_another_package() -> None:
     assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
     assert data_sets()[-1] == "noise"
     assert other("noise", {"size": 9}).size == 9
+
+
+@pytest.mark.usefixtures("foreign")
+def test_changed_code_of_another_package_is_other_code(site: Path) -> None:
+    """Of methods by their names, of networks by their classes; this package and its libraries have versions."""
+    asked = PruneSettings(ordering="backwards", cut="half", target_macs=0.9)
+
+    def found() -> tuple[object, ...]:
+        network = Registry("model.family", "snp.models").load("perceptron").Network()
+        return asked.code, Registry("model.family", "snp.models").code("perceptron"), fingerprint(network, 1)
+
+    before = found()
+    assert before == found()
+    assert len(set(asked.code)) == len(before[1]) == 1  # one file holds them all
+    with (site / "backwards.py").open("a") as file:
+        file.write("# changed\n")
+    assert all(one != other for one, other in zip(before, found(), strict=True))
+    assert PruneSettings(target_macs=0.9).code == PruneSettings(planner="magnitude", target_macs=0.9).code == ()
+    (site / "backwards.py").write_text(CODE)
 
 
 @pytest.mark.usefixtures("foreign")

@@ -17,6 +17,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from snp.core.foreign import code_of
+
 __all__ = ["Registry", "close_to"]
 
 
@@ -74,6 +76,13 @@ class Registry:
             except (ImportError, AttributeError) as error:
                 raise ValueError(f"{self.option}={name}: {entry.value} cannot be imported: {error}") from error
         raise ValueError(self._refusal(name))
+
+    def code(self, name: str) -> tuple[str, ...]:
+        """Hash of the file with the method of that name; nothing for this package's own, and where there is none."""
+        if name in self.own or name not in self:
+            return ()
+        self.load(name)
+        return code_of(entry.module for entry in importlib.metadata.entry_points(group=self.group, name=name))
 
     def check(self, name: str, also: tuple[str, ...] = ()) -> None:
         """Refuse a name that is none.

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.core.deciding import Purpose, trainer_facts
+from snp.core.foreign import code_of
 from snp.core.gram import Moments
 from snp.data.contents import contents_of
 from snp.data.loading import SampleData
@@ -48,6 +49,7 @@ class Cache:
         seed: of the run.
         precision: of the trainer; activations are not the same in another.
         trainer: its options, and how many ``processes`` it has.
+        family: hash of the file that builds the network, where it is another package's.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Cache:
     seed: int
     precision: str
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    family: tuple[str, ...] = ()
 
     def dense_weights(self, model: nn.Module, recipe: TrainingRecipe, train: Callable[[str], None]) -> str | None:
         """Give ``model`` the weights that training by this recipe gave it before, else train it and keep them.
@@ -170,7 +173,8 @@ class Cache:
     def facts(self) -> tuple[object, ...]:
         """Which samples these are, and in which form and precision the network sees them."""
         settings = {key: value for key, value in self.data_settings.items() if key != "num_workers"}
-        return type(self.data).__name__, settings, self.contents, self.data.format, self.seed, self.precision
+        code = *self.family, *code_of([type(self.data).__module__])
+        return type(self.data).__name__, settings, self.contents, self.data.format, self.seed, self.precision, *code
 
 
 def _read(path: Path, mark: str) -> dict[str, Any]:

@@ -40,13 +40,15 @@ def refuse_unknown(words: Sequence[str]) -> None:
     """Options that no file of ``conf/`` knows, before Hydra says so in words of its own.
 
     Args:
-        words: of the command line; flags, additions (``+x=1``) and removals (``~x``) are left to Hydra.
+        words: of the command line; flags, additions (``+x=1``) and removals (``~x``) are left to Hydra. Files in the
+            folders of ``--config-dir`` and ``hydra.searchpath`` are known, too.
 
     Raises:
         ValueError: the message names the nearest option.
     """
-    sections, groups = _known()
-    own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
+    folders = [configuration(), *_own_folders(words)]
+    sections, groups = _known(folders)
+    is_all_known = all(folder.is_dir() for folder in folders)
     for before, word in pairwise(["", *words]):
         if re.fullmatch(r"[A-Za-z]\w*", word) and before not in _WITH_VALUE and word not in sections:
             raise ValueError(f"{word} is no option: write NAME=VALUE{close_to(word, [*sections])}")
@@ -59,8 +61,10 @@ def refuse_unknown(words: Sequence[str]) -> None:
         if section not in sections:
             options = [f"{part}.{entry}" for part, entries in sections.items() for entry in entries]
             raise ValueError(f"there is no option {name}{close_to(name, [*sections, *options])}")
-        if section in groups and not key and not own_files:
-            _refuse_choice(section, value)
+        if section in groups and not is_all_known:
+            continue
+        if section in groups and not key:
+            _refuse_choice(section, value, folders)
         first = key.partition(".")[0]
         # Below an option lie the user's own names: model.arguments.depth.
         if key and first not in sections[section]:
@@ -68,27 +72,46 @@ def refuse_unknown(words: Sequence[str]) -> None:
             raise ValueError(f"there is no option {section}.{first}{hint}{_chosen_by(section, groups)}")
 
 
-def _refuse_choice(group: str, value: str) -> None:
+def _own_folders(words: Sequence[str]) -> list[Path]:
+    """Places of the user's own files for the groups of ``conf/``: folders, or what only Hydra finds (``pkg://``)."""
+    asked = [word for before, word in pairwise(["", *words]) if before in ("--config-dir", "-cd")]
+    asked += [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    for word in (word for word in words if word.startswith("hydra.searchpath=")):
+        parts = word.partition("=")[2].strip("[]").split(",")
+        asked += [part.strip(" '\"").removeprefix("file://") for part in parts]
+    return [Path(folder) for folder in asked if folder]
+
+
+def _refuse_choice(group: str, value: str, folders: Sequence[Path]) -> None:
     """A choice of a group that has no file; what is no plain name, as null or a function of Hydra, is left to it."""
-    known = sorted(path.stem for path in (configuration() / group).glob("*.yaml"))
+    known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     for choice in value.split(","):
         if re.fullmatch(r"[A-Za-z]\w*", choice) and choice not in (*known, "null"):
             raise ValueError(f"there is no {group}={choice}; choices are {', '.join(known)}{close_to(choice, known)}")
 
 
-def _known() -> tuple[dict[str, set[str]], list[str]]:
-    """Every option or group -> the options in it by any of its files, and the names of the groups."""
-    folder = configuration()
+def _known(folders: Sequence[Path]) -> tuple[dict[str, set[str]], list[str]]:
+    """Every option or group -> the options in it by any file of the folders, ours first, and the groups' names."""
+    folder = folders[0]
     plain: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
     sections = {name: set(value) if isinstance(value, dict) else set[str]() for name, value in plain.items()}
     groups = sorted(path.name for path in folder.iterdir() if path.is_dir())
     for group in groups:
         found: set[str] = set()
-        for path in (folder / group).glob("*.yaml"):
-            own = yaml.safe_load(path.read_text()) or {}
-            found |= set(own.get(group, own))  # a file for the whole configuration names its group
+        for path in (path for each in folders for path in (each / group).glob("*.yaml")):
+            own = _plain(path)
+            found |= set(own.get(group) or own)  # a file for the whole configuration names its group
         sections[group] = found
     return sections, groups
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing where Hydra will say what is wrong with it."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _chosen_by(section: str, groups: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from snp.measure.samples import FEW, Samples
 from snp.measure.streamed import refuse_streaming
 from snp.measure.views import is_mirrored
 from snp.models import Prepared, Spec
+from snp.models.sources.recipes import FAMILIES
 from snp.models.sources.weights import fingerprint
 from snp.run import refusals
 from snp.run.cache import Cache
@@ -93,10 +94,14 @@ class Run:
         precision, processes = str(trainer.precision), trainer.world_size
         refusals.refuse_precision(precision)
         asked = {**getattr(self.trainer, "keywords", {}), "processes": processes}
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, asked)
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, asked, self._family)
         refusals.refuse_processes(processes, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune)
+
+    @property
+    def _family(self) -> tuple[str, ...]:
+        return FAMILIES.code(self.model.family)
 
     def prepared(self) -> Prepared:
         """The network as it is built, with the weights that can be had, and data that fit it."""
@@ -143,7 +148,7 @@ class Run:
 
     def mark(self, stage: Purpose, *facts: object) -> str:
         """Hash of the dense network, the settings of prune, calibration and trainer, and further facts of a stage."""
-        asked = (self.prune, self.calibration, stage, *facts, *self.cache.asked(stage))
+        asked = (self.prune, self.calibration, stage, *facts, *self.cache.asked(stage), *self.prune.code)
         return mark_of(self._dense, *asked, *self.cache.left_out(self.calibration.samples))
 
     def analyse(self, prepared: Prepared) -> Subject:

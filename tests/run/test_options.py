@@ -175,6 +175,29 @@ def test_what_hydra_knows_is_left_to_it() -> None:
     refuse_unknown(["--config-dir=mine", "model=own"])
 
 
+@pytest.mark.parametrize(
+    "place", ["--config-dir {}", "-cd {}", "--config-dir={}", "hydra.searchpath=[file://{}]", "hydra.searchpath=[{}]"]
+)
+def test_own_files_are_known(place: str, tmp_path: Path) -> None:
+    """Choices and options of the user's own files, which sweeps set, too; what they do not hold is refused as ever."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "blobs.yaml").write_text("_target_: blobs.Blobs\nnoise: 0.3\n")
+    (tmp_path / "data" / "damaged.yaml").write_text("a: [")
+    words = place.format(tmp_path).split()
+    refuse_unknown([*words, "data=blobs", "data.noise=1,2"])
+    with pytest.raises(ValueError, match=r"there is no option data\.noize; did you mean data\.noise"):
+        refuse_unknown([*words, "data=blobs", "data.noize=1"])
+    with pytest.raises(ValueError, match=r"there is no data=blob; choices are .*blobs"):
+        refuse_unknown([*words, "data=blob"])
+    with pytest.raises(ValueError, match=r"there is no data=blobs"):
+        refuse_unknown(["data=blobs"])
+
+
+def test_own_files_of_packages_are_left_to_hydra() -> None:
+    """Which only it finds."""
+    refuse_unknown(["hydra.searchpath=[pkg://somebody.conf]", "data=blobs", "data.noise=1"])
+
+
 @named(lambda given: "thing")
 @dataclass(frozen=True, config=STRICT)
 class Thing:

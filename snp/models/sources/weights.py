@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from snp.core.foreign import code_of
+
 __all__ = [
     "fingerprint",
     "is_whole",
@@ -145,8 +147,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def fingerprint(model: nn.Module, *facts: object) -> str:
-    """Hash of a model's state and of facts given as values with a stable text, hexadecimal."""
-    digest = hashlib.sha256(repr(facts).encode())
+    """Hash of a model's state, its own classes' code, and facts given as values with a stable text, hexadecimal."""
+    code = code_of(type(module).__module__ for module in model.modules())
+    digest = hashlib.sha256(repr((*facts, *code)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
