@@ -17,7 +17,6 @@ from snp.graph.units import Reading
 
 __all__ = ["Rule", "Tracer"]
 
-_READ_TWICE = "its weight is read in several ways"
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
 
 
@@ -186,4 +185,5 @@ class Tracer:
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:
-                self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)
+                labels = self.along(weight, dim, self.blocks.get((weight.name, dim), 1))
+                self.labels.freeze(labels, f"{weight.name} is read in several ways")
