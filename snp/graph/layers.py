@@ -88,10 +88,12 @@ def linear(
 def _mixed(tracer: Tracer, node: fx.Node, shadow: Tensor, dim: int, output_dim: int) -> Tensor | None:
     """Labels of units that a matrix of numbers mixes the positions of: they pass one by one, as through a pooling.
 
-    None for inputs of the network, and where heads are the units, to which products bring no cost.
+    None for inputs of the network, behind a norm of a stream, whose bias would be mixed, too, and where heads are the
+    units, to which products bring no cost.
     """
     shape = node.meta["val"].shape
-    if tracer.whole_heads or shadow.ndim != len(shape) or tracer.labels.are_constant(shadow):
+    is_unfit = tracer.whole_heads or tracer.norms.holds(node) or shadow.ndim != len(shape)
+    if is_unfit or tracer.labels.are_constant(shadow):
         return None
     labels = shadow.narrow(dim, 0, 1).movedim(dim, output_dim)
     tracer.products.append((macs_of_operator(node), compact(labels)[0].reshape(-1), not tracer.is_given))

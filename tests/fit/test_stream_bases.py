@@ -358,6 +358,20 @@ def test_norms_that_get_a_gate_stay_what_they_are() -> None:
     assert (type(small[2]), small[2].normalized_shape) == (nn.RMSNorm, (8,))
 
 
+def test_positions_that_are_mixed_behind_a_norm_keep_the_stream_whole() -> None:
+    """The norm's bias would be mixed, too, and cannot go into what reads behind it."""
+
+    class Mixed(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(self.up(self.matrix @ self.norm(x)).relu())
+
+    mixed = Mixed()
+    mixed.register_buffer("matrix", torch.rand(5, 5))
+    model = nn.Sequential(nn.Linear(6, 16), mixed, nn.RMSNorm(16), nn.Linear(16, 4)).eval()
+    with pytest.raises(ValueError, match=r"its units meet 1\.matrix, a buffer"):
+        cut(model, [torch.randn(16, 5, 6)], structures=("width",), target_units=0.5)
+
+
 def test_hidden_units_behind_a_norm_are_no_stream() -> None:
     """What is rectified in front of a norm may not be turned."""
     layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
