@@ -377,6 +377,20 @@ def test_sizes_that_depend_on_values_are_refused() -> None:
         snp.prune(model, [torch.randn(16, 8)], target_units=0.5)
 
 
+def test_adapters_on_samples_that_values_select_are_refused() -> None:
+    """As X-MOD's languages are selected: what is computed of such samples is as unknown as the selection."""
+
+    class Selecting(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            selected = x[:, 0] > 0
+            x[selected] = super().forward(x[selected])
+            return x
+
+    model = Selecting(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)).eval()
+    with pytest.raises(ValueError, match=r"aten\.index.*size depends on values.*prune the network without"):
+        snp.prune(model, [torch.randn(16, 8)], target_units=0.5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_saved_network_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
     """Plan and weights rebuild the small network from a dense one with any weights."""

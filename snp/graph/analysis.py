@@ -19,9 +19,9 @@ from snp.graph.once import count_for_each
 from snp.graph.plain_experts import PlainExperts, experts_around
 from snp.graph.program import program_of
 from snp.graph.splits import with_counts
-from snp.graph.stream_norms import untied_heads
 from snp.graph.tracer import Tracer
 from snp.graph.units import Reading, UnitGroup, module_of
+from snp.graph.untied import untied_heads
 
 __all__ = ["CouplingGraph", "analyse"]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from snp.graph.frozen import reasons_of_frozen
 from snp.graph.headgroups import HeadUnits, freeze_unwanted, group_of, head_units
 from snp.graph.partitions import Evenness
 from snp.graph.traced import HEAD_DIMENSION
@@ -39,7 +40,7 @@ def collect_groups(tracer: Tracer) -> tuple[tuple[UnitGroup, ...], dict[str, str
             components[root][key].append(index)
     open_ones = {root: component for root, component in components.items() if tracer.labels.frozen_reason(root) is None}
     groups = _group(tracer, open_ones)
-    return groups, _frozen(tracer, groups)
+    return groups, reasons_of_frozen(tracer, groups)
 
 
 def _tie_chunks(tracer: Tracer) -> None:
@@ -71,7 +72,7 @@ def _freeze_buffers(tracer: Tracer) -> None:
     """A kernel that nobody trains is not fitted; one that passes units on can be cut along with them."""
     for (name, _), labels in list(tracer.dims.items()):
         if name in tracer.buffers - tracer.depthwise:
-            tracer.labels.freeze(labels, f"{name} is a buffer, not a parameter")
+            tracer.labels.freeze(labels, f"its units meet {name}, a buffer, and only parameters are cut and fitted")
 
 
 def _sliceable_dim(tracer: Tracer, labels: Tensor) -> int | None:
@@ -105,14 +106,14 @@ def _group(tracer: Tracer, components: dict[int, Component]) -> tuple[UnitGroup,
     evenness, normed = Evenness(tracer), _roots_of_normed(tracer)
     for signature, found in by_signature.items():
         keys = sorted(((tensor, dim) for tensor, dim, _ in signature), key=lambda key: (order.get(key[0], -1), key))
-        units = None
+        units, most = None, max(count for *_, count in signature)
         try:
             if not of_heads.isdisjoint(found):
                 units = group_of(heads, found)
                 if units is None and not multiplied.isdisjoint(found):
                     raise ValueError(HEAD_DIMENSION)  # with some of the queries and keys only no mask would be right
             _refuse_normed(tracer, normed, found)
-            roots, num_partitions = _cuttable(tracer, evenness, keys, found, units)
+            roots, num_partitions = _cuttable(tracer, evenness, keys, most, found, units)
         except ValueError as error:
             tracer.labels.freeze(torch.tensor(found), str(error))
             continue
@@ -164,12 +165,20 @@ def _with_names(groups: list[UnitGroup]) -> tuple[UnitGroup, ...]:
 
 
 def _cuttable(
-    tracer: Tracer, evenness: Evenness, keys: list[tuple[str, int]], roots: list[int], heads: HeadUnits | None
+    tracer: Tracer,
+    evenness: Evenness,
+    keys: list[tuple[str, int]],
+    most: int,
+    roots: list[int],
+    heads: HeadUnits | None,
 ) -> tuple[list[int], int]:
-    """Units in order and the number of partitions; a ValueError says why they cannot be cut."""
+    """Units in order and the number of partitions; a ValueError says why they cannot be cut.
+
+    A unit has at most so many indices in any of the tensors.
+    """
     roles = {_role(tracer, tensor, dim) for tensor, dim in keys}
     if len(roots) < 2:
-        raise ValueError("is a single unit")
+        raise ValueError("is a single unit" if most < 2 else "its units are tied to each other: all go, or none")
     if "producer" not in roles:
         raise ValueError("has no producer inside the network")
     if "consumer" not in roles and (heads is None or heads.kind != "qk"):
@@ -179,18 +188,3 @@ def _cuttable(
     if len(heads.roots) == heads.num_partitions > 1 or evenness.partitions(roots)[1] > 1:
         raise ValueError(HEAD_DIMENSION)
     return list(heads.roots), heads.num_partitions
-
-
-def _frozen(tracer: Tracer, groups: tuple[UnitGroup, ...]) -> dict[str, str]:
-    """Reason per producer that has rows outside all groups."""
-    free = {member.tensor for group in groups for member in group.producers}
-    reasons = {}
-    for name in tracer.readers:
-        key = (name, tracer.readings[name].output_dim)
-        if name in free or key not in tracer.dims:
-            continue
-        found = [tracer.labels.frozen_reason(int(label)) for label in tracer.dims[key].unique()]
-        known = [reason for reason in found if reason is not None]
-        if known:
-            reasons[name] = known[0]
-    return reasons

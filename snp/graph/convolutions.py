@@ -33,11 +33,16 @@ def _kernel(tracer: Tracer, node: fx.Node, args: list[Any]) -> _Kernel | None:
     return _Kernel(shadow.numel(), tracer.per_index(shadow, 1), weight, bias, groups)
 
 
+def _why(weight: Any) -> str:
+    """What is special about a convolution that has no rule."""
+    return "" if isinstance(weight, Parameter) else "a convolution whose kernel is computed on the way"
+
+
 @rule("conv1d", "conv2d", "conv3d")
 def _convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     kernel, result = _kernel(tracer, node, args), node.meta["val"]
     if kernel is None:
-        return unknown(tracer, node, args)
+        return unknown(tracer, node, args, _why(args[1]))
     weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
     tracer.read(weight, node, result.numel() // weight.shape[0], is_convolution=True)
     if groups == len(channels) > 1:
@@ -67,7 +72,7 @@ def _transposed_convolution(tracer: Tracer, node: fx.Node, args: list[Any]) -> A
     """A kernel of shape [inputs, outputs / groups, ...]: outputs of group g lie in the columns of its rows."""
     kernel, result = _kernel(tracer, node, args), node.meta["val"]
     if kernel is None:
-        return unknown(tracer, node, args)
+        return unknown(tracer, node, args, _why(args[1]))
     weight, bias, groups, channels = kernel.weight, kernel.bias, kernel.groups, kernel.channels
     positions, more = kernel.num_inputs // weight.shape[0], tuple(args[5]) if len(args) > 5 else ()
     more = more * (result.ndim - 2) if len(more) == 1 else more

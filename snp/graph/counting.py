@@ -69,6 +69,7 @@ def _further_operators() -> dict[Any, Any]:
         aten.dot: lambda left, right, **_: 2 * math.prod(left),
         aten._trilinear: _trilinear,
         aten._grouped_mm: _of_experts,
+        aten.linalg_solve_triangular: _solved,
     }
     with suppress(AttributeError):  # transformers is not there, or has no experts
         found[torch.ops.transformers.grouped_mm_fallback] = _of_experts
@@ -80,6 +81,11 @@ def _further_operators() -> dict[Any, Any]:
 def _trilinear(first: Any, second: Any, third: Any, *_: Any, out_shape: Any, **__: Any) -> int:
     """Of nn.Bilinear: every combination of two features and an output is one product with the weight."""
     return 2 * _product([first[-1], third[-1], *out_shape])
+
+
+def _solved(matrix: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """Of triangular systems, as the product with the inverse, which some networks write while they are exported."""
+    return 2 * _product([*out_shape, matrix[-1]])
 
 
 def _of_experts(tokens: Any, weight: Any, *_: Any, **__: Any) -> int:

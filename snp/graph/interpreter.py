@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from snp.graph import channelwise, convolutions, layers, products, recurrent
 from snp.graph.operators import RULES, TURNED, unknown
 from snp.graph.pointwise import elementwise
-from snp.graph.traced import Parameter, Turned
+from snp.graph.traced import Parameter, Turned, refuse_sizes_of_values
 from snp.graph.tracer import Rule, Tracer
 
 __all__ = ["propagate"]
@@ -73,6 +73,7 @@ def _is_for_each(node: fx.Node, num_samples: int) -> bool:
 
 
 def _apply(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    refuse_sizes_of_values(node)
     tracer.is_given = not tracer.given.isdisjoint(node.all_input_nodes) or _is_for_each(node, tracer.num_samples)
     if tracer.is_given:
         tracer.given.add(node)
@@ -86,10 +87,7 @@ def _labels(tracer: Tracer, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     def held(argument: fx.Node) -> Any:
         return _Held(values[argument])
 
-    def resolve(argument: Any) -> Any:
-        return fx.node.map_arg(argument, held)
-
-    args = [_unwrap(resolve(argument)) for argument in _positional(node)]
+    args = [_unwrap(fx.node.map_arg(argument, held)) for argument in _positional(node)]
     if node.target is operator.getitem:
         return args[0][args[1]] if args[0] is not None else None
     if any(word in str(node.target) for word in _NO_EFFECT):

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from snp.graph.operators import rule, unknown
+from snp.graph.counting import macs_of_operator
+from snp.graph.labels import compact
+from snp.graph.operators import constant_along, rule, unknown
 from snp.graph.traced import Parameter, Turned
 from snp.graph.tracer import Tracer
 
@@ -41,7 +43,8 @@ def matrix(value: Any) -> tuple[Parameter, bool] | None:
 def _linear(tracer: Tracer, node: fx.Node, args: list[Any]) -> Any:
     shadow, weight, bias = tracer.shadow(args[0]), matrix(args[1]), args[2] if len(args) > 2 else None
     if not isinstance(args[0], Tensor) or shadow is None or weight is None or isinstance(bias, Turned):
-        return unknown(tracer, node, args)
+        computed = isinstance(args[1], Tensor)
+        return unknown(tracer, node, args, "a linear layer whose weight is computed on the way" if computed else "")
     return linear(tracer, node, shadow, weight[0], bias, input_dim=0 if weight[1] else 1, channel_dim=-1)
 
 
@@ -70,12 +73,31 @@ def linear(
     """
     result = node.meta["val"]
     output_channel_dim = channel_dim if output_channel_dim is None else output_channel_dim
+    if weight.is_buffer and bias is None and constant_along(tracer, shadow, channel_dim):
+        passed = _mixed(tracer, node, shadow, channel_dim, output_channel_dim)
+        if passed is not None:
+            return passed
     tracer.labels.tie(tracer.per_index(shadow, channel_dim), tracer.along(weight, input_dim))
     positions = result.numel() // weight.shape[1 - input_dim]
     tracer.read(weight, node, positions, input_dim=input_dim, channel_dims=(channel_dim, output_channel_dim))
     rows = emit(tracer, node, weight, 1 - input_dim, bias)
     shape = [-1 if dim == output_channel_dim % result.ndim else 1 for dim in range(result.ndim)]
     return rows.reshape(shape).expand(result.shape)
+
+
+def _mixed(tracer: Tracer, node: fx.Node, shadow: Tensor, dim: int, output_dim: int) -> Tensor | None:
+    """Labels of units that a matrix of numbers mixes the positions of: they pass one by one, as through a pooling.
+
+    None for inputs of the network, behind a norm of a stream, whose bias would be mixed, too, and where heads are the
+    units, to which products bring no cost.
+    """
+    shape = node.meta["val"].shape
+    is_unfit = tracer.whole_heads or tracer.norms.holds(node) or shadow.ndim != len(shape)
+    if is_unfit or tracer.labels.are_constant(shadow):
+        return None
+    labels = shadow.narrow(dim, 0, 1).movedim(dim, output_dim)
+    tracer.products.append((macs_of_operator(node), compact(labels)[0].reshape(-1), not tracer.is_given))
+    return labels.expand(shape)
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training")

@@ -51,6 +51,10 @@ class NormReads:
         if _name(node) == "mul" and len(layers) == 1 and module and any(s.op == "placeholder" for s in sources):
             self.scaled[module] = layers[0]
 
+    def holds(self, node: fx.Node) -> bool:
+        """Does a node get the values of a norm?"""
+        return any(source in self._norms for source in node.all_input_nodes)
+
     def read(self, weight: str, node: fx.Node) -> None:
         """A node reads by a weight."""
         norms = {self._norms[source] for source in node.all_input_nodes if source in self._norms}

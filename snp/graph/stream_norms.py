@@ -9,6 +9,7 @@ for the smaller number: x / sqrt(S / d + e) = sqrt(d' / d) x / sqrt(S / d' + e d
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from snp.graph.copies import copied
 from snp.graph.stream_scales import StreamScale, as_stream_scale
+from snp.graph.untied import untie, with_plain_heads
 
-__all__ = ["StreamNorm", "UntiedHead", "stream_norms_in", "untied_heads", "with_stock_norms", "with_stream_norms"]
+__all__ = ["StreamNorm", "stream_norms_in", "with_stock_norms", "with_stream_norms"]
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 _library = torch.library.Library("snp", "DEF")
@@ -80,10 +82,6 @@ class StreamNorm(nn.Module):
         return norm
 
 
-class UntiedHead(nn.Linear):
-    """A head that was one tensor with an embedding, and is a layer of its own now: the last norm's weight is in it."""
-
-
 def with_stream_norms(model: nn.Module) -> nn.Module:
     """A copy whose norms of the widest stream are :class:`StreamNorm`, and whose heads are tied to no embedding.
 
@@ -95,7 +93,7 @@ def with_stream_norms(model: nn.Module) -> nn.Module:
     if stream_norms_in(model):
         return model
     changed = copied(model)
-    _untie(changed)
+    untie(changed)
     modules = dict(changed.named_modules(remove_duplicate=False))
     norms = {id(module): _as_stream_norm(module) for module in modules.values()}
     found = {name: norm for name, module in modules.items() if (norm := norms[id(module)]) is not None}
@@ -104,14 +102,25 @@ def with_stream_norms(model: nn.Module) -> nn.Module:
         energies[norm.size] = energies.get(norm.size, 0) + norm.size
     widest = max(energies, key=lambda size: energies[size], default=0)
     if not widest:
-        raise ValueError(
-            f"prune.structures: {type(model).__name__} has no LayerNorm or RMSNorm over the units of tokens, so there "
-            "is no width to cut; leave width out (prune.streams=true cuts streams that meet no such norm)"
-        )
+        raise _no_norms(model)
     scales = {id(module): as_stream_scale(module, widest) for module in modules.values()}
     _put(changed, {name: norm for name, norm in found.items() if norm.size == widest})
     _put(changed, {name: scale for name, module in modules.items() if (scale := scales[id(module)]) is not None})
     return changed
+
+
+def _no_norms(model: nn.Module) -> ValueError:
+    """Why there is no width to cut."""
+    bare = [n for n, m in model.named_modules() if hasattr(m, "normalized_shape") and not any(m.parameters())]
+    if bare:
+        return ValueError(
+            f"prune.structures: the norms of {type(model).__name__} have no weights ({bare[0]} and others), and a "
+            "smaller width changes a factor of what a norm gives out, which only its weight can hold: leave width out"
+        )
+    return ValueError(
+        f"prune.structures: {type(model).__name__} has no LayerNorm or RMSNorm over the units of tokens, so there "
+        "is no width to cut; leave width out (prune.streams=true cuts streams that meet no such norm)"
+    )
 
 
 def stream_norms_in(model: nn.Module) -> dict[str, StreamNorm]:
@@ -119,39 +128,17 @@ def stream_norms_in(model: nn.Module) -> dict[str, StreamNorm]:
     return {name: module for name, module in model.named_modules() if isinstance(module, StreamNorm)}
 
 
-def untied_heads(model: nn.Module) -> frozenset[str]:
-    """Names of the weights of heads that were tied to an embedding."""
-    modules = model.named_modules(remove_duplicate=False)
-    return frozenset(f"{name}.weight" for name, module in modules if isinstance(module, UntiedHead))
-
-
 def with_stock_norms(model: nn.Module) -> nn.Module:
     """The network with stock norms and layers again, which it is changed for."""
     ours = [(name, module) for name, module in model.named_modules() if isinstance(module, (StreamNorm, StreamScale))]
     _put(model, {name: module.stock() for name, module in ours})
-    for module in model.modules():
-        if isinstance(module, UntiedHead):
-            module.__class__ = nn.Linear  # type: ignore[assignment]
-    return model
+    return with_plain_heads(model)
 
 
 def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, module)
-
-
-def _untie(model: nn.Module) -> None:
-    """Heads get weights of their own, as the network's configuration says from here on."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in tables]
-    for head in heads:
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-        if type(head) is nn.Linear:
-            head.__class__ = UntiedHead
-    config: Any = getattr(model, "config", None)
-    if heads and hasattr(config, "tie_word_embeddings"):
-        config.tie_word_embeddings = False
 
 
 def _without_weights(stock: nn.Module) -> nn.Module:
@@ -166,7 +153,11 @@ def _as_stream_norm(module: Any) -> StreamNorm | None:
     names = {name for name, value in module._parameters.items() if value is not None}
     if weight is None or weight.ndim != 1 or len(weight) < 2 or not names <= {"weight", "bias"} or module._modules:
         return None
-    eps = getattr(module, _epsilon_of(module), None)
+    if not hasattr(module, _epsilon_of(module)) or not _takes_one_input(module):
+        return None
+    eps = getattr(module, _epsilon_of(module))
+    if eps is None:  # PyTorch takes that of the precision it computes in; from here on it is written down
+        eps = torch.finfo(torch.promote_types(weight.dtype, torch.float32)).eps
     if not isinstance(eps, float):
         return None
     for centres, offset in ((True, 0.0), (False, 0.0), (False, 1.0)):
@@ -174,6 +165,14 @@ def _as_stream_norm(module: Any) -> StreamNorm | None:
         if _agree(module, norm, len(weight)):
             return norm
     return None
+
+
+def _takes_one_input(module: nn.Module) -> bool:
+    """A norm that may get a gate or a condition, too, is none of a stream."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return (
+        sum(parameter.kind not in several for parameter in inspect.signature(module.forward).parameters.values()) == 1
+    )
 
 
 def _epsilon_of(module: Any) -> str:

@@ -8,8 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-__all__ = ["HEAD_DIMENSION", "Call", "Parameter", "Split", "Turned", "held_numbers", "module_running", "turned"]
+__all__ = [
+    "HEAD_DIMENSION",
+    "Call",
+    "Parameter",
+    "Split",
+    "Turned",
+    "held_numbers",
+    "module_running",
+    "refuse_sizes_of_values",
+    "turned",
+]
 
 HEAD_DIMENSION = "head dimension of an attention layer"
 
@@ -136,3 +147,17 @@ def module_running(node: fx.Node) -> str | None:
     """Name of the innermost module whose code ran an operator; None where that is not known."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]).split("@")[0] if stack else None
+
+
+def refuse_sizes_of_values(node: fx.Node) -> None:
+    """A selection among candidates, and all that is computed of it, have no shape that labels could take.
+
+    Raises:
+        ValueError: a size of what the node puts out depends on values.
+    """
+    sizes = [size for leaf in pytree.tree_leaves(node.meta.get("val")) for size in getattr(leaf, "shape", ())]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ValueError(
+            f"{node.target} puts out tensors whose size depends on values, so that units and costs behind it are "
+            "unknown: prune the network without that part (a detector without its selection of boxes, say)"
+        )

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from snp.graph.labels import LabelSpace, compact
 from snp.graph.norm_reads import NormReads
@@ -18,7 +17,6 @@ from snp.graph.units import Reading
 
 __all__ = ["Rule", "Tracer"]
 
-_READ_TWICE = "its weight is read in several ways"
 Rule = Callable[["Tracer", fx.Node, list[Any]], Any]
 
 
@@ -139,17 +137,7 @@ class Tracer:
                 self.labels.freeze(value, reason)
 
     def constant_like(self, node: fx.Node, reason: str) -> Any:
-        """Frozen labels in the shape of a node's result (a list of them for several results).
-
-        Raises:
-            ValueError: its size depends on values, as that of a selection among candidates does.
-        """
-        sizes = [size for leaf in pytree.tree_leaves(node.meta.get("val")) for size in getattr(leaf, "shape", ())]
-        if not all(isinstance(size, int) for size in sizes):
-            raise ValueError(
-                f"{node.target} puts out tensors whose size depends on values, so that units and costs behind it are "
-                "unknown: prune the network without that part (a detector without its selection of boxes, say)"
-            )
+        """Frozen labels in the shape of a node's result (a list of them for several results)."""
         return self._constant(node.meta.get("val"), reason)
 
     def _constant(self, value: Any, reason: str) -> Any:
@@ -197,4 +185,5 @@ class Tracer:
         first = self.readings.setdefault(weight.name, reading)
         if module is None or first != reading:  # measured at one place, read at another
             for dim in {input_dim, first.input_dim}:
-                self.labels.freeze(self.along(weight, dim, self.blocks.get((weight.name, dim), 1)), _READ_TWICE)
+                labels = self.along(weight, dim, self.blocks.get((weight.name, dim), 1))
+                self.labels.freeze(labels, f"{weight.name} is read in several ways")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from snp.graph.stream_norms import untied_heads
+from snp.graph.untied import untied_heads
 from snp.plan.plan import GroupPlan
 from snp.surgery.subject import Subject
 from snp.surgery.unreached import beside_cuts

@@ -22,6 +22,7 @@ from snp.measure.visiting import Visits
 from snp.plan.costs import CostModel
 from snp.plan.twins import twins_left
 from snp.settings import PruneSettings
+from snp.surgery.counts import refuse_uncounted
 from snp.surgery.folded_norms import require_width, with_folded_norms
 from snp.surgery.left_alone import unmeasured, why_left_alone
 from snp.surgery.removal import removable_blocks, require_blocks
@@ -184,16 +185,15 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         settings: ``ignore``, ``streams`` and ``structures`` select groups.
 
     Raises:
-        ValueError: nothing of what is asked for can be cut, or the network holds values that are not finite.
+        ValueError: nothing of what is asked for can be cut, values are not finite, or costs are not what they seem.
     """
-    refuse_not_finite(model, Batch.of(example))
+    refuse_not_finite(model, example := Batch.of(example))
     model = (found := survey(model, example, settings)).model
     if not found.groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.frozen.items())[:5])
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     if "blocks" in settings.structures:  # by name; auto takes what there is
         require_blocks(model, found.removable, found.frozen)
+    refuse_uncounted(model, CostModel(model, found.graph, found.groups), example.beside(model))
     known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
-    return Subject(
-        model, *known, Batch.of(example), found.exports, removable=found.removable, unreached=found.unreached
-    )
+    return Subject(model, *known, example, found.exports, removable=found.removable, unreached=found.unreached)

@@ -305,6 +305,73 @@ def test_networks_without_such_norms_are_refused() -> None:
         cut(model, [torch.randn(4, 3, 32, 32)])
 
 
+def test_networks_whose_norms_have_no_weights_are_refused_for_that() -> None:
+    """As those of OLMo: nothing holds the factor that a smaller width asks for."""
+    layers = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 4)).eval()
+    with pytest.raises(ValueError, match=r"the norms of Sequential have no weights \(1 and others\)"):
+        cut(layers, [torch.randn(16, 6)])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_an_epsilon_that_pytorch_chooses_is_written_down(kind: torch.dtype) -> None:
+    """`nn.RMSNorm(d)` divides small tokens by that of the precision it computes in."""
+    norm, tokens = randomise(nn.RMSNorm(8)).to(kind), (1e-4 * torch.randn(3, 5, 8)).to(kind)
+    ours = with_stream_norms(nn.Sequential(norm))
+    assert len(stream_norms_in(ours)) == 1
+    tolerance = 4 * torch.finfo(kind).eps
+    for found in (ours(tokens), with_stock_norms(ours)(tokens)):
+        torch.testing.assert_close(found, norm(tokens), rtol=tolerance, atol=tolerance)
+
+
+class GatedNorm(nn.Module):
+    """Of hidden units that get a gate, as in Mamba-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.rand(24) + 0.5), 1e-6
+
+    def forward(self, hidden: Tensor, gate: Tensor | None = None) -> Tensor:
+        hidden = hidden if gate is None else hidden * gate.sigmoid()
+        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
+
+
+class Gated(nn.Module):
+    """Such a norm in a branch of a stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.gate = nn.RMSNorm(16), nn.Linear(16, 24), nn.Linear(16, 24)
+        self.gated, self.down = GatedNorm(), nn.Linear(24, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + self.down(self.gated(self.up(y), self.gate(y)))
+
+
+def test_norms_that_get_a_gate_stay_what_they_are() -> None:
+    """They are none of the stream, which is cut all the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), Gated(), nn.RMSNorm(16), nn.Linear(16, 4)).eval()
+    result = cut(model, [torch.randn(16, 5, 6)], structures=("width",), target_units=0.5)
+    small: Any = result.model
+    assert isinstance(small[1].gated, GatedNorm)
+    assert (type(small[2]), small[2].normalized_shape) == (nn.RMSNorm, (8,))
+
+
+def test_positions_that_are_mixed_behind_a_norm_keep_the_stream_whole() -> None:
+    """The norm's bias would be mixed, too, and cannot go into what reads behind it."""
+
+    class Mixed(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(self.up(self.matrix @ self.norm(x)).relu())
+
+    mixed = Mixed()
+    mixed.register_buffer("matrix", torch.rand(5, 5))
+    model = nn.Sequential(nn.Linear(6, 16), mixed, nn.RMSNorm(16), nn.Linear(16, 4)).eval()
+    with pytest.raises(ValueError, match=r"its units meet 1\.matrix, a buffer"):
+        cut(model, [torch.randn(16, 5, 6)], structures=("width",), target_units=0.5)
+
+
 def test_hidden_units_behind_a_norm_are_no_stream() -> None:
     """What is rectified in front of a norm may not be turned."""
     layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
@@ -312,7 +379,9 @@ def test_hidden_units_behind_a_norm_are_no_stream() -> None:
         cut(layers, [torch.randn(16, 6)])
 
 
-@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8, eps=1e-3), nn.LayerNorm(8, bias=False, eps=1e-2)])
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(8), nn.RMSNorm(8, eps=1e-3), nn.RMSNorm(8), nn.LayerNorm(8, bias=False, eps=1e-2)]
+)
 def test_our_form_of_a_norm_is_the_stock_one(norm: nn.Module) -> None:
     """And back again, with every unit in its place."""
     randomise(norm).double()

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 import snp
+from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
 from snp.plan.costs import CostModel
@@ -128,6 +129,18 @@ FROZEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "half of a weight": lambda m, x: m.one(x)[..., :4] @ m.square.t()[:4],
     "an outer product": lambda m, x: torch.einsum("bti,bto->btio", m.one(x), m.two(x)).sum(-1),
 }
+
+
+def _solved(m: Any, x: Tensor) -> Tensor:
+    """As the delta rule of transformers: a triangular system, and products with its inverse while it is exported."""
+    units, others = m.one(x), m.two(x)
+    system = (units @ units.mT).tril(-1) + torch.eye(5)
+    if torch.compiler.is_exporting():
+        return torch.linalg.inv(system) @ others
+    return torch.linalg.solve_triangular(system, others, upper=False, unitriangular=True)
+
+
+FROZEN["solved, or a product while it is exported"] = _solved
 
 
 class Products(nn.Module):
@@ -249,3 +262,85 @@ def test_a_weight_in_a_form_that_no_fit_knows_is_folded(calibration: str) -> Non
     with torch.no_grad():
         errors = [float(F.mse_loss(small.model(inputs), model(inputs))) for small in (result, deleted)]
     assert errors[0] < errors[1]
+
+
+class Mixing(nn.Module):
+    """Positions are mixed between two layers, by a matrix that is trained, or is not."""
+
+    def __init__(self, mixes: Callable[[Tensor, Tensor], Tensor], *, trained: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.mixes = nn.Linear(6, 8), nn.Linear(8, 4), mixes
+        if trained:
+            self.matrix = nn.Parameter(torch.rand(5, 5))
+        else:
+            self.register_buffer("matrix", torch.rand(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.gelu(self.mixes(self.matrix, self.first(x))))
+
+
+MIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "from the left": lambda matrix, x: matrix @ x,
+    "from the right": lambda matrix, x: (x.mT @ matrix).mT,
+    "einsum": lambda matrix, x: torch.einsum("ts,nsd->ntd", matrix, x),
+    "functional": lambda matrix, x: F.linear(x.mT, matrix).mT,
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_units_pass_a_matrix_of_numbers_over_positions(name: str) -> None:
+    """One by one, as through a pooling; what the product costs falls with them."""
+    model = Mixing(MIXES[name], trained=False)
+    graph = cut_anyhow(model, TOKENS)
+    assert summary(graph) == {"first": 8}
+    costs = CostModel(model, graph, graph.groups)
+    assert costs.macs(costs.dense) == macs_of_batch(model, Batch.of(TOKENS)) == 5 * (48 + 32) + 25 * 8
+    result = snp.prune(model, [TOKENS.repeat(16, 1, 1)], target_units=0.5, cut="uniform", progress=False)
+    assert result.plan.macs["pruned"] == macs_of_batch(result.model, Batch.of(TOKENS)) == 5 * (24 + 16) + 25 * 4
+
+
+def projected() -> nn.Module:
+    """Units are mixed by a matrix of numbers."""
+    layers = {"first": nn.Linear(6, 8), "last": nn.Linear(8, 4)}
+    model = Net(lambda m, x: m.last(F.linear(m.first(x), m.matrix)), **layers)
+    model.register_buffer("matrix", torch.rand(8, 8))
+    return model
+
+
+WHOLE: dict[str, tuple[nn.Module, Tensor, str, str]] = {
+    "a trained matrix over positions": (
+        Mixing(MIXES["from the left"], trained=True), TOKENS, "first.weight",
+        "its units are tied to each other: all go, or none",
+    ),
+    "one unit": (nn.Sequential(nn.Linear(6, 1), nn.Linear(1, 4)), TOKENS, "0.weight", "is a single unit"),
+    "a buffer as a layer": (
+        projected(), TOKENS, "first.weight", "its units meet matrix, a buffer, and only parameters are cut and fitted",
+    ),
+    "a kernel that its parent computes": (
+        Net(
+            lambda m, x: m.last(F.conv1d(x.mT, m.first.weight.abs(), m.first.bias).mT),
+            first=nn.Conv1d(6, 8, 1), last=nn.Linear(8, 4),
+        ), TOKENS, "first.weight", "enters a convolution whose kernel is computed on the way",
+    ),
+    "a weight that its parent computes": (
+        Net(lambda m, x: m.last(F.linear(x, m.first.weight.abs())), first=nn.Linear(6, 8), last=nn.Linear(8, 4)),
+        TOKENS, "first.weight", "enters a linear layer whose weight is computed on the way",
+    ),
+    "bags of embeddings": (
+        nn.Sequential(nn.EmbeddingBag(9, 8), nn.Linear(8, 4)), torch.arange(8).reshape(2, 4), "0.weight",
+        "enters aten.embedding_bag.padding_idx, which the analysis does not know",
+    ),
+    "a matrix that is read twice": (
+        Net(
+            lambda m, x: m.last(m.first(x) @ m.last.weight.mT @ m.last.weight),
+            first=nn.Linear(6, 8), last=nn.Linear(8, 4),
+        ), TOKENS, "first.weight", "last.weight is read in several ways",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_layers_that_stay_whole_are_named_with_a_true_reason(name: str) -> None:
+    """Also those whose weights no rule of a layer meets."""
+    model, batch, layer, reason = WHOLE[name]
+    assert analyse(model.eval(), batch).frozen[layer] == reason

@@ -12,8 +12,10 @@ from snp.core.precision import in_double
 from snp.graph import analyse
 from snp.graph.batches import Batch
 from snp.plan.plan import GroupPlan, PruningPlan
+from snp.settings import PruneSettings
 from snp.surgery.checks import SelfCheckError, self_check
 from snp.surgery.recorded import Recording, largest_difference
+from snp.surgery.subject import subject_of
 from snp.surgery.surgery import cut, masked_weights, with_weights
 from snp.surgery.training_mode import training_of
 from snp.surgery.trial_cuts import confirm
@@ -262,3 +264,15 @@ def test_networks_that_compare_dtypes_are_computed_in_double_all_the_same() -> N
         small[2].bias += 1e-5
     with pytest.raises(SelfCheckError, match="in double precision"):
         self_check(masked, small, Batch.of(rows), plan)
+
+
+def test_code_that_computes_otherwise_while_it_is_exported_is_refused_before_anything_is_measured() -> None:
+    """A product that the analysis never sees: no budget could be held."""
+
+    def head(m: Net, x: Tensor) -> Tensor:
+        y = F.relu(m.a(x))
+        return m.b(y if torch.compiler.is_exporting() else y @ torch.eye(y.shape[-1]))
+
+    model = Net(head, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).eval()
+    with pytest.raises(ValueError, match=r"sees 72 multiply-accumulates per sample, and 136 are counted as it runs"):
+        subject_of(model, torch.randn(2, 6), PruneSettings(target_units=0.5))
