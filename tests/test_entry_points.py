@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,17 @@ import snp
 from snp.core import cuts, orderings
 from snp.core.registry import Registry
 from snp.data import data_sets, other
+from snp.fit.preparation import problem_of
+from snp.graph.batches import Batch
 from snp.models import ModelSpec, build, families
 from snp.plan import planners
 from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
 from snp.run.options import configuration
-from snp.settings import PruneSettings
+from snp.settings import PLANNERS, PruneSettings
+from snp.surgery.subject import subject_of
 from tests.command_line import run_here
+from tests.measured import measured_moments
 from tests.networks import cnn, images
 
 PROJECT = """
@@ -33,10 +39,24 @@ version = "1"
 backwards = "backwards:order"
 zca = "backwards:order"
 gone = "backwards:nothing"
+short = "backwards:Broken.short"
+equal = "backwards:Broken.equal"
+floats = "backwards:Broken.floats"
+listed = "backwards:Broken.listed"
 [project.entry-points."snp.cuts"]
 half = "backwards:num_kept"
+none_at_all = "backwards:Broken.zero"
+share = "backwards:Broken.share"
+tensor = "backwards:Broken.tensor"
+too_many = "backwards:Broken.too_many"
+falling = "backwards:Broken.falling"
 [project.entry-points."snp.planners"]
 first_units = "backwards:choose"
+short_of_one = "backwards:Broken.choose_short"
+nothing = "backwards:Broken.choose_nothing"
+repeats = "backwards:Broken.choose_repeats"
+forgetful = "backwards:Broken.forget"
+one_group = "backwards:Broken.choose_one"
 [project.entry-points."snp.models"]
 perceptron = "backwards"
 half_a_family = "backwards_too"
@@ -62,6 +82,29 @@ def num_kept(curve, level):
 
 def choose(problem, settings):
     return Selection(tuple(Choice(torch.arange(g.num_units), g.num_units // 2) for g in problem.groups), 0.5)
+
+
+def chosen(problem, order=torch.arange, count=lambda size: size // 2):
+    return Selection(tuple(Choice(order(g.num_units), count(g.num_units)) for g in problem.groups), 0.5)
+
+
+class Broken:
+    # Each in its own way.
+
+    short = staticmethod(lambda statistics: torch.arange(statistics.num_units - 1))
+    equal = staticmethod(lambda statistics: torch.zeros(statistics.num_units, dtype=torch.int64))
+    floats = staticmethod(lambda statistics: torch.arange(statistics.num_units).float())
+    listed = staticmethod(lambda statistics: list(range(statistics.num_units)))
+    zero = staticmethod(lambda curve, level: 0)
+    share = staticmethod(lambda curve, level: level * len(curve.kept_variance))
+    tensor = staticmethod(lambda curve, level: torch.tensor(1))
+    too_many = staticmethod(lambda curve, level: len(curve.kept_variance) + 5)
+    falling = staticmethod(lambda curve, level: max(1, int((1 - level) * len(curve.kept_variance))))
+    choose_short = staticmethod(lambda problem, settings: chosen(problem, lambda size: torch.arange(size - 1)))
+    choose_nothing = staticmethod(lambda problem, settings: chosen(problem, count=lambda size: 0))
+    choose_repeats = staticmethod(lambda problem, settings: chosen(problem, lambda size: torch.arange(size) // 2))
+    forget = staticmethod(lambda problem, settings: None)
+    choose_one = staticmethod(lambda problem, settings: Selection(chosen(problem).choices[:1], 0.5))
 
 
 def build(*, num_classes, image_size, width=4):
@@ -110,7 +153,7 @@ def assert_falls(order: list[int]) -> None:
 @pytest.mark.usefixtures("foreign")
 def test_an_ordering_of_another_package_orders() -> None:
     """The units that stay are those it puts first; it is listed, behind the package's own."""
-    assert orderings.names()[-2:] == ["backwards", "gone"]
+    assert orderings.names()[len(orderings.REGISTRY.own) :][:2] == ["backwards", "equal"]
     result = snp.prune(cnn(), [images(64)], ordering="backwards", target_units=0.5, round_to=1, calibration="joint")
     assert result.plan.settings["ordering"] == "backwards"
     for decision, choice in zip(result.plan.groups, result.selection.choices, strict=True):
@@ -121,8 +164,8 @@ def test_an_ordering_of_another_package_orders() -> None:
 @pytest.mark.usefixtures("foreign")
 def test_cuts_planners_networks_and_data_of_another_package() -> None:
     """Each kind by its own group of entry points."""
-    assert cuts.names()[-1] == "half"
-    assert planners.names()[-1] == "first_units"
+    assert cuts.names()[len(cuts.REGISTRY.own) :][:2] == ["falling", "half"]
+    assert planners.names()[len(PLANNERS.own) :][:2] == ["first_units", "forgetful"]
     assert cuts.load("half")(cuts.Curve(torch.ones(9)), 0.3) == 4
     plan = snp.prune(cnn(), [images(8)], ordering="variance", cut="half", target_macs=0.9, calibration="joint").plan
     assert plan.settings["cut"] == "half"
@@ -134,6 +177,43 @@ def test_cuts_planners_networks_and_data_of_another_package() -> None:
     assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
     assert data_sets()[-1] == "noise"
     assert other("noise", {"size": 9}).size == 9
+
+
+BROKEN = {
+    "ordering=short": r" must give every number from 0 to \d+ once, .*; it gave a tensor of int64, shape \[\d+\]",
+    "ordering=equal": r" must give every number .*; it gave numbers from 0 to 0, \d+ repeated",
+    "ordering=floats": r" must give every number .*; it gave a tensor of float32",
+    "ordering=listed": r" must give every number .*; it gave a list",
+    "cut=none_at_all": r" must give an int from 1 to \d+, .*; it gave 0\. Mend",
+    "cut=share": r" must give an int from 1 to \d+, .*; it gave \d+\.\d+\. Mend",
+    "cut=tensor": r" must give an int from 1 to \d+, .*; it gave tensor\(1\)",
+    "cut=too_many": r" must give an int from 1 to (\d+), .*; it gave \d+\. Mend",
+    "cut=falling": r" must not keep fewer units of a group at a higher level; it keeps \d+ at level 0\.",
+    "planner=short_of_one": r", of expand, must give every number .*; it gave a tensor of int64, shape",
+    "planner=nothing": r", of expand, must give an int from 1 to \d+, .*; it gave 0",
+    "planner=repeats": r", of expand, must give every number .*; it gave numbers from 0 to \d+, \d+ repeated",
+    "planner=forgetful": r" must give a Selection with \d+ choices, one a group, not None",
+    "planner=one_group": r" must give a Selection with \d+ choices, one a group, not 1 choices",
+    "planner=first_units": r" must stay within prune\.target_macs=0\.3; it keeps 0\.\d+",
+}
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    batch = Batch((images(8),))
+    subject = subject_of(cnn(), batch, PruneSettings())
+    return problem_of(subject, measured_moments(subject, [batch]))
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("asked", BROKEN)
+def test_methods_are_held_to_what_they_have_to_give(problem: Problem, asked: str) -> None:
+    """The option that asked for it is named, and what is wrong, before anything rests on it."""
+    kind, name = asked.split("=")
+    others = {"ordering": "variance", "target_macs": 0.3 if name == "first_units" else 0.9}
+    settings = PruneSettings(**others | {kind: name})
+    with pytest.raises(ValueError, match=rf"^prune\.{kind}={name}{BROKEN[asked]}"):
+        planners.chosen(replace(problem, target=settings.target), settings)
 
 
 @pytest.mark.usefixtures("foreign")
