@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,15 +62,26 @@ one_group = "backwards:Broken.choose_one"
 [project.entry-points."snp.models"]
 perceptron = "backwards"
 half_a_family = "backwards_too"
+without_format = "backwards_three"
 [project.entry-points."snp.data"]
 noise = "backwards:Noise"
+half_a_set = "backwards:Half"
+plain = "backwards:Plain"
+made = "backwards:made"
 [tool.setuptools]
-py-modules = ["backwards", "backwards_too"]
+py-modules = ["backwards", "backwards_too", "backwards_three"]
+"""
+WITHOUT_FORMAT = """
+from backwards import build
+
+def preprocessing(model, image_size):
+    return dict(image_size=image_size, mean=(0.5,) * 3, crop_fraction=1.0)
 """
 CODE = """
 import torch
 from torch import nn
 
+from snp.data.base import ImageData
 from snp.plan.problem import Choice, Selection
 
 
@@ -115,9 +128,30 @@ def preprocessing(model, image_size):
     return dict(image_size=image_size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_fraction=1.0)
 
 
-class Noise:
+class Noise(ImageData):
+    num_classes = 2
+
     def __init__(self, size=3):
+        super().__init__(name="noise", batch_size=2, num_workers=0, image_size=size, val_fraction=0.0)
         self.size = size
+
+    def samples(self, part):
+        return [(torch.zeros(3, self.size, self.size), 0)]
+
+    def transform(self, format, training):
+        return torch.nn.Identity()
+
+
+class Half(ImageData):
+    num_classes = 2
+
+
+class Plain:
+    pass
+
+
+def made():
+    return Plain()
 """
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -130,6 +164,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source" / "pyproject.toml").write_text(PROJECT)
     (folder / "source" / "backwards.py").write_text(CODE)
     (folder / "source" / "backwards_too.py").write_text("def build(*, num_classes, image_size): ...")
+    (folder / "source" / "backwards_three.py").write_text(WITHOUT_FORMAT)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     words = [*pip, "--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
     subprocess.run(words, check=True, timeout=120)
@@ -173,9 +208,9 @@ def test_cuts_planners_networks_and_data_of_another_package() -> None:
     plan = snp.prune(cnn(), [images(8)], **options).plan
     for decision in plan.groups:
         assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2))
-    assert families()[-2:] == ("half_a_family", "perceptron")
+    assert families()[-3:] == ("half_a_family", "perceptron", "without_format")
     assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
-    assert data_sets()[-1] == "noise"
+    assert data_sets()[-4:] == ["half_a_set", "made", "noise", "plain"]
     assert other("noise", {"size": 9}).size == 9
 
 
@@ -214,6 +249,30 @@ def test_methods_are_held_to_what_they_have_to_give(problem: Problem, asked: str
     settings = PruneSettings(**others | {kind: name})
     with pytest.raises(ValueError, match=rf"^prune\.{kind}={name}{BROKEN[asked]}"):
         planners.chosen(replace(problem, target=settings.target), settings)
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("plain", {}, "data.name=plain: Plain is no data set; a data set is a subclass of snp.data.base.ImageData"),
+        ("made", {}, "data.name=made: it gives a Plain, which is no data set"),
+        ("half_a_set", {}, "data.name=half_a_set: Half has no samples, transform; a data set is"),
+        ("noise", {"sizee": 3}, "data.arguments has no sizee; there are size"),
+        ("noise", 5, "data.arguments must be a mapping of its arguments, found 5"),
+    ],
+)
+def test_what_is_no_data_set(name: str, arguments: Any, words: str) -> None:
+    """Is refused by its name, and arguments that it does not have by those that there are."""
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        other(name, arguments)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_family_that_says_too_little_of_its_images() -> None:
+    """Is refused by what is lacking."""
+    with pytest.raises(ValueError, match=r"^model\.family=without_format: .*; what it gives lacks std, interpolation$"):
+        ModelSpec("without_format", "w").prepare(2, 8, trains_from_scratch=True)
 
 
 @pytest.mark.usefixtures("foreign")
