@@ -72,8 +72,11 @@ def save(figure: Figure, path: str | Path, title: str) -> Path:
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for kind in FORMATS:
+            # Made in memory: a disk without room ends PDF inside matplotlib, in an error of its own.
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=_DPI, metadata=_NO_DATE[kind])
             with whole(path.with_suffix(f".{kind}")) as partial:
-                figure.savefig(partial, format=kind, dpi=_DPI, metadata=_NO_DATE[kind])
+                partial.write_bytes(drawn.getvalue())
     return path
 
 

@@ -18,6 +18,7 @@ from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.errors import guarded
 from snp.run.help import group_options, help_text, inspect_text
+from snp.run.idle import idle_options
 from snp.run.options import asked_name, configuration, opened, refuse_unknown
 from snp.run.refusals import refuse_unwritable
 from snp.run.root import refuse_lost_sections
@@ -63,6 +64,27 @@ def test_sections_stay_sections(section: str, value: Any, words: str) -> None:
     changed = composed | {section: value}
     with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
         refuse_lost_sections({name: entry for name, entry in changed.items() if entry != "~"})
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, []),
+        ({"preset": "quick"}, []),
+        ({"preset": "paper", "planner": "magnitude"}, []),
+        ({"reconstruct": "tuned", "tune_epochs": 3}, []),
+        ({"tune_epochs": 3}, ["prune.tune_epochs=3 changes nothing without prune.reconstruct=tuned"]),
+        (
+            {"calibration": "joint", "softmax": False},
+            ["prune.softmax=false changes nothing without a fit in sequence (prune.calibration=sequential, "
+             "prune.reconstruct=true)"],
+        ),
+        ({"planner": "magnitude", "ordering": "zca"}, ["prune.ordering=zca changes nothing without prune.planner=snp"]),
+    ],
+)  # fmt: skip
+def test_options_that_nothing_looks_at_are_named(options: dict[str, Any], wanted: list[str]) -> None:
+    """Each with what it needs; nothing is said of defaults."""
+    assert idle_options(PruneSettings(**options)) == wanted
 
 
 @pytest.mark.parametrize("section", SECTIONS)
