@@ -159,7 +159,7 @@ def _without(subject: Subject, problem: Problem, refused: dict[str, str]) -> tup
 
 
 def _decided(subject: Subject, problem: Problem, settings: PruneSettings, provenance: dict[str, Any]) -> Decision:
-    chosen, given = planners.load(settings.planner)(problem, settings), problem
+    chosen, given = planners.chosen(problem, settings), problem
     clock = partial(checked_by_clock, subject) if problem.target.is_timed else None
     found = allotted(problem, chosen, tilts=settings.tilt, clock=clock)
     problem, selection = found.problem, found.selection

@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +17,18 @@ import snp
 from snp.core import cuts, orderings
 from snp.core.registry import Registry
 from snp.data import data_sets, other
+from snp.fit.preparation import problem_of
+from snp.graph.batches import Batch
 from snp.models import ModelSpec, build, families
 from snp.models.sources.weights import fingerprint
 from snp.plan import planners
 from snp.plan.plan import PruningPlan
+from snp.plan.problem import Problem
 from snp.run.options import configuration
-from snp.settings import PruneSettings
+from snp.settings import PLANNERS, PruneSettings
+from snp.surgery.subject import subject_of
 from tests.command_line import run_here
+from tests.measured import measured_moments
 from tests.networks import cnn, images
 
 PROJECT = """
@@ -34,22 +42,47 @@ version = "1"
 backwards = "backwards:order"
 zca = "backwards:order"
 gone = "backwards:nothing"
+short = "backwards:Broken.short"
+equal = "backwards:Broken.equal"
+floats = "backwards:Broken.floats"
+listed = "backwards:Broken.listed"
 [project.entry-points."snp.cuts"]
 half = "backwards:num_kept"
+none_at_all = "backwards:Broken.zero"
+share = "backwards:Broken.share"
+tensor = "backwards:Broken.tensor"
+too_many = "backwards:Broken.too_many"
+falling = "backwards:Broken.falling"
 [project.entry-points."snp.planners"]
 first_units = "backwards:choose"
+short_of_one = "backwards:Broken.choose_short"
+nothing = "backwards:Broken.choose_nothing"
+repeats = "backwards:Broken.choose_repeats"
+forgetful = "backwards:Broken.forget"
+one_group = "backwards:Broken.choose_one"
 [project.entry-points."snp.models"]
 perceptron = "backwards"
 half_a_family = "backwards_too"
+without_format = "backwards_three"
 [project.entry-points."snp.data"]
 noise = "backwards:Noise"
+half_a_set = "backwards:Half"
+plain = "backwards:Plain"
+made = "backwards:made"
 [tool.setuptools]
-py-modules = ["backwards", "backwards_too"]
+py-modules = ["backwards", "backwards_too", "backwards_three"]
+"""
+WITHOUT_FORMAT = """
+from backwards import build
+
+def preprocessing(model, image_size):
+    return dict(image_size=image_size, mean=(0.5,) * 3, crop_fraction=1.0)
 """
 CODE = """
 import torch
 from torch import nn
 
+from snp.data.base import ImageData
 from snp.plan.problem import Choice, Selection
 
 
@@ -65,6 +98,29 @@ def choose(problem, settings):
     return Selection(tuple(Choice(torch.arange(g.num_units), g.num_units // 2) for g in problem.groups), 0.5)
 
 
+def chosen(problem, order=torch.arange, count=lambda size: size // 2):
+    return Selection(tuple(Choice(order(g.num_units), count(g.num_units)) for g in problem.groups), 0.5)
+
+
+class Broken:
+    # Each in its own way.
+
+    short = staticmethod(lambda statistics: torch.arange(statistics.num_units - 1))
+    equal = staticmethod(lambda statistics: torch.zeros(statistics.num_units, dtype=torch.int64))
+    floats = staticmethod(lambda statistics: torch.arange(statistics.num_units).float())
+    listed = staticmethod(lambda statistics: list(range(statistics.num_units)))
+    zero = staticmethod(lambda curve, level: 0)
+    share = staticmethod(lambda curve, level: level * len(curve.kept_variance))
+    tensor = staticmethod(lambda curve, level: torch.tensor(1))
+    too_many = staticmethod(lambda curve, level: len(curve.kept_variance) + 5)
+    falling = staticmethod(lambda curve, level: max(1, int((1 - level) * len(curve.kept_variance))))
+    choose_short = staticmethod(lambda problem, settings: chosen(problem, lambda size: torch.arange(size - 1)))
+    choose_nothing = staticmethod(lambda problem, settings: chosen(problem, count=lambda size: 0))
+    choose_repeats = staticmethod(lambda problem, settings: chosen(problem, lambda size: torch.arange(size) // 2))
+    forget = staticmethod(lambda problem, settings: None)
+    choose_one = staticmethod(lambda problem, settings: Selection(chosen(problem).choices[:1], 0.5))
+
+
 def build(*, num_classes, image_size, width=4):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.ReLU(), nn.Linear(width, num_classes))
 
@@ -77,9 +133,30 @@ class Network(nn.Identity):
     pass
 
 
-class Noise:
+class Noise(ImageData):
+    num_classes = 2
+
     def __init__(self, size=3):
+        super().__init__(name="noise", batch_size=2, num_workers=0, image_size=size, val_fraction=0.0)
         self.size = size
+
+    def samples(self, part):
+        return [(torch.zeros(3, self.size, self.size), 0)]
+
+    def transform(self, format, training):
+        return torch.nn.Identity()
+
+
+class Half(ImageData):
+    num_classes = 2
+
+
+class Plain:
+    pass
+
+
+def made():
+    return Plain()
 """
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -92,6 +169,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source" / "pyproject.toml").write_text(PROJECT)
     (folder / "source" / "backwards.py").write_text(CODE)
     (folder / "source" / "backwards_too.py").write_text("def build(*, num_classes, image_size): ...")
+    (folder / "source" / "backwards_three.py").write_text(WITHOUT_FORMAT)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
     words = [*pip, "--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
     subprocess.run(words, check=True, timeout=120)
@@ -115,7 +193,7 @@ def assert_falls(order: list[int]) -> None:
 @pytest.mark.usefixtures("foreign")
 def test_an_ordering_of_another_package_orders() -> None:
     """The units that stay are those it puts first; it is listed, behind the package's own."""
-    assert orderings.names()[-2:] == ["backwards", "gone"]
+    assert orderings.names()[len(orderings.REGISTRY.own) :][:2] == ["backwards", "equal"]
     result = snp.prune(cnn(), [images(64)], ordering="backwards", target_units=0.5, round_to=1, calibration="joint")
     assert result.plan.settings["ordering"] == "backwards"
     for decision, choice in zip(result.plan.groups, result.selection.choices, strict=True):
@@ -126,8 +204,8 @@ def test_an_ordering_of_another_package_orders() -> None:
 @pytest.mark.usefixtures("foreign")
 def test_cuts_planners_networks_and_data_of_another_package() -> None:
     """Each kind by its own group of entry points."""
-    assert cuts.names()[-1] == "half"
-    assert planners.names()[-1] == "first_units"
+    assert cuts.names()[len(cuts.REGISTRY.own) :][:2] == ["falling", "half"]
+    assert planners.names()[len(PLANNERS.own) :][:2] == ["first_units", "forgetful"]
     assert cuts.load("half")(cuts.Curve(torch.ones(9)), 0.3) == 4
     plan = snp.prune(cnn(), [images(8)], ordering="variance", cut="half", target_macs=0.9, calibration="joint").plan
     assert plan.settings["cut"] == "half"
@@ -135,10 +213,71 @@ def test_cuts_planners_networks_and_data_of_another_package() -> None:
     plan = snp.prune(cnn(), [images(8)], **options).plan
     for decision in plan.groups:
         assert torch.equal(decision.kept, torch.arange(decision.group.num_units // 2))
-    assert families()[-2:] == ("half_a_family", "perceptron")
+    assert families()[-3:] == ("half_a_family", "perceptron", "without_format")
     assert build("perceptron", num_classes=5, image_size=4, width=7)[1].out_features == 7
-    assert data_sets()[-1] == "noise"
+    assert data_sets()[-4:] == ["half_a_set", "made", "noise", "plain"]
     assert other("noise", {"size": 9}).size == 9
+
+
+BROKEN = {
+    "ordering=short": r" must give every number from 0 to \d+ once, .*; it gave a tensor of int64, shape \[\d+\]",
+    "ordering=equal": r" must give every number .*; it gave numbers from 0 to 0, \d+ repeated",
+    "ordering=floats": r" must give every number .*; it gave a tensor of float32",
+    "ordering=listed": r" must give every number .*; it gave a list",
+    "cut=none_at_all": r" must give an int from 1 to \d+, .*; it gave 0\. Mend",
+    "cut=share": r" must give an int from 1 to \d+, .*; it gave \d+\.\d+\. Mend",
+    "cut=tensor": r" must give an int from 1 to \d+, .*; it gave tensor\(1\)",
+    "cut=too_many": r" must give an int from 1 to (\d+), .*; it gave \d+\. Mend",
+    "cut=falling": r" must not keep fewer units of a group at a higher level; it keeps \d+ at level 0\.",
+    "planner=short_of_one": r", of expand, must give every number .*; it gave a tensor of int64, shape",
+    "planner=nothing": r", of expand, must give an int from 1 to \d+, .*; it gave 0",
+    "planner=repeats": r", of expand, must give every number .*; it gave numbers from 0 to \d+, \d+ repeated",
+    "planner=forgetful": r" must give a Selection with \d+ choices, one a group, not None",
+    "planner=one_group": r" must give a Selection with \d+ choices, one a group, not 1 choices",
+    "planner=first_units": r" must stay within prune\.target_macs=0\.3; it keeps 0\.\d+",
+}
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    batch = Batch((images(8),))
+    subject = subject_of(cnn(), batch, PruneSettings())
+    return problem_of(subject, measured_moments(subject, [batch]))
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize("asked", BROKEN)
+def test_methods_are_held_to_what_they_have_to_give(problem: Problem, asked: str) -> None:
+    """The option that asked for it is named, and what is wrong, before anything rests on it."""
+    kind, name = asked.split("=")
+    others = {"ordering": "variance", "target_macs": 0.3 if name == "first_units" else 0.9}
+    settings = PruneSettings(**others | {kind: name})
+    with pytest.raises(ValueError, match=rf"^prune\.{kind}={name}{BROKEN[asked]}"):
+        planners.chosen(replace(problem, target=settings.target), settings)
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("plain", {}, "data.name=plain: Plain is no data set; a data set is a subclass of snp.data.base.ImageData"),
+        ("made", {}, "data.name=made: it gives a Plain, which is no data set"),
+        ("half_a_set", {}, "data.name=half_a_set: Half has no samples, transform; a data set is"),
+        ("noise", {"sizee": 3}, "data.arguments has no sizee; there are size"),
+        ("noise", 5, "data.arguments must be a mapping of its arguments, found 5"),
+    ],
+)
+def test_what_is_no_data_set(name: str, arguments: Any, words: str) -> None:
+    """Is refused by its name, and arguments that it does not have by those that there are."""
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        other(name, arguments)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_family_that_says_too_little_of_its_images() -> None:
+    """Is refused by what is lacking."""
+    with pytest.raises(ValueError, match=r"^model\.family=without_format: .*; what it gives lacks std, interpolation$"):
+        ModelSpec("without_format", "w").prepare(2, 8, trains_from_scratch=True)
 
 
 @pytest.mark.usefixtures("foreign")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from snp.core.files import write_whole
 from snp.data.loading import SampleData
 from snp.export.folder import ExportFolder
 from snp.export.int8 import quantise
@@ -110,7 +111,7 @@ def _compare(folder: ExportFolder, files: dict[str, Path], data: SampleData | No
     if is_noisy(rows):
         print("The clock was noisy: these times mean little; measure again on an idle machine.")
     target = next(reversed(files.values())).with_name("scores.json")
-    target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_whole(target, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 def _calibration(data: SampleData | None, folder: ExportFolder, samples: int) -> list[Tensor]:

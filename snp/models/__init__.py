@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _FAMILY = "a family is a module with build(*, num_classes, image_size, ...) and preprocessing(model, image_size)"
+_FORMAT = ("image_size", "mean", "std", "interpolation", "crop_fraction")
 TRAINED_FIRST = "the dense network is trained first"
 
 
@@ -68,8 +69,7 @@ class PreparedModel:
     @property
     def format(self) -> dict[str, Any]:
         """What image data need to know."""
-        names = ("image_size", "mean", "std", "interpolation", "crop_fraction")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _FORMAT}
 
 
 @named(lambda given: "model")
@@ -119,9 +119,27 @@ class ModelSpec:
         else:
             model, weights = module.build(**arguments), "random"
             reason = f"{self.name} starts from random weights (model.pretrained=false), so {TRAINED_FIRST}"
-        facts = {**module.preprocessing(model, image_size), **self._normalization()}
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model.family={self.family}: build gave a {type(model).__name__}, no torch.nn.Module")
+        facts = self._format(module, model, image_size)
         recipe = {"family": self.family, "arguments": {**arguments, "image_size": facts["image_size"]}}
         return PreparedModel(model=model, recipe=recipe, weights=weights, reason=reason, **facts)
+
+    def _format(self, module: ModuleType, model: nn.Module, image_size: int | None) -> dict[str, Any]:
+        """What image data need to know: of the family, but for what `normalize` says."""
+        given = module.preprocessing(model, image_size)
+        found = {**given, **self._normalization()} if isinstance(given, Mapping) else {}
+        lacking, unknown = (
+            [name for name in _FORMAT if name not in found],
+            [name for name in found if name not in _FORMAT],
+        )
+        if lacking or unknown:
+            wrong = f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(unknown)}, too"
+            raise ValueError(
+                f"model.family={self.family}: preprocessing(model, image_size) must give a mapping of "
+                f"{', '.join(_FORMAT)} and nothing else; what it gives {wrong}"
+            )
+        return found
 
     def _from_checkpoint(self, module: ModuleType, arguments: dict[str, Any]) -> tuple[nn.Module, str, str]:
         assert self.checkpoint is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from snp.core import cuts
+from snp.core.agreed import checked_count, refuse_falling
 from snp.core.cuts import Curve
 
 __all__ = ["Allocation", "BlockCurve", "Curves", "PooledScores", "equal_shares"]
@@ -46,8 +48,32 @@ class Curves:
     blocks: tuple[BlockCurve, ...] = ()
 
     def num_kept(self, group: int, level: float) -> int:
-        """Units of a group at a level in (0, 1], in 1..U, before rounding."""
-        return cuts.load(self.cut)(self.curves[group], level)
+        """Units of a group at a level in (0, 1], in 1..U, before rounding.
+
+        Raises:
+            ValueError: the cut gives no such number.
+        """
+        curve = self.curves[group]
+        return checked_count(self._cut(curve, level), len(curve.kept_variance), self._option)
+
+    @cached_property
+    def _cut(self) -> Callable[[Curve, float], int]:
+        return cuts.load(self.cut)
+
+    @property
+    def _option(self) -> str:
+        return f"{cuts.REGISTRY.option}={self.cut}"
+
+    def refuse_falling(self) -> None:
+        """Hold a cut of another package to not falling with the level; a target is sought by that.
+
+        Raises:
+            ValueError: the cut falls, or gives no number in 1..U.
+        """
+        if self.cut in cuts.REGISTRY.own:
+            return
+        for group in range(len(self.curves)):
+            refuse_falling(partial(self.num_kept, group), self._option)
 
     def removed(self, level: float) -> tuple[int, ...]:
         """Numbers of the blocks that do less damage than they cost at a level; some group is always left."""

@@ -63,9 +63,11 @@ def level_for(problem: Problem, allocation: Allocation) -> Level:
     """The level that the target asks for, by bisection where it is a budget.
 
     Raises:
-        ValueError: the budget cannot be reached; the message says what can.
+        ValueError: the budget cannot be reached; the message says what can. Or a cut of another package falls.
     """
     target = problem.target
+    if isinstance(allocation, Curves):
+        allocation.refuse_falling()
 
     def kept(level: float) -> list[int]:
         return kept_at_level(problem, allocation, level)

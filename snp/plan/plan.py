@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snp.core.files import write_whole
 from snp.graph.heads import AttentionLayer
 from snp.graph.residual import ResidualBlock
 from snp.plan.group_plan import GroupPlan, group_from_json, group_to_json
@@ -136,9 +137,7 @@ class PruningPlan:
 
     def save(self, path: Path) -> None:
         """Write ``plan.json``; a half-written file never takes the place of a whole one."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.to_json())
-        partial.replace(path)
+        write_whole(path, self.to_json())
 
     @staticmethod
     def load(path: Path) -> PruningPlan:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation
 
+from snp.core.files import whole, write_whole
+
 # Two hues that stay apart for colour-blind readers and on grey printers; greys carry what is only context.
 KEPT, CUT, CONTEXT, TEXT = "#2a6f97", "#c8553d", "#d9dee3", "#333333"
 # The same name in every file of the same figure, text as text, and no date: written twice, files are the same.
@@ -70,7 +72,11 @@ def save(figure: Figure, path: str | Path, title: str) -> Path:
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for kind in FORMATS:
-            figure.savefig(path.with_suffix(f".{kind}"), dpi=_DPI, metadata=_NO_DATE[kind])
+            # Made in memory: a disk without room ends PDF inside matplotlib, in an error of its own.
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=_DPI, metadata=_NO_DATE[kind])
+            with whole(path.with_suffix(f".{kind}")) as partial:
+                partial.write_bytes(drawn.getvalue())
     return path
 
 
@@ -90,10 +96,11 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
     """Write the numbers of a figure to the CSV file of the same name."""
     table = Path(path).with_suffix(".csv")
     table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_whole(table, text.getvalue())
 
 
 def evenly_spaced(names: Sequence[str], count: int) -> list[str]:

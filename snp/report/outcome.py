@@ -88,7 +88,7 @@ def tiles(record: Record) -> Tiles | None:
         found.append(
             Tile("parameters outside embeddings", format_share(reached), f"{format_share(target[1])} asked for")
         )
-    for measure, word in (("macs", "MACs"), ("params", "parameters"), ("size_bytes", "bytes on disk")):
+    for measure, word in (("macs", "MACs"), ("params", "parameters"), ("size_bytes", "bytes of weights")):
         before, after = getattr(dense, measure), getattr(best, measure)
         if before and after is not None:
             detail = f"{format_count(before)} → {format_count(after)}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from snp.core.files import write_whole
 from snp.report.asked import asked, next_steps, resources, settings_table
 from snp.report.card import model_card
 from snp.report.curves import curve_panels, decision_of, draw_curves
@@ -59,9 +59,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def write_page(path: Path, text: str) -> Path:
     """Write a page whole or not at all: a reader, or a killed process, never sees half of one."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    write_whole(path, text)
     return path
 
 

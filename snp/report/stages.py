@@ -26,7 +26,7 @@ MEASURES = {
     "latency_ms": "Latency in turns (ms)",
     "samples_per_s": "Throughput (samples/s)",
     "tokens_per_s": "Throughput (tokens/s)",
-    "size_bytes": "Weights on disk (bytes)",
+    "size_bytes": "Weights (bytes)",
 }
 # The networks that are timed in turns; training changes no shapes, so its networks take what the pruned one takes.
 TIMED = ("dense", "pruned")
@@ -53,7 +53,7 @@ class Stage:
         latency_ms: Median time of a forward pass, milliseconds, of passes in turns with the other network's.
         samples_per_s: Throughput of passes of that time; of text `tokens_per_s` instead.
         tokens_per_s: Tokens of these passes.
-        size_bytes: What the weights take on disk.
+        size_bytes: Of all tensors; their file holds a header, too.
     """
 
     name: str

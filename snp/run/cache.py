@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from snp.core.deciding import Purpose, trainer_facts
+from snp.core.files import write_whole
 from snp.core.foreign import code_of
 from snp.core.gram import Moments
 from snp.data.contents import contents_of
@@ -184,6 +184,4 @@ def _read(path: Path, mark: str) -> dict[str, Any]:
 
 
 def _write(path: Path, entry: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(entry))
-    partial.replace(path)
+    write_whole(path, json.dumps(entry), is_shared=True)

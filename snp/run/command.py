@@ -102,10 +102,11 @@ def _run(config: Any, sweep: Sweep) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf, open_dict
 
-    from snp.run.root import asked_numbers, refuse_other_stages, root_options
+    from snp.run.root import asked_numbers, refuse_lost_sections, refuse_other_stages, root_options
 
     with open_dict(config):
         optimised = asked_numbers(config.pop("optimise", None))
+    refuse_lost_sections(config)
     config.update(root_options(config))
     refuse_other_stages(config)
     is_multirun = HydraConfig.get().mode == RunMode.MULTIRUN

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
+from snp.core.files import write_whole
 from snp.graph.units import UnitGroup
 from snp.plan.costs import CostModel
 from snp.plan.problem import Selection
@@ -136,7 +137,7 @@ class RunFolder:
     def write_data(self, settings: Mapping[str, Any], format: Mapping[str, Any], seed: int) -> None:
         """Write ``data.json``: which samples the run saw, and in which form its network wants them (for exports)."""
         text = json.dumps({"settings": dict(settings), "format": dict(format), "seed": seed}, indent=1)
-        (self.path / "data.json").write_text(text + "\n")
+        self.replace("data.json", text + "\n")
 
     @rank_zero_only
     def write_facts(self, facts: Mapping[str, Any]) -> None:
@@ -184,9 +185,7 @@ class RunFolder:
 
     def replace(self, name: str, text: str) -> None:
         """A reader, or a killed process, never sees half a file."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(self.path / name)
+        write_whole(self.path / name, text)
 
 
 def _curves(groups: Sequence[UnitGroup], selection: Selection, curve: str) -> Iterator[tuple[str, int, list[float]]]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from snp.core.presets import refuse_overruled
 from snp.run.errors import guarded
 from snp.run.refusals import refuse_seed
-from snp.run.root import asked_numbers, named_options, refuse_other_stages, root_options
+from snp.run.root import asked_numbers, named_options, refuse_lost_sections, refuse_other_stages, root_options
 from snp.run.sweepers import GRID
 
 __all__ = ["CheckJobs"]
@@ -47,6 +47,7 @@ def _check(config: DictConfig) -> None:
     made: dict[str, Any] = {}
     for overrides in islice(_jobs([*given, *config.hydra.overrides.task]), _MOST_JOBS):
         job = hydra.compose("config", [*overrides])
+        refuse_lost_sections(job)
         refuse_seed(job.seed)
         refuse_other_stages(job)
         plain: Any = OmegaConf.to_container(job, resolve=False)  # folders of Hydra are known inside a job only

@@ -11,7 +11,7 @@ from snp.data.loading import SampleData
 from snp.data.text import TextData
 from snp.run.training.recipe import TrainingRecipe
 
-__all__ = ["refuse_best", "refuse_without_samples", "validates"]
+__all__ = ["refuse_best", "refuse_no_steps", "refuse_without_samples", "validates"]
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -71,19 +71,37 @@ def refuse_without_samples(
         raise ValueError(
             "trainer.limit_test_batches=0: networks are scored on test batches; ask for some, null for all"
         )
-    if "train" in left_out and finetune.epochs:
-        raise ValueError(
-            "trainer.limit_train_batches=0 trains nothing: ask for some, null for all, or finetune.epochs=0"
-        )
     scored = [part for part in ("val", "test") if part in counts and part not in left_out]
     for part in scored:
         _refuse_few(f"the {_PARTS[part]} part has", counts[part], trainer.world_size)
     if isinstance(data, TextData) and data.has_second:
         _refuse_few("the second text has", len(data.second_dataloader().dataset), trainer.world_size)  # type: ignore[arg-type]
-    for part in [*scored, *(["train"] if finetune.epochs else [])]:
+    for part in scored:
         _refuse_small_share(
             trainer, part, _num_batches(part, counts.get(part, 0) // trainer.world_size, data.batch_size)
         )
+    refuse_no_steps(trainer, finetune, counts.get("train", 0), data.batch_size)
+
+
+def refuse_no_steps(trainer: Trainer, recipe: TrainingRecipe, num_samples: int, batch_size: int) -> None:
+    """A training sees a batch in every epoch.
+
+    Args:
+        trainer: says how many processes there are, and which batches are left out.
+        recipe: of the training.
+        num_samples: of the training part, over all processes.
+        batch_size: of one process.
+
+    Raises:
+        ValueError: it sees none.
+    """
+    if not recipe.epochs:
+        return
+    if trainer.limit_train_batches == 0:
+        raise ValueError(
+            f"trainer.limit_train_batches=0 trains nothing: ask for some, null for all, or {recipe.where}.epochs=0"
+        )
+    _refuse_small_share(trainer, "train", _num_batches("train", num_samples // trainer.world_size, batch_size))
 
 
 def _num_batches(part: str, num_samples: int, size: int) -> int:

@@ -8,7 +8,19 @@ from typing import Any
 
 from snp.core.values import path_of
 
-__all__ = ["asked_numbers", "named_options", "refuse_other_stages", "root_options"]
+__all__ = ["asked_numbers", "named_options", "refuse_lost_sections", "refuse_other_stages", "root_options"]
+
+# With one option of each.
+_SECTIONS = {
+    "model": "model.pretrained=true",
+    "data": "data.batch_size=64",
+    "prune": "prune.target_macs=0.5",
+    "calibration": "calibration.samples=512",
+    "dense": "dense.epochs=0",
+    "finetune": "finetune.epochs=0",
+    "trainer": "trainer.devices=1",
+    "logger": "logger.csv=true",
+}
 
 
 def root_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +74,22 @@ def named_options(section: str, words: Iterable[str], config: Mapping[str, Any])
     """
     found = (re.match(rf"\+*{section}\.(\w+)=", word) for word in words)
     return {match[1]: config[section][match[1]] for match in found if match and match[1] in config[section]}
+
+
+def refuse_lost_sections(config: Mapping[str, Any]) -> None:
+    """Every section of options is still one: `prune=0.5` puts a number in the place of all of them, `~prune` nothing.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for section, example in _SECTIONS.items():
+        if section not in config:
+            raise ValueError(
+                f"~{section} takes away all options of {section}, which a run needs: set one, as {example}"
+            )
+        if not isinstance(config[section], Mapping):
+            found = "null" if config[section] is None else config[section]
+            raise ValueError(f"{section}={found} is given in place of all options of {section}: set one, as {example}")
 
 
 def refuse_other_stages(config: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from snp.run.facts import data_facts, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.hidden import without_secrets
+from snp.run.idle import idle_options
 from snp.run.limits import refuse_without_samples
 from snp.run.looked_at import look_at_samples
 from snp.run.processes import from_first
@@ -117,6 +118,8 @@ class Run:
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         if not self.overwrite:
             refuse_other_facts(self.folder.path, self.facts)
+        for sentence in idle_options(self.prune):
+            log(f"note: {sentence}")
         asked = self.calibration.samples, self.seed, self.prune
         facts["doubts"] = look_at_samples(self.data, *asked, processes)
         refuse_without_samples(self.lightning.trainer(), self.data, facts, self.finetune)

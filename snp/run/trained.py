@@ -17,6 +17,7 @@ from snp.models.sources.weights import fingerprint, read_metadata, write_weights
 from snp.plan.level import refuse_unreachable
 from snp.plan.plan import PruningPlan
 from snp.run.folder import log
+from snp.run.limits import refuse_no_steps
 from snp.run.processes import agreed
 from snp.run.results import begin_stage, drop
 from snp.run.training.checkpoints import Checkpoints
@@ -48,6 +49,8 @@ def train_dense(job: Run, prepared: Prepared) -> None:
     def train(mark: str) -> None:
         job.facts["weights"] = prepared.reason
         log(prepared.reason)
+        num_samples = job.facts["data"].get("train", 0)
+        refuse_no_steps(job.lightning.trainer(), job.dense, num_samples, job.data.batch_size)
         _refuse_unreachable(job, model)
         job.lightning.fit(model, job.dense, seed=job.seed, checkpoints=_checkpoints(job, "dense", mark))
 

@@ -22,7 +22,7 @@ from snp.run.folder import RunFolder, is_first_process, log
 from snp.run.limits import refuse_best, validates
 from snp.run.loader import OneLoader
 from snp.run.processes import copy_from_first
-from snp.run.trainer_options import refuse_kinds, trainer_refusal
+from snp.run.trainer_options import refuse_values, trainer_refusal
 from snp.run.training.callbacks import EpochBar, EpochLines, EpochSeed, KeepSignals, MeanWeights, TimeSpent
 from snp.run.training.checkpoints import Checkpoints
 from snp.run.training.history import GoOnFrom
@@ -76,7 +76,7 @@ class JobTrainer:
         defaults = {"logger": False, "enable_checkpointing": False, "default_root_dir": str(self._folder.path)}
         callbacks = [*keywords.pop("callbacks", ()), KeepSignals()]
         asked = getattr(self._trainer, "keywords", {})
-        refuse_kinds(asked)
+        refuse_values(asked)
         try:
             made = self._trainer(**{**defaults, **keywords, **self._bars, "callbacks": callbacks})
         except (TypeError, ValueError, MisconfigurationException) as error:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pytorch_lightning import Trainer
 
 from snp.run.refusals import PRECISIONS
 
-__all__ = ["refuse_kinds", "trainer_refusal"]
+__all__ = ["refuse_values", "trainer_refusal"]
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", type(None): "null"}
+# Lightning takes any number here: below these it divides by zero when training begins, or does as if there were none.
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "num_sanity_val_steps": -1,
+    "reload_dataloaders_every_n_epochs": 0,
+}
 _PLACES = ("accelerator", "devices", "num_nodes", "strategy")  # what `trainer=auto` finds out by itself
 
 
-def refuse_kinds(options: Mapping[str, Any]) -> None:
-    """Every option is of a kind that Lightning's trainer takes.
+def refuse_values(options: Mapping[str, Any]) -> None:
+    """Every option is of a kind that Lightning's trainer takes, and no number is below those that mean something.
 
     Args:
         options: name -> value, as the trainer is given them.
@@ -29,14 +38,25 @@ def refuse_kinds(options: Mapping[str, Any]) -> None:
     known = get_type_hints(Trainer.__init__)
     for name, value in options.items():
         kinds = _kinds(known.get(name))
+        names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        kinds = tuple(kind for kind in kinds if get_origin(kind) is not Literal)
         if name == "precision" or any(kind not in _WORDS for kind in kinds):
             continue  # it has values of its own
-        if name == "enable_progress_bar" and value == "auto":
+        if (name == "enable_progress_bar" and value == "auto") or (isinstance(value, str) and value in names):
             continue
         # True is a whole number to Python, and a whole number is a number to everybody.
-        if type(value) not in kinds and not (type(value) is int and float in kinds):
-            rule = " or ".join(_WORDS[kind] for kind in _WORDS if kind in kinds)
-            raise ValueError(f"trainer.{name} must be {rule}, found {value!r}")
+        is_kind = type(value) in kinds or (type(value) is int and float in kinds)
+        least = _LEAST.get(name)
+        if not is_kind or (least is not None and value is not None and not value >= least):
+            raise ValueError(f"trainer.{name} must be {_rule(kinds, names, least)}, found {value!r}")
+
+
+def _rule(kinds: tuple[Any, ...], names: list[str], least: int | None) -> str:
+    """What an option may be, in words."""
+    within = "" if least is None else f" of at least {least}"
+    words = {kind: word + within * (kind in (int, float)) for kind, word in _WORDS.items()}
+    said = [kind for kind in words if kind in kinds and kind is not type(None) and not (kind is int and float in kinds)]
+    return " or ".join([*(words[kind] for kind in said), *names, *(["null"] if type(None) in kinds else [])])
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

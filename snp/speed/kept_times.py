@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
+
+from snp.core.files import write_whole
 
 __all__ = ["add_times", "kept_times", "user_table"]
 
@@ -50,11 +51,9 @@ def add_times(path: Path | None, place: str, times: Mapping[str, Times]) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _whole(path)
         found[place] = {**kept_times(path, place), **times}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(found, indent=1) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(found, indent=1) + "\n", is_shared=True)
     except OSError as error:
-        logging.getLogger("snp").warning(f"{path} cannot be written, layers will be timed again: {error}")
+        logging.getLogger("snp").warning(f"layers will be timed again: {error}")
 
 
 def _whole(path: Path) -> dict[str, Mapping[str, object]]:

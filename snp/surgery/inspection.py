@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from snp.core.files import write_whole
 from snp.graph.batch_form import parsed
 from snp.graph.edges import told_of_edges
 from snp.graph.units import UnitGroup, module_of
@@ -100,8 +101,8 @@ class Inspection:
 
     def save(self, folder: Path) -> None:
         """Write ``groups.json`` and ``groups.md``."""
-        (folder / "groups.json").write_text(self.to_json())
-        (folder / "groups.md").write_text(str(self))
+        write_whole(folder / "groups.json", self.to_json())
+        write_whole(folder / "groups.md", str(self))
 
 
 def inspect(model: nn.Module, batch: Any, settings: PruneSettings | None = None) -> Inspection:

@@ -312,6 +312,21 @@ def test_checkpoints_of_torch(form: Callable[[dict[str, torch.Tensor]], object],
     assert torch.equal(logits(prepared.model), logits(source))
 
 
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    """What it is, and which files in it could be meant."""
+    (tmp_path / "epoch=3.ckpt").touch()
+    with pytest.raises(IsADirectoryError, match=r"this is a folder, .* one file .*; in it there are epoch=3\.ckpt\. "):
+        cifar_spec(checkpoint=str(tmp_path)).prepare(10, 32, trains_from_scratch=True)
+
+
+def test_a_recipe_of_a_package_that_is_not_here() -> None:
+    """Says so, and what can be done, instead of naming an option that nobody gave."""
+    with pytest.raises(
+        ValueError, match=r"made with model\.family=theirs, which is of another package .* install that"
+    ):
+        rebuild({"family": "theirs", "arguments": {}})
+
+
 @pytest.mark.parametrize(
     ("family", "arguments"),
     [

@@ -39,7 +39,7 @@ def problem() -> Problem:
 
 
 def chosen(problem: Problem, settings: PruneSettings) -> Selection:
-    return planners.load(settings.planner)(replace(problem, target=settings.target), settings)
+    return planners.chosen(replace(problem, target=settings.target), settings)
 
 
 def counts(selection: Selection) -> list[int]:

@@ -13,9 +13,10 @@ from torch import nn
 from snp.data.digits import Digits
 from snp.run.cache import Cache
 from snp.run.folder import RunFolder
-from snp.run.limits import refuse_without_samples
+from snp.run.limits import refuse_no_steps, refuse_without_samples
 from snp.run.optimised import refuse_missing_numbers
 from snp.run.trainer import JobTrainer
+from snp.run.trainer_options import refuse_values
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import PruneSettings
 
@@ -125,6 +126,50 @@ def test_a_sample_of_every_part(options: dict[str, Any], epochs: int, counts: di
     """Is enough, and of a part that nobody looks at there may be none."""
     made = trainer(**options, strategy="ddp" if "devices" in options else "auto")
     refuse_without_samples(made, digits(), COUNTS | counts, TrainingRecipe(epochs, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"accumulate_grad_batches": 0},
+            "trainer.accumulate_grad_batches must be a whole number of at least 1, found 0",
+        ),
+        (
+            {"check_val_every_n_epoch": 0},
+            "trainer.check_val_every_n_epoch must be a whole number of at least 1 or null",
+        ),
+        ({"gradient_clip_val": -1}, "trainer.gradient_clip_val must be a number of at least 0 or null, found -1"),
+        (
+            {"gradient_clip_val": float("nan")},
+            "trainer.gradient_clip_val must be a number of at least 0 or null, found",
+        ),
+        ({"log_every_n_steps": -1}, "trainer.log_every_n_steps must be a whole number of at least 0 or null, found -1"),
+        ({"deterministic": "warnn"}, "trainer.deterministic must be true or false or warn or null, found 'warnn'"),
+    ],
+)
+def test_numbers_that_mean_nothing_to_a_trainer(options: dict[str, Any], words: str) -> None:
+    """Are refused by name: Lightning would divide by them after all the pruning, or do as if they were not there."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        refuse_values(options)
+    refuse_values(
+        {"deterministic": "warn", "gradient_clip_val": None, "log_every_n_steps": 0, "num_sanity_val_steps": -1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (0, "=0 trains nothing: ask for some, null for all, or dense.epochs=0"),
+        (0.01, "=0.01: this share of 20 training batches is less than one"),
+    ],
+)
+def test_a_dense_training_without_batches(limit: float, words: str) -> None:
+    """Is refused by the option that leaves it none; nothing where nothing is trained."""
+    made = trainer(limit_train_batches=limit)
+    with pytest.raises(ValueError, match=re.escape(f"trainer.limit_train_batches{words}")):
+        refuse_no_steps(made, TrainingRecipe(3, 0.1, where="dense"), COUNTS["train"], 64)
+    refuse_no_steps(made, TrainingRecipe(0, 0.1, where="dense"), COUNTS["train"], 64)
 
 
 @pytest.mark.parametrize("name", ["finetuned/val_acc1_percent", "val/samples"])

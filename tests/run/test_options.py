@@ -18,8 +18,10 @@ from snp.models import LanguageModelSpec, ModelSpec
 from snp.run.calibrate import CalibrationSettings
 from snp.run.errors import guarded
 from snp.run.help import group_options, help_text, inspect_text
+from snp.run.idle import idle_options
 from snp.run.options import asked_name, configuration, opened, refuse_unknown
 from snp.run.refusals import refuse_unwritable
+from snp.run.root import refuse_lost_sections
 from snp.run.training.recipe import TrainingRecipe
 from snp.settings import FitSettings, PruneSettings
 from tests.command_line import ROOT, run_here
@@ -43,6 +45,46 @@ def lines_of(section: str) -> dict[str, tuple[str, str]]:
     assert block is not None
     found = re.findall(r"^  (\w+): ?([^#\n]*?) *(?:# (.*))?$", block.group(1), re.M)
     return {name: (value, comment) for name, value, comment in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "words"),
+    [
+        ("prune", 0.5, "prune=0.5 is given in place of all options of prune: set one, as prune.target_macs=0.5"),
+        ("finetune", None, "finetune=null is given in place of all options of finetune: set one, as finetune.epochs=0"),
+        ("finetune", "~", "~finetune takes away all options of finetune, which a run needs: set one, as finetune.ep"),
+    ],
+)
+def test_sections_stay_sections(section: str, value: Any, words: str) -> None:
+    """A value in the place of all options, or none at all, is told apart from a value of one of them."""
+    composed = {
+        name: {} for name in ("model", "data", "prune", "calibration", "dense", "finetune", "trainer", "logger")
+    }
+    refuse_lost_sections(composed)
+    changed = composed | {section: value}
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        refuse_lost_sections({name: entry for name, entry in changed.items() if entry != "~"})
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, []),
+        ({"preset": "quick"}, []),
+        ({"preset": "paper", "planner": "magnitude"}, []),
+        ({"reconstruct": "tuned", "tune_epochs": 3}, []),
+        ({"tune_epochs": 3}, ["prune.tune_epochs=3 changes nothing without prune.reconstruct=tuned"]),
+        (
+            {"calibration": "joint", "softmax": False},
+            ["prune.softmax=false changes nothing without a fit in sequence (prune.calibration=sequential, "
+             "prune.reconstruct=true)"],
+        ),
+        ({"planner": "magnitude", "ordering": "zca"}, ["prune.ordering=zca changes nothing without prune.planner=snp"]),
+    ],
+)  # fmt: skip
+def test_options_that_nothing_looks_at_are_named(options: dict[str, Any], wanted: list[str]) -> None:
+    """Each with what it needs; nothing is said of defaults."""
+    assert idle_options(PruneSettings(**options)) == wanted
 
 
 @pytest.mark.parametrize("section", SECTIONS)

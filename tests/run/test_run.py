@@ -270,6 +270,10 @@ def test_mistakes_leave_a_finished_run_alone(
         ("trainer.limit_train_batches=foo", ["error: trainer.limit_train_batches must be", "number or null", "'foo'"]),
         ("trainer.limit_test_batches=2.5", ["error: trainer.limit_test_batches=2.5: "]),
         ("trainer.limit_test_batches=0", ["error: trainer.limit_test_batches=0: networks are scored on test batches"]),
+        (
+            "trainer.limit_train_batches=0 finetune.epochs=0",
+            ["trainer.limit_train_batches=0 trains nothing", "dense.ep"],
+        ),
         ("trainer.sync_batchnorm=no", ["error: trainer.sync_batchnorm must be true or false, found 'no'"]),
         ("finetune.where=dense", ["error: finetune.where names the stage", "leave it out; found 'dense'"]),
         ("data.val_fraction=x", ["error: data.val_fraction must be a number in [0, 1), found 'x'"]),

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from snp.core.agreed import checked_order
 from snp.core.registry import Registry
 from snp.core.spectrum import is_regular, spectrum
 from snp.core.statistics import GroupStatistics, ReaderStatistics
@@ -26,6 +27,7 @@ __all__ = [
     "inverse_spectrum",
     "load",
     "names",
+    "ordered",
     "rescored",
 ]
 
@@ -51,6 +53,15 @@ def load(name: str) -> Callable[[GroupStatistics], Tensor]:
     """
     function: Callable[[GroupStatistics], Tensor] = REGISTRY.load(name)
     return function
+
+
+def ordered(name: str, statistics: GroupStatistics) -> Tensor:
+    """The units of a group by the ordering of that name, most important first, shape [U].
+
+    Raises:
+        ValueError: there is no such ordering, or what it gives is no permutation of the units.
+    """
+    return checked_order(load(name)(statistics), statistics.num_units, f"{REGISTRY.option}={name}")
 
 
 def descending(score_U: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 SHOWN_KEYS = 3
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 # Where checkpoints keep the weights, outermost first, and what wrappers write in front of their names.
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "state_dict")
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.", "state_dict.")
@@ -31,6 +32,7 @@ def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         ValueError: the file is no checkpoint, or its keys, shapes or number of classes are not the model's.
     """
     expected = model.state_dict()
@@ -43,6 +45,13 @@ def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.is_dir():
+        files = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
+        there = f"; in it there are {_first(files)}" if files else ""
+        raise IsADirectoryError(
+            f"model.checkpoint={path}: this is a folder, and the weights of this model are one file "
+            f"({', '.join(SUFFIXES)}){there}. A folder of Hugging Face goes with model=huggingface"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"model.checkpoint={path}: there is no such file; give the path of a checkpoint")
     try:

@@ -40,10 +40,17 @@ def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
     A family says which arguments those are (`RECIPE_ARGUMENTS`); without that, those its `build` names itself.
 
     Raises:
-        ValueError: the recipe asks for more, such as files or addresses.
+        ValueError: the family is of a package that is not installed, or the recipe asks for more, such as files or
+            addresses.
     """
     if set(recipe) != {"family", "arguments"} or not isinstance(recipe["arguments"], Mapping):
         raise ValueError("the recipe of plan.json must hold family and arguments, and nothing else")
+    if recipe["family"] not in FAMILIES:
+        raise ValueError(
+            f"the network was made with model.family={recipe['family']}, which is of another package than snp: install "
+            "that package where the network is loaded, or build the dense network yourself and call "
+            f"load(folder, model=...); here are {', '.join(families())}"
+        )
     module, arguments = FAMILIES.load(recipe["family"]), recipe["arguments"]
     named = {name for name, entry in signature(module.build).parameters.items() if entry.kind is not entry.VAR_KEYWORD}
     refused = sorted(set(arguments) - set(getattr(module, "RECIPE_ARGUMENTS", ())) - named)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from snp.core.files import whole
 from snp.core.foreign import code_of
 
 __all__ = [
@@ -30,18 +31,16 @@ __all__ = [
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors; a half-written file never takes the place of a whole one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # runs may share a folder
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # As one entry: safetensors writes several in any order, and the same content shall give the same bytes.
     facts = {**(metadata or {}), "content": _content(plain)}
-    try:
-        save_file(plain, partial, {"facts": json.dumps(facts, sort_keys=True)})
-    except SafetensorError as error:  # a full disk, for example
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error}; make room, or choose another folder") from error
-    # safetensors makes files that only their owner may read; a run's folder is meant to be shared.
-    partial.chmod(0o666 & ~_umask())
-    partial.replace(path)
+    with whole(path, is_shared=True) as partial:
+        try:
+            save_file(plain, partial, {"facts": json.dumps(facts, sort_keys=True)})
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(str(error)) from error
+        # safetensors makes files that only their owner may read; a run's folder is meant to be shared.
+        partial.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -75,7 +75,7 @@ def _ordered(
     if settings.ordering_name == "output" and num_partitions == 1:
         order, error = eliminate(statistics.readers)
         return order, lambda _: error
-    return orderings.load(settings.ordering_name)(statistics), partial(damage_of, statistics)
+    return orderings.ordered(settings.ordering_name, statistics), partial(damage_of, statistics)
 
 
 def _allocation(problem: Problem, cut_name: str, choices: Sequence[Choice], blocks: Sequence[float] = ()) -> Curves:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
+
+from snp.core.files import named, whole
 
 __all__ = ["GoOnFrom", "TrainingTable", "forget_curves"]
 
@@ -24,6 +25,11 @@ class _GoingOn(ExperimentWriter):
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or ())
+
+    def save(self) -> None:
+        """Append what was logged; a disk without room is named."""
+        with named(Path(self.metrics_file_path)):
+            super().save()
 
 
 class TrainingTable(CSVLogger):
@@ -54,12 +60,10 @@ class TrainingTable(CSVLogger):
             reader = csv.DictReader(file)
             header = list(reader.fieldnames or ())
             rows = [row for row in reader if not (_is_of(row, stage) and int(row["step"]) >= step)]
-        partial = self._table.with_name(f"{self._table.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with whole(self._table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, header)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self._table)
 
 
 class GoOnFrom(Callback):

@@ -125,7 +125,8 @@ class Learner(LightningModule):
         if not torch.isfinite(scores["loss"]):
             where, rate = self.recipe.where, self.recipe.learning_rate
             raise ValueError(
-                f"The {where} training loss is not finite in epoch {self.current_epoch}: "
+                f"The {where} training loss is not finite in epoch {self.current_epoch + 1} of "
+                f"{self.recipe.epochs}: "
                 f"try a {where}.learning_rate below {rate} or a longer {where}.warmup_epochs."
             )
 
