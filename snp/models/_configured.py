@@ -39,13 +39,15 @@ def configured(
     auto = auto_class_of(transformers, auto_class)
     try:
         name = config["model_type"]
-        if own is not None and name not in transformers.CONFIG_MAPPING:
+        if name in transformers.CONFIG_MAPPING:
+            kind = transformers.CONFIG_MAPPING[name]
+        elif own is not None:
             kind = own.config_class  # of a part that no auto class knows
         else:
-            kind = type(transformers.AutoConfig.for_model(name))
+            raise ValueError(f"it knows no model_type {name!r}")
         # Only what the class of this architecture knows: no code, kernels or quantisers to be fetched from elsewhere.
-        known = kind().to_dict()
-        entries = _architecture({key: value for key, value in config.items() if key in known and key != "model_type"})
+        known = _known_entries(transformers, kind)
+        entries = _architecture({key: value for key, value in config.items() if key in known})
         # Of its own class, as an auto class builds it: in the precision that the configuration notes.
         model: nn.Module = (auto.from_config if own is None else own._from_config)(kind(**entries))
     except Exception as error:  # whatever a class raises at sizes that cannot be, or at a configuration of another one
@@ -75,6 +77,16 @@ def _own_class(transformers: Any, name: str) -> Any:
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise ValueError(f"class_name must be that of a network which transformers exports; found {name!r}")
     return found
+
+
+def _known_entries(transformers: Any, kind: Any) -> set[str]:
+    """Names of what a configuration of a kind holds, beside that kind."""
+    if getattr(kind, "has_no_defaults_at_init", False):  # it is put together from others
+        known = {*transformers.PreTrainedConfig().to_dict(), *kind.sub_configs}
+    else:
+        known = set(kind().to_dict())
+    # These two are set on configurations that do not list them, and a loss depends on them.
+    return known - {"model_type"} | {"pad_token_id", "decoder_start_token_id"}
 
 
 def _architecture(value: Any, name: str = "") -> Any:

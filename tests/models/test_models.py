@@ -361,6 +361,20 @@ def test_classes_of_recipes_are_networks_that_transformers_exports(name: object)
         rebuild({"family": "huggingface", "arguments": arguments})
 
 
+def test_configurations_put_together_from_others_are_built() -> None:
+    """They have no defaults; which token a text begins with stands beside the parts."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    part = transformers.BertConfig(vocab_size=20, max_position_embeddings=16, **sizes)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(part, part)
+    config.decoder_start_token_id = 7
+    plain = json.loads(config.to_json_string(False))
+    model = build("huggingface", config=plain, class_name="EncoderDecoderModel")
+    assert type(model) is transformers.EncoderDecoderModel
+    assert model.config.decoder_start_token_id == 7
+    assert model.config.encoder.hidden_size == model.config.decoder.hidden_size == 16
+
+
 def test_infinite_numbers_of_a_configuration_are_read() -> None:
     """As transformers writes them, in JSON that has none."""
     transformers = pytest.importorskip("transformers")
