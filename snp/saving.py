@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -32,7 +33,8 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     """Write ``plan.json`` and ``pruned.safetensors``.
 
     Networks of timm and transformers know how they were built. Their recipe is kept where a network loaded by it
-    computes the very same; others need ``recipe`` here, or their dense model at :func:`load`.
+    is of the same class and computes the very same; where it does not, a warning of the logger ``snp`` says why. Others
+    need ``recipe`` here, or their dense model at :func:`load`.
 
     Args:
         result: from :func:`snp.prune`.
@@ -86,14 +88,19 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
     """
     source = Path(folder)
     plan = PruningPlan.load(source / "plan.json")
+    if model is None and plan.recipe is None:
+        raise ValueError(
+            f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
+        )
+    return _loaded(source, plan, model, weights)
+
+
+def _loaded(source: Path, plan: PruningPlan, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:
     is_built = model is None
     if model is None:
-        if plan.recipe is None:
-            raise ValueError(
-                f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
-            )
         from snp.models import rebuild  # not needed by those who bring their own model
 
+        assert plan.recipe is not None
         model = rebuild(plan.recipe)
     # Attention and norms were written in plain layers where dimensions of them were asked for, which are drawn first.
     with evaluated(model) as dense, torch.random.fork_rng(devices=[]):
@@ -112,27 +119,37 @@ def _as_stored(small: nn.Module, types: Mapping[str, torch.dtype]) -> None:
 
 
 def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
-    """Put the first recipe into the plan by which the folder loads as the same function."""
+    """Put the first recipe into the plan by which the folder loads as the same function; say why where none does."""
     from snp.models._recipes import recipes_of  # not needed by networks of others
 
+    reason = None
     for recipe in recipes_of(small, plan.inputs, lengthened(small, plan.removed_blocks)):
-        found = plan.with_recipe(recipe)
-        found.save(folder / "plan.json")
-        if _is_same(small, folder, example_of(plan.inputs, 2)):
+        found = PruningPlan.from_json(plan.with_recipe(recipe).to_json())  # as it will be read
+        reason = _difference(small, folder, found, example_of(plan.inputs, 2))
+        if reason is None:
+            found.save(folder / "plan.json")
             return
-    plan.save(folder / "plan.json")
+    if reason is not None:
+        logging.getLogger("snp").warning(
+            f"{folder / 'plan.json'} holds no recipe of the dense model, so that load(folder, model=...) needs it: "
+            f"{reason}"
+        )
 
 
-def _is_same(small: nn.Module, folder: Path, batch: Batch) -> bool:
-    """Does the folder load, as a network that computes what this one does?"""
+def _difference(small: nn.Module, folder: Path, plan: PruningPlan, batch: Batch) -> str | None:
+    """Why the folder would load as another network by this plan than it holds; None where it is the same."""
     try:
-        again = load(folder).to(next(small.parameters()).device)
+        again = _loaded(folder, plan).to(next(small.parameters()).device)
+        if type(again) is not type(small):
+            return f"it is built as {type(again).__name__}, and is {type(small).__name__}"
         with torch.no_grad(), as_before(small):
             wanted, found = (first_tensor(batch.beside(model).call(model)) for model in (small.eval(), again))
-    except (ValueError, TypeError, RuntimeError, AttributeError):
-        return False  # a recipe of another network
+    except Exception as error:  # of its library's, whichever: what is written of the network is whole without a recipe
+        first = next(iter(str(error).splitlines()), "")
+        return f"{type(small).__name__} cannot be built or called as its library would: {type(error).__name__}: {first}"
     alike = (wanted.shape, wanted.dtype) == (found.shape, found.dtype)
-    return alike and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
+    is_same = alike and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
+    return None if is_same else f"{type(again).__name__} as its library builds it computes something else than it does"
 
 
 def _num_parameters(model: nn.Module) -> int:

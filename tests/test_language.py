@@ -21,6 +21,7 @@ from snp.data.overlaps import doubts_of
 from snp.data.text import TextData
 from snp.data.wikitext2 import WikiText2
 from snp.data.windows import IGNORED, Windows
+from snp.export.text import is_language_model
 from snp.measure.visiting import Visits
 from snp.models import LanguageModelSpec, build, huggingface
 from snp.report.page import write_report
@@ -318,6 +319,16 @@ def test_encoders_that_were_not_trained_see_ahead(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = transformers.BertConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 24})
     assert huggingface.sees_ahead(transformers.BertForMaskedLM(config).eval().to(dtype))
+
+
+def test_what_reads_no_text_alone_is_no_causal_language_model() -> None:
+    """An encoder-decoder sees its whole text, and a recogniser of speech reads sound."""
+    sizes = {"vocab_size": 32, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
+    assert huggingface.sees_ahead(transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).eval())
+    sound = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    sound |= {"conv_dim": (16,), "conv_stride": (5,), "conv_kernel": (10,), "num_conv_pos_embedding_groups": 4}
+    assert not is_language_model(transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(vocab_size=32, **sound)))
+    assert is_language_model(transformer("opt"))
 
 
 def test_experts_in_half_precision_do_not_see_ahead() -> None:

@@ -1,14 +1,17 @@
 """Does a folder of `snp.save` know what its network reads and how it was built, and is that never a wrong guess?"""
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 import snp
 from snp.graph.batches import Batch
@@ -16,7 +19,7 @@ from snp.graph.input_forms import example_of, forms_of
 from snp.models.sources.weights import stored_types
 from snp.plan.plan import PruningPlan
 from snp.speed.network import size_bytes
-from tests.transformer_models import token_batches, transformer
+from tests.transformer_models import CONFIGS, token_batches, transformer
 
 QUICK = {"planner": "magnitude", "reconstruct": False, "calibration": "joint", "target_units": 0.5}
 
@@ -44,6 +47,76 @@ def test_transformers_load_without_a_model(tmp_path: Path) -> None:
     tokens = token_batches(seed=5)[0]
     with torch.no_grad():
         torch.testing.assert_close(snp.load(tmp_path)(tokens).logits, result.model(tokens).logits)
+
+
+WORDS = token_batches(4)[0]
+IMAGES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+# Class of transformers -> kind of configuration, its entries, inputs and labels.
+HEADS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], Tensor | None]] = {
+    "BertForMaskedLM": ("bert", CONFIGS["bert"][1], {"input_ids": WORDS}, WORDS),
+    "BertForSequenceClassification": (
+        "bert",
+        {**CONFIGS["bert"][1], "num_labels": 7},
+        {"input_ids": WORDS},
+        torch.arange(4),
+    ),
+    "T5ForConditionalGeneration": (
+        "t5",
+        {"vocab_size": 32, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4},
+        {"input_ids": WORDS, "decoder_input_ids": WORDS},
+        WORDS,
+    ),
+    "YolosForObjectDetection": (
+        "yolos",
+        {**IMAGES, "image_size": [16, 16], "patch_size": 8, "num_detection_tokens": 3},
+        {"pixel_values": torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_transformers_come_back_as_their_own_class(tmp_path: Path, name: str) -> None:
+    """Networks of one function and another loss are told apart, and those that no auto class gives load, too."""
+    kind, entries, batch, labels = HEADS[name]
+    entries = {key: value for key, value in entries.items() if key != "model_type"}
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(transformers.AutoConfig.for_model(kind, **entries)).eval()
+    result = snp.prune(model, [batch], **QUICK)
+    snp.save(result, tmp_path)
+    again: Any = snp.load(tmp_path)
+    assert type(again) is type(model)
+    given = batch if labels is None else {**batch, "labels": labels}
+    with torch.no_grad():
+        wanted, found = (next(iter(network(**given).values())) for network in (result.model.eval(), again))
+    assert torch.equal(found, wanted)
+    assert again.config.num_labels == model.config.num_labels
+
+
+def test_folders_of_earlier_recipes_load(tmp_path: Path) -> None:
+    """Those that name no class are built by an auto class."""
+    result, (auto_class, config) = snp.prune(transformer("bert"), token_batches(), **QUICK), CONFIGS["bert"]
+    snp.save(result, tmp_path, {"family": "huggingface", "arguments": {"config": config, "auto_class": auto_class}})
+    assert type(snp.load(tmp_path)) is type(result.model)
+
+
+def test_a_recipe_that_fails_is_no_obstacle_to_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a library raises, the folder is whole, holds no recipe, and the reason is told."""
+    model = transformer("opt")
+    result = snp.prune(model, token_batches(), **QUICK)
+
+    def fails(recipe: object) -> nn.Module:
+        raise LookupError("of another version")
+
+    monkeypatch.setattr("snp.models.rebuild", fails)
+    with caplog.at_level(logging.WARNING, "snp"):
+        snp.save(result, tmp_path)
+    assert "holds no recipe of the dense model" in caplog.text
+    assert "LookupError: of another version" in caplog.text
+    assert PruningPlan.load(tmp_path / "plan.json").recipe is None
+    assert type(snp.load(tmp_path, model)) is type(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from snp.core.values import path_of
 from snp.export.inputs import free_sizes, refused_in_double, require_batch, require_single, tried
+from snp.graph.caches import remedy_of_cache
 
 __all__ = [
     "BATCH_NAME",
@@ -172,7 +173,9 @@ def _refusal(model: nn.Module, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{what} of {type(model).__name__} failed: {first.strip()}") from error
+        remedy = remedy_of_cache(error)
+        said = f"{what} of {type(model).__name__} failed: {first.strip()}"
+        raise ValueError(f"{said} {remedy}" if remedy else said) from error
 
 
 @contextmanager

@@ -34,9 +34,10 @@ class Logits(nn.Module):
 
 
 def is_language_model(model: nn.Module) -> bool:
-    """Does it read tokens and give out one logit for each of its vocabulary?"""
+    """Does it read tokens and give out one logit for each of its vocabulary?  Recognisers of speech read sound."""
     of_output = getattr(model, "get_output_embeddings", None)
-    return of_output is not None and of_output() is not None
+    reads_tokens = getattr(model, "main_input_name", "input_ids") == "input_ids"
+    return of_output is not None and reads_tokens and of_output() is not None
 
 
 def example_tokens(model: nn.Module, count: int, length: int | None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from snp.graph.batches import Batch
+from snp.graph.caches import remedy_of_cache
 from snp.graph.collect import collect_groups
 from snp.graph.headgroups import attention_layers, products_of
 from snp.graph.heads import AttentionLayer
@@ -142,6 +143,8 @@ def _remedy(error: Exception) -> str:
             "Its code asks for values, not for shapes alone, as a detector's selection of boxes does: prune a module "
             "that holds the layers before that (a detector's backbone and head), and put them back in their places."
         )
+    if remedy := remedy_of_cache(error):
+        return f"{remedy}."
     return "Make torch.export.export(model, example) pass first."
 
 

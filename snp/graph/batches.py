@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from snp.graph.caches import keeps_cache
 from snp.graph.nests import mapped_with_places, placed
 
 __all__ = ["Batch", "device_of"]
@@ -109,13 +109,9 @@ class Batch:
         return self.mapped(lambda tensor: tensor.to(device))
 
     def beside(self, model: nn.Module) -> Batch:
-        """The same inputs as the model takes them: on its device, and without a cache of keys and values.
-
-        Language models of Hugging Face give out such a cache unless told not to (``config.use_cache``). It is for
-        texts that grow token by token, and no part of what the network computes for a whole one.
-        """
+        """The same inputs as the model takes them: on its device, and without a cache of keys and values."""
         moved = self.to(device_of(model))
-        if "use_cache" in moved.kwargs or not _keeps_cache(model):
+        if "use_cache" in moved.kwargs or not keeps_cache(model):
             return moved
         return replace(moved, kwargs={**moved.kwargs, "use_cache": False})
 
@@ -182,12 +178,6 @@ class Batch:
 
 def _is_mask(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
-
-
-def _keeps_cache(model: nn.Module) -> bool:
-    """Would the model give out a cache, and can it be told not to by a keyword?"""
-    keeps = getattr(getattr(model, "config", None), "use_cache", False)
-    return bool(keeps) and "use_cache" in inspect.signature(model.forward).parameters
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -31,8 +31,13 @@ def recipes_of(
                 arguments = {"model_name": name, "num_classes": owner.num_classes, "image_size": size}
                 yield {"family": "timm", "arguments": arguments}
     elif library == "transformers" and hasattr(model, "config"):
-        from snp.models.huggingface import AUTO_CLASSES
+        import transformers
+
+        from snp.models._configured import AUTO_CLASSES, class_name_of
 
         plain = json.loads((config or owner.config).to_json_string(False))
-        for auto_class in AUTO_CLASSES:
-            yield {"family": "huggingface", "arguments": {"config": plain, "auto_class": auto_class}}
+        if class_name := class_name_of(transformers, model):
+            yield {"family": "huggingface", "arguments": {"config": plain, "class_name": class_name}}
+        else:
+            for auto_class in AUTO_CLASSES:
+                yield {"family": "huggingface", "arguments": {"config": plain, "auto_class": auto_class}}

@@ -14,12 +14,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from snp.core.precision import in_single
+from snp.models._configured import CAUSAL, auto_class_of, configured
 from snp.models._stock_form import save_pretrained
 
-__all__ = ["build", "context_length", "load", "save_pretrained", "sees_ahead", "tokenize"]
+__all__ = ["CAUSAL", "build", "context_length", "load", "save_pretrained", "sees_ahead", "tokenize"]
 
-CAUSAL = "AutoModelForCausalLM"
-AUTO_CLASSES = (CAUSAL, "AutoModel")
 _ASKED = 8  # tokens that show whether a network sees ahead
 
 
@@ -34,37 +33,21 @@ def _transformers() -> Any:
     return transformers
 
 
-def build(*, config: Mapping[str, Any], auto_class: str = CAUSAL, **unused: Any) -> nn.Module:
+def build(
+    *, config: Mapping[str, Any], auto_class: str = CAUSAL, class_name: str | None = None, **unused: Any
+) -> nn.Module:
     """A transformer with random weights, the same for the same torch seed.
 
     Args:
         config: the content of its `config.json`, with `model_type`.
         auto_class: "AutoModelForCausalLM", or "AutoModel" for encoders.
+        class_name: of any other class that transformers exports, as "BertForMaskedLM"; it wins over `auto_class`.
         **unused: what other families need (`num_classes`, `image_size`).
 
     Raises:
         ValueError: transformers is not installed, or does not know such a model.
     """
-    transformers = _transformers()
-    try:
-        # Only what the class of this architecture knows: no code, kernels or quantisers to be fetched from elsewhere.
-        plain = transformers.AutoConfig.for_model(config["model_type"]).to_dict()
-        plain = _architecture({key: value for key, value in config.items() if key in plain and key != "model_type"})
-        known = transformers.AutoConfig.for_model(config["model_type"], **plain)
-        model: nn.Module = _auto(transformers, auto_class).from_config(known)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"transformers cannot build a model of this configuration: {error}") from error
-    return _without_cache(model)
-
-
-def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without entries that name code or files, in its parts either."""
-    elsewhere = ("transformers_version", "auto_map", "quantization_config", "attn_implementation")
-    return {
-        key: _architecture(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if not str(key).startswith("_") and key not in elsewhere
-    }
+    return _without_cache(configured(_transformers(), config, auto_class, class_name))
 
 
 def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -> tuple[nn.Module, dict[str, Any]]:
@@ -83,7 +66,7 @@ def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -
         options = {"local_files_only": True, "use_safetensors": True, "dtype": getattr(torch, dtype)}
         # What does not fit or is not there would be random numbers: it is told below, in words of ours.
         told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = _auto(transformers, auto_class).from_pretrained(str(path), **options, **told)
+        model, info = auto_class_of(transformers, auto_class).from_pretrained(str(path), **options, **told)
     except SafetensorError as error:
         raise ValueError(
             f"model.checkpoint={folder}: a safetensors file in it is damaged or cut short ({error}); fetch or save the "
@@ -129,6 +112,8 @@ def sees_ahead(model: nn.Module) -> bool:
         model: in evaluation mode, on the CPU; from tokens to logits.
     """
     whole: Any = model
+    if getattr(whole.config, "is_encoder_decoder", False):
+        return True  # its encoder does
     size = whole.get_input_embeddings().num_embeddings
     generator, half = torch.Generator().manual_seed(0), _ASKED // 2
     tokens = torch.randint(size, (1, _ASKED), generator=generator)
@@ -178,14 +163,9 @@ def _require_known(transformers: Any, folder: str | Path, tokens: Tensor) -> Non
         )
 
 
-def _auto(transformers: Any, auto_class: str) -> Any:
-    if auto_class not in AUTO_CLASSES:
-        raise ValueError(f"model.auto_class must be one of {', '.join(AUTO_CLASSES)}; found {auto_class!r}")
-    return getattr(transformers, auto_class)
-
-
 def _without_cache(model: nn.Module) -> nn.Module:
     """Forward passes over whole windows keep no keys and values; `generate` asks for its cache by itself."""
     config: Any = model.config
-    config.use_cache = False
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
     return model

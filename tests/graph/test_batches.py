@@ -1,6 +1,7 @@
 """Is a batch read as the model takes it, whatever form a data loader gives it?"""
 
 from collections import OrderedDict, UserDict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,3 +93,45 @@ def test_a_batch_goes_where_the_model_is() -> None:
     """A model without parameters is on the CPU."""
     assert Batch.of(ROWS).beside(nn.Linear(2, 2, device="meta")).args[0].device.type == "meta"
     assert device_of(nn.ReLU()) == torch.device("cpu")
+
+
+class Cached(nn.Module):
+    """As a language model: it keeps a cache unless its configuration or a keyword says that it does not."""
+
+    def __init__(self, use_cache: bool = True) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(use_cache=use_cache)
+
+    def forward(self, rows: Tensor, use_cache: bool | None = None) -> Tensor:
+        return rows
+
+
+class PassesOn(nn.Module):
+    """As a network of images and text around a language model, which names no keyword of that one's."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows: Tensor, **kwargs: Any) -> Tensor:
+        return self.inner(rows, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (Cached(), {"use_cache": False}),
+        (PassesOn(PassesOn(Cached())), {"use_cache": False}),
+        (Cached(use_cache=False), {}),
+        (PassesOn(Cached(use_cache=False)), {}),
+        (PassesOn(nn.Identity()), {}),  # it would refuse the keyword
+        (nn.Sequential(Cached()), {}),  # the keyword would not get there
+    ],
+)
+def test_caches_are_turned_off_where_a_keyword_reaches_them(model: nn.Module, given: dict[str, bool]) -> None:
+    """In the network itself or inside it; what was asked for stays."""
+    batch = Batch.of(ROWS).beside(model)
+    assert batch.kwargs == given
+    assert torch.equal(batch.call(model), ROWS)
+    if given:
+        assert Batch((ROWS,), {"use_cache": True}).beside(model).kwargs == {"use_cache": True}

@@ -357,8 +357,47 @@ def test_configurations_of_transformers_fetch_nothing() -> None:
     config |= {"vocab_size": 20, "max_position_embeddings": 16, "word_embed_proj_dim": 16}
     evil = {"_attn_implementation": "evil/kernels", "auto_map": {"AutoModelForCausalLM": "evil--code.Model"}}
     evil |= {"quantization_config": {"quant_method": "evil"}}
-    model = rebuild({"family": "huggingface", "arguments": {"config": config | evil}})
-    assert not any("evil" in str(value) for value in vars(model.config).values())
+    for more in ({}, {"class_name": "OPTModel"}):
+        model = rebuild({"family": "huggingface", "arguments": {"config": config | evil, **more}})
+        assert not any("evil" in str(value) for value in vars(model.config).values())
+    arguments = {"model_type": "timm_wrapper", "architecture": SMALL, "model_args": {"checkpoint_path": "evil.pth"}}
+    model = rebuild({"family": "huggingface", "arguments": {"config": arguments, "auto_class": "AutoModel"}})
+    assert model.config.model_args == {}
+    with pytest.raises(ValueError, match="architecture=hf-hub:evil/network is an address"):
+        build("huggingface", config={**arguments, "architecture": "hf-hub:evil/network"}, auto_class="AutoModel")
+
+
+@pytest.mark.parametrize("name", ["os.system", "AutoModel", "OPTConfig", "models", "no_such_class", 3])
+def test_classes_of_recipes_are_networks_that_transformers_exports(name: object) -> None:
+    """Nothing else is looked up, much less imported."""
+    pytest.importorskip("transformers")
+    arguments = {"config": {"model_type": "opt"}, "class_name": name}
+    with pytest.raises(ValueError, match=f"class_name must be that of a network .* found {name!r}"):
+        rebuild({"family": "huggingface", "arguments": arguments})
+
+
+def test_configurations_put_together_from_others_are_built() -> None:
+    """They have no defaults; which token a text begins with stands beside the parts."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    part = transformers.BertConfig(vocab_size=20, max_position_embeddings=16, **sizes)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(part, part)
+    config.decoder_start_token_id = 7
+    plain = json.loads(config.to_json_string(False))
+    model = build("huggingface", config=plain, class_name="EncoderDecoderModel")
+    assert type(model) is transformers.EncoderDecoderModel
+    assert model.config.decoder_start_token_id == 7
+    assert model.config.encoder.hidden_size == model.config.decoder.hidden_size == 16
+
+
+def test_infinite_numbers_of_a_configuration_are_read() -> None:
+    """As transformers writes them, in JSON that has none."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_heads": 4, "head_dim": 8, "state_size": 4, "num_hidden_layers": 1, "n_groups": 1}
+    config = transformers.Mamba2Config(vocab_size=20, **sizes)
+    plain = json.loads(config.to_json_string(False))
+    assert plain["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    assert tuple(build("huggingface", config=plain).config.time_step_limit) == (0.0, float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import snp
+from snp.export import export_program
 from snp.models import build, huggingface
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
@@ -212,3 +213,35 @@ def test_what_a_stock_model_reads_otherwise_is_not_written(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="computes something else with these weights"):
         huggingface.save_pretrained(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_caches_inside_a_network_of_images_and_text_are_turned_off() -> None:
+    """Its own configuration says nothing of a cache, and its code passes the keyword on."""
+    images = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    images |= {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8}
+    config = transformers.LlavaConfig(text_config=CONFIGS["llama"][1], vision_config=images, image_token_index=31)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    assert model.config.text_config.use_cache
+    assert len(subject_of(model, {"input_ids": token_batches()[0][:2]}, PruneSettings()).groups) == 2
+    assert model.config.text_config.use_cache
+
+
+class Around(nn.Module):
+    """Gives out whatever a language model does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> object:
+        return self.model(tokens)
+
+
+def test_a_cache_that_no_keyword_reaches_is_named(tmp_path: Path) -> None:
+    """What cannot be turned off from outside is said with how to do it, by the export to files, too."""
+    model, tokens = Around(as_it_comes("llama")).eval(), token_batches()[0][:2]
+    words = r"DynamicCache.* in output.*set use_cache=False in the configuration of the language model"
+    with pytest.raises(ValueError, match=words):
+        subject_of(model, tokens, PruneSettings())
+    with pytest.raises(ValueError, match=words):
+        export_program(model, tokens, tmp_path / "model.pt2")
