@@ -95,14 +95,11 @@ class Run:
         precision, processes = str(trainer.precision), trainer.world_size
         refusals.refuse_precision(precision)
         asked = {**getattr(self.trainer, "keywords", {}), "processes": processes}
-        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, asked, self._family)
+        family = FAMILIES.code(self.model.family)
+        self.cache = Cache(cache, self.data, self.config["data"], self.seed, precision, asked, family)
         refusals.refuse_processes(processes, self.calibration.samples, self.is_multirun)
         if self.calibration.streamed:
             refuse_streaming(self.prune)
-
-    @property
-    def _family(self) -> tuple[str, ...]:
-        return FAMILIES.code(self.model.family)
 
     def prepared(self) -> Prepared:
         """The network as it is built, with the weights that can be had, and data that fit it."""
