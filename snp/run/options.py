@@ -83,10 +83,12 @@ def _own_folders(words: Sequence[str]) -> list[Path]:
 
 
 def _refuse_choice(group: str, value: str, folders: Sequence[Path]) -> None:
-    """A choice of a group that has no file; what is no plain name, as null or a function of Hydra, is left to it."""
+    """A choice of a group that has no file; what is no plain name, as a function of Hydra, is left to it."""
     known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     for choice in value.split(","):
-        if re.fullmatch(r"[A-Za-z]\w*", choice) and choice not in (*known, "null"):
+        if choice in ("", "null"):
+            raise ValueError(f"{group}={choice} chooses nothing: leave it out, or choose among {', '.join(known)}")
+        if re.fullmatch(r"[A-Za-z]\w*", choice) and choice not in known:
             raise ValueError(f"there is no {group}={choice}; choices are {', '.join(known)}{close_to(choice, known)}")
 
 

@@ -187,6 +187,8 @@ def test_how_weights_are_fitted_is_a_part_of_the_options() -> None:
         ("prune.target_macs", "prune.target_macs has no value: write prune.target_macs=VALUE, without a space"),
         ("foo", "foo is no option: write NAME=VALUE"),
         ("experimnt", "experimnt is no option: write NAME=VALUE; did you mean experiment?"),
+        ("logger=null", "logger=null chooses nothing: leave it out, or choose among both, csv, none, wandb"),
+        ("logger=", "logger= chooses nothing: leave it out, or choose among both, csv, none, wandb"),
         ("logger=wanb", "there is no logger=wanb; choices are both, csv, none, wandb; did you mean wandb?"),
         ("logger=csv,zzz", "there is no logger=zzz; choices are both, csv, none, wandb"),
         (
@@ -211,7 +213,7 @@ def test_what_hydra_knows_is_left_to_it() -> None:
     refuse_unknown(
         ["model=resnet50", "data.root=x", "-m", "seed=0,1", "+x=1", "~logger", "hydra.run.dir=y", "prune.ridge=null",
          "--cfg", "job", "run_dir=z", "model.arguments.depth=20",
-         "data.context=64", "trainer.devices=2", "logger=null", "data=choice(digits,x)", "model=${x}",
+         "data.context=64", "trainer.devices=2", "data=choice(digits,x)", "model=${x}",
          "experiment=ratios", "++a.b=1"]
     )  # fmt: skip
     refuse_unknown(["--config-dir=mine", "model=own"])
