@@ -111,6 +111,8 @@ def test_a_recipe_that_fails_is_no_obstacle_to_saving(
         raise LookupError("of another version")
 
     monkeypatch.setattr("snp.models.rebuild", fails)
+    # Runs of other tests in this process were told to be quiet, and Hydra disables loggers for that.
+    monkeypatch.setattr(logging.getLogger("snp"), "disabled", False)
     with caplog.at_level(logging.WARNING, "snp"):
         snp.save(result, tmp_path)
     assert "holds no recipe of the dense model" in caplog.text

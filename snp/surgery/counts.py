@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from snp.graph.batches import Batch
 from snp.graph.counting import macs_of_batch
+from snp.measure.readers import Reader
+from snp.measure.taps import Taps
 from snp.plan.costs import CostModel
 from snp.plan.plan import PruningPlan
 from snp.surgery.checks import SelfCheckError
@@ -17,20 +20,25 @@ __all__ = ["check_counts", "refuse_uncounted"]
 _ROUNDING = 1e-4  # of the dense count: costs of heads are shared out in whole numbers
 
 
-def refuse_uncounted(model: nn.Module, costs: CostModel, example: Batch) -> None:
+def refuse_uncounted(model: nn.Module, costs: CostModel, readers: Mapping[str, Reader], example: Batch) -> None:
     """Does the dense network take what the analysis says?  Asked before anything is measured, by one pass.
 
     Args:
         model: in evaluation mode.
         costs: of the model.
+        readers: weight name -> the layer, of those that will be measured.
         example: one or two samples.
 
     Raises:
-        ValueError: it takes more or less, as where its code computes otherwise while it is exported.
+        ValueError: it takes more or less, as where its code computes otherwise while it is exported, or a layer is
+            called where nobody sees what it reads.
     """
     planned, name = {"dense": costs.macs(costs.dense)}, "dense"
     found = _macs_beside(planned, name, model, example)
     if not _agree(planned, name, found):
+        # Layers inside a transform of functions are not counted, and looking at them says so.
+        with torch.no_grad(), Taps(model, readers, before=lambda *_: None):
+            example.call(model)
         raise ValueError(
             f"model: the analysis of {type(model).__name__} sees {planned[name]:,} multiply-accumulates per sample, "
             f"and {found:,} are counted as it runs, so that no budget can be promised: its code computes otherwise "

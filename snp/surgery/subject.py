@@ -194,6 +194,7 @@ def subject_of(model: nn.Module, example: Any, settings: PruneSettings) -> Subje
         raise ValueError(f"nothing in {type(model).__name__} can be cut: {reasons or 'no layer reads another'}")
     if "blocks" in settings.structures:  # by name; auto takes what there is
         require_blocks(model, found.removable, found.frozen)
-    refuse_uncounted(model, CostModel(model, found.graph, found.groups), example.beside(model))
-    known = found.graph, found.groups, found.frozen, readers_to_measure(model, found.graph, found.groups, settings)
+    readers = readers_to_measure(model, found.graph, found.groups, settings)
+    refuse_uncounted(model, CostModel(model, found.graph, found.groups), readers, example.beside(model))
+    known = found.graph, found.groups, found.frozen, readers
     return Subject(model, *known, example, found.exports, removable=found.removable, unreached=found.unreached)
