@@ -171,6 +171,7 @@ def test_layers_are_timed_on_another_device() -> None:
 
 
 @pytest.mark.rehearsal
+@pytest.mark.timeout(900)
 def test_a_whole_run_on_another_device(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """Every stage of `run.py`, training included, and the numbers of the run on the CPU."""
     (tmp_path / "cache").mkdir()

@@ -23,6 +23,7 @@ def latency(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleT
         sys.modules.pop(name, None)
 
 
+@pytest.mark.rehearsal
 def test_every_form_has_a_row_per_rounding(latency: ModuleType, tmp_path: Path) -> None:
     """As it is and folded, with a number and with what is found; in half precision that is asked for this."""
     words = ["--models", "resnet10t", "--batch-size", "1", "--rounds", "2", "--precision", "bfloat16"]

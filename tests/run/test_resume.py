@@ -75,6 +75,7 @@ def stopped_at(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *optio
 
 
 @pytest.mark.rehearsal
+@pytest.mark.timeout(900)
 def test_a_run_that_is_stopped_five_times(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of both trainings, between stages and while it scores: each start goes on where the last one ended.
 
