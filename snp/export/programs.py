@@ -175,7 +175,7 @@ def _refusal(model: nn.Module, what: str) -> Iterator[None]:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         remedy = remedy_of_cache(error)
         said = f"{what} of {type(model).__name__} failed: {first.strip()}"
-        raise ValueError(f"{said} {remedy}" if remedy else said) from error
+        raise ValueError(f"{said}. {remedy}" if remedy else said) from error
 
 
 @contextmanager

@@ -129,10 +129,8 @@ class ModelSpec:
         """What image data need to know: of the family, but for what `normalize` says."""
         given = module.preprocessing(model, image_size)
         found = {**given, **self._normalization()} if isinstance(given, Mapping) else {}
-        lacking, unknown = (
-            [name for name in _FORMAT if name not in found],
-            [name for name in found if name not in _FORMAT],
-        )
+        lacking = [name for name in _FORMAT if name not in found]
+        unknown = [name for name in found if name not in _FORMAT]
         if lacking or unknown:
             wrong = f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(unknown)}, too"
             raise ValueError(
