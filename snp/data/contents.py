@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -70,11 +69,13 @@ def _of_samples(data: SampleData) -> Iterator[bytes]:
     for part in get_args(Part):
         if part == "val" and not data.has_validation_part:
             continue
-        with contextlib.suppress(ValueError):  # a part that this data set does not have
+        try:
             seen: Any = data.seen(part, training=False)
-            labels = known_labels(getattr(seen, "samples", seen))
-            yield f"{part} {len(seen)} {labels}\n".encode()
-            yield from _values(seen)
+        except ValueError:  # a part that this data set does not have
+            continue
+        labels = known_labels(getattr(seen, "samples", seen))
+        yield f"{part} {len(seen)} {labels}\n".encode()
+        yield from _values(seen)
 
 
 def _values(seen: Any) -> Iterator[bytes]:

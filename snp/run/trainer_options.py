@@ -23,11 +23,19 @@ _LEAST = {
     "num_sanity_val_steps": -1,
     "reload_dataloaders_every_n_epochs": 0,
 }
+# What every run sets by itself, and what says it instead.
+_DECIDED = {
+    "max_epochs": "dense.epochs and finetune.epochs say how long is trained",
+    "logger": "logger=csv, wandb, both or none says where numbers go",
+    "callbacks": "a run has its own",
+    "enable_checkpointing": "training keeps its state, all else has none",
+    "default_root_dir": "hydra.run.dir is the folder of a run",
+}
 _PLACES = ("accelerator", "devices", "num_nodes", "strategy")  # what `trainer=auto` finds out by itself
 
 
 def refuse_values(options: Mapping[str, Any]) -> None:
-    """Every option is of a kind that Lightning's trainer takes, and no number is below those that mean something.
+    """Every option is of a kind that Lightning's trainer takes and left to the user, and no number means nothing.
 
     Args:
         options: name -> value, as the trainer is given them.
@@ -37,6 +45,8 @@ def refuse_values(options: Mapping[str, Any]) -> None:
     """
     known = get_type_hints(Trainer.__init__)
     for name, value in options.items():
+        if name in _DECIDED:
+            raise ValueError(f"trainer.{name} cannot be set: {_DECIDED[name]}; leave it out")
         kinds = _kinds(known.get(name))
         names = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
         kinds = tuple(kind for kind in kinds if get_origin(kind) is not Literal)

@@ -149,6 +149,22 @@ def test_other_data_sets_by_their_values(in_memory: bool) -> None:
     assert mark(1.0, noise=1.0) == mark(1.0, noise=1.0)
 
 
+class Unreadable(InMemory):
+    """A data set whose samples cannot be read."""
+
+    def transform(self, image_format: ImageFormat, *, training: bool) -> Transform:
+        def broken(image: object) -> torch.Tensor:
+            raise ValueError("image 0 is cut short")
+
+        return broken
+
+
+def test_samples_that_cannot_be_read_are_no_missing_part() -> None:
+    """What the data set says of them is heard, or a hash of nothing would be that of any other samples."""
+    with pytest.raises(ValueError, match="image 0 is cut short"):
+        contents_of(configured(Unreadable([0, 1, 2], in_memory=False)))
+
+
 def test_the_original_images_of_cifar10_by_their_values(tmp_path: Path) -> None:
     """Tar files of other images under the same names."""
     marks = []

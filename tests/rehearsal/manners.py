@@ -50,7 +50,7 @@ MANNERS: dict[str, Manner] = {
     r"python run\.py|snp run": Manner("run", more=QUICK),
     r"python run\.py model=resnet50 prune\.target_var=0\.95": Manner("run", more=FEW),
     r"python run\.py model=timm model\.name=resnet18 data=image_folder data\.root=PATH": Manner(
-        "run", {"PATH": "{images}"}, FEW
+        "run", {"PATH": "{images}"}, f"{FEW} data.image_size=64"
     ),
     r"python run\.py model=cifar_resnet56 .*": Manner("run", _CIFAR, "calibration.samples=48"),
     r"python run\.py model=resnet50 prune\.dry_run=true .*": Manner("run", prints="Run folder: "),
@@ -117,7 +117,7 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 20 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
-    r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", prints="failed 0 of"),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", more="--minutes 14", prints="failed 0 of"),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)[\w/]+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 (python run\.py|snp run) \.\.\.": Manner("left", reason="the dots are any options"),

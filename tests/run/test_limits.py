@@ -145,6 +145,11 @@ def test_a_sample_of_every_part(options: dict[str, Any], epochs: int, counts: di
             "trainer.gradient_clip_val must be a number of at least 0 or null, found",
         ),
         ({"log_every_n_steps": -1}, "trainer.log_every_n_steps must be a whole number of at least 0 or null, found -1"),
+        (
+            {"max_epochs": 5},
+            "trainer.max_epochs cannot be set: dense.epochs and finetune.epochs say how long is trained",
+        ),
+        ({"logger": True}, "trainer.logger cannot be set: logger=csv, wandb, both or none says where numbers go"),
         ({"deterministic": "warnn"}, "trainer.deterministic must be true or false or warn or null, found 'warnn'"),
     ],
 )
