@@ -117,7 +117,7 @@ MANNERS: dict[str, Manner] = {
         "run", _TEXTS, "--windows 6 --samples 20 --context 12 --removed 0.2", prints="perplexity"
     ),
     r"python benchmarks/fuzz\.py .*": Manner("run", {"2000": "3"}, prints="wrong 0 of 3"),
-    r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", more="--minutes 14", prints="failed 0 of"),
+    r"python benchmarks/on_gpu\.py --device cpu --small": Manner("run", more="--minutes 25", prints="failed 0 of"),
     r"python benchmarks/(?!ordering_cost|opt_perplexity|fuzz)[\w/]+\.py.*": Manner("describe", reason=_LONG),
     # ------------------------------------------------------------------------------------------- left to other checks
     r"HYDRA_FULL_ERROR=1 (python run\.py|snp run) \.\.\.": Manner("left", reason="the dots are any options"),
