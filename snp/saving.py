@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from snp.graph.batches import Batch
+from snp.graph.copies import refuse_meta
 from snp.graph.input_forms import example_of
 from snp.graph.modes import as_before
 from snp.graph.plain_weights import plain_for
-from snp.graph.wrappers import evaluated
+from snp.graph.wrappers import alike, evaluated
 from snp.measure.outputs import first_tensor
 from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
@@ -92,11 +93,13 @@ def load(folder: str | Path, model: nn.Module | None = None, weights: str = "pru
         raise ValueError(
             f"{source / 'plan.json'} holds no recipe of the dense model: call load(folder, model=...) with it"
         )
+    if model is not None:
+        refuse_meta(model, "build it on the CPU, with any weights")
     return _loaded(source, plan, model, weights)
 
 
 def _loaded(source: Path, plan: PruningPlan, model: nn.Module | None = None, weights: str = "pruned") -> nn.Module:
-    is_built = model is None
+    given = model
     if model is None:
         from snp.models import rebuild  # not needed by those who bring their own model
 
@@ -105,10 +108,10 @@ def _loaded(source: Path, plan: PruningPlan, model: nn.Module | None = None, wei
     # Attention and norms were written in plain layers where dimensions of them were asked for, which are drawn first.
     with evaluated(model) as dense, torch.random.fork_rng(devices=[]):
         small = in_stock_form(cut(plain_for(dense, plan.settings.get("structures", ())), plan), plan)
-    if is_built:
+    if given is None:
         _as_stored(small, stored_types(source / f"{weights}.safetensors"))
     read_weights(small, source / f"{weights}.safetensors", plan.mark)
-    return small.eval()
+    return (small if given is None else alike(small, given)).eval()
 
 
 def _as_stored(small: nn.Module, types: Mapping[str, torch.dtype]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,22 @@ def test_half_precision_with_a_rectifier_and_equal_inputs() -> None:
         assert all(bool(torch.isfinite(tensor).all()) for tensor in found.model.state_dict().values())
 
 
+@pytest.mark.parametrize("options", [{}, {"reconstruct": "tuned", "tune_epochs": 1}], ids=["default", "tuned"])
+def test_the_type_that_new_tensors_have_is_none_of_the_networks(options: dict[str, Any]) -> None:
+    """A process that works in double precision prunes a network of single precision as any other."""
+    given = images()
+    wanted = pruned(cnn().eval(), given, **options)
+    model = cnn().eval()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = pruned(model, given, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [group.kept.tolist() for group in found.plan.groups] == [group.kept.tolist() for group in wanted.plan.groups]
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(given), wanted.model(given), rtol=1e-3, atol=1e-4)
+
+
 def test_modes_of_every_module_stay() -> None:
     """A normalisation that is kept in evaluation mode while the rest trains is in both networks afterwards."""
     model = cnn().train()
@@ -86,13 +103,16 @@ def test_what_is_not_trained_stays_so() -> None:
     assert {name for name, tensor in found.model.named_parameters() if not tensor.requires_grad} == frozen
 
 
-def test_memory_format_stays() -> None:
-    """Kernels with the channels last come back so."""
+def test_memory_format_stays(tmp_path: Path) -> None:
+    """Kernels with the channels last come back so, from a folder, too."""
     model = cnn().eval().to(memory_format=torch.channels_last)
     found = pruned(model, images().contiguous(memory_format=torch.channels_last))
     kernels = [tensor for tensor in found.model.parameters() if tensor.ndim == 4]
     assert kernels
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in kernels)
+    snp.save(found, tmp_path)
+    loaded = snp.load(tmp_path, model)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in loaded.parameters() if t.ndim == 4)
     plain = pruned(cnn().eval(), images())
     assert all(tensor.is_contiguous() for tensor in plain.model.parameters())
 

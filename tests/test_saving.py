@@ -40,6 +40,21 @@ def test_timm_networks_load_without_a_model(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_a_dense_network_without_values_is_refused(has_statistics: bool, tmp_path: Path) -> None:
+    """Nothing can be loaded into tensors of the meta device, though weights of the dense network do not matter."""
+
+    def network() -> nn.Module:
+        norm = nn.BatchNorm1d(10) if has_statistics else nn.Identity()
+        return nn.Sequential(nn.Linear(6, 10), norm, nn.ReLU(), nn.Linear(10, 3)).eval()
+
+    snp.save(snp.prune(network(), [torch.randn(8, 6)], **QUICK), tmp_path)
+    with torch.device("meta"):
+        empty = network()
+    with pytest.raises(ValueError, match="on the meta device, which holds shapes and no values: build it on the CPU"):
+        snp.load(tmp_path, empty)
+
+
 def test_transformers_load_without_a_model(tmp_path: Path) -> None:
     """The same from a configuration."""
     result = snp.prune(transformer("opt"), token_batches(), **QUICK)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
 from reprlib import repr as shown  # in a line, however long it is
 from typing import Any
 
 from torch import nn
 
 from snp.core.presets import refuse_overruled
+from snp.graph.copies import refuse_meta
 from snp.settings import PruneSettings
 
 __all__ = ["settings_of"]
@@ -31,7 +31,10 @@ def settings_of(model: object, settings: object, options: Mapping[str, Any], bat
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, found {shown(model)}: build the network and give it itself")
-    _refuse_meta(model)
+    refuse_meta(
+        model,
+        "load the weights before (model.to_empty(device=...) and load_state_dict, or the network without offloading)",
+    )
     if settings is not None and not isinstance(settings, PruneSettings):
         raise TypeError(
             f"settings must be a snp.PruneSettings, found {shown(settings)}: give single options as keywords, as "
@@ -47,12 +50,3 @@ def settings_of(model: object, settings: object, options: Mapping[str, Any], bat
     if asked.dry_run:
         raise ValueError("dry_run belongs to the command line; snp.inspect(model, batch) lists the groups of a network")
     return asked
-
-
-def _refuse_meta(model: nn.Module) -> None:
-    held = chain(model.named_parameters(), model.named_buffers())
-    if name := next((name for name, tensor in held if tensor.is_meta), None):
-        raise ValueError(
-            f"{name} of the model is on the meta device, which holds shapes and no values: load the weights before "
-            "(model.to_empty(device=...) and load_state_dict, or the network without offloading)"
-        )

@@ -93,7 +93,7 @@ def tail_of(
     if channel_dim is None:
         channel_dim = -1 if "linear" in str(node.target) else 1
     num_channels = node.meta["val"].shape[channel_dim]
-    ones = torch.ones(num_channels, device=networks.device)
+    ones = torch.ones(num_channels, dtype=torch.float32, device=networks.device)
     tail, at = Tail(ones, torch.zeros_like(ones), channel_dim), node
     while len(at.users) == 1 and at not in networks.aims:
         user = next(iter(at.users))

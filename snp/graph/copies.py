@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from snp.graph.modes import copy_in_modes
 
-__all__ = ["copied", "forget_how_to_load", "refuse_lazy", "refuse_quantised", "without_hooks"]
+__all__ = ["copied", "forget_how_to_load", "refuse_lazy", "refuse_meta", "refuse_quantised", "without_hooks"]
 
 _QUANTISED = ("torch.ao.quantization", "torch.ao.nn.", "torchao.quantization", "torch.nn.quantized", "bitsandbytes.nn")
 
@@ -124,6 +125,21 @@ def refuse_lazy(model: nn.Module) -> None:
             raise ValueError(
                 f"{name} has no values yet (a lazy layer): call the model on a batch first, then train or load it"
             )
+
+
+def refuse_meta(model: nn.Module, remedy: str) -> None:
+    """Networks on the meta device have shapes, and nothing can be loaded into them or measured of them.
+
+    Args:
+        model: to be looked at.
+        remedy: what to do instead.
+
+    Raises:
+        ValueError: some tensor of it is there; the message names it.
+    """
+    held = chain(model.named_parameters(), model.named_buffers())
+    if name := next((name for name, tensor in held if tensor.is_meta), None):
+        raise ValueError(f"{name} of the model is on the meta device, which holds shapes and no values: {remedy}")
 
 
 def refuse_quantised(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from snp.graph.tracer import Tracer
 
 __all__ = ["SHARED", "table_of", "turned_by_table"]
 
-SHARED = "shares values with units of another head or group, as with rotary embeddings"
+SHARED = "shares a value with units of another head, branch or group, as rotary embeddings and weights of a stack do"
 
 
 def table_of(tracer: Tracer, node: fx.Node, operands: list[Tensor]) -> Tensor | None:

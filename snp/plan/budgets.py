@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,7 +83,7 @@ def _refusal(target: Target, share: float) -> str:
     reached = math.ceil(1e4 * share) / 1e4
     return (
         f"{target.option}={target.share:g} cannot be met within {TOLERANCE:.0%}: {reached:.4f} of the dense "
-        f"{target.kind} is the closest found below it, because single units of this network cost more than that. "
+        f"{target.kind} is the closest that was found below it by exchanging single units. "
         f"Ask for {target.option}={reached:.4f}, or for a share of the units (prune.target_units)."
     )
 
@@ -165,11 +166,11 @@ class _Filler:
     def exchanged(self, kept: Sequence[int]) -> list[int]:
         """The least damage that meets the budget in the neighbourhood of a choice, or else the closest from below.
 
-        The neighbourhood is every combination of a few units more or less in the groups of the cheapest units.
+        The neighbourhood is every combination of as many units more or less, where units are cheapest, as can be tried.
         """
         firsts = dict.fromkeys(twins[0] for twins in self._twins)
         movable = sorted(firsts, key=lambda number: self._unit_share(kept, number))[:_MOST_EXCHANGED]
-        radius = int((_MOST_COMBINATIONS ** (1 / len(movable)) - 1) / 2)
+        radius = self._radius(kept, movable)
         found = [list(kept)]
         for counts in product(*(self._near(number, kept[number], radius) for number in movable)):
             trial = list(kept)
@@ -185,7 +186,15 @@ class _Filler:
         step = self.groups[number].step
         return self.share(self._with(kept, number, kept[number] + step)) - self.share(kept)
 
+    def _radius(self, kept: Sequence[int], movable: Sequence[int]) -> int:
+        """The most units more or less of which all combinations can be tried."""
+        radii = range(1, max(self.groups[number].num_units for number in movable) + 1)
+        return bisect_right(
+            radii, _MOST_COMBINATIONS, key=lambda r: math.prod(len(self._near(each, kept[each], r)) for each in movable)
+        )
+
     def _near(self, number: int, count: int, radius: int) -> list[int]:
         group = self.groups[number]
-        steps = (count + steps * group.step for steps in range(-radius, radius + 1))
-        return [near for near in steps if group.step <= near <= group.num_units]
+        first = max(-radius, 1 - count // group.step)
+        steps = range(first, min(radius, (group.num_units - count) // group.step) + 1)
+        return [count + more * group.step for more in steps]

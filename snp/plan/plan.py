@@ -152,3 +152,5 @@ class PruningPlan:
             return PruningPlan.from_json(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is damaged or not a plan: its bytes are no text in UTF-8") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

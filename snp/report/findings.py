@@ -86,12 +86,21 @@ def _no_time(record: Record) -> Iterator[str]:
     share, low, high = (number(record.metrics, f"latency/measured_share{part}") for part in ("", "_low", "_high"))
     if share is None or low is None or high is None:
         return
+    kind, asked = record.target or ("", 0.0)
     if is_noisy(record.metrics):
         yield (
             f"The clock was noisy: half of the passes took between {format_share(low, 0)} and {format_share(high, 0)} "
             "of the dense network's. Times of this run mean little; measure again on an idle machine."
         )
-    elif share > GAINED_SHARE:
+    elif kind == "latency" and low > asked:
+        predicted = number(record.metrics, "prune/reached")
+        yield (
+            f"The target was missed by the clock: a pass takes {format_share(share, 0)} of the dense one's where "
+            f"{format_share(asked, 0)} were asked for"
+            + (f" and {format_share(predicted, 0)} predicted from the times of layers" if predicted else "")
+            + ". Ask for less time (a smaller `prune.target_latency`), or try again on an idle machine."
+        )
+    elif share > GAINED_SHARE and kind != "latency":
         yield (
             f"No time was gained: a pass takes {format_share(share, 0)} of the dense one's. Small layers do not get "
             "faster with fewer units; ask for time itself (`prune.target_latency`) or for widths that this device "

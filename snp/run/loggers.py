@@ -37,6 +37,7 @@ _HARMLESS_WARNINGS = (
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # what is logged was gathered before
     ".*Checkpoint directory .* exists and is not empty.*",  # a training that goes on
     r".*isinstance\(treespec, LeafSpec\).*",
+    ".*Total length of `list` across ranks is zero.*",  # nothing is set apart for validation
     # Scores are the same on all processes before they are logged.
     ".*recommended to use .self.log.*sync_dist=True.*",
 )

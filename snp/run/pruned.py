@@ -188,5 +188,6 @@ def _decide(
             "prune/threshold": plan.settings["level"],
         }
     )
-    job.finished.note("plan", job.mark("plan"), ("variance.csv", "damage.csv", "layers.csv", "data.json"))
+    files = ("plan.json", "variance.csv", "damage.csv", "layers.csv", "data.json")
+    job.finished.note("plan", job.mark("plan"), files)
     return plan

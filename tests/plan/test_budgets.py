@@ -166,6 +166,34 @@ def test_best_damage_per_cost_goes_first(problems: dict[str, Problem]) -> None:
         assert counts(met)[1 - favoured] < sizes[1 - favoured]
 
 
+class DenseBlock(nn.Module):
+    """Every layer reads what all before it give: a unit of an early one costs more than one of the last."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        before = [sum(widths[:number]) for number in range(1, len(widths))]
+        self.stem, self.head = nn.Conv2d(3, widths[0], 1), nn.Conv2d(sum(widths), 4, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in before)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(size, width, 3, padding=1) for size, width in zip(before, widths[1:], strict=True)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = [self.stem(images)]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            found.append(layer(torch.relu(norm(torch.cat(found, 1)))))
+        return self.head(torch.cat(found, 1))
+
+
+@pytest.mark.parametrize("target", [0.75, 0.8])
+def test_of_small_groups_all_numbers_are_tried(target: float) -> None:
+    """A budget that some numbers of units meet is not refused because they are a few units away."""
+    torch.manual_seed(0)
+    model, batches = DenseBlock(12, 6, 6, 6).eval(), [torch.randn(140, 3, 8, 8)]
+    result = snp.prune(model, batches, preset="paper", target_params=target, progress=False)
+    assert target - TOLERANCE <= result.plan.params["pruned"] / result.plan.params["dense"] <= target
+
+
 def test_a_group_gives_way_where_nothing_else_fits() -> None:
     """Where raising alone does not do, units are exchanged; what is refused no other numbers of units meet, either."""
     problem = problem_for(perceptron(3, 9, 7, 5, 2), torch.randn(100, 3))

@@ -55,6 +55,12 @@ def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:
         ({"finetuned__acc1_percent": 60.0, "pruned__acc1_percent": 89.5}, "Fine-tuning made it worse: 89.50 became 60"),
         ({"latency__measured_share": 0.99, "latency__measured_share_high": 1.0, "latency__measured_share_low": 0.98},
          "No time was gained: a pass takes 99 %"),
+        ({"latency__measured_share": 0.99, "latency__measured_share_low": 0.98, "latency__measured_share_high": 1.0,
+          "target": {"latency": 0.9}, "prune__reached": 0.88},
+         "missed by the clock: a pass takes 99 % of the dense one's where 90 % were asked for and 88 % predicted from"),
+        ({"latency__measured_share": 0.66, "latency__measured_share_low": 0.62, "latency__measured_share_high": 0.7,
+          "target": {"latency": 0.6}},
+         "missed by the clock: a pass takes 66 % of the dense one's where 60 % were asked for and 50 % predicted from"),
         ({"latency__measured_share_high": 2.0}, "The clock was noisy: half of the passes took between 58 % and 200 %"),
         ({"finetuned__acc1_percent": 89.9, "pruned__acc1_percent": 89.5, "finetuned__val_acc1_percent": 90.0,
           "pruned__val_acc1_percent": 91.0},
@@ -71,7 +77,10 @@ def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_went_wrong_is_said(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     """Each of these, and only this, is said of a run that is good otherwise."""
-    (sentence,) = findings(record_of(tmp_path, **changes))
+    target = {"target": changes["target"]} if "target" in changes else {}
+    record = record_of(tmp_path, **{name: value for name, value in changes.items() if name != "target"})
+    record.plan["settings"] |= target
+    (sentence,) = findings(record)
     assert said in sentence
 
 

@@ -183,6 +183,19 @@ def test_a_second_run_in_the_same_folder(finished_run: tuple[Path, Ended], tmp_p
 
 
 @pytest.mark.rehearsal
+def test_a_plan_that_is_not_whole_is_made_again(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
+    """A folder whose plan was cut short is no dead end: the same command decides again, and the same."""
+    again = tmp_path / "run"
+    shutil.copytree(finished_run[0], again)
+    plan = (again / "plan.json").read_text()
+    (again / "plan.json").write_text(plan[: len(plan) // 2])
+    ended = run_here(folder=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert (again / "plan.json").read_text() == plan
+    assert contents(again)["pruned.safetensors"] == contents(finished_run[0])["pruned.safetensors"]
+
+
+@pytest.mark.rehearsal
 def test_two_runs_at_once_with_one_seed(finished_run: tuple[Path, Ended], tmp_path: Path) -> None:
     """Runs started together get folders of their own, and a seed repeats the plan exactly, from training on."""
     processes = [start("finetune.epochs=0", "logger=none", cwd=tmp_path) for _ in range(2)]
