@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from snp.report.intervals import mean_and_spread
-from snp.report.record import FOUND, Record
 from snp.report.runs import Runs
+from snp.report.settings import FOUND, SEEDS
 from snp.report.stages import SMALL, number
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # What follows from a setting, or is chosen with another one, is no question of its own.
-_NOT_ASKED = {"seed", "target"} | FOUND
+_NOT_ASKED = {"target"} | SEEDS | FOUND
 
 EVERYWHERE = "all runs"  # where nothing but the axis differs
 
@@ -62,7 +62,7 @@ def asked_of(runs: Runs) -> dict[str, list[str]]:
     name = f"target_{kinds.pop()}" if len(kinds) == 1 else "target"
     found = {name: values for name, values in runs.varying.items() if name not in _NOT_ASKED} | {name: targets}
     found = {name: values for name, values in found.items() if len(set(values)) > 1}
-    return found or {"seed": [_seed(record) for record in runs.records]}
+    return found or {"seed": [runs.seeds[record.folder] for record in runs.records]}
 
 
 def answer_of(runs: Runs) -> Answer:
@@ -113,9 +113,5 @@ def _points(runs: Runs, asked: Mapping[str, list[str]], along: str, stage: str) 
         if score is not None:
             line = ", ".join(f"{name}={asked[name][place]}" for name in others) or EVERYWHERE
             scores = found.setdefault(line, {}).setdefault(asked[along][place], {})
-            scores.setdefault(_seed(record), []).append(score)
+            scores.setdefault(runs.seeds[record.folder], []).append(score)
     return found
-
-
-def _seed(record: Record) -> str:
-    return str(record.settings.get("seed", "-"))

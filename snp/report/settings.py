@@ -9,7 +9,12 @@ from typing import Any
 from snp.core.deciding import deciding
 from snp.report.record import Record
 
-__all__ = ["varying_settings"]
+__all__ = ["FOUND", "SEEDS", "varying_settings"]
+
+# What the settings of a plan hold that nobody asked for: it was found.
+FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples", "unreached"})
+# By these no setting is told from another one.
+SEEDS = frozenset({"seed", "prune.seed"})
 
 _NAMES = ("model", "data")
 _PARTS_OF_CONFIG = (*_NAMES, "trainer", "dense", "finetune", "calibration")
@@ -29,6 +34,7 @@ def varying_settings(records: Sequence[Record]) -> dict[str, list[str]]:
 def _settings(record: Record) -> dict[str, Any]:
     """Settings of the prune with everything automatic decided, and those around it by dotted name."""
     found: dict[str, Any] = dict(record.settings) | {"model": record.model, "data": record.data}
+    found |= {"seed": record.seed, "prune.seed": record.settings.get("seed")}
     for name, value in deciding(record.facts.get("config") or {}).items():
         part, *options = name.split(".")
         if part in _PARTS_OF_CONFIG and options != ["name"] and not any(option[:1] == "_" for option in options):
@@ -39,7 +45,9 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 def _follows(name: str, values: Mapping[str, list[str]]) -> bool:
-    """Has every network, or data set, one value of the setting, which goes with its name?"""
+    """Has every network, or data set, one value of the setting, which goes with its name, or every run one seed?"""
+    if name == "prune.seed":
+        return values[name] == values["seed"]
     part, _, option = name.partition(".")
     if not option or part not in _NAMES:
         return False

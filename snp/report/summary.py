@@ -72,8 +72,9 @@ def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
     names += [f"latency/measured_share{part}" for part in ("", "_low", "_high")]
     names += ["calibration/reused", "time/finetune_s"]
     asked = {name: values for name, values in answer.asked.items() if name != "seed"}
+    asked |= {name: values for name, values in runs.varying.items() if name == "prune.seed"}
     rows = [
-        [runs.names[record.folder], record.settings.get("seed"), *(values[place] for values in asked.values())]
+        [runs.names[record.folder], record.seed, *(values[place] for values in asked.values())]
         + [record.metrics.get(name) for name in names]
         for place, record in enumerate(runs.records)
     ]

@@ -75,6 +75,31 @@ def test_the_same_run_again_counts_and_is_no_other_seed(tmp_path: Path) -> None:
     assert leads(answer, "pruned") == [Lead("all runs", "zca", "random", 5.5, 1, 2)]
 
 
+@pytest.mark.parametrize(
+    ("pairs", "seeds"),
+    [
+        (((0, 0), (1, 0), (2, 0)), ("0", "1", "2")),
+        (((4, 0), (4, 1), (4, 2)), ("0", "1", "2")),
+        (((0, 0), (0, 1), (1, 0)), ("0, prune.seed=0", "0, prune.seed=1", "1, prune.seed=0")),
+    ],
+)
+def test_a_prune_may_have_a_seed_of_its_own(
+    tmp_path: Path, pairs: tuple[tuple[int, int], ...], seeds: tuple[str, ...]
+) -> None:
+    """The seed is the run's, and no run takes another one's place; the prune's tells apart what has the same."""
+    for number, (seed, own) in enumerate(pairs):
+        folder = swept(tmp_path / str(number), {("zca", 0.5, own): 50.0 + number, ("random", 0.5, own): 40.0})
+        for path in folder.iterdir():
+            (path / "run.json").write_text(json.dumps({"config": {"seed": seed}}))
+    runs = read_runs([tmp_path / str(number) for number in range(3)])
+    assert [runs.seeds[record.folder] for record in runs.records[::2]] == list(seeds)
+    assert [record.seed for record in runs.records[::2]] == [seed for seed, _ in pairs]
+    assert leads(answer_of(runs), "pruned") == [Lead("all runs", "zca", "random", 11.0, 3, 3)]
+    assert runs.lines == ["order zca", "order random"]
+    alone = answer_of(read_runs([record.folder for record in runs.records[::2]]))
+    assert (alone.along, alone.order) == ("seed", list(seeds))
+
+
 def test_the_best_perplexity_is_the_lowest(tmp_path: Path) -> None:
     """Leads point down where less is better."""
     for number, (ordering, value) in enumerate((("zca", 20.0), ("random", 30.0))):
