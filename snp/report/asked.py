@@ -52,8 +52,9 @@ def _rows(record: Record) -> Iterator[tuple[str, str | None]]:
         yield title, _recipe(config.get(name) or {}) if is_done else None
     choice = choice_of(record.metrics)
     yield "reported and exported", f"{choice.stage}; {choice.reason}" if choice else None
-    seed = config.get("seed", record.settings.get("seed"))
-    yield "seed", None if seed is None else str(seed)
+    own = record.settings.get("seed", record.seed)
+    beside = "" if own == record.seed else f"; of the prune {own}"
+    yield "seed", None if record.seed is None else f"{record.seed}{beside}"
     yield "command", f"`{facts['command']}`" if facts.get("command") else None
     yield "started", facts.get("started")
     yield "code", f"commit `{facts['commit']}`" if facts.get("commit") else None

@@ -61,7 +61,7 @@ def _page(record: Record) -> Page:
     how = (
         f"Whole units of {record.model} were removed by Subspace Node Pruning ({record.rule}; {target_words(record)}) "
         f"and what they did was folded into the weights that stay, on {settings.get('samples', 'some')} unlabelled "
-        f"samples{source}, seed {settings.get('seed')}."
+        f"samples{source}, seed {record.seed}."
     )
     if best != "pruned" and settings.get("reconstruct") == "tuned":
         how += " It was then trained on the dense network's outputs for these samples, without labels."

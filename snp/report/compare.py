@@ -87,7 +87,7 @@ def subjects(runs: Runs) -> list[str]:
 
 
 def _lead(runs: Runs) -> Text:
-    seeds = sorted({str(record.settings.get("seed")) for record in runs.records})
+    seeds = sorted(set(runs.seeds.values()))
     return Text(
         f"{counted(len(runs.records), 'run')} of {', '.join(subjects(runs))}; {counted(len(runs.lines), 'setting')}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. Means stand with the smallest and the largest of their "

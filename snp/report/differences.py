@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snp.report.document import Cell, Table
-from snp.report.record import FOUND, Record
+from snp.report.record import Record
 from snp.report.runs import COSTS, Runs
+from snp.report.settings import FOUND
 from snp.report.speed import is_noisy
 from snp.report.stages import STAGE_WORDS, STAGES, number
 
@@ -31,7 +32,7 @@ def _run_row(runs: Runs, record: Record, stages: Sequence[str]) -> list[Cell | s
         runs.names[record.folder],
         runs.rule_of(record) or "-",
         target,
-        str(record.settings.get("seed", "-")),
+        runs.seeds[record.folder],
     ]
     for stage in stages:
         value = number(record.metrics, f"{stage}/{runs.score}")

@@ -12,14 +12,11 @@ from typing import Any
 from snp.report.stages import SMALL, number
 from snp.report.tables import read_rows
 
-__all__ = ["FOUND", "Layer", "Record", "is_run", "read_json", "read_record"]
+__all__ = ["Layer", "Record", "is_run", "read_json", "read_record"]
 
 Curve = list[tuple[int, float]]
 
 _FILES = ("metrics.json", "plan.json", "run.json")
-
-# What the settings of a plan hold that nobody asked for: it was found.
-FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples", "unreached"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,12 @@ class Record:
     def settings(self) -> Mapping[str, Any]:
         """What was asked of the prune, with everything automatic decided."""
         return self.plan.get("settings") or {}
+
+    @property
+    def seed(self) -> int | None:
+        """The run's own, where it noted its options: the prune may have been given another one."""
+        seed: int | None = (self.facts.get("config") or {}).get("seed", self.settings.get("seed"))
+        return seed
 
     @property
     def groups(self) -> list[Mapping[str, Any]]:

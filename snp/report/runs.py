@@ -11,8 +11,8 @@ from typing import Any
 
 from snp.report.cells import Cell
 from snp.report.folders import folders_once
-from snp.report.record import FOUND, Record, read_record
-from snp.report.settings import varying_settings
+from snp.report.record import Record, read_record
+from snp.report.settings import FOUND, SEEDS, varying_settings
 from snp.report.stages import read_stages, score_of
 
 __all__ = ["COSTS", "Runs", "read_runs"]
@@ -20,7 +20,7 @@ __all__ = ["COSTS", "Runs", "read_runs"]
 # Name of a cost, and the title of what is left of it, as a share of the dense network's.
 COSTS = {"macs": "MACs left (%)", "params": "parameters left (%)", "latency": "time of a pass left, in turns (%)"}
 # Named by the line's own words, by the point on it, or not chosen by anyone.
-_NOT_NAMED = {"ordering", "cut", "planner", "seed", "target", "dry_run"} | FOUND
+_NOT_NAMED = {"ordering", "cut", "planner", "target", "dry_run"} | SEEDS | FOUND
 _LONG = 26  # of a name beside a figure, letters
 
 
@@ -58,7 +58,7 @@ class Runs:
         if max(map(len, self.names.values())) <= _LONG:
             return self.names
         known = [
-            (self.line_of(record), _target(record), f"seed {record.settings.get('seed')}") for record in self.records
+            (self.line_of(record), _target(record), f"seed {self.seeds[record.folder]}") for record in self.records
         ]
         told = [place for place in range(3) if len({words[place] for words in known}) > 1]
         found = {
@@ -66,6 +66,19 @@ class Runs:
             for record, words in zip(self.records, known, strict=True)
         }
         return found if len(set(found.values())) == len(found) else self.names
+
+    @cached_property
+    def seeds(self) -> dict[Path, str]:
+        """Folder -> the run's seed; that of the prune where this one alone tells runs of one setting apart."""
+        both = {record.folder: (record.seed, record.settings.get("seed")) for record in self.records}
+        alike = [{both[record.folder] for record in cell.records} for cell in self.cells]
+        is_told = all(len(pairs) == len({seed for seed, _ in pairs}) for pairs in alike)
+        is_fixed = len({seed for seed, _ in both.values()}) == 1
+        texts = {
+            folder: str(seed) if is_told else str(own) if is_fixed else f"{seed}, prune.seed={own}"
+            for folder, (seed, own) in both.items()
+        }
+        return {folder: "-" if text == "None" else text for folder, text in texts.items()}
 
     @property
     def pair(self) -> tuple[Record, ...]:
@@ -78,7 +91,7 @@ class Runs:
 
         def distance(other: Record) -> tuple[bool, bool, bool]:
             is_same = self.line_of(other) == self.line_of(first)
-            return is_same, other.target != first.target, other.settings.get("seed") != first.settings.get("seed")
+            return is_same, other.target != first.target, other.seed != first.seed
 
         return (first, min(others, key=distance)) if others else (first,)
 

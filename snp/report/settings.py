@@ -9,7 +9,14 @@ from typing import Any
 from snp.core.deciding import deciding
 from snp.report.record import Record
 
-__all__ = ["varying_settings"]
+__all__ = ["FOUND", "SEEDS", "varying_settings"]
+
+# What the settings of a plan hold that nobody asked for: it was found.
+FOUND = frozenset({"level", "samples", "repeats", "tilted", "multiples", "unreached", "untied"})
+# Options whose `auto` a plan replaces by what was found of one network, on one device: of another seed it may be other.
+_DECIDED = ("mirrored", "objective", "round_to", "round_from")
+# By these no setting is told from another one.
+SEEDS = frozenset({"seed", "prune.seed"})
 
 _NAMES = ("model", "data")
 _PARTS_OF_CONFIG = (*_NAMES, "trainer", "dense", "finetune", "calibration")
@@ -27,8 +34,9 @@ def varying_settings(records: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """Settings of the prune with everything automatic decided, and those around it by dotted name."""
-    found: dict[str, Any] = dict(record.settings) | {"model": record.model, "data": record.data}
+    """Settings of the prune, decided where nothing but other settings decides, and those around it by dotted name."""
+    found: dict[str, Any] = dict(record.settings) | _asked(record) | {"model": record.model, "data": record.data}
+    found |= {"seed": record.seed, "prune.seed": record.settings.get("seed")}
     for name, value in deciding(record.facts.get("config") or {}).items():
         part, *options = name.split(".")
         if part in _PARTS_OF_CONFIG and options != ["name"] and not any(option[:1] == "_" for option in options):
@@ -38,8 +46,20 @@ def _settings(record: Record) -> dict[str, Any]:
     return found
 
 
+def _asked(record: Record) -> dict[str, Any]:
+    """What was asked for, of options that a plan replaces by what was found.
+
+    A plan alone does not say who decided on mirrored images. Its objective stands: networks of one kind have the same.
+    """
+    given = (record.facts.get("config") or {}).get("prune") or {}
+    alone = {"mirrored": None} | ({"round_to": "auto", "round_from": None} if "multiples" in record.settings else {})
+    return alone | {name: given[name] for name in _DECIDED if name in given}
+
+
 def _follows(name: str, values: Mapping[str, list[str]]) -> bool:
-    """Has every network, or data set, one value of the setting, which goes with its name?"""
+    """Has every network, or data set, one value of the setting, which goes with its name, or every run one seed?"""
+    if name == "prune.seed":
+        return values[name] == values["seed"]
     part, _, option = name.partition(".")
     if not option or part not in _NAMES:
         return False

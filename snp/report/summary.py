@@ -10,12 +10,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snp.report.answer import EVERYWHERE, Answer, Points, answer_of, is_number, leads, leads_table, rows_of, value_of
-from snp.report.canvas import CONTEXT, TEXT, briefly, drawing, legend_names, panels, save, write_csv
+from snp.report.answer import Answer, Points, answer_of, is_number, rows_of, value_of
+from snp.report.canvas import CONTEXT, TEXT, drawing, legend_names, panels, save, write_csv
 from snp.report.compare import subjects, write_comparison
 from snp.report.document import Figure as Drawn
 from snp.report.document import Section, Text
 from snp.report.intervals import mean_and_spread
+from snp.report.leads import leads_table, sentences, unpaired
 from snp.report.runs import Runs, read_runs
 from snp.report.stages import STAGE_WORDS, STAGES, counted
 from snp.report.tradeoff import AXES
@@ -62,7 +63,7 @@ def write_summary(folder: str | Path, question: str = "") -> tuple[Path, list[st
         sections.append(_section(answer))
     title = question or f"What {place.name} answers"
     page = write_comparison([place], place / "summary.html", title, sections)
-    return page, _sentences(answer)
+    return page, sentences(answer)
 
 
 def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
@@ -71,8 +72,9 @@ def _write_rows(runs: Runs, answer: Answer, path: Path) -> None:
     names += [f"latency/measured_share{part}" for part in ("", "_low", "_high")]
     names += ["calibration/reused", "time/finetune_s"]
     asked = {name: values for name, values in answer.asked.items() if name != "seed"}
+    asked |= {name: values for name, values in runs.varying.items() if name == "prune.seed"}
     rows = [
-        [runs.names[record.folder], record.settings.get("seed"), *(values[place] for values in asked.values())]
+        [runs.names[record.folder], record.seed, *(values[place] for values in asked.values())]
         + [record.metrics.get(name) for name in names]
         for place, record in enumerate(runs.records)
     ]
@@ -89,25 +91,14 @@ def _section(answer: Answer) -> Section:
     last = list(answer.stages)[-1]
     table = leads_table(answer, last)
     note = Text(
-        f"Which setting is ahead {STAGE_WORDS[last]}, on the test part; differences are taken seed by seed. A lead "
-        "counts as decided where the same setting is ahead in every one of at least three seeds; all else is noise "
-        "until more seeds say so."
+        f"Which setting is ahead {STAGE_WORDS[last]}, on the test part; differences are taken seed by seed, over the "
+        "seeds that all settings have a run of. A lead counts as decided where the same setting is ahead in every one "
+        "of at least three seeds; all else is noise until more seeds say so."
     )
-    blocks = (Drawn(_title(answer), "answer.png", drawn), *((note, table) if table else ()))
-    return Section("The answer", blocks)
-
-
-def _sentences(answer: Answer) -> list[str]:
-    """For the terminal."""
-    if not answer.stages:
-        return []
-    stage, found = list(answer.stages)[-1], []
-    for lead in leads(answer, stage):
-        place = answer.along if lead.place == EVERYWHERE else f"{answer.along}={lead.place}"
-        seeds = f"ahead in {lead.ahead} of {counted(lead.seeds, 'seed')}{'' if lead.is_decided else ' (not decided)'}"
-        best, other = (briefly(line, 100) for line in (lead.best, lead.other))
-        found.append(f"{stage}, {place}: best {best}, {lead.lead:.2f} before {other}, {seeds}")
-    return found
+    alone = [Text(f"{sentence[:1].upper()}{sentence[1:]}.") for sentence in unpaired(answer, last)]
+    return Section(
+        "The answer", (Drawn(_title(answer), "answer.png", drawn), *((note, table) if table else ()), *alone)
+    )
 
 
 def _draw_answer(answer: Answer, subject: str, path: Path) -> None:
@@ -141,7 +132,11 @@ def _title(answer: Answer) -> str:
     seeds = {seed for scores in found for seed in scores}
     if answer.along == "seed":
         return counted(len(seeds), "seed")
-    return f"Mean of {len(seeds)} seeds, bars from the smallest to the largest" if len(seeds) > 1 else "One seed"
+    again = any(len(scores) > 1 for each in found for scores in each.values())
+    if len(seeds) == 1 and not again:
+        return "One seed"
+    more = ", some of them run more than once" if again else ""
+    return f"Mean of {counted(len(seeds), 'seed')}{more}; bars from the smallest to the largest"
 
 
 def _common_name(answer: Answer) -> str | None:
@@ -167,8 +162,9 @@ def _draw(axis: Axes, answer: Answer, stage: str, has_legend: bool = False) -> N
     for line, values in points.items():
         shift = aside * (lines.index(line) - (len(lines) - 1) / 2)
         present = [text for text in answer.order if text in values]
-        _draw_line(axis, [places[text] + shift for text in present], [list(values[text].values()) for text in present],
-                   line, _HUES[lines.index(line) % len(_HUES)], is_numeric)  # fmt: skip
+        scores = [[score for found in values[text].values() for score in found] for text in present]
+        hue = _HUES[lines.index(line) % len(_HUES)]
+        _draw_line(axis, [places[text] + shift for text in present], scores, line, hue, is_numeric)
     axis.set_title(STAGE_WORDS[stage], fontsize=9, color=TEXT)
     axis.set_xlabel(_ALONG.get(answer.along, answer.along), fontsize=8.5, color=TEXT)
     axis.set_ylabel(AXES[answer.score], fontsize=8.5, color=TEXT)

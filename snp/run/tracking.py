@@ -15,7 +15,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from snp.report.choice import better_stage
 from snp.report.cuts import group_table
 from snp.report.document import Cell, Table
-from snp.report.record import FOUND, Record, read_record
+from snp.report.record import Record, read_record
+from snp.report.settings import FOUND
 from snp.report.stages import SMALL, STAGES
 from snp.run.folder import log
 from snp.run.hidden import without_secrets
@@ -64,7 +65,7 @@ def _track(run: Any, record: Record) -> None:
 def name_of(record: Record) -> str:
     """What was asked, as a name: "resnet50 imagenet macs 0.5 output/output seed 0"."""
     target = "" if record.target is None else "{} {:g}".format(*record.target)
-    seed = record.settings.get("seed")
+    seed = record.seed
     parts = (record.model, record.data, target, record.rule.replace(" ", ""), "" if seed is None else f"seed {seed}")
     return " ".join(part for part in parts if part)
 

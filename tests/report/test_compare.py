@@ -104,6 +104,35 @@ def test_networks_data_and_precision_are_no_seeds(setting: str, value: object, s
     assert len(runs.cells[-1].records) == (1 if said else 3)
 
 
+# What was asked for, and what two networks of that were found to get.
+DECIDED: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    ({"mirrored": "auto"}, [{"mirrored": True}, {"mirrored": False}]),
+    ({"objective": "auto"}, [{"objective": "divergence of the output"}, {"objective": "squared error"}]),
+    ({"round_to": "auto", "round_from": None}, [{"round_to": 8, "round_from": 64, "multiples": {"64": 8}},
+                                                {"round_to": 16, "round_from": 128, "multiples": {"64": 16}}]),
+    ({}, [{"untied": ["head"]}, {}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "found"), DECIDED)
+def test_what_each_network_decides_is_no_setting(
+    asked: dict[str, Any], found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Seeds of one setting stay together whatever was found of each; what was asked by name is a setting of its own."""
+    folders = [asked_for(tmp_path / name) for name in "abc"]
+    for folder, wanted, decided in zip(folders, (asked, asked, found[0]), (*found, found[0]), strict=True):
+        plan, facts = (json.loads((folder / name).read_text()) for name in ("plan.json", "run.json"))
+        plan["settings"] |= decided
+        facts["config"]["prune"] = {name: value for name, value in wanted.items() if name in asked}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / "run.json").write_text(json.dumps(facts))
+    assert len(read_runs(folders[:2]).lines) == 1
+    assert len(read_runs(folders).lines) == (2 if asked else 1)
+    for folder in folders:
+        (folder / "run.json").unlink()  # as the library saves a plan
+    assert len(read_runs(folders[:2]).lines) == (2 if "objective" in asked else 1)
+
+
 def test_what_a_network_brings_along_is_told_by_its_name(tmp_path: Path) -> None:
     """Another network with arguments of its own: one word, and a checkpoint where one of its runs has another."""
     one, other = {"model__arguments": {"depth": 20}}, {"model__name": "large", "model__arguments": {"depth": 56}}

@@ -230,8 +230,8 @@ def test_the_page_says_what_was_asked_and_done(tmp_path: Path) -> None:
     for said in (
         "# Pruning report: tiny on digits", "| command | `python run.py model=tiny` |", "commit `0123456789ab+`",
         "| data | digits: 1,438 train images, 359 test images |", "1,024 of the training part (414 left out)",
-        "Some CPU, 8 cores, 64 GiB, Linux x86_64, 2 processes", "| seed | 7 |", "most main memory | 3.00 GiB",
-        "3 epochs, sgd at 0.01, cosine schedule, weight decay 0.0005",
+        "Some CPU, 8 cores, 64 GiB, Linux x86_64, 2 processes", "| seed | 7; of the prune 0 |",
+        "most main memory | 3.00 GiB", "3 epochs, sgd at 0.01, cosine schedule, weight decay 0.0005",
     ):  # fmt: skip
         assert said in text, said
     html = (folder / "report.html").read_text()

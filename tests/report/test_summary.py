@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from snp.report.answer import Lead, answer_of, leads
+from snp.report.answer import answer_of, rows_of
+from snp.report.leads import Lead, leads, sentences
 from snp.report.outcome import headline
 from snp.report.record import read_record
 from snp.report.runs import read_runs
@@ -50,6 +51,55 @@ def test_leads_are_taken_seed_by_seed(tmp_path: Path) -> None:
     assert not leads(fewer, "pruned")[0].is_decided
 
 
+def test_a_setting_with_fewer_seeds_is_ranked_by_those_that_all_have(tmp_path: Path) -> None:
+    """What failed in the hard seeds is not ahead for it; without a common seed nothing is, and that is said."""
+    easy, hard = ("zca", 0.5, 0), ("zca", 0.5, 1)
+    fewer = {easy: 50.0, hard: 42.0, ("zca", 0.5, 2): 31.0, ("random", 0.5, 0): 45.0}
+    folder = swept(tmp_path / "fewer", fewer)
+    assert leads(answer_of(read_runs([folder])), "pruned") == [Lead("all runs", "zca", "random", 5.0, 1, 1)]
+    folder = swept(tmp_path / "none", {hard: 42.0, ("random", 0.5, 0): 45.0})
+    assert sentences(answer_of(read_runs([folder]))) == [
+        "pruned, ordering: there is no seed that all settings have a run of, so none is ahead"
+    ]
+
+
+def test_the_same_run_again_counts_and_is_no_other_seed(tmp_path: Path) -> None:
+    """Both runs of a setting and seed are in its mean; together they are one seed."""
+    scores = {("zca", 0.5, 0): 50.0, ("random", 0.5, 0): 40.0, ("zca", 0.5, 1): 46.0, ("random", 0.5, 1): 47.0}
+    swept(tmp_path / "first", scores)
+    swept(tmp_path / "again", {("zca", 0.5, 0): 54.0})
+    answer = answer_of(read_runs([tmp_path / "first", tmp_path / "again"]))
+    assert list(rows_of(answer.stages["pruned"], answer.order)) == [
+        ("all runs", "random", 43.5, 40.0, 47.0, 2), ("all runs", "zca", 50.0, 46.0, 54.0, 3),
+    ]  # fmt: skip
+    assert leads(answer, "pruned") == [Lead("all runs", "zca", "random", 5.5, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "seeds"),
+    [
+        (((0, 0), (1, 0), (2, 0)), ("0", "1", "2")),
+        (((4, 0), (4, 1), (4, 2)), ("0", "1", "2")),
+        (((0, 0), (0, 1), (1, 0)), ("0, prune.seed=0", "0, prune.seed=1", "1, prune.seed=0")),
+    ],
+)
+def test_a_prune_may_have_a_seed_of_its_own(
+    tmp_path: Path, pairs: tuple[tuple[int, int], ...], seeds: tuple[str, ...]
+) -> None:
+    """The seed is the run's, and no run takes another one's place; the prune's tells apart what has the same."""
+    for number, (seed, own) in enumerate(pairs):
+        folder = swept(tmp_path / str(number), {("zca", 0.5, own): 50.0 + number, ("random", 0.5, own): 40.0})
+        for path in folder.iterdir():
+            (path / "run.json").write_text(json.dumps({"config": {"seed": seed}}))
+    runs = read_runs([tmp_path / str(number) for number in range(3)])
+    assert [runs.seeds[record.folder] for record in runs.records[::2]] == list(seeds)
+    assert [record.seed for record in runs.records[::2]] == [seed for seed, _ in pairs]
+    assert leads(answer_of(runs), "pruned") == [Lead("all runs", "zca", "random", 11.0, 3, 3)]
+    assert runs.lines == ["order zca", "order random"]
+    alone = answer_of(read_runs([record.folder for record in runs.records[::2]]))
+    assert (alone.along, alone.order) == ("seed", list(seeds))
+
+
 def test_the_best_perplexity_is_the_lowest(tmp_path: Path) -> None:
     """Leads point down where less is better."""
     for number, (ordering, value) in enumerate((("zca", 20.0), ("random", 30.0))):
@@ -63,8 +113,8 @@ def test_the_best_perplexity_is_the_lowest(tmp_path: Path) -> None:
 def test_a_sweep_of_seeds_alone_has_an_answer(tmp_path: Path) -> None:
     """Their scores; nothing is ahead of anything."""
     folder = swept(tmp_path, {("zca", 0.3, seed): 70.0 + seed for seed in range(4)})
-    page, sentences = write_summary(folder)
-    assert sentences == []
+    page, said = write_summary(folder)
+    assert said == []
     rows = read_table(folder / "answer.csv")
     assert [(row["seed"], float(row["mean"])) for row in rows] == [(str(seed), 70.0 + seed) for seed in range(4)]
     assert (folder / "answer.png").stat().st_size > 5000
@@ -74,13 +124,13 @@ def test_a_sweep_of_seeds_alone_has_an_answer(tmp_path: Path) -> None:
 def test_the_summary_of_a_sweep(tmp_path: Path) -> None:
     """The question is the title, the answer comes first; runs stand in their order, and fit a phone."""
     folder = swept(tmp_path / "sweep", SCORES)
-    page, sentences = write_summary(folder, "Which <order>?")
+    page, said = write_summary(folder, "Which <order>?")
     text = page.read_text()
     body = text[text.index("<main>") :]
     assert "<h1>Which &lt;order&gt;?</h1>" in body
     assert body.index("The answer") < body.index("Score against cost")
-    assert sentences[0].endswith("best ordering=zca, 2.00 before ordering=random, ahead in 3 of 3 seeds")
-    assert sentences[1].endswith("ahead in 2 of 3 seeds (not decided)")
+    assert said[0].endswith("best ordering=zca, 2.00 before ordering=random, ahead in 3 of 3 seeds")
+    assert said[1].endswith("ahead in 2 of 3 seeds (not decided)")
     assert [row["run"].split("_")[0] for row in read_table(folder / "summary.csv")] == [str(n) for n in range(12)]
     means = {(row["line"], row["target_macs"]): float(row["mean"]) for row in read_table(folder / "answer.csv")}
     assert means["ordering=random", "0.3"] == pytest.approx(74.0)
