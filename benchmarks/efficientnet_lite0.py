@@ -157,10 +157,12 @@ def accuracies(
     """
     found: list[float] = []
     for held, scored in reversed([*enumerate(subject.parts)]):
-        others = [batch for number, part in enumerate(subject.parts) if number != held for batch in part]
-        calibration = first_samples(others, samples) if samples else others
-        calibration = calibration + closer(calibration, num_closer)
-        small = subject.model if settings is None else snp.prune(subject.model, calibration, settings).model
+        small = subject.model
+        if settings is not None:
+            others = [batch for number, part in enumerate(subject.parts) if number != held for batch in part]
+            calibration = first_samples(others, samples) if samples else others
+            calibration = calibration + closer(calibration, num_closer)
+            small = snp.prune(small, calibration, settings).model
         found.append(accuracy(small, scored))
         print(f"part {len(found)}: {found[-1]:.2f}", flush=True)  # the other ones take as long again
     return found

@@ -51,6 +51,16 @@ class Finished:
         """The stage is done; numbers recorded since the last one belong to it."""
         digests = {name: _digest(self._folder.path / name) for name in files}
         self._stages[stage] = {"mark": mark, "files": digests, "numbers": self._folder.recorded_since()}
+        self._write()
+
+    @rank_zero_only
+    def renew(self, stage: str) -> None:
+        """Files of a stage that was noted were written again, with more in them."""
+        entry = self._stages[stage]
+        entry["files"] = {name: _digest(self._folder.path / name) for name in entry["files"]}
+        self._write()
+
+    def _write(self) -> None:
         self._folder.replace("stages.json", json.dumps(self._stages, indent=1) + "\n")
 
 

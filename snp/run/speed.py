@@ -87,6 +87,7 @@ def compare_speed(job: Run, subject: Subject, small: nn.Module) -> None:
         if plan.latency:
             plan = plan.with_latency(measured)
             plan.save(path)
+            job.finished.renew("plan")
         facts = {"batch": conditions.batch, "threads": conditions.threads} | plan.latency | measured
         if isinstance(job.data, TextData) and job.data.format is not None:
             facts["tokens"] = job.data.format.context

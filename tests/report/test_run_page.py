@@ -48,6 +48,14 @@ def test_a_good_run_has_no_warnings(tmp_path: Path) -> None:
     assert findings(record_of(tmp_path)) == ()
 
 
+def test_a_time_that_reads_as_it_was_asked_for_is_not_missed(tmp_path: Path) -> None:
+    """60.4 % is 60 % on the page."""
+    times = {"latency__measured_share_low": 0.604, "latency__measured_share_high": 0.61}
+    record = record_of(tmp_path, latency__measured_share=0.606, **times)
+    record.plan["settings"] |= {"target": {"latency": 0.6}}
+    assert not [sentence for sentence in findings(record) if "clock" in sentence]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
