@@ -142,8 +142,9 @@ class ModelSpec:
     def _from_checkpoint(self, module: ModuleType, arguments: dict[str, Any]) -> tuple[nn.Module, str, str]:
         assert self.checkpoint is not None
         model = module.build(**arguments)
-        checkpoint.load(model, self.checkpoint, arguments["num_classes"])
-        return model, "checkpoint", f"{self.name} has the weights of {self.checkpoint}"
+        entry = checkpoint.load(model, self.checkpoint, arguments["num_classes"])
+        average = f" ({entry}, the running mean)" if entry else ""
+        return model, "checkpoint", f"{self.name} has the weights of {self.checkpoint}{average}"
 
     def _from_pretrained(
         self, module: ModuleType, arguments: dict[str, Any], trains_from_scratch: bool

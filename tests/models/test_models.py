@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -300,16 +301,22 @@ def lightning_form(state: dict[str, torch.Tensor]) -> dict[str, object]:
         lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}, "best_acc1": 92.5},
         lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
         lambda state: {"net": state, "acc": 91.0},
+        lambda state: {"model": {name: tensor + 1 for name, tensor in state.items()}, "model_ema": state, "epoch": 3},
+        lambda state: {"state_dict": {"conv1.weight": torch.zeros(1)}, "state_dict_ema": state, "arch": "resnet20"},
+        lambda state: {"model": state, "model_ema": None},
     ],
 )
-def test_checkpoints_of_torch(form: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path) -> None:
-    """Training scripts wrap a state dict in many ways, and old ones have no counters of batches."""
+def test_checkpoints_of_torch(form: Callable[[dict[str, torch.Tensor]], Mapping[str, Any]], tmp_path: Path) -> None:
+    """Training scripts wrap a state dict in many ways, old ones have no counters of batches, and averages go first."""
     torch.manual_seed(3)
     source = build("cifar_resnet", depth=20, num_classes=10)
     state = {name: tensor for name, tensor in source.state_dict().items() if "num_batches_tracked" not in name}
-    torch.save(form(state), tmp_path / "weights.ckpt")
+    saved = form(state)
+    torch.save(saved, tmp_path / "weights.ckpt")
     prepared = cifar_spec(checkpoint=str(tmp_path / "weights.ckpt")).prepare(10, 32, trains_from_scratch=True)
     assert torch.equal(logits(prepared.model), logits(source))
+    entry = [name for name in ("model_ema", "state_dict_ema") if saved.get(name)]
+    assert prepared.reason.partition("weights.ckpt")[2] == "".join(f" ({name}, the running mean)" for name in entry)
 
 
 def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:

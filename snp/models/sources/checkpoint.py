@@ -15,13 +15,15 @@ from torch import nn
 
 SHOWN_KEYS = 3
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-# Where checkpoints keep the weights, outermost first, and what wrappers write in front of their names.
-STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "state_dict")
+# Where checkpoints keep the weights, outermost first, and what wrappers write in front of their names. Running means of
+# weights come before the weights themselves, as in timm: they are what such a training reports its scores of.
+AVERAGED = ("state_dict_ema", "model_ema")
+STATE_NAMES = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "state_dict")
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.", "state_dict.")
 
 
-def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
-    """Copy every tensor of a checkpoint into `model`, in place.
+def load(model: nn.Module, path: str | Path, num_classes: int) -> str:
+    """Copy every tensor of a checkpoint into `model`, in place; return which of its entries, where there are averages.
 
     Args:
         model: the network; its state dict must have the keys and shapes of the file. Prefixes that all keys of the file
@@ -36,15 +38,17 @@ def load(model: nn.Module, path: str | Path, num_classes: int) -> None:
         ValueError: the file is no checkpoint, or its keys, shapes or number of classes are not the model's.
     """
     expected = model.state_dict()
-    tensors = _without_prefix(_read(Path(path).expanduser()), set(expected))
+    tensors, entry = _read(Path(path).expanduser())
+    tensors = _without_prefix(tensors, set(expected))
     counters = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
     tensors = {**{key: tensor for key, tensor in counters.items() if key not in tensors}, **tensors}
     _check_keys(path, set(expected), set(tensors))
     _check_shapes(path, expected, tensors, num_classes)
     model.load_state_dict(tensors, strict=True)
+    return entry
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     if path.is_dir():
         files = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
         there = f"; in it there are {_first(files)}" if files else ""
@@ -55,7 +59,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"model.checkpoint={path}: there is no such file; give the path of a checkpoint")
     try:
-        return load_file(path)
+        return load_file(path), ""
     except SafetensorError as error:
         found = _read_torch(path)
         if found is None:
@@ -66,19 +70,20 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return found
 
 
-def _read_torch(path: Path) -> dict[str, torch.Tensor] | None:
-    """The state dict of a file of `torch.save`; None where it holds something else, or code."""
+def _read_torch(path: Path) -> tuple[dict[str, torch.Tensor], str] | None:
+    """The state dict of a file of `torch.save`, and its name if it is an average; None of anything else, or code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # whatever a file raises that torch cannot read
         return None
+    entry = ""
     for name in STATE_NAMES:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+            content, entry = content[name], name if name in AVERAGED else entry
     if not isinstance(content, Mapping) or not content:
         return None
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    return tensors or None
+    return (tensors, entry) if tensors else None
 
 
 def _without_prefix(tensors: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
