@@ -14,9 +14,12 @@ from snp.report.html import to_html
 from snp.report.page import write_page
 from snp.report.runs import Runs, read_runs
 from snp.report.speed import is_noisy
-from snp.report.stages import LOWER_IS_BETTER, SMALL, counted
+from snp.report.stages import LOWER_IS_BETTER, SMALL, counted, number
 
 __all__ = ["subjects", "write_comparison"]
+
+# Dense scores that are so near each other are those of the same weights on other machines.
+_SAME_SCORE = 1e-3
 
 
 def write_comparison(
@@ -108,7 +111,24 @@ def _warning(runs: Runs) -> Text | None:
     data = sorted({record.data for record in runs.records if record.data})
     if len(data) > 1:
         words.append(f"Scores on different data ({', '.join(data)}) do not compare.")
+    words += [_start_apart(runs, network) for network in runs.by_network if _start_apart(runs, network)]
     return Text(" ".join(words)) if words else None
+
+
+def _start_apart(runs: Runs, network: str) -> str:
+    """What to think of runs of one network, data and seed whose dense scores differ; empty where none do."""
+    scores: dict[tuple[str | None, str], list[float]] = {}
+    for record in runs.by_network[network]:
+        if (score := number(record.metrics, f"dense/{runs.score}")) is not None:
+            scores.setdefault((record.data, runs.seeds[record.folder]), []).append(score)
+    apart = [found for found in scores.values() if max(found) - min(found) > _SAME_SCORE * max(found)]
+    if not apart:
+        return ""
+    low, high = min(map(min, apart)), max(map(max, apart))
+    return (
+        f"Runs of {network} with one seed do not begin with the same dense network: before anything is cut it scores "
+        f"from {low:.2f} to {high:.2f}. What is left of it is then not the doing of their rules alone."
+    )
 
 
 def _curves(runs: Runs, network: str, whose: str) -> tuple[Figure | None, ...]:
