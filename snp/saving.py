@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from snp.graph.modes import as_before
 from snp.graph.plain_weights import plain_for
 from snp.graph.wrappers import alike, evaluated
 from snp.measure.outputs import first_tensor
+from snp.models.sources.module_settings import kinds_apart, settings_apart
 from snp.models.sources.weights import read_weights, stored_types, write_weights
 from snp.plan.plan import PruningPlan
 from snp.pruning import PruneResult
@@ -34,8 +36,9 @@ def save(result: PruneResult, folder: str | Path, recipe: dict[str, Any] | None 
     """Write ``plan.json`` and ``pruned.safetensors``.
 
     Networks of timm and transformers know how they were built. Their recipe is kept where a network loaded by it
-    is of the same class and computes the very same; where it does not, a warning of the logger ``snp`` says why. Others
-    need ``recipe`` here, or their dense model at :func:`load`.
+    is of the same class, and on two samples computes the very same; with it what single modules are set to (rates of
+    dropout, epsilons and momenta of norms) and how text is generated. Where it does not, or has modules of other
+    kinds, a warning of the logger ``snp`` says so. Others need ``recipe`` here, or their dense model at :func:`load`.
 
     Args:
         result: from :func:`snp.prune`.
@@ -121,35 +124,63 @@ def _as_stored(small: nn.Module, types: Mapping[str, torch.dtype]) -> None:
             tensor.data = tensor.data.to(types.get(name, tensor.dtype))
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A plan with a recipe.
+
+    Attributes:
+        plan: as it will be read.
+        reason: why the folder would load by it as another network than it holds; None where it computes the same.
+        apart: what is not the same all the same, in words; empty where all of it is.
+    """
+
+    plan: PruningPlan
+    reason: str | None
+    apart: str = ""
+
+
 def _keep_recipe(small: nn.Module, plan: PruningPlan, folder: Path) -> None:
-    """Put the first recipe into the plan by which the folder loads as the same function; say why where none does."""
+    """Put the first recipe into the plan by which the folder loads as the same network; say why where none does."""
     from snp.models._recipes import recipes_of  # not needed by networks of others
 
-    reason = None
+    tries = list[_Tried]()
     for recipe in recipes_of(small, plan.inputs, lengthened(small, plan.removed_blocks)):
-        found = PruningPlan.from_json(plan.with_recipe(recipe).to_json())  # as it will be read
-        reason = _difference(small, folder, found, example_of(plan.inputs, 2))
-        if reason is None:
-            found.save(folder / "plan.json")
-            return
-    if reason is not None:
-        logging.getLogger("snp").warning(
-            f"{folder / 'plan.json'} holds no recipe of the dense model, so that load(folder, model=...) needs it: "
-            f"{reason}"
-        )
+        tries.append(_tried(small, folder, plan.with_recipe(recipe)))
+        if tries[-1].reason is None and not tries[-1].apart:
+            break
+    same = [each for each in tries if each.reason is None]
+    best = next((each for each in same if not each.apart), same[0] if same else None)
+    path, said = folder / "plan.json", logging.getLogger("snp").warning
+    if best is not None:
+        best.plan.save(path)
+    if best is not None and best.apart:
+        said(f"{path} gives a network that computes the same, but {best.apart}: call load(folder, model=...) for that")
+    elif tries and best is None:
+        said(f"{path} holds no recipe of the dense model, so that load(folder, model=...) needs it: {tries[-1].reason}")
 
 
-def _difference(small: nn.Module, folder: Path, plan: PruningPlan, batch: Batch) -> str | None:
-    """Why the folder would load as another network by this plan than it holds; None where it is the same."""
+def _tried(small: nn.Module, folder: Path, plan: PruningPlan) -> _Tried:
+    """Does the folder load as the network that it holds, by the recipe of this plan and settings of single modules?"""
+    plan = PruningPlan.from_json(plan.to_json())
     try:
-        again = _loaded(folder, plan).to(next(small.parameters()).device)
-        if type(again) is not type(small):
-            return f"it is built as {type(again).__name__}, and is {type(small).__name__}"
-        with torch.no_grad(), as_before(small):
-            wanted, found = (first_tensor(batch.beside(model).call(model)) for model in (small.eval(), again))
+        again = _loaded(folder, plan)
+        if settings := settings_apart(small, again):
+            plan = PruningPlan.from_json(plan.with_recipe({**(plan.recipe or {}), "settings": settings}).to_json())
+            again = _loaded(folder, plan)
+        return _Tried(plan, _difference(small, again, example_of(plan.inputs, 2)), kinds_apart(small, again))
     except Exception as error:  # of its library's, whichever: what is written of the network is whole without a recipe
         first = next(iter(str(error).splitlines()), "")
-        return f"{type(small).__name__} cannot be built or called as its library would: {type(error).__name__}: {first}"
+        said = f"{type(small).__name__} cannot be built or called as its library would: {type(error).__name__}: {first}"
+        return _Tried(plan, said)
+
+
+def _difference(small: nn.Module, again: nn.Module, batch: Batch) -> str | None:
+    """Why it is another network; None where it is of the same class and computes the same."""
+    if type(again) is not type(small):
+        return f"it is built as {type(again).__name__}, and is {type(small).__name__}"
+    again = again.to(next(small.parameters()).device)
+    with torch.no_grad(), as_before(small):
+        wanted, found = (first_tensor(batch.beside(model).call(model)) for model in (small.eval(), again))
     alike = (wanted.shape, wanted.dtype) == (found.shape, found.dtype)
     is_same = alike and torch.allclose(wanted, found, rtol=1e-4, atol=1e-6)
     return None if is_same else f"{type(again).__name__} as its library builds it computes something else than it does"

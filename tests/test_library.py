@@ -107,6 +107,30 @@ def test_random_state_is_left_alone_where_layers_are_made_anew(tmp_path: Path) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("options", [{}, {"calibration": "joint", "reconstruct": False}])
+def test_padded_samples_of_torchs_encoder(options: dict[str, Any]) -> None:
+    """As it comes it gives its layers nested tensors of them, where nobody learns from it."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, steps: Tensor, padding: Tensor) -> Tensor:
+            found: Tensor = self.head(self.layers(steps, src_key_padding_mask=padding)[:, 0])
+            return found
+
+    torch.manual_seed(0)
+    padding = torch.zeros(16, 7, dtype=torch.bool)
+    padding[::2, -2:] = True
+    batch = {"steps": torch.randn(16, 7, 16), "padding": padding}
+    result = snp.prune(Encoder(), [batch], target_macs=0.9, progress=False, **options)
+    assert result.plan.macs["pruned"] <= 0.9 * result.plan.macs["dense"]
+    assert result.check < 1e-6
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_every_form_of_batches_gives_the_same_plan() -> None:
     """Tensors, pairs with labels, lists, generators and loaders are the same samples."""
     model, batch = case("cnn")

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 import snp
 from snp.graph.batches import Batch
 from snp.graph.input_forms import example_of, forms_of
+from snp.models import huggingface, rebuild
+from snp.models.sources.module_settings import kinds_apart
 from snp.models.sources.weights import stored_types
 from snp.plan.plan import PruningPlan
 from snp.speed.network import size_bytes
@@ -38,6 +41,86 @@ def test_timm_networks_load_without_a_model(tmp_path: Path) -> None:
         "family": "timm",
         "arguments": {"model_name": "resnet10t", "num_classes": 7, "image_size": None},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "size", "other"),
+    [
+        ("test_resnet", {"drop_rate": 0.5, "drop_path_rate": 0.2}, 64, 96),
+        ("test_vit", {"drop_rate": 0.3, "drop_path_rate": 0.2, "dynamic_img_size": True}, 160, 128),
+        ("test_efficientnet", {"drop_rate": 0.3, "bn_momentum": 0.01, "bn_eps": 3e-5}, 64, 96),
+        ("test_resnet", {}, 64, 96),
+    ],
+)
+def test_what_a_network_was_told_comes_back(
+    name: str, asked: dict[str, Any], size: int, other: int, tmp_path: Path
+) -> None:
+    """Rates of dropout, epsilons and momenta, and sizes of images, though one pass does not show most of them."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **asked).eval()
+    result = snp.prune(model, [torch.randn(4, 3, size, size)], **QUICK)
+    snp.save(result, tmp_path)
+    again = snp.load(tmp_path)
+    assert kinds_apart(result.model, again) == ""
+    with torch.no_grad():
+        for images in (torch.randn(2, 3, size, size), torch.randn(2, 3, other, other)):
+            assert torch.equal(again(images), result.model(images))
+        torch.manual_seed(1)
+        learning = result.model.train()(images)
+        torch.manual_seed(1)
+        assert torch.equal(again.train()(images), learning)
+
+
+def test_modules_that_no_argument_asks_for_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They change nothing that is computed, and training all the more."""
+    model = timm.create_model("test_resnet", num_classes=5).eval()
+    model.global_pool = nn.Sequential(model.global_pool, nn.Dropout(0.5)).eval()
+    result = snp.prune(model, [torch.randn(4, 3, 64, 64)], **QUICK)
+    logging.getLogger("snp").disabled = False
+    with caplog.at_level(logging.WARNING, "snp"):
+        snp.save(result, tmp_path)
+    assert "its global_pool is a SelectAdaptivePool2d where the network that was saved has a Sequential" in caplog.text
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(snp.load(tmp_path)(images), result.model(images))
+
+
+def test_generation_comes_back(tmp_path: Path) -> None:
+    """Ends of what a network says, penalties and lengths are in a file of their own beside its configuration."""
+    torch.manual_seed(0)
+    wanted = {"eos_token_id": [2, 7], "repetition_penalty": 1.3, "max_new_tokens": 30, "pad_token_id": 0}
+    source = transformer("llama")
+    source.generation_config = transformers.GenerationConfig(**wanted)
+    source.save_pretrained(tmp_path / "dense")
+    model = type(source).from_pretrained(tmp_path / "dense", local_files_only=True).eval()
+    result = snp.prune(model, token_batches(), **QUICK)
+    snp.save(result, tmp_path / "small")
+    again = snp.load(tmp_path / "small")
+    assert again.generation_config.to_dict() == result.model.generation_config.to_dict()
+    recipe = huggingface.load(tmp_path / "dense")[1]
+    assert recipe["generation"] == wanted
+    asked = {**recipe, "generation": {**wanted, "_code": "x.py", "custom": 3, "compile_config": {"backend": "x"}}}
+    built = rebuild({"family": "huggingface", "arguments": asked})
+    assert {key: getattr(built.generation_config, key) for key in wanted} == wanted
+    assert not hasattr(built.generation_config, "custom")
+    assert not getattr(built.generation_config, "compile_config", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"bn1": {"forward": "x"}}, "plan.json sets bn1.forward, which is no number or word of the network"),
+        ({"bn1": {"eps": {"a": 1}}}, "plan.json sets bn1.eps, which is no number"),
+        ({"nowhere": {"eps": 1e-3}}, "plan.json sets nowhere.eps"),
+        ({"bn1": 1e-3}, "must hold family, arguments and settings of modules, and nothing else"),
+        ([1], "must hold family, arguments and settings of modules, and nothing else"),
+    ],
+)
+def test_settings_from_anywhere(settings: Any, told: str) -> None:
+    """They are numbers and words in the place of others."""
+    arguments = {"model_name": "test_resnet", "num_classes": 5, "image_size": None}
+    with pytest.raises(ValueError, match=re.escape(told)):
+        rebuild({"family": "timm", "arguments": arguments, "settings": settings})
 
 
 @pytest.mark.parametrize("has_statistics", [True, False])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["exact_products", "plain_arithmetic"]
+__all__ = ["exact_products", "plain_arithmetic", "torch_attention"]
 
 
 @contextmanager
@@ -43,6 +43,21 @@ def _without_tf32() -> Iterator[None]:
 
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """Also outside of ``torch.inference_mode``, whose tensors have no gradients, which sensitivity is measured by."""
-    with exact_products(), torch.inference_mode(False), torch.enable_grad():
+    """Also outside of ``torch.inference_mode``, whose tensors have no gradients, which sensitivity is measured by.
+
+    Layers of ``nn.TransformerEncoder`` are called one by one: the fused ones are not seen by whoever looks at what
+    layers read, and get padded samples as nested tensors, which have no shape.
+    """
+    with exact_products(), torch_attention(is_fused=False), torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+@contextmanager
+def torch_attention(*, is_fused: bool) -> Iterator[None]:
+    """Does ``nn.TransformerEncoder`` run fused layers where it can?  Behind the ``with`` block it does as before."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(is_fused)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -5,6 +5,7 @@ Configurations come with plans from anywhere: they may name an architecture, and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 
 from snp.models.timm import RECIPE_ARGUMENTS
 
-__all__ = ["AUTO_CLASSES", "CAUSAL", "auto_class_of", "class_name_of", "configured"]
+__all__ = [
+    "AUTO_CLASSES", "CAUSAL", "auto_class_of", "class_name_of", "configured", "generation_of", "with_generation",
+]  # fmt: skip
 
 CAUSAL = "AutoModelForCausalLM"
 AUTO_CLASSES = (CAUSAL, "AutoModel")
@@ -70,6 +73,40 @@ def class_name_of(transformers: Any, model: nn.Module) -> str | None:
     """The name by which transformers exports a network's class; None where it does not."""
     name = type(model).__name__
     return name if getattr(transformers, name, None) is type(model) else None
+
+
+def generation_of(model: nn.Module) -> dict[str, Any]:
+    """How its text is generated, as `generation`, where a file or the user said so; else nothing.
+
+    Args:
+        model: of transformers.
+    """
+    found: Any = getattr(model, "generation_config", None)
+    if found is None or getattr(found, "_from_model_config", True):
+        return {}
+    return {"generation": _plain_entries(json.loads(found.to_json_string(use_diff=True)))}
+
+
+def with_generation(transformers: Any, model: nn.Module, generation: Mapping[str, Any] | None) -> nn.Module:
+    """The network itself, which generates as noted: by numbers and words alone, with nothing to be fetched or run."""
+    if generation is not None:
+        known = set(transformers.GenerationConfig().to_dict())
+        entries = {key: value for key, value in _plain_entries(generation).items() if key in known}
+        whole: Any = model
+        whole.generation_config = transformers.GenerationConfig(**entries)
+    return model
+
+
+def _plain_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are numbers, words, or lists of them."""
+    plain = (bool, int, float, str)
+    return {
+        key: value
+        for key, value in entries.items()
+        if not key.startswith("_")
+        and key != "transformers_version"
+        and all(isinstance(part, plain) for part in (value if isinstance(value, list) else [value]))
+    }
 
 
 def _own_class(transformers: Any, name: str) -> Any:

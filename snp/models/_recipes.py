@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -27,17 +28,31 @@ def recipes_of(
         name = (getattr(owner, "pretrained_cfg", None) or {}).get("architecture")
         shape = next(iter(inputs.values()))["shape"]
         if name and getattr(owner, "num_classes", None) is not None:
-            for size in (None, shape[-1] if len(shape) == 3 else None):
-                arguments = {"model_name": name, "num_classes": owner.num_classes, "image_size": size}
+            for more, size in product(_asked_of_timm(owner), (None, shape[-1] if len(shape) == 3 else None)):
+                arguments = {"model_name": name, "num_classes": owner.num_classes, "image_size": size, **more}
                 yield {"family": "timm", "arguments": arguments}
     elif library == "transformers" and hasattr(model, "config"):
         import transformers
 
-        from snp.models._configured import AUTO_CLASSES, class_name_of
+        from snp.models._configured import AUTO_CLASSES, class_name_of, generation_of
 
-        plain = json.loads((config or owner.config).to_json_string(False))
+        plain = {"config": json.loads((config or owner.config).to_json_string(False))} | generation_of(model)
         if class_name := class_name_of(transformers, model):
-            yield {"family": "huggingface", "arguments": {"config": plain, "class_name": class_name}}
+            yield {"family": "huggingface", "arguments": {**plain, "class_name": class_name}}
         else:
             for auto_class in AUTO_CLASSES:
-                yield {"family": "huggingface", "arguments": {"config": plain, "auto_class": auto_class}}
+                yield {"family": "huggingface", "arguments": {**plain, "auto_class": auto_class}}
+
+
+def _asked_of_timm(model: Any) -> list[dict[str, Any]]:
+    """What `create_model` may have been told that changes the kinds of modules; and nothing, as most are built."""
+    rates = [
+        float(rate) for part in model.modules() if isinstance(rate := getattr(part, "drop_prob", None), (int, float))
+    ]
+    asked = {
+        "drop_rate": getattr(model, "drop_rate", None),
+        "drop_path_rate": max(rates, default=None),
+        "dynamic_img_size": getattr(model, "dynamic_img_size", None),
+    }
+    given = {name: value for name, value in asked.items() if isinstance(value, (bool, int, float)) and value}
+    return [given, {}] if given else [{}]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from snp.core.precision import in_single
-from snp.models._configured import CAUSAL, auto_class_of, configured
+from snp.models._configured import CAUSAL, auto_class_of, configured, generation_of, with_generation
 from snp.models._stock_form import save_pretrained
 
 __all__ = ["CAUSAL", "build", "context_length", "load", "save_pretrained", "sees_ahead", "tokenize"]
@@ -34,7 +34,12 @@ def _transformers() -> Any:
 
 
 def build(
-    *, config: Mapping[str, Any], auto_class: str = CAUSAL, class_name: str | None = None, **unused: Any
+    *,
+    config: Mapping[str, Any],
+    auto_class: str = CAUSAL,
+    class_name: str | None = None,
+    generation: Mapping[str, Any] | None = None,
+    **unused: Any,
 ) -> nn.Module:
     """A transformer with random weights, the same for the same torch seed.
 
@@ -42,12 +47,14 @@ def build(
         config: the content of its `config.json`, with `model_type`.
         auto_class: "AutoModelForCausalLM", or "AutoModel" for encoders.
         class_name: of any other class that transformers exports, as "BertForMaskedLM"; it wins over `auto_class`.
+        generation: entries of its `generation_config.json`, where it has one.
         **unused: what other families need (`num_classes`, `image_size`).
 
     Raises:
         ValueError: transformers is not installed, or does not know such a model.
     """
-    return _without_cache(configured(_transformers(), config, auto_class, class_name))
+    model = _without_cache(configured(transformers := _transformers(), config, auto_class, class_name))
+    return with_generation(transformers, model, generation)
 
 
 def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -> tuple[nn.Module, dict[str, Any]]:
@@ -76,7 +83,8 @@ def load(folder: str | Path, auto_class: str = CAUSAL, dtype: str = "float32") -
         raise ValueError(f"model.checkpoint={folder}: transformers cannot read it as {auto_class}: {error}") from error
     _require_weights(folder, info, auto_class)
     config: Any = _without_cache(model).config
-    return model, {"config": json.loads(config.to_json_string(False)), "auto_class": auto_class}
+    plain = json.loads(config.to_json_string(False))
+    return model, {"config": plain, "auto_class": auto_class} | generation_of(model)
 
 
 def _require_weights(folder: str | Path, info: Mapping[str, Any], auto_class: str) -> None:

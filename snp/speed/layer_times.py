@@ -12,6 +12,7 @@ from torch import nn
 
 from snp.graph.batches import Batch, device_of
 from snp.graph.units import UnitGroup
+from snp.measure.exact import torch_attention
 from snp.plan.costs import CostModel
 from snp.plan.latency_table import LatencyTable, LayerTimes
 from snp.plan.plan import GroupPlan, PruningPlan
@@ -116,14 +117,15 @@ def measured_share(dense: nn.Module, small: nn.Module, example: Batch, condition
 def _passes(models: dict[str, nn.Module], inputs: Batch, conditions: Conditions) -> Passes:
     assert not any(model.training for model in models.values()), "networks are timed as they are evaluated"
     device = device_of(next(iter(models.values())))
-    return passes_in_turns(
-        {name: conditions.applied(partial(inputs.call, model), device) for name, model in models.items()},
-        device=device,
-        num_threads=conditions.threads,
-        min_rounds=_NETWORK_ROUNDS,
-        min_seconds=_NETWORK_SECONDS,
-        graphs=conditions.graphs,
-    )
+    with torch_attention(is_fused=True):  # as whoever uses them will run them
+        return passes_in_turns(
+            {name: conditions.applied(partial(inputs.call, model), device) for name, model in models.items()},
+            device=device,
+            num_threads=conditions.threads,
+            min_rounds=_NETWORK_ROUNDS,
+            min_seconds=_NETWORK_SECONDS,
+            graphs=conditions.graphs,
+        )
 
 
 def _half(group: UnitGroup) -> GroupPlan:

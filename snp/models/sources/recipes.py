@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from snp.core.registry import Registry
+from snp.models.sources.module_settings import Settings, with_settings
 
 __all__ = ["FAMILIES", "build", "families", "rebuild"]
 
@@ -18,20 +19,23 @@ def families() -> tuple[str, ...]:
     return tuple(FAMILIES.names())
 
 
-def build(family: str, arguments: Mapping[str, Any] | None = None, **more_arguments: Any) -> nn.Module:
+def build(
+    family: str, arguments: Mapping[str, Any] | None = None, settings: Settings | None = None, **more_arguments: Any
+) -> nn.Module:
     """A network of a family with random weights, the same for the same torch seed, without network access.
 
     Args:
         family: one of `families()`.
         arguments: given to the family's `build`, as one mapping, the way a recipe holds them: `build(**recipe)`.
-        **more_arguments: the same, as keywords; they win.
+        settings: module -> setting -> value, where modules differ from those that the family builds, as in a recipe.
+        **more_arguments: arguments, too, as keywords; they win.
 
     Raises:
         ValueError: no such family, or the family refuses an argument.
     """
     module = FAMILIES.load(family)
     model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
-    return model
+    return with_settings(model, settings or {})
 
 
 def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
@@ -43,8 +47,13 @@ def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
         ValueError: the family is of a package that is not installed, or the recipe asks for more, such as files or
             addresses.
     """
-    if set(recipe) != {"family", "arguments"} or not isinstance(recipe["arguments"], Mapping):
-        raise ValueError("the recipe of plan.json must hold family and arguments, and nothing else")
+    settings = recipe.get("settings", {})
+    parts = (recipe.get("arguments"), settings, *(settings.values() if isinstance(settings, Mapping) else ()))
+    is_whole = {*recipe, "settings"} == {"family", "arguments", "settings"}
+    if not is_whole or not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(
+            "the recipe of plan.json must hold family, arguments and settings of modules, and nothing else"
+        )
     if recipe["family"] not in FAMILIES:
         raise ValueError(
             f"the network was made with model.family={recipe['family']}, which is of another package than snp: install "
@@ -59,5 +68,4 @@ def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
             f"plan.json asks the family {recipe['family']} for {', '.join(refused)}, which a plan may not set; where "
             "you trust it, build the dense network yourself and call load(folder, model=...)"
         )
-    model: nn.Module = module.build(**arguments)
-    return model
+    return build(recipe["family"], arguments, settings)
