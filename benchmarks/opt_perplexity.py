@@ -39,6 +39,7 @@ from snp.surgery.subject import Subject, subject_of
 _PEER = {"reconstruct": False, "calibration": "joint", "largest_token": None}
 SLICED = "SliceGPT-style, no fit"
 TUNED = "SNP, then tuned without labels"
+FLAP_FITTED = "FLAP's units, SNP's fit"
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude, deletion": {**_PEER, "planner": "magnitude"},
     "Wanda-sp, deletion": {**_PEER, "planner": "wanda_sp"},
@@ -49,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "SNP, the paper's form": {"ordering": "zca", "cut": "variance", "calibration": "joint"},
     "SNP, library defaults": {},
     TUNED: {"reconstruct": "tuned"},
+    FLAP_FITTED: {"planner": "flap"},
 }
 MEANS_FOLDED = ("FLAP-style, means into biases", "VBP-style, means into biases")
 
@@ -128,8 +130,8 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")
     parser.add_argument("--windows", type=int, default=None, help="test windows; all of the text without")
     parser.add_argument("--removed", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5])
-    untrained = [method for method in METHODS if method != TUNED]
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=untrained)
+    usual = [method for method in METHODS if method not in (TUNED, FLAP_FITTED)]
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=usual)
     parser.add_argument(
         "--structures", nargs="+", default=["ffn"], help="sets of structures to cut, with commas, one table row each"
     )
