@@ -151,7 +151,9 @@ def refuse_quantised(model: nn.Module) -> None:
     for name, module in model.named_modules():
         origin = type(module).__module__
         if origin.startswith(_QUANTISED):
+            library = type(model).__module__
+            twin = f" (here from {library.replace('.quantization', '')})" if ".quantization." in library else ""
             raise ValueError(
                 f"{name or 'the model'} is a {type(module).__name__} ({origin}): networks that are quantised, or "
-                "prepared for it, cannot be pruned. Prune the plain network first, then quantise the small one"
+                f"written for it, cannot be pruned. Prune the plain network first{twin}, then quantise the small one"
             )
