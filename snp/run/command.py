@@ -6,6 +6,7 @@ Hydra is imported once there is something to compose, and not before: help answe
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from snp.run.errors import command_line, guarded
 from snp.run.help import help_text, inspect_text
+from snp.run.hidden import command
 from snp.run.options import asked_name, configuration, objective, opened, question, refuse_unknown
 from snp.run.refusals import refuse_busy, refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
@@ -22,6 +24,8 @@ from snp.run.sweep import Sweep
 
 __all__ = ["run"]
 
+# Where Lightning looks for the number of a process, in this order.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 _HELP, _SWEEP = ("--help", "-h"), ("-m", "--multirun")
 
 
@@ -147,17 +151,19 @@ def _job(config: Any, optimised: Sequence[str] | None) -> partial[dict[str, Any]
 
 
 def _is_first() -> bool:
-    from snp.run.folder import is_first_process
+    """Is this the process that speaks?  Until Lightning is loaded, by the variables that it will ask.
 
-    return is_first_process()
+    Nothing is imported: behind a stop while torch was loaded, a second attempt would end in a segmentation fault.
+    """
+    if asked := getattr(sys.modules.get("snp.run.folder"), "is_first_process", None):
+        return bool(asked())
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0)) == 0
 
 
 def _again() -> str:
     """The command that goes on where this process was stopped: the same one, in the folder it worked in."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-
-    from snp.run.facts import command
 
     config = HydraConfig.get()
     is_multirun = config.mode == RunMode.MULTIRUN

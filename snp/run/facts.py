@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 
 from snp.data.loading import SampleData
 from snp.data.text import TextData
-from snp.run.hidden import without_secrets
+from snp.run.hidden import command, without_secrets
 
 __all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts"]
 
@@ -54,19 +53,6 @@ def data_facts(data: SampleData) -> dict[str, Any]:
     if isinstance(data, TextData) and data.format is not None:
         found["context"] = data.format.context
     return found
-
-
-def command(words: Sequence[str]) -> str:
-    """The command line as it can be typed again, secrets hidden."""
-    shown = []
-    for word in words:
-        name, sign, value = word.partition("=")
-        shown.append(f"{name}{sign}{without_secrets(value, name)}" if sign else without_secrets(word))
-    program = Path(shown[0]).name if shown else ""
-    start = ["python", program] if program.endswith(".py") else [program]
-    if program == "__main__.py":
-        start = ["python", "-m", Path(shown[0]).parent.name]
-    return shlex.join([*start, *shown[1:]])
 
 
 def commit(folder: Path) -> str | None:

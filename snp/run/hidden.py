@@ -1,12 +1,17 @@
-"""Which settings are secrets, and how does a run show the others?  Names of machines' keys go into no file."""
+"""Which settings are secrets, and how does a run show the others?  Names of machines' keys go into no file.
+
+Torch is not imported here: a run that is stopped while that is loaded still says by which command it goes on.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["HIDDEN", "without_secrets"]
+__all__ = ["HIDDEN", "command", "without_secrets"]
 
 _SECRET_WORDS = {"apikey", "secret", "password", "passwd", "credential", "credentials"}
 # These may be something else where they are no text.
@@ -26,6 +31,19 @@ def without_secrets(value: Any, name: str = "") -> Any:
     if _is_secret(name, str(value)):
         return HIDDEN
     return _LOGIN.sub("", value) if isinstance(value, str) else value
+
+
+def command(words: Sequence[str]) -> str:
+    """The command line as it can be typed again, secrets hidden."""
+    shown = []
+    for word in words:
+        name, sign, value = word.partition("=")
+        shown.append(f"{name}{sign}{without_secrets(value, name)}" if sign else without_secrets(word))
+    program = Path(shown[0]).name if shown else ""
+    start = ["python", program] if program.endswith(".py") else [program]
+    if program == "__main__.py":
+        start = ["python", "-m", Path(shown[0]).parent.name]
+    return shlex.join([*start, *shown[1:]])
 
 
 def _is_secret(name: str, value: str) -> bool:

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 from snp.data.digits import Digits
-from snp.run.facts import command, commit, data_facts, machine, peak_memory_bytes, run_facts
-from snp.run.hidden import without_secrets
+from snp.run.facts import commit, data_facts, machine, peak_memory_bytes, run_facts
+from snp.run.hidden import command, without_secrets
 from tests.command_line import Ended
 
 

@@ -148,6 +148,18 @@ def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment(folder), text=True, **pipes)
 
 
+@pytest.mark.parametrize(("rank", "status", "lines"), [("0", 143, 1), ("1", 0, 0)])
+def test_stopped_while_torch_is_loaded(rank: str, status: int, lines: int, tmp_path: Path) -> None:
+    """Nothing loads it once more, which would be a segmentation fault; the first process says how to go on."""
+    (tmp_path / "torch.py").write_text("import os\nprint('loaded')\nos.kill(os.getpid(), 15)")
+    command = [sys.executable, str(ROOT / "run.py"), *TINY, "hydra.run.dir=run"]
+    variables = {**environment(tmp_path), "PYTHONPATH": str(tmp_path), "LOCAL_RANK": rank}
+    ended = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout.split()) == (status, ["loaded"]), ended
+    assert ended.stderr.count(f"stopped by SIGTERM; to go on: python run.py {TINY[0]}") == lines
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(number: signal.Signals, status: int, tmp_path: Path) -> None:
