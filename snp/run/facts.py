@@ -18,9 +18,11 @@ import torch
 
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.models import Prepared
+from snp.models.sources.weights import state_hash
 from snp.run.hidden import without_secrets
 
-__all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts"]
+__all__ = ["commit", "data_facts", "given_weights", "machine", "peak_memory_bytes", "run_facts"]
 
 _LIBRARIES = ("snp", "torch", "torchvision", "timm", "transformers", "pytorch-lightning", "hydra-core", "wandb")
 
@@ -54,6 +56,14 @@ def data_facts(data: SampleData) -> dict[str, Any]:
     if isinstance(data, TextData) and data.format is not None:
         found["context"] = data.format.context
     return found
+
+
+def given_weights(prepared: Prepared) -> str | None:
+    """Hash of the weights that a checkpoint or pretraining gave, before any training; None where they are random.
+
+    Another file may come to lie under the name of a checkpoint, as that of a training that was repeated.
+    """
+    return None if prepared.weights == "random" else state_hash(prepared.model)
 
 
 def command(words: Sequence[str]) -> str:
