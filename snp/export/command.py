@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snp.core.files import write_whole
 from snp.data.loading import SampleData
+from snp.export.dense import dense_network
 from snp.export.folder import ExportFolder
 from snp.export.int8 import quantise
 from snp.export.programs import export_onnx, export_program, require_packages, session_of
@@ -94,12 +95,12 @@ def _compare(folder: ExportFolder, files: dict[str, Path], data: SampleData | No
     reads_text = not example.is_floating_point()
     score, samples = (perplexities, "test windows") if reads_text else (accuracies, "test images")
     with tempfile.TemporaryDirectory() as temporary:
-        dense, knows_dense = folder.dense_network() or (None, False)
+        dense = dense_network(folder)
         if dense is not None:
             files = {"dense": Path(temporary) / "dense.onnx", **files}
-            export_onnx(dense, example, files["dense"])
+            export_onnx(dense.network, example, files["dense"])
         sessions = {name: session_of(path) for name, path in files.items()}
-        scored = {name: run for name, run in sessions.items() if name != "dense" or knows_dense}
+        scored = {name: run for name, run in sessions.items() if name != "dense" or (dense and dense.has_weights)}
         found = score(scored, data.test_dataloader(), most) if data is not None and most else {}
         timed = times(sessions, Batch((example,)).repeated(_TIMED_BATCH).args[0])
         rows = scores(files, found, timed, reads_text)
@@ -108,6 +109,8 @@ def _compare(folder: ExportFolder, files: dict[str, Path], data: SampleData | No
     print(f"Times: batch {_TIMED_BATCH}{tokens}, one CPU thread, ONNX Runtime, in turns.", end=" ")
     word = "Perplexity" if reads_text else "Accuracy"
     print(f"{word}: the first {most} {samples} at most." if found else f"{word} was not measured.")
+    if dense is not None and dense.doubt:
+        print(dense.doubt)
     if is_noisy(rows):
         print("The clock was noisy: these times mean little; measure again on an idle machine.")
     target = next(reversed(files.values())).with_name("scores.json")

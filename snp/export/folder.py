@@ -1,4 +1,4 @@
-"""What does a folder say of the network in it: which weights are better, what it reads, and what it was cut from?"""
+"""What does a folder say of the network in it: which weights are better, and what does it read?"""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from snp.data.loading import SampleData
 from snp.export.text import Logits, example_tokens, is_language_model
 from snp.graph.input_forms import example_of
-from snp.models import build, huggingface
-from snp.models.sources.weights import read_weights
+from snp.models import huggingface
 from snp.plan.plan import PruningPlan
 from snp.report.choice import Choice, choice_of
 from snp.report.record import read_json
 from snp.saving import load
 
-__all__ = ["ExportFolder"]
+__all__ = ["ExportFolder", "one_tensor"]
 
 _EXPORTED = "only networks of one tensor of numbers, as images, and causal language models are exported"
 _PATHS = ("root", "train", "test", "second")  # of data
@@ -69,7 +68,7 @@ class ExportFolder:
 
         What was kept in half precision comes in single precision.
         """
-        return _one_tensor(load(self.path, weights=weights))
+        return one_tensor(load(self.path, weights=weights))
 
     def example(self, shape: str | None, model: nn.Module) -> Tensor:
         """Inputs as a network of the folder reads them, shape [4, ...]: of the shape given, or as run or plan noted it.
@@ -105,7 +104,7 @@ class ExportFolder:
         if not module.startswith("snp.data.") and (module, name) != ("snp.data", "other"):
             raise ValueError(f"{self.path / 'data.json'} names no data of snp.data: {module}.{name}")
         settings = _plain(settings)
-        settings |= {key: self._from_there(settings[key]) for key in _PATHS if key in settings}
+        settings |= {key: self.from_there(settings[key]) for key in _PATHS if key in settings}
         found: SampleData = getattr(importlib.import_module(module), name)(**settings)
         form = {key: tuple(value) if isinstance(value, list) else value for key, value in noted["format"].items()}
         found.configure(**form)
@@ -116,42 +115,12 @@ class ExportFolder:
         """Of the run; 0 where there was none."""
         return int((self._noted_data() or {"seed": 0})["seed"])
 
-    def dense_network(self) -> tuple[nn.Module, bool] | None:
-        """What the network was cut from, in evaluation mode, and whether its weights are those of then.
-
-        Weights that were trained in the run, or given to it as a file, are found again; else they are random, which is
-        enough for times. None where nobody noted how the network was built.
-        """
-        recipe = PruningPlan.load(self.path / "plan.json").recipe
-        if recipe is None:
-            return None
-        checkpoint = self._from_there(_plain(self._config.get("model") or {}).get("checkpoint"))
-        if recipe["family"] == "huggingface" and checkpoint and (Path(checkpoint) / "config.json").is_file():
-            return _one_tensor(huggingface.load(checkpoint)[0]), True
-        dense = build(**recipe).eval()
-        return _one_tensor(dense), self._read_dense(dense, recipe)
-
-    def _read_dense(self, dense: nn.Module, recipe: Mapping[str, Any]) -> bool:
-        metrics, config = read_json(self.path / "metrics.json"), self._config
-        if name := metrics.get("cache/dense"):
-            weights = Path(self._from_there(config.get("cache_dir")) or self.path) / name
-            if weights.is_file():
-                read_weights(dense, weights)
-                return True
-        checkpoint = self._from_there(_plain(config.get("model") or {}).get("checkpoint"))
-        if checkpoint and recipe["family"] != "huggingface" and Path(checkpoint).expanduser().is_file():
-            from snp.models.sources import checkpoint as source
-
-            source.load(dense, checkpoint, recipe["arguments"]["num_classes"])
-            return True
-        return False
-
     @property
-    def _config(self) -> Mapping[str, Any]:
+    def config(self) -> Mapping[str, Any]:
         """All settings of the run; empty for a folder of ``snp.save``."""
         return read_json(self.path / "run.json").get("config") or {}
 
-    def _from_there(self, value: Any) -> Any:
+    def from_there(self, value: Any) -> Any:
         """A relative path that leads nowhere from here, as the run had it; any other value as it is."""
         start = read_json(self.path / "run.json").get("directory")
         if not isinstance(value, str) or not start or Path(value).expanduser().exists():
@@ -187,7 +156,7 @@ def _require_numbers(example: Tensor) -> Tensor:
     return example
 
 
-def _one_tensor(model: nn.Module) -> nn.Module:
+def one_tensor(model: nn.Module) -> nn.Module:
     """From one tensor to outputs, in evaluation mode and in single precision, which ONNX Runtime computes in."""
     model = model.float()
     if not is_language_model(model):

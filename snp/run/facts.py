@@ -17,9 +17,11 @@ import torch
 
 from snp.data.loading import SampleData
 from snp.data.text import TextData
+from snp.models import Prepared
+from snp.models.sources.weights import state_hash
 from snp.run.hidden import command, without_secrets
 
-__all__ = ["commit", "data_facts", "machine", "peak_memory_bytes", "run_facts"]
+__all__ = ["commit", "data_facts", "given_weights", "machine", "peak_memory_bytes", "run_facts"]
 
 _LIBRARIES = ("snp", "torch", "torchvision", "timm", "transformers", "pytorch-lightning", "hydra-core", "wandb")
 
@@ -53,6 +55,14 @@ def data_facts(data: SampleData) -> dict[str, Any]:
     if isinstance(data, TextData) and data.format is not None:
         found["context"] = data.format.context
     return found
+
+
+def given_weights(prepared: Prepared) -> str | None:
+    """Hash of the weights that a checkpoint or pretraining gave, before any training; None where some are random.
+
+    Another file may come to lie under the name of a checkpoint, as that of a training that was repeated.
+    """
+    return state_hash(prepared.model) if prepared.weights in ("checkpoint", "pretrained") else None
 
 
 def commit(folder: Path) -> str | None:

@@ -32,7 +32,7 @@ def refuse_replacing(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_other_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """They are also of the same data, and of as many processes, where these trained together.
+    """They are also of the same data and given weights, and of as many processes, where these trained together.
 
     Args:
         folder: of the run.
@@ -46,11 +46,22 @@ def refuse_other_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     if before and before != now:
         name = facts["data"].get("name", "data")
         _refuse(folder, [f"{name}: names, sizes or contents of its files are not what they were"], "data")
+    # Where both were random, settings and seed say all; where no fact is, an earlier version of the code ran.
+    if earlier.get("given_weights", facts.get("given_weights")) != facts.get("given_weights"):
+        _refuse(folder, [f"{_origin(facts)}: the weights there are not what they were"], "weights")
     before, now = (found.get("processes") for found in (earlier, facts))
     trained = (folder / "finetuned.safetensors", *folder.glob("checkpoints/finetune-*"))
     if before and before != now and any(path.exists() for path in trained):
         # Each of them trains on batches of its own.
         _refuse(folder, [f"processes of the trainer were {before} and are {now}"])
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    """Which option says where the dense network's weights come from."""
+    model = facts.get("config", {}).get("model", {})
+    if model.get("checkpoint"):
+        return f"model.checkpoint={model['checkpoint']}"
+    return f"model.pretrained={str(bool(model.get('pretrained'))).lower()}"
 
 
 def _earlier(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from snp.models.sources.weights import fingerprint
 from snp.run import refusals
 from snp.run.cache import Cache
 from snp.run.calibrate import CalibrationSettings
-from snp.run.facts import data_facts, run_facts
+from snp.run.facts import data_facts, given_weights, run_facts
 from snp.run.finished import Finished, mark_of
 from snp.run.folder import RunFolder, folder_at, log
 from snp.run.hidden import without_secrets
@@ -112,6 +112,7 @@ class Run:
         prepared = self.prepared()
         processes, facts = self.lightning.trainer().world_size, data_facts(self.data)
         facts["contents"] = self.cache.contents
+        self.facts["given_weights"] = given_weights(prepared)
         self.facts |= {"model": self.model.name, "weights": prepared.reason, "data": facts, "processes": processes}
         if not self.overwrite:
             refuse_other_facts(self.folder.path, self.facts)

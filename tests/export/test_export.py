@@ -15,11 +15,12 @@ from snp import models
 from snp.data.digits import Digits
 from snp.export import export_onnx, export_program, quantise
 from snp.export.__main__ import main
+from snp.export.dense import dense_network
 from snp.export.folder import ExportFolder
 from snp.export.programs import TOLERANCE, largest_difference, session_of
 from snp.export.scores import Score, is_noisy, table
 from snp.models import huggingface
-from snp.models.sources.weights import read_weights, write_weights
+from snp.models.sources.weights import read_weights, state_hash, write_weights
 from snp.plan.plan import GroupPlan, PruningPlan
 from snp.settings import PruneSettings
 from snp.surgery.subject import subject_of
@@ -292,6 +293,33 @@ def test_paths_of_a_run_start_where_it_was_started(tmp_path: Path, monkeypatch: 
         assert data is not None
         data.setup("test")
         assert data.test_set[0][0].unique().tolist() == [value]
+
+
+def test_another_checkpoint_under_the_same_name_is_not_what_was_pruned(tmp_path: Path) -> None:
+    """It may hold other weights, or another network; where nobody noted which they were, what fits is taken."""
+    pruned_digits(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    given, folder = tmp_path / "best.safetensors", ExportFolder(tmp_path)
+
+    def found(given_weights: str | None) -> tuple[bool, str]:
+        facts = {"config": {"model": {"checkpoint": str(given)}}, "given_weights": given_weights}
+        (tmp_path / "run.json").write_text(json.dumps(facts))
+        dense = dense_network(folder)
+        assert dense is not None
+        return dense.has_weights, dense.doubt
+
+    given.write_bytes((tmp_path / "dense-1f.safetensors").read_bytes())
+    noted = state_hash(dense_of(tmp_path))
+    assert found(noted) == found(None) == (True, "")
+    write_weights(models.build("cifar_resnet", depth=20, num_classes=10, image_size=8), given)
+    assert found(None) == (True, "")
+    said = f"The dense network was not scored: model.checkpoint={given} is not what it was when the run was made"
+    assert found(noted) == (False, f"{said}.")
+    write_weights(nn.Linear(2, 2), given)
+    assert not found(None)[0]
+    assert found(None)[1].startswith(f"{said} (")
+    given.unlink()
+    assert found(noted) == (False, "")
 
 
 @pytest.mark.rehearsal

@@ -1,4 +1,4 @@
-"""Do results in a folder stay where a second run has other settings, data or processes?"""
+"""Do results in a folder stay where a second run has other settings, data, weights or processes?"""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from snp.core.deciding import trainer_facts
-from snp.run.facts import run_facts
+from snp.models import ModelSpec, build
+from snp.models.sources.weights import write_weights
+from snp.run.facts import given_weights, run_facts
 from snp.run.replacing import refuse_other_facts, refuse_replacing
 from tests.command_line import run_here
 
@@ -101,6 +103,42 @@ def test_other_data_under_the_same_path(folder: Path) -> None:
     refuse_other_facts(folder, {"data": data})
     with pytest.raises(ValueError, match=r"results of other data \(pictures: names, sizes or contents of its files"):
         refuse_other_facts(folder, {"data": data | {"contents": "b"}})
+
+
+def noted(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    """Facts of a run of a network, as far as they say which weights it was given."""
+    facts = run_facts({"model": {"checkpoint": None if spec.checkpoint is None else str(path)}}, ["run.py"])
+    return facts | {"given_weights": given_weights(spec.prepare(10, 8, trains_from_scratch=True))}
+
+
+def test_another_checkpoint_under_the_same_name(folder: Path) -> None:
+    """As that of a training that was repeated; the same weights in another file are the same."""
+    path = folder / "best.safetensors"
+    spec = ModelSpec(family="cifar_resnet", name="small", arguments={"depth": 20}, checkpoint=str(path))
+    first, second = (build("cifar_resnet", depth=20, num_classes=10, image_size=8) for _ in range(2))
+    write_weights(first, path)
+    facts = noted(spec, path)
+    (folder / "run.json").write_text(json.dumps(facts))
+    write_weights(first, path, {"epoch": "3"})
+    refuse_other_facts(folder, noted(spec, path))
+    write_weights(second, path)
+    said = r"results of other weights \(model.checkpoint=.*best.safetensors: the weights there are not.*overwrite=true"
+    with pytest.raises(ValueError, match=said):
+        refuse_other_facts(folder, noted(spec, path))
+    del facts["given_weights"]  # an earlier version of the code did not note them
+    (folder / "run.json").write_text(json.dumps(facts))
+    refuse_other_facts(folder, noted(spec, path))
+
+
+def test_weights_that_were_not_there_at_first(folder: Path) -> None:
+    """A run that began with random weights, and whose settings now find pretrained ones, is another."""
+    spec = ModelSpec(family="cifar_resnet", name="small", arguments={"depth": 20})
+    facts = noted(spec, folder)
+    assert facts["given_weights"] is None
+    (folder / "run.json").write_text(json.dumps(facts))
+    refuse_other_facts(folder, noted(spec, folder))
+    with pytest.raises(ValueError, match=r"results of other weights \(model.pretrained=true: the weights there"):
+        refuse_other_facts(folder, facts | {"given_weights": "a", "config": {"model": {"pretrained": True}}})
 
 
 def test_what_a_stage_depends_on() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "read_metadata",
     "read_tensors",
     "read_weights",
+    "state_hash",
     "stored_types",
     "write_tensors",
     "write_weights",
@@ -148,7 +149,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 def fingerprint(model: nn.Module, *facts: object) -> str:
     """Hash of a model's state, its own classes' code, and facts given as values with a stable text, hexadecimal."""
     code = code_of(type(module).__module__ for module in model.modules())
-    digest = hashlib.sha256(repr((*facts, *code)).encode())
+    return _hash_of_state(model, repr((*facts, *code)))
+
+
+def state_hash(model: nn.Module) -> str:
+    """Hash of a model's state alone, hexadecimal: the same from any file that gives it the same weights."""
+    return _hash_of_state(model, "")
+
+
+def _hash_of_state(model: nn.Module, beside: str) -> str:
+    digest = hashlib.sha256(beside.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
