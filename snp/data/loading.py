@@ -121,7 +121,8 @@ class SampleData(LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Training samples, shuffled by seed and epoch; a small last batch is left out if there is another."""
         self.setup("fit")
-        drop_last = len(self.train_set) // num_processes() > self.batch_size
+        each = -(-len(self.train_set) // num_processes())  # the sampler repeats a few, so that all have as many
+        drop_last = each > self.batch_size
         # Set where a run is seeded; a run that goes on begins with the epoch that was interrupted.
         loop = getattr(self.trainer, "fit_loop", None)
         epoch = 0 if loop is None else loop.epoch_progress.current.processed

@@ -334,6 +334,17 @@ def test_dropped_batch(tmp_path: Path) -> None:
     assert [len(labels) for _, labels in data.train_dataloader()] == [5, 5, 5]
 
 
+def test_dropped_batch_of_three_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 training samples each sees six, one twice: in batches of 5, the single last one is left out."""
+    write_folder(tmp_path, files_of(("a", "b"), 10))
+    data = ImageFolder(str(tmp_path), batch_size=5, num_workers=0, val_fraction=0)
+    data.configure(32, HALF, HALF, "bilinear", 1.0)
+    for module in ("loading", "sampling"):
+        monkeypatch.setattr(f"snp.data.{module}.num_processes", lambda: 3)
+    monkeypatch.setattr(dist, "get_rank", lambda *_: 0)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [5]
+
+
 def divided() -> dict[str, bytes]:
     """Two classes in three parts, all images different."""
     return files_of(tuple(f"{part}/{name}" for part in ("train", "val", "test") for name in "ab"), 3)

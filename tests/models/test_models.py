@@ -1,5 +1,6 @@
 """Are networks built, given their weights and described as the pipeline needs them, and are mistakes named?"""
 
+import argparse
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -278,14 +280,109 @@ class Code:
         return os.system, ("echo this must not be run > ran",)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"state_dict": Code()}])
-def test_checkpoint_of_another_format(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], r"there is no state dict in this file \(list\)"),
+        (
+            {"network": {"a": torch.ones(1)}, "epoch": 3},
+            r"\(its entries are network, epoch\); it is looked for .*model_ema",
+        ),
+        ({"state_dict": Code()}, r"objects that code would have to make \((posix|nt)\.system\), and no code .* is run"),
+        ({"state_dict": {"a": torch.ones(1)}, "path": Path()}, r"have to make \(pathlib\..*Path\)"),
+    ],
+)
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_checkpoint_of_another_format(
+    content: object, words: str, is_archive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that holds no tensors, or code, is refused by name, and the code is not run."""
     monkeypatch.chdir(tmp_path)
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth: neither a safetensors file"):
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=is_archive)
+    with pytest.raises(ValueError, match=rf"weights\.pth: .*{words}"):
         cifar_spec(checkpoint=str(tmp_path / "weights.pth")).prepare(10, 32, trains_from_scratch=True)
     assert not (tmp_path / "ran").exists()
+
+
+def save_tensors(state: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(state, path)
+
+
+def save_as_before_archives(state: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (torch.save, "a file of torch.save that is damaged or cut short"),
+        (save_as_before_archives, "a file of torch.save that is damaged or cut short"),
+        (save_tensors, "a safetensors file that is damaged or cut short"),
+        (lambda _, path: path.write_text("<!DOCTYPE html>" * 99), "neither a safetensors file nor one of torch.save"),
+        (lambda state, path: zipfile.ZipFile(path, "w").writestr("a.txt", "b" * 99), "damaged"),
+    ],
+)
+def test_checkpoint_that_is_cut_short(save: Callable[..., None], words: str, tmp_path: Path) -> None:
+    """As a download leaves it that was stopped: told from a file of something else."""
+    save(build("cifar_resnet", depth=20, num_classes=10).state_dict(), tmp_path / "weights.pth")
+    whole = (tmp_path / "weights.pth").read_bytes()
+    (tmp_path / "weights.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"weights\.pth: .*{words}"):
+        cifar_spec(checkpoint=str(tmp_path / "weights.pth")).prepare(10, 32, trains_from_scratch=True)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    ("entry", "change", "words"),
+    [
+        (
+            "linear.weight",
+            lambda x: (127 * x).to(torch.int8),
+            r"another kind .* 1 in all: linear.weight is torch.int8, not",
+        ),
+        ("linear.weight", lambda x: x.to(torch.complex64), r"linear.weight is torch.complex64, not torch.float32"),
+        (
+            "linear.weight",
+            lambda x: x.to_sparse(),
+            r"number by number, 1 in all: linear.weight is torch.sparse_coo; save",
+        ),
+        ("linear.weight", lambda x: x.to("meta"), r"linear.weight is on the meta device; save"),
+        ("linear.bias", lambda x: x.sum(), r"other shapes .* linear.bias is \(\), not \(10,\)"),
+    ],
+)
+def test_checkpoint_of_other_numbers(
+    entry: str, change: Callable[[torch.Tensor], torch.Tensor], words: str, tmp_path: Path
+) -> None:
+    """What would be cast to something else without a word, or could not be copied, is named."""
+    state = build("cifar_resnet", depth=20, num_classes=10).state_dict()
+    torch.save({**state, entry: change(state[entry])}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=words):
+        cifar_spec(checkpoint=str(tmp_path / "weights.pth")).prepare(10, 32, trains_from_scratch=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_checkpoint_of_another_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    """It is the same kind of number; counters stay whole."""
+    state = build("cifar_resnet", depth=20, num_classes=10).state_dict()
+    save_file(
+        {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}, tmp_path / "w.safetensors"
+    )
+    prepared = cifar_spec(checkpoint=str(tmp_path / "w.safetensors")).prepare(10, 32, trains_from_scratch=True)
+    assert torch.equal(prepared.model.state_dict()["linear.weight"], state["linear.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("model.", "model_ema.module."), ("module.", "model."), ("student.", "teacher.")]
+)
+def test_checkpoint_of_two_networks(first: str, second: str, tmp_path: Path) -> None:
+    """Nothing says which of them is meant, unless they are the same one."""
+    state = build("cifar_resnet", depth=20, num_classes=10).state_dict()
+    other = {second + name: tensor + 1 for name, tensor in state.items()}
+    save_file({first + name: tensor for name, tensor in state.items()} | other, tmp_path / "weights.safetensors")
+    with pytest.raises(
+        ValueError, match=rf"more than once, .*as {min(first, second)}\* and as {max(first, second)}\*,"
+    ):
+        cifar_spec(checkpoint=str(tmp_path / "weights.safetensors")).prepare(10, 32, trains_from_scratch=True)
 
 
 def lightning_form(state: dict[str, torch.Tensor]) -> dict[str, object]:
@@ -304,6 +401,12 @@ def lightning_form(state: dict[str, torch.Tensor]) -> dict[str, object]:
         lambda state: {"model": {name: tensor + 1 for name, tensor in state.items()}, "model_ema": state, "epoch": 3},
         lambda state: {"state_dict": {"conv1.weight": torch.zeros(1)}, "state_dict_ema": state, "arch": "resnet20"},
         lambda state: {"model": state, "model_ema": None},
+        lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, opt="sgd"), "version": 2},
+        lambda state: {prefix + name: tensor for prefix in ("net.", "model.") for name, tensor in state.items()},
+        lambda state: {
+            **{f"module.{name}": tensor[:1] for name, tensor in state.items()},
+            **{f"model.{name}": tensor for name, tensor in state.items()},
+        },
     ],
 )
 def test_checkpoints_of_torch(form: Callable[[dict[str, torch.Tensor]], Mapping[str, Any]], tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from snp.models.sources import torch_file
+from snp.models.sources.prefixes import is_counter, without_prefix
+
 SHOWN_KEYS = 3
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-# Where checkpoints keep the weights, outermost first, and what wrappers write in front of their names. Running means of
-# weights come before the weights themselves, as in timm: they are what such a training reports its scores of.
+# Where checkpoints keep the weights, outermost first. Running means of weights come before the weights themselves, as
+# in timm: they are what such a training reports its scores of.
 AVERAGED = ("state_dict_ema", "model_ema")
 STATE_NAMES = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "state_dict")
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.", "state_dict.")
 
 
 def load(model: nn.Module, path: str | Path, num_classes: int) -> str:
@@ -35,14 +37,16 @@ def load(model: nn.Module, path: str | Path, num_classes: int) -> str:
     Raises:
         FileNotFoundError: there is no such file.
         IsADirectoryError: it is a folder.
-        ValueError: the file is no checkpoint, or its keys, shapes or number of classes are not the model's.
+        ValueError: the file is no checkpoint, holds the network more than once, or its keys, types, shapes or number of
+            classes are not the model's.
     """
     expected = model.state_dict()
     tensors, entry = _read(Path(path).expanduser())
-    tensors = _without_prefix(tensors, set(expected))
-    counters = {key: tensor for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
+    tensors = without_prefix(path, tensors, expected)
+    counters = {key: tensor for key, tensor in expected.items() if is_counter(key)}
     tensors = {**{key: tensor for key, tensor in counters.items() if key not in tensors}, **tensors}
     _check_keys(path, set(expected), set(tensors))
+    _check_types(path, expected, tensors)
     _check_shapes(path, expected, tensors, num_classes)
     model.load_state_dict(tensors, strict=True)
     return entry
@@ -61,40 +65,36 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     try:
         return load_file(path), ""
     except SafetensorError as error:
-        found = _read_torch(path)
-        if found is None:
+        with path.open("rb") as file:
+            is_damaged = file.read(9)[8:] == b"{"  # a header's length, and a header
+        if is_damaged:
             raise ValueError(
-                f"model.checkpoint={path}: neither a safetensors file ({error}) nor one of torch.save that holds "
-                "tensors only; convert the weights with safetensors.torch.save_file first"
+                f"model.checkpoint={path}: a safetensors file that is damaged or cut short ({error}); copy or fetch it "
+                "again"
             ) from error
-        return found
-
-
-def _read_torch(path: Path) -> tuple[dict[str, torch.Tensor], str] | None:
-    """The state dict of a file of `torch.save`, and its name if it is an average; None of anything else, or code."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a file raises that torch cannot read
-        return None
-    entry = ""
+        content = torch_file.read(path)
+    except ValueError as error:
+        raise ValueError(f"model.checkpoint={path}: {error}") from error
+    return _state_dict(path, content)
+
+
+def _state_dict(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
+    """The state dict in what a file of `torch.save` holds, and its name if it is an average."""
+    entry, found = "", content
     for name in STATE_NAMES:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content, entry = content[name], name if name in AVERAGED else entry
-    if not isinstance(content, Mapping) or not content:
-        return None
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    return (tensors, entry) if tensors else None
-
-
-def _without_prefix(tensors: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
-    """Take off what wrappers wrote in front of the keys, as long as that makes more of them fit."""
-    while not expected & set(tensors):
-        prefix = next((name for name in PREFIXES if any(key.startswith(name) for key in tensors)), None)
-        if prefix is None:
-            break
-        # What lies beside the network (a loss, a teacher) is no part of it.
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return tensors
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found, entry = found[name], name if name in AVERAGED else entry
+    named = found if isinstance(found, Mapping) else {}
+    tensors = {str(key): value for key, value in named.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        what = f"its entries are {_first(list(map(str, content)))}" if isinstance(content, Mapping) and content else ""
+        raise ValueError(
+            f"model.checkpoint={path}: there is no state dict in this file ({what or type(content).__name__}); it is "
+            f"looked for at the top and as {', '.join(sorted(set(STATE_NAMES)))}: write it to a file of its own with "
+            "safetensors.torch.save_file"
+        )
+    return tensors, entry
 
 
 def _check_keys(path: str | Path, expected: set[str], found: set[str]) -> None:
@@ -111,6 +111,34 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
 
 
+def _check_types(path: str | Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    """Precision may differ; what kind of number it is, and that there are numbers, may not."""
+    hollow = [
+        f"{key} is {tensor.layout if tensor.layout != torch.strided else 'on the meta device'}"
+        for key, tensor in found.items()
+        if tensor.layout != torch.strided or tensor.is_meta
+    ]
+    if hollow:
+        raise ValueError(
+            f"model.checkpoint={path}: tensors that are not written out number by number, {len(hollow)} in all: "
+            f"{_first(hollow)}; save them as dense tensors with values (tensor.to_dense())"
+        )
+    wrong = [
+        f"{key} is {found[key].dtype}, not {tensor.dtype}"
+        for key, tensor in expected.items()
+        if _kind(found[key].dtype) != _kind(tensor.dtype) and not is_counter(key)
+    ]
+    if wrong:
+        raise ValueError(
+            f"model.checkpoint={path}: tensors of another kind of number than this model's, {len(wrong)} in all: "
+            f"{_first(wrong)}; give the weights as they were before they were quantized or converted"
+        )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "whole"
+
+
 def _check_shapes(
     path: str | Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], num_classes: int
 ) -> None:
@@ -121,7 +149,7 @@ def _check_shapes(
     }
     if not shapes:
         return
-    if all(wanted[:1] == (num_classes,) and seen[1:] == wanted[1:] for seen, wanted in shapes.values()):
+    if all(seen and wanted[:1] == (num_classes,) and seen[1:] == wanted[1:] for seen, wanted in shapes.values()):
         seen_classes = next(iter(shapes.values()))[0][0]
         raise ValueError(
             f"model.checkpoint={path}: its head has {seen_classes} classes, the data has {num_classes}; choose data "
