@@ -46,7 +46,8 @@ def main() -> None:
 
 def _inspect(words: list[str]) -> None:
     """A folder's plan, or a dry run of a configuration."""
-    if len(words) == 1 and not words[0].startswith("-") and "=" not in words[0]:
+    # The folders of a sweep's runs are called by the options that differ.
+    if len(words) == 1 and not words[0].startswith("-") and ("=" not in words[0] or Path(words[0]).is_dir()):
         from snp.plan.plan import PruningPlan
         from snp.run.errors import guarded
 

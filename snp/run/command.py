@@ -18,6 +18,7 @@ from snp.run.errors import command_line, guarded
 from snp.run.help import help_text, inspect_text
 from snp.run.hidden import command
 from snp.run.options import asked_name, configuration, objective, opened, question, refuse_unknown
+from snp.run.overrides import override
 from snp.run.refusals import refuse_busy, refuse_unwritable
 from snp.run.stopping import Stopped, stoppable
 from snp.run.sweep import Sweep
@@ -169,4 +170,4 @@ def _again() -> str:
     is_multirun = config.mode == RunMode.MULTIRUN
     name, folder = ("hydra.sweep.dir", config.sweep.dir) if is_multirun else ("hydra.run.dir", config.run.dir)
     words = [word for word in sys.argv if not word.startswith(f"{name}=")]
-    return command([*words, f"{name}={Path(config.runtime.cwd, folder)}"])
+    return command([*words, override(name, str(Path(config.runtime.cwd, folder)))])

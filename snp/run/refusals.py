@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from snp.run.overrides import given_text
+
 __all__ = [
     "BUSY",
     "PRECISIONS",
@@ -36,7 +38,7 @@ def refuse_unwritable(words: Sequence[str], default: str, *, is_multirun: bool) 
         OSError: it cannot, because of which folder or file.
     """
     option = "hydra.sweep.dir" if is_multirun else "hydra.run.dir"
-    given = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    given = [given_text(word) for word in words if word.startswith(f"{option}=")]
     if given and "${" in given[-1]:
         return
     folder = Path(given[-1] if given else default)
@@ -58,7 +60,7 @@ def refuse_busy(words: Sequence[str], is_first: Callable[[], bool]) -> None:
     Raises:
         ValueError: another run does.
     """
-    given = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
+    given = [Path(given_text(word)) for word in words if word.startswith("hydra.run.dir=")]
     if not given or not (given[-1] / ".lock").is_file():
         return
     from filelock import FileLock, Timeout
