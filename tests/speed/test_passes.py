@@ -190,10 +190,12 @@ def test_the_time_of_a_pass_is_said_with_how_it_was_measured(tmp_path: Path) -> 
     plan = snp.prune(small(), [torch.randn(64, 8)], target_units=0.5, ordering="variance", progress=False).plan
     assert "Measured in turns" not in str(plan)
     assert str(plan.with_latency(TURNS)).endswith(f"\n{said}\n")
-    plan.save(tmp_path / "plan.json")
+    folder = tmp_path / "0_target_macs=0.7,seed=1"  # as sweeps call theirs
+    folder.mkdir()
+    plan.save(folder / "plan.json")
     for numbers, wanted in (({}, False), ({f"latency/{name}": value for name, value in TURNS.items()}, True)):
-        (tmp_path / "metrics.json").write_text(json.dumps(numbers))
-        words = [sys.executable, "-m", "snp", "inspect", str(tmp_path)]
+        (folder / "metrics.json").write_text(json.dumps(numbers))
+        words = [sys.executable, "-m", "snp", "inspect", str(folder)]
         shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         assert (said in shown) == wanted
 
