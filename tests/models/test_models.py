@@ -453,7 +453,7 @@ def test_recipes_name_architectures_only(family: str, arguments: dict[str, objec
     assert logits(rebuild(good)).shape == (2, 10)
     with pytest.raises(ValueError, match=rf"asks the family {family} for {next(iter(arguments))}"):
         rebuild({**good, "arguments": good["arguments"] | arguments})
-    with pytest.raises(ValueError, match="family and arguments, and nothing else"):
+    with pytest.raises(ValueError, match="family, arguments and settings of modules, and nothing else"):
         rebuild({**good, "more": 1})
     if family == "timm":
         with pytest.raises(ValueError, match=rf"model\.arguments\.{next(iter(arguments))}: choose weights by"):
