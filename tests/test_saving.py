@@ -71,12 +71,15 @@ def test_what_a_network_was_told_comes_back(
         assert torch.equal(again.train()(images), learning)
 
 
-def test_modules_that_no_argument_asks_for_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_modules_that_no_argument_asks_for_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """They change nothing that is computed, and training all the more."""
     model = timm.create_model("test_resnet", num_classes=5).eval()
     model.global_pool = nn.Sequential(model.global_pool, nn.Dropout(0.5)).eval()
     result = snp.prune(model, [torch.randn(4, 3, 64, 64)], **QUICK)
-    logging.getLogger("snp").disabled = False
+    # Runs of other tests in this process were told to be quiet, and Hydra disables loggers for that.
+    monkeypatch.setattr(logging.getLogger("snp"), "disabled", False)
     with caplog.at_level(logging.WARNING, "snp"):
         snp.save(result, tmp_path)
     assert "its global_pool is a SelectAdaptivePool2d where the network that was saved has a Sequential" in caplog.text

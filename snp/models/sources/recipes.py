@@ -35,7 +35,7 @@ def build(
     """
     module = FAMILIES.load(family)
     model: nn.Module = module.build(**{**(arguments or {}), **more_arguments})
-    return with_settings(model, settings or {})
+    return with_settings(model, settings) if settings else model
 
 
 def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
